@@ -1,0 +1,186 @@
+//! The gradient node: forward and backward are operations of the backend below, so no graph of
+//! tensor operations is recorded.
+
+use burn::backend::Autodiff;
+use burn::backend::tensor::FloatTensor;
+use burn_autodiff::NodeId;
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients as GradientStore;
+use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+
+use super::CrossEntropyBackend;
+use crate::operation::{
+    ClassWeights, Gradients, GradientsOf, Inputs, Options, Saved, Targets, Tracked,
+};
+
+/// What the node keeps between forward and backward.
+#[derive(Clone, Debug)]
+struct State<B: CrossEntropyBackend> {
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    options: Options,
+}
+
+impl<B: CrossEntropyBackend> State<B> {
+    fn gradients(self, upstream: FloatTensor<B>) -> Gradients<B> {
+        B::cross_entropy_backward(self.saved, self.inputs, upstream, self.options)
+    }
+}
+
+/// The node over index targets: the logits are its one parent.
+#[derive(Debug)]
+struct IndexCrossEntropy;
+
+impl<B: CrossEntropyBackend> Backward<B, 1> for IndexCrossEntropy {
+    type State = State<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        store: &mut GradientStore,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = store.consume::<B>(&ops.node);
+        let [logits] = ops.parents.map(|parent| parent.map(|node| node.id));
+        register(store, logits, None, ops.state.gradients(upstream));
+    }
+}
+
+/// The node over target distributions, which are its second parent.
+#[derive(Debug)]
+struct SoftCrossEntropy;
+
+impl<B: CrossEntropyBackend> Backward<B, 2> for SoftCrossEntropy {
+    type State = State<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        store: &mut GradientStore,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = store.consume::<B>(&ops.node);
+        let [logits, targets] = ops.parents.map(|parent| parent.map(|node| node.id));
+        register(store, logits, targets, ops.state.gradients(upstream));
+    }
+}
+
+fn register<B: CrossEntropyBackend>(
+    store: &mut GradientStore,
+    logits_node: Option<NodeId>,
+    targets_node: Option<NodeId>,
+    gradients: Gradients<B>,
+) {
+    let (logits, targets) = match gradients {
+        Gradients::Logits { logits } => (Some(logits), None),
+        Gradients::Targets { targets } => (None, Some(targets)),
+        Gradients::Both { logits, targets } => (Some(logits), Some(targets)),
+    };
+    for (node, gradient) in [(logits_node, logits), (targets_node, targets)] {
+        if let (Some(node), Some(gradient)) = (node, gradient) {
+            store.register::<B>(node, gradient);
+        }
+    }
+}
+
+impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Autodiff<B, C> {
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        inputs: Inputs<Self>,
+        options: Options,
+    ) -> FloatTensor<Self> {
+        let weights = match inputs.weights {
+            ClassWeights::Equal => ClassWeights::Equal,
+            ClassWeights::PerClass(weights) => ClassWeights::PerClass(weights.into_primitive()),
+        };
+        match inputs.targets {
+            Targets::Indices(indices) => {
+                let inputs = Inputs {
+                    targets: Targets::Indices(indices),
+                    weights,
+                };
+                let options = Options {
+                    gradients_of: GradientsOf::Logits,
+                    ..options
+                };
+                let (logits, node) = logits.into_parts();
+                record::<B, C, _, 1>(IndexCrossEntropy, [node], logits, inputs, options)
+            }
+            Targets::Distributions(targets) => {
+                let gradients_of = match (logits.is_tracked(), targets.is_tracked()) {
+                    (true, true) => GradientsOf::Both,
+                    (false, true) => GradientsOf::Targets,
+                    _ => GradientsOf::Logits,
+                };
+                let (logits, logits_node) = logits.into_parts();
+                let (targets, targets_node) = targets.into_parts();
+                let inputs = Inputs {
+                    targets: Targets::Distributions(targets),
+                    weights,
+                };
+                let options = Options {
+                    gradients_of,
+                    ..options
+                };
+                let nodes = [logits_node, targets_node];
+                record::<B, C, _, 2>(SoftCrossEntropy, nodes, logits, inputs, options)
+            }
+        }
+    }
+
+    fn cross_entropy_tracked(
+        _logits: FloatTensor<Self>,
+        _inputs: Inputs<Self>,
+        _options: Options,
+    ) -> Tracked<Self> {
+        first_order_only()
+    }
+
+    fn cross_entropy_backward(
+        _saved: Saved<Self>,
+        _inputs: Inputs<Self>,
+        _upstream: FloatTensor<Self>,
+        _options: Options,
+    ) -> Gradients<Self> {
+        first_order_only()
+    }
+}
+
+/// Runs the forward and, where a parent is tracked, records the node.
+fn record<B, C, N, const PARENTS: usize>(
+    node: N,
+    parents: [NodeGuard; PARENTS],
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: Options,
+) -> FloatTensor<Autodiff<B, C>>
+where
+    B: CrossEntropyBackend,
+    C: CheckpointStrategy,
+    N: Backward<B, PARENTS, State = State<B>>,
+{
+    // Compute bound: recomputing the loss would need the logits kept alive, which is all it saves.
+    match node.prepare::<C>(parents).compute_bound().stateful() {
+        OpsKind::Tracked(preparation) => {
+            let Tracked { loss, saved } =
+                B::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+            let state = State {
+                saved,
+                inputs,
+                options,
+            };
+            preparation.finish(state, loss)
+        }
+        OpsKind::UnTracked(preparation) => {
+            preparation.finish(B::cross_entropy(logits, inputs, options))
+        }
+    }
+}
+
+fn first_order_only() -> ! {
+    panic!(
+        "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is of \
+         first order"
+    )
+}

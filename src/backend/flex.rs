@@ -1,0 +1,7 @@
+//! Flex, Burn's CPU backend.
+
+use burn_flex::Flex;
+
+use super::CrossEntropyBackend;
+
+impl CrossEntropyBackend for Flex {}

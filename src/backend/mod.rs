@@ -1,0 +1,74 @@
+//! One file per backend: where the operation meets Burn's tensors. No maths.
+
+// Burn deprecates NdArray; to serve it its name must be said, here and in what the macros write.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, backend_extension};
+
+use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
+use crate::reference;
+
+mod autodiff;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+pub(crate) mod routing;
+
+#[cfg(feature = "cube")]
+use crate::operation::metadata;
+
+/// A backend that computes the cross-entropy as one operation, forward and backward.
+///
+/// Implemented for Flex, NdArray and every CubeCL runtime (each behind the feature of its name), for
+/// `Autodiff` of each of them with the closed-form gradient, for Burn's fusion, and for
+/// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
+///
+/// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
+/// made of. Every method has the portable implementation of [`reference`](crate::reference) as its
+/// body, so a backend of your own needs no more than an empty `impl`.
+///
+/// Shapes, dtypes and option values are checked by [`CrossEntropyLoss`](crate::CrossEntropyLoss)
+/// before it calls; the methods rely on it.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+    Autodiff,
+    Fusion: cfg(feature = "cube")
+)]
+pub trait CrossEntropyBackend: Backend {
+    /// The loss of `logits`, in the shape of [`Options::loss_shape`].
+    #[fusion(meta = metadata::cross_entropy)]
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        #[extension_type] inputs: Inputs<Self>,
+        options: Options,
+    ) -> FloatTensor<Self> {
+        reference::cross_entropy::<Self>(logits, inputs, &options)
+    }
+
+    /// The loss, and what [`cross_entropy_backward`](Self::cross_entropy_backward) needs later.
+    #[fusion(meta = metadata::cross_entropy_tracked)]
+    fn cross_entropy_tracked(
+        logits: FloatTensor<Self>,
+        #[extension_type] inputs: Inputs<Self>,
+        options: Options,
+    ) -> Tracked<Self> {
+        reference::cross_entropy_tracked::<Self>(logits, inputs, &options)
+    }
+
+    /// The gradients for an upstream gradient in the shape of the loss.
+    #[fusion(meta = metadata::cross_entropy_backward)]
+    fn cross_entropy_backward(
+        #[extension_type] saved: Saved<Self>,
+        #[extension_type] inputs: Inputs<Self>,
+        upstream: FloatTensor<Self>,
+        options: Options,
+    ) -> Gradients<Self> {
+        reference::cross_entropy_backward::<Self>(saved, inputs, upstream, &options)
+    }
+}

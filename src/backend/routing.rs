@@ -1,0 +1,446 @@
+//! From a runtime-dispatched tensor to the implementation that takes it, and back.
+
+use std::any::{Any, TypeId, type_name};
+
+use burn::backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{
+    AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
+    DispatchTensorKind, TensorMetadata, get_or_init_device_settings,
+};
+use burn::tensor::Shape;
+use burn_autodiff::Autodiff;
+
+use super::CrossEntropyBackend;
+use crate::loss::CrossEntropyError;
+use crate::operation::{
+    ClassWeights, Gradients, GradientsOf, Inputs, Options, RowReduction, Targets, Tracked,
+    accumulation_dtype,
+};
+use crate::reference;
+
+/// Runs the operation on the backend `B`, or, for `Dispatch`, on the backend of the tensors.
+pub(crate) fn cross_entropy<B: CrossEntropyBackend>(
+    logits: DispatchTensor,
+    inputs: Inputs<Dispatch>,
+    options: Options,
+) -> Result<DispatchTensor, CrossEntropyError> {
+    if TypeId::of::<B>() != TypeId::of::<Dispatch>() {
+        return bound::<B>(logits, inputs, options);
+    }
+    Ok(if has_implementation(&logits.kind) {
+        Dispatch::cross_entropy(logits, inputs, options)
+    } else {
+        portable(logits, inputs, options)
+    })
+}
+
+/// The backends under the names that Burn's tensors use for them.
+mod backends {
+    #[cfg(feature = "cube")]
+    pub(super) use burn::backend::Cube;
+    #[cfg(feature = "flex")]
+    pub(super) use burn::backend::Flex;
+    #[cfg(feature = "ndarray")]
+    pub(super) use burn::backend::NdArray;
+}
+
+/// Calls a macro with the name of every backend that has an implementation in this build.
+macro_rules! with_each_backend {
+    ($callback:ident) => {
+        #[cfg(feature = "flex")]
+        $callback!(Flex);
+        #[cfg(feature = "ndarray")]
+        $callback!(NdArray);
+        #[cfg(feature = "cube")]
+        $callback!(Cube);
+    };
+}
+
+/// Whether the tensor's backend implements [`CrossEntropyBackend`] in this build.
+fn has_implementation(kind: &DispatchTensorKind) -> bool {
+    macro_rules! matches_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(_) = kind {
+                return true;
+            }
+        };
+    }
+    with_each_backend!(matches_backend);
+    match kind {
+        DispatchTensorKind::Autodiff(inner) => has_implementation(inner),
+        #[allow(unreachable_patterns)]
+        _ => false,
+    }
+}
+
+/// Whether looking at the values costs no wait for a device.
+#[allow(clippy::match_like_matches_macro)] // The arms are there or not, by feature.
+pub(crate) fn is_host_memory(tensor: &DispatchTensor) -> bool {
+    match &tensor.kind {
+        #[cfg(feature = "flex")]
+        DispatchTensorKind::Flex(_) => true,
+        #[cfg(feature = "ndarray")]
+        DispatchTensorKind::NdArray(_) => true,
+        _ => false,
+    }
+}
+
+/// Index targets of any rank in one dimension.
+pub(crate) fn flatten_indices(indices: DispatchTensor, rows: usize) -> DispatchTensor {
+    Dispatch::int_reshape(indices, Shape::new([rows]))
+}
+
+/// The operation on a backend that is known at compile time.
+fn bound<B: CrossEntropyBackend>(
+    logits: DispatchTensor,
+    inputs: Inputs<Dispatch>,
+    options: Options,
+) -> Result<DispatchTensor, CrossEntropyError> {
+    let mut autodiff = logits.autodiff;
+    let targets = match inputs.targets {
+        Targets::Indices(indices) => Targets::Indices(bound_indices::<B>(indices)?),
+        Targets::Distributions(targets) => {
+            autodiff = autodiff.merge(targets.autodiff);
+            Targets::Distributions(bound_float::<B>(targets, "target")?)
+        }
+    };
+    let weights = match inputs.weights {
+        ClassWeights::Equal => ClassWeights::Equal,
+        ClassWeights::PerClass(weights) => {
+            ClassWeights::PerClass(bound_float::<B>(weights, "class weight")?)
+        }
+    };
+    let logits = bound_float::<B>(logits, "logits")?;
+    let loss = B::cross_entropy(logits, Inputs { targets, weights }, options);
+    Ok(dispatched::<B>(loss, autodiff))
+}
+
+/// The tensor as `B`'s own. Where `B` is an autodiff backend, a tensor without autodiff comes in as
+/// a constant, so that one loss serves training and validation.
+fn bound_float<B: Backend>(
+    tensor: DispatchTensor,
+    name: &'static str,
+) -> Result<FloatTensor<B>, CrossEntropyError> {
+    let error = wrong_backend::<B>(&tensor, name);
+    let primitive = match tensor.kind {
+        DispatchTensorKind::Autodiff(inner) => tracked_float::<B>(*inner),
+        kind => plain_float::<B>(kind),
+    };
+    primitive.ok_or(error)
+}
+
+fn tracked_float<B: Backend>(kind: DispatchTensorKind) -> Option<FloatTensor<B>> {
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(BackendTensor::Autodiff(tensor)) = kind {
+                return same_type(tensor).ok();
+            }
+        };
+    }
+    with_each_backend!(of_backend);
+    None
+}
+
+fn plain_float<B: Backend>(kind: DispatchTensorKind) -> Option<FloatTensor<B>> {
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(BackendTensor::Float(tensor)) = kind {
+                return match same_type::<FloatTensor<backends::$backend>, _>(tensor) {
+                    Ok(tensor) => Some(tensor),
+                    Err(tensor) => {
+                        same_type(Autodiff::<backends::$backend>::from_inner(tensor)).ok()
+                    }
+                };
+            }
+        };
+    }
+    with_each_backend!(of_backend);
+    None
+}
+
+fn bound_indices<B: Backend>(tensor: DispatchTensor) -> Result<IntTensor<B>, CrossEntropyError> {
+    let error = wrong_backend::<B>(&tensor, "target");
+    let kind = tensor.kind;
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(BackendTensor::Int(tensor)) = kind {
+                return same_type(tensor).map_err(|_| error);
+            }
+        };
+    }
+    with_each_backend!(of_backend);
+    Err(error)
+}
+
+/// `B`'s own tensor as a runtime-dispatched one, with or without autodiff.
+fn dispatched<B: Backend>(
+    tensor: FloatTensor<B>,
+    autodiff: DispatchAutodiffContext,
+) -> DispatchTensor {
+    let tensor = &mut Some(tensor);
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let Some(tensor) = take_as::<FloatTensor<backends::$backend>>(tensor) {
+                return DispatchTensor {
+                    kind: DispatchTensorKind::$backend(BackendTensor::Float(tensor)),
+                    autodiff: DispatchAutodiffContext::Disabled,
+                };
+            }
+            if let Some(tensor) = take_as::<FloatTensor<Autodiff<backends::$backend>>>(tensor) {
+                let kind = match autodiff {
+                    DispatchAutodiffContext::Disabled => {
+                        DispatchTensorKind::$backend(BackendTensor::Float(tensor.into_primitive()))
+                    }
+                    DispatchAutodiffContext::Enabled(_) => DispatchTensorKind::Autodiff(Box::new(
+                        DispatchTensorKind::$backend(BackendTensor::Autodiff(tensor)),
+                    )),
+                };
+                return DispatchTensor { kind, autodiff };
+            }
+        };
+    }
+    with_each_backend!(of_backend);
+    unreachable!("the inputs were tensors of one of these backends")
+}
+
+/// The value as the type that it is.
+fn same_type<From: 'static, To: 'static>(value: From) -> Result<To, From> {
+    let mut value = Some(value);
+    match take_as(&mut value) {
+        Some(same) => Ok(same),
+        None => Err(value.expect("it was not taken")),
+    }
+}
+
+fn take_as<To: 'static>(value: &mut (impl Any + 'static)) -> Option<To> {
+    (value as &mut dyn Any)
+        .downcast_mut::<Option<To>>()
+        .and_then(Option::take)
+}
+
+fn wrong_backend<B: Backend>(tensor: &DispatchTensor, name: &'static str) -> CrossEntropyError {
+    CrossEntropyError::WrongBackend {
+        bound: without_paths(type_name::<B>()),
+        tensor: name,
+        device: format!("{:?}", burn::tensor::Device::new(tensor.device())),
+    }
+}
+
+/// A type's name without the modules it lies in.
+fn without_paths(type_name: &str) -> String {
+    type_name
+        .split_inclusive(['<', '>', ',', ' '])
+        .map(|part| part.rsplit("::").next().unwrap_or(part))
+        .collect()
+}
+
+/// The operation on a backend without an implementation.
+///
+/// Where autodiff is on, loss and gradient are computed outside the graph, and the gradient is
+/// attached to the loss as the slope of a term of value 0, so that here too no graph of the
+/// computation is recorded.
+fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) -> DispatchTensor {
+    let (plain_targets, tracked_targets) = match inputs.targets {
+        Targets::Indices(indices) => (Targets::Indices(indices), None),
+        Targets::Distributions(targets) => {
+            let plain = without_autodiff(targets.clone());
+            let tracked = Dispatch::is_tracked(&targets).then_some(targets);
+            (Targets::Distributions(plain), tracked)
+        }
+    };
+    let plain = Inputs {
+        targets: plain_targets,
+        weights: inputs.weights,
+    };
+    let tracked_logits = Dispatch::is_tracked(&logits).then(|| logits.clone());
+    let gradients_of = match (&tracked_logits, &tracked_targets) {
+        (None, None) => {
+            return reference::cross_entropy::<Dispatch>(without_autodiff(logits), plain, &options);
+        }
+        (Some(_), None) => GradientsOf::Logits,
+        (None, Some(_)) => GradientsOf::Targets,
+        (Some(_), Some(_)) => GradientsOf::Both,
+    };
+    let options = Options {
+        gradients_of,
+        ..options
+    };
+    let Tracked { loss, saved } = reference::cross_entropy_tracked::<Dispatch>(
+        without_autodiff(logits),
+        plain.clone(),
+        &options,
+    );
+    let upstream = Dispatch::float_ones(loss.shape(), &loss.device(), loss.dtype().into());
+    let gradients = reference::cross_entropy_backward::<Dispatch>(saved, plain, upstream, &options);
+    let (logits_gradient, targets_gradient) = match gradients {
+        Gradients::Logits { logits } => (Some(logits), None),
+        Gradients::Targets { targets } => (None, Some(targets)),
+        Gradients::Both { logits, targets } => (Some(logits), Some(targets)),
+    };
+    [
+        tracked_logits.zip(logits_gradient),
+        tracked_targets.zip(targets_gradient),
+    ]
+    .into_iter()
+    .flatten()
+    .fold(loss, |loss, (parent, gradient)| {
+        let slope = slope_of(parent, gradient, &options);
+        Dispatch::float_add(slope, loss)
+    })
+}
+
+/// A term of value 0, in the shape of the loss, whose derivative by `parent` is `gradient`.
+///
+/// A parent that is not finite takes no part: 0 times infinity is no 0.
+fn slope_of(parent: DispatchTensor, gradient: DispatchTensor, options: &Options) -> DispatchTensor {
+    let float = accumulation_dtype(parent.dtype());
+    let bool_dtype = get_or_init_device_settings::<Dispatch>(&parent.device()).bool_dtype;
+    let loss_shape = options.loss_shape(&parent.shape());
+    let infinite = Dispatch::float_is_inf(parent.clone(), bool_dtype);
+    let not_a_number = Dispatch::float_is_nan(parent.clone(), bool_dtype);
+    let parent = Dispatch::float_mask_fill(
+        parent,
+        Dispatch::bool_or(infinite, not_a_number),
+        0.0.into(),
+    );
+    let parent = Dispatch::float_cast(parent, float);
+    let step = Dispatch::float_sub(parent.clone(), Dispatch::float_detach(parent));
+    let slope = Dispatch::float_mul(step, Dispatch::float_cast(gradient, float));
+    let slope = match options.reduction {
+        RowReduction::None => Dispatch::float_sum_dim(slope, options.class_dim),
+        _ => Dispatch::float_sum(slope),
+    };
+    Dispatch::float_reshape(slope, loss_shape)
+}
+
+fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
+    match tensor.kind {
+        DispatchTensorKind::Autodiff(_) => Dispatch::inner(tensor),
+        _ => tensor,
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::loss::EmptyReduction;
+    use crate::operation::InputValues;
+    use burn::tensor::{Device, Int, Tensor};
+
+    const REDUCTIONS: [RowReduction; 4] = [
+        RowReduction::None,
+        RowReduction::Mean,
+        RowReduction::Sum,
+        RowReduction::BatchMean(2),
+    ];
+
+    fn options(reduction: RowReduction) -> Options {
+        Options {
+            class_dim: 1,
+            ignore_indices: [-100].as_slice().into(),
+            label_smoothing: 0.1,
+            values: InputValues::Logits {
+                scale: 0.5,
+                softcap: Some(3.0),
+            },
+            z_loss: 0.01,
+            reduction,
+            empty: EmptyReduction::Nan,
+            gradients_of: GradientsOf::Logits,
+        }
+    }
+
+    type Implementation = fn(DispatchTensor, Inputs<Dispatch>, Options) -> DispatchTensor;
+
+    /// The loss, the gradient of the logits and that of the targets, under an upstream gradient
+    /// that is not 1.
+    fn solve(
+        implementation: Implementation,
+        reduction: RowReduction,
+        soft: bool,
+    ) -> (Vec<f32>, Vec<f32>, Option<Vec<f32>>) {
+        let device = Device::flex().autodiff();
+        let logits = Tensor::<3>::from_floats(
+            [
+                [[1.0, 0.0], [2.0, -1.0], [0.5, 4.0]],
+                [[0.1, 0.2], [f32::NEG_INFINITY, 1.0], [2.0, 3.0]],
+            ],
+            &device,
+        )
+        .require_grad();
+        let shares = Tensor::<3>::from_floats(
+            [
+                [[0.2, 0.3], [0.3, 0.1], [0.5, 0.9]],
+                [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]],
+            ],
+            &device,
+        )
+        .require_grad();
+        let targets = if soft {
+            Targets::Distributions(shares.clone().into_dispatch())
+        } else {
+            let indices = Tensor::<2, Int>::from_ints([[2, -100], [0, 1]], &device);
+            Targets::Indices(indices.without_autodiff().into_dispatch())
+        };
+        let weights = Tensor::<1>::from_floats([1.0, 0.0, 2.0], &Device::flex());
+        let inputs = Inputs {
+            targets,
+            weights: ClassWeights::PerClass(weights.into_dispatch()),
+        };
+        let loss = implementation(logits.clone().into_dispatch(), inputs, options(reduction));
+        let floats = |data: burn::tensor::TensorData| data.try_to_vec::<f32>().expect("f32");
+        let (values, sum) = if reduction == RowReduction::None {
+            let loss = Tensor::<2>::from_dispatch(loss);
+            (floats(loss.to_data()), loss.sum())
+        } else {
+            let loss = Tensor::<1>::from_dispatch(loss);
+            (floats(loss.to_data()), loss)
+        };
+        let gradients = (sum * -2.5).backward();
+        (
+            values,
+            floats(logits.grad(&gradients).expect("tracked").into_data()),
+            soft.then(|| floats(shares.grad(&gradients).expect("tracked").into_data())),
+        )
+    }
+
+    #[track_caller]
+    fn assert_close(found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
+
+    /// What a tensor of a backend without an implementation gets.
+    #[test]
+    fn the_portable_path_has_the_loss_and_gradients_of_the_node() {
+        for soft in [false, true] {
+            for reduction in REDUCTIONS {
+                let portable = solve(portable, reduction, soft);
+                let node = solve(Dispatch::cross_entropy, reduction, soft);
+                assert_close(&portable.0, &node.0);
+                assert_close(&portable.1, &node.1);
+                assert_eq!(portable.2.is_some(), soft);
+                if let (Some(portable), Some(node)) = (&portable.2, &node.2) {
+                    assert_close(portable, node);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn flex_has_an_implementation_with_and_without_autodiff() {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let tensor = Tensor::<1>::zeros([1], &device).into_dispatch();
+            assert!(has_implementation(&tensor.kind));
+        }
+    }
+
+    #[test]
+    fn a_type_name_loses_its_paths_and_keeps_its_parameters() {
+        assert_eq!(without_paths("a::b::C<d::E, f::g::H>"), "C<E, H>");
+        assert_eq!(without_paths("a::Plain"), "Plain");
+    }
+}

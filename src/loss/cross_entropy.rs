@@ -1,0 +1,588 @@
+//! The loss itself: from the user's tensors to one call of the operation, with every check on the
+//! way.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
+
+use super::config::{CrossEntropyLossConfig, EmptyReduction};
+use super::error::CrossEntropyError;
+use super::target::sealed::FromRows;
+use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target, TargetTensor};
+use crate::backend::{CrossEntropyBackend, routing};
+use crate::operation::{
+    ClassWeights, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets, row_shape,
+};
+
+/// The cross-entropy between logits and targets.
+///
+/// With `x` the logits of a row after `logit_scale` and `logit_softcap`, `lse` their log-sum-exp,
+/// `w` the class weights, `e` the label smoothing, `C` the number of classes, the loss of a row is
+///
+/// ```text
+/// index y:         (1-e) w[y] (lse - x[y]) + (e/C) sum_c w[c] (lse - x[c])  + z_loss lse^2
+/// distribution p:  sum_c w[c] q[c] (lse - x[c]),   q = (1-e) p + e/C        + z_loss lse^2
+/// ```
+///
+/// which are the definitions of PyTorch's `cross_entropy` where it has the option. The rows of `p`
+/// need not sum to 1. With `logits = false` the input holds probabilities `s`, and `lse - x[c]`
+/// becomes `-ln s[c]`.
+///
+/// # Shapes
+///
+/// Logits of rank 1 to 8 with the classes in [`class_dim`](CrossEntropyLossConfig::class_dim),
+/// contiguous or not; targets as in [`CrossEntropyTarget`]. Every position of the other dimensions
+/// is a row.
+///
+/// # Dtypes
+///
+/// Logits of f64, f32, f16 and bf16 where the backend has them. The arithmetic and the result are
+/// f64 for f64, else f32; the gradient comes in the dtype of the logits.
+///
+/// # Edge cases
+///
+/// - An ignored row adds 0 and gets a gradient of exactly 0, whatever its logits hold.
+/// - `0 * inf` is 0: a class at `-inf` that has no share of the target adds nothing. A target on
+///   `-inf` gives `+inf`.
+/// - The mean over no counted row is [`EmptyReduction`]; the gradient is 0.
+/// - A row whose logits hold NaN or `+inf`, or nothing but `-inf`, has a loss of NaN.
+/// - Confident rows keep their relative accuracy: logits `[20, 0, 0]` with target 0 give
+///   4.12230738e-9.
+/// - A target that is no class and not ignored: on the CPU backends Flex and NdArray an error; on
+///   the others, which are not waited for, a loss and a gradient of NaN for that row, which adds
+///   nothing to the denominator of the mean. [`try_forward`](Self::try_forward) waits and checks on
+///   every backend.
+/// - No rows at all are an empty mean, and a sum of 0.
+///
+/// # Backends
+///
+/// `CrossEntropyLoss` without a parameter takes the tensors of every backend; switching backends is
+/// a change of [`Device`]. `CrossEntropyLoss<Autodiff<Flex>>` and the like bind one at compile time,
+/// see [`CrossEntropyLossConfig::init_for`]. It takes tensors with and without autodiff, so that it
+/// serves validation too; `CrossEntropyLoss<Flex>` refuses tensors with autodiff.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::CrossEntropyLossConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let logits = Tensor::<2>::from_floats([[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.35, 0.15]], &device)
+///     .require_grad();
+/// let targets = Tensor::<1, Int>::from_ints([3, 2], &device);
+///
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let value = loss.forward(logits.clone(), targets);
+/// assert!((value.clone().into_scalar::<f32>() - 1.2692).abs() < 1e-4);
+///
+/// let gradient = logits.grad(&value.backward()).unwrap();
+/// assert_eq!(gradient.dims(), [2, 4]);
+/// ```
+///
+/// Source: PyTorch,
+/// <https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html>.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct CrossEntropyLoss<B: CrossEntropyBackend = Dispatch> {
+    weight: Option<Tensor<1>>,
+    #[module(skip)]
+    settings: Settings,
+    #[module(skip)]
+    backend: PhantomData<fn() -> B>,
+}
+
+/// The options of a configuration in the form that a call needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    ignore_indices: Arc<[i64]>,
+    label_smoothing: f32,
+    reduction: Reduction,
+    values: InputValues,
+    class_dim: isize,
+    z_loss: f32,
+    empty: EmptyReduction,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &CrossEntropyLossConfig) -> Self {
+        Self {
+            ignore_indices: config.ignore_indices.as_slice().into(),
+            label_smoothing: config.label_smoothing,
+            reduction: config.reduction.clone(),
+            values: if config.logits {
+                InputValues::Logits {
+                    scale: config.logit_scale.into(),
+                    softcap: config.logit_softcap.map(f64::from),
+                }
+            } else {
+                InputValues::Probabilities
+            },
+            class_dim: config.class_dim,
+            z_loss: config.z_loss,
+            empty: config.empty,
+        }
+    }
+}
+
+impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let settings = &self.settings;
+        content
+            .add("weight", &self.weight)
+            .add("ignore_indices", &format!("{:?}", settings.ignore_indices))
+            .add("label_smoothing", &settings.label_smoothing)
+            .add("reduction", &format!("{:?}", settings.reduction))
+            .add("values", &format!("{:?}", settings.values))
+            .add("class_dim", &(settings.class_dim as i64))
+            .add("z_loss", &settings.z_loss)
+            .add("empty", &format!("{:?}", settings.empty))
+            .optional()
+    }
+}
+
+/// The mean cross-entropy with the defaults of [`CrossEntropyLossConfig`].
+///
+/// The classes are in dimension 1 (0 for logits of rank 1), the target -100 is ignored.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::cross_entropy;
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::from_floats([[0.0, 0.0], [5.0, 0.0]], &device);
+/// let targets = Tensor::<1, Int>::from_ints([1, -100], &device);
+/// let loss = cross_entropy(logits, targets).into_scalar::<f32>();
+/// assert!((loss - 2f32.ln()).abs() < 1e-6);
+/// ```
+///
+/// # Panics
+///
+/// With the text of a [`CrossEntropyError`] if the tensors do not fit each other.
+pub fn cross_entropy<const D: usize>(
+    logits: Tensor<D>,
+    target: impl CrossEntropyTarget<D>,
+) -> Tensor<1> {
+    let settings = Settings::new(&CrossEntropyLossConfig::new());
+    CrossEntropyLoss::<Dispatch>::from_parts(None, settings).forward(logits, target)
+}
+
+/// When to look at the values of index targets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RangeCheck {
+    /// Where they lie in the host's memory.
+    WhereFree,
+    /// Always, waiting for the device.
+    Always,
+}
+
+impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
+    pub(crate) fn from_parts(weight: Option<Tensor<1>>, settings: Settings) -> Self {
+        Self {
+            weight,
+            settings,
+            backend: PhantomData,
+        }
+    }
+
+    /// The reduced loss, a tensor of one element.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other or the
+    /// configuration, or, on the CPU backends, if a target is out of range.
+    pub fn forward<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Tensor<1> {
+        unwrap(self.reduced(logits, target, RangeCheck::WhereFree))
+    }
+
+    /// The loss of every row: the shape of the logits without the class dimension, for logits of
+    /// rank 1 one element. `reduction` and `empty` have no part in it.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<4>::zeros([2, 3, 4, 5], &device);
+    /// let labels = Tensor::<3, Int>::zeros([2, 4, 5], &device);
+    /// let rows: Tensor<3> = loss.forward_no_reduction(logits, labels);
+    /// assert_eq!(rows.dims(), [2, 4, 5]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_no_reduction<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        unwrap(self.unreduced(logits, target, RangeCheck::WhereFree))
+    }
+
+    /// [`forward`](Self::forward) that returns what is wrong, and that looks for targets out of
+    /// range on every backend, at the price of waiting for the device.
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::zeros([2, 3], &device);
+    /// let targets = Tensor::<1, Int>::from_ints([0, 3], &device);
+    /// let error = loss.try_forward(logits, targets).unwrap_err();
+    /// assert!(error.to_string().contains("the target of row 1 is 3"));
+    /// ```
+    pub fn try_forward<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        self.reduced(logits, target, RangeCheck::Always)
+    }
+
+    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_no_reduction<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<RowLosses<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        self.unreduced(logits, target, RangeCheck::Always)
+    }
+
+    /// The denominator of `Mean`, a tensor of one element without gradient: for indices the sum of
+    /// the class weights of the targets that are not ignored (their number without class weights),
+    /// for distributions the number of rows.
+    ///
+    /// For losses that are accumulated over micro-batches or devices: with `Sum` as reduction, the
+    /// sum of the losses over the sum of the total weights is the mean over all of them.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new()
+    ///     .with_weight(Some(vec![1.0, 0.5, 4.0]))
+    ///     .init(&device);
+    /// let targets = Tensor::<1, Int>::from_ints([2, 1, -100], &device);
+    /// assert_eq!(loss.total_weight(targets).into_scalar::<f32>(), 4.5);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the class dimension does not exist in the
+    /// distributions, if the class weights do not fit their classes or, on the CPU backends, if an
+    /// index has no class weight.
+    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
+        let target = target.into_target();
+        unwrap(self.weigh(target))
+    }
+
+    fn weigh(&self, target: Target) -> Result<Tensor<1>, CrossEntropyError> {
+        let indices = match target {
+            Target::Indices(indices) => indices,
+            Target::Distributions(targets) => {
+                let shape = targets.shape();
+                let class_dim = self.class_dim(&shape)?;
+                self.check_weight_length(&shape, class_dim)?;
+                let rows = row_shape(&shape, class_dim).num_elements();
+                let device = device_of(&targets).without_autodiff();
+                return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
+            }
+        };
+        if let Some(weight) = &self.weight {
+            self.check_range(&indices, weight.dims()[0], RangeCheck::WhereFree)?;
+        }
+        let weights = self.weights_on(&device_of(&indices));
+        let ignored = &self.settings.ignore_indices;
+        let total = crate::reference::total_weight::<Dispatch>(indices, weights, ignored);
+        Ok(Tensor::from_dispatch(total))
+    }
+
+    fn reduced<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        check: RangeCheck,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let reduction = match self.settings.reduction {
+            Reduction::Mean | Reduction::Auto => RowReduction::Mean,
+            Reduction::Sum => RowReduction::Sum,
+            Reduction::BatchMean => {
+                let shape = logits.shape();
+                let class_dim = self.class_dim(&shape)?;
+                let samples = shape
+                    .iter()
+                    .enumerate()
+                    .find(|(dim, _)| *dim != class_dim)
+                    .map_or(1, |(_, size)| *size);
+                RowReduction::BatchMean(samples)
+            }
+        };
+        let loss = self.compute(logits, target.into_target(), reduction, check)?;
+        Ok(Tensor::from_dispatch(loss))
+    }
+
+    fn unreduced<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        check: RangeCheck,
+    ) -> Result<RowLosses<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let loss = self.compute(logits, target.into_target(), RowReduction::None, check)?;
+        Ok(<Tensor<D> as FromRows>::from_rows(loss))
+    }
+
+    fn compute<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: Target,
+        reduction: RowReduction,
+        check: RangeCheck,
+    ) -> Result<DispatchTensor, CrossEntropyError> {
+        let logits = logits.into_dispatch();
+        let shape = logits.shape();
+        let class_dim = self.class_dim(&shape)?;
+        self.check_weight_length(&shape, class_dim)?;
+        check_target_shape(&shape, &target, class_dim)?;
+        if shape[class_dim] == 0 {
+            return Err(CrossEntropyError::NoClasses {
+                logits: shape.to_vec(),
+                class_dim,
+            });
+        }
+        let device = device_of(&logits);
+        check_float_dtype("logits", logits.dtype(), &device)?;
+        let targets = match target {
+            Target::Indices(indices) => {
+                check_same_device(&device, &indices)?;
+                self.check_range(&indices, shape[class_dim], check)?;
+                Targets::Indices(indices)
+            }
+            Target::Distributions(targets) => {
+                check_same_device(&device, &targets)?;
+                check_float_dtype("target distributions", targets.dtype(), &device)?;
+                Targets::Distributions(targets)
+            }
+        };
+        let inputs = Inputs {
+            targets,
+            weights: self.weights_on(&device),
+        };
+        let options = Options {
+            class_dim,
+            ignore_indices: self.settings.ignore_indices.clone(),
+            label_smoothing: self.settings.label_smoothing.into(),
+            values: self.settings.values,
+            z_loss: self.settings.z_loss.into(),
+            reduction,
+            empty: self.settings.empty,
+            gradients_of: GradientsOf::Logits,
+        };
+        routing::cross_entropy::<B>(logits, inputs, options)
+    }
+
+    /// The class dimension in logits of this shape.
+    fn class_dim(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
+        let rank = logits.num_dims();
+        let class_dim = match self.settings.class_dim {
+            // The default, which in a single row can only mean its one dimension.
+            1 if rank == 1 => 0,
+            dim if dim < 0 => dim + rank as isize,
+            dim => dim,
+        };
+        usize::try_from(class_dim)
+            .ok()
+            .filter(|dim| *dim < rank)
+            .ok_or(CrossEntropyError::ClassDimOutOfRange {
+                class_dim: self.settings.class_dim,
+                rank,
+            })
+    }
+
+    fn check_weight_length(
+        &self,
+        logits: &Shape,
+        class_dim: usize,
+    ) -> Result<(), CrossEntropyError> {
+        match &self.weight {
+            Some(weight) if weight.dims()[0] != logits[class_dim] => {
+                Err(CrossEntropyError::WeightLength {
+                    weights: weight.dims()[0],
+                    classes: logits[class_dim],
+                    logits: logits.to_vec(),
+                    class_dim,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The class weights beside the logits: on their device, outside every graph.
+    fn weights_on(&self, device: &Device) -> ClassWeights<Dispatch> {
+        match &self.weight {
+            None => ClassWeights::Equal,
+            Some(weight) => {
+                let weight = weight.clone().without_autodiff();
+                let device = device.clone().without_autodiff();
+                let weight = if weight.device() == device {
+                    weight
+                } else {
+                    weight.to_device(&device)
+                };
+                ClassWeights::PerClass(weight.into_dispatch())
+            }
+        }
+    }
+
+    fn check_range(
+        &self,
+        indices: &DispatchTensor,
+        classes: usize,
+        check: RangeCheck,
+    ) -> Result<(), CrossEntropyError> {
+        if check == RangeCheck::WhereFree && !routing::is_host_memory(indices) {
+            return Ok(());
+        }
+        let ignored = &self.settings.ignore_indices;
+        let is_bad = |value: i128| {
+            !(0..classes as i128).contains(&value)
+                && !ignored.iter().any(|ignored| i128::from(*ignored) == value)
+        };
+        let rows = indices.shape().num_elements();
+        let flat = Tensor::<1, Int>::from_dispatch(routing::flatten_indices(indices.clone(), rows));
+        let data = flat.into_data();
+        let found = if data.dtype() == DType::U64 {
+            data.iter::<u64>()
+                .map(i128::from)
+                .enumerate()
+                .find(|(_, value)| is_bad(*value))
+        } else {
+            data.iter::<i64>()
+                .map(i128::from)
+                .enumerate()
+                .find(|(_, value)| is_bad(*value))
+        };
+        match found {
+            None => Ok(()),
+            Some((row, value)) => Err(CrossEntropyError::TargetOutOfRange {
+                row,
+                value,
+                classes,
+                ignore_indices: ignored.to_vec(),
+            }),
+        }
+    }
+}
+
+fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn device_of(tensor: &DispatchTensor) -> Device {
+    Device::new(tensor.device())
+}
+
+fn check_target_shape(
+    logits: &Shape,
+    target: &Target,
+    class_dim: usize,
+) -> Result<(), CrossEntropyError> {
+    let (given, expected) = match target {
+        Target::Distributions(targets) => (targets.shape(), logits.clone()),
+        Target::Indices(indices) => {
+            let given = indices.shape();
+            let expected = if given.num_dims() == logits.num_dims() {
+                let mut unsqueezed = logits.clone();
+                unsqueezed[class_dim] = 1;
+                unsqueezed
+            } else {
+                row_shape(logits, class_dim)
+            };
+            (given, expected)
+        }
+    };
+    if given == expected {
+        return Ok(());
+    }
+    Err(CrossEntropyError::ShapeMismatch {
+        logits: logits.to_vec(),
+        target: given.to_vec(),
+        class_dim,
+        expected: expected.to_vec(),
+    })
+}
+
+fn check_same_device(logits: &Device, target: &DispatchTensor) -> Result<(), CrossEntropyError> {
+    let target = device_of(target);
+    if logits.clone().without_autodiff() == target.clone().without_autodiff() {
+        return Ok(());
+    }
+    Err(CrossEntropyError::DeviceMismatch {
+        logits: format!("{logits:?}"),
+        target: format!("{target:?}"),
+    })
+}
+
+fn check_float_dtype(
+    tensor: &'static str,
+    dtype: DType,
+    device: &Device,
+) -> Result<(), CrossEntropyError> {
+    const USABLE: [DType; 5] = [
+        DType::F32,
+        DType::F64,
+        DType::F16,
+        DType::BF16,
+        DType::Flex32,
+    ];
+    if USABLE.contains(&dtype) && device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    let supported: Vec<String> = USABLE
+        .iter()
+        .filter(|usable| device.supports_dtype(**usable))
+        .map(|usable| format!("{usable:?}"))
+        .collect();
+    Err(CrossEntropyError::UnsupportedDtype {
+        tensor,
+        dtype: format!("{dtype:?}"),
+        device: format!("{device:?}"),
+        supported: supported.join(", "),
+    })
+}

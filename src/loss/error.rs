@@ -1,0 +1,128 @@
+//! What can be wrong with a call, in sentences.
+
+/// Why a cross-entropy could not be computed.
+///
+/// [`CrossEntropyLoss::try_forward`](crate::CrossEntropyLoss::try_forward) returns it;
+/// [`forward`](crate::CrossEntropyLoss::forward) panics with its text.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CrossEntropyError {
+    /// A field of the configuration is outside its range.
+    #[error("cross-entropy: `{field}` is {value}, expected {expected}")]
+    InvalidConfig {
+        /// Name of the field.
+        field: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The class dimension does not exist in logits of this rank.
+    #[error(
+        "cross-entropy: `class_dim` is {class_dim}, which is no dimension of logits of rank {rank}; \
+         expected {lowest}..={highest}",
+        lowest = -(*rank as isize),
+        highest = *rank as isize - 1
+    )]
+    ClassDimOutOfRange {
+        /// The configured class dimension.
+        class_dim: isize,
+        /// Number of dimensions of the logits.
+        rank: usize,
+    },
+    /// The class dimension has size 0.
+    #[error(
+        "cross-entropy: logits of shape {logits:?} have no classes: dimension {class_dim} has size 0"
+    )]
+    NoClasses {
+        /// Shape of the logits.
+        logits: Vec<usize>,
+        /// The class dimension.
+        class_dim: usize,
+    },
+    /// The target does not fit the logits.
+    #[error(
+        "cross-entropy: the target has shape {target:?}, but logits of shape {logits:?} with the \
+         classes in dimension {class_dim} need {expected:?}"
+    )]
+    ShapeMismatch {
+        /// Shape of the logits.
+        logits: Vec<usize>,
+        /// Shape of the target.
+        target: Vec<usize>,
+        /// The class dimension.
+        class_dim: usize,
+        /// The shape the target should have.
+        expected: Vec<usize>,
+    },
+    /// The number of class weights is not the number of classes.
+    #[error(
+        "cross-entropy: `weight` has {weights} entries, but the logits have {classes} classes \
+         (shape {logits:?}, classes in dimension {class_dim})"
+    )]
+    WeightLength {
+        /// Number of weights.
+        weights: usize,
+        /// Number of classes.
+        classes: usize,
+        /// Shape of the logits.
+        logits: Vec<usize>,
+        /// The class dimension.
+        class_dim: usize,
+    },
+    /// An index target is neither a class nor ignored.
+    #[error(
+        "cross-entropy: the target of row {row} is {value}, but the classes are 0..{classes} and \
+         `ignore_indices` is {ignore_indices:?}; correct the label, or add it to `ignore_indices`"
+    )]
+    TargetOutOfRange {
+        /// The row, counted in row-major order over the target.
+        row: usize,
+        /// The target found there.
+        value: i128,
+        /// Number of classes.
+        classes: usize,
+        /// The ignored targets.
+        ignore_indices: Vec<i64>,
+    },
+    /// The loss is bound to a backend at compile time, and a tensor is on another.
+    #[error(
+        "cross-entropy: this loss is bound to the backend {bound}, but the {tensor} is on {device}; \
+         move it there, or use `CrossEntropyLoss` without a backend parameter, which takes the \
+         tensors of every backend"
+    )]
+    WrongBackend {
+        /// The backend of the loss.
+        bound: String,
+        /// Which tensor.
+        tensor: &'static str,
+        /// The tensor's device.
+        device: String,
+    },
+    /// The logits and the target are on different devices.
+    #[error(
+        "cross-entropy: the logits are on {logits}, but the target is on {target}; move one of them \
+         with `to_device`"
+    )]
+    DeviceMismatch {
+        /// The device of the logits.
+        logits: String,
+        /// The device of the target.
+        target: String,
+    },
+    /// The dtype can not be computed with, or not on this device.
+    #[error(
+        "cross-entropy: {tensor} of dtype {dtype} can not be used on {device}; cast to one of \
+         {supported}"
+    )]
+    UnsupportedDtype {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its dtype.
+        dtype: String,
+        /// Its device.
+        device: String,
+        /// The dtypes that can be used there.
+        supported: String,
+    },
+}

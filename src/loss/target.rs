@@ -1,0 +1,117 @@
+//! The targets that the loss takes, told apart at compile time.
+
+use burn::backend::DispatchTensor;
+use burn::tensor::{Int, Tensor};
+
+/// A target for logits of rank `D`, for `D` from 1 to 8.
+///
+/// | Type | Meaning |
+/// |---|---|
+/// | `Tensor<{D - 1}, Int>` | a class index per row, in any integer dtype (for `D = 1` a `Tensor<1, Int>` of one element) |
+/// | `Tensor<D, Int>` | the same with the class dimension kept at size 1, as in an unsqueezed label map |
+/// | `Tensor<D>` | a distribution over the classes per row, in the shape of the logits; gradients flow into it when it requires them |
+///
+/// A target of any other type is refused by the compiler:
+///
+/// ```compile_fail
+/// use burn::tensor::{Device, Int, Tensor};
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::zeros([4, 3], &device);
+/// let target = Tensor::<3, Int>::zeros([4, 1, 1], &device);
+/// burn_cross_entropy::cross_entropy(logits, target);
+/// ```
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::cross_entropy;
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::zeros([4, 3], &device);
+/// cross_entropy(logits.clone(), Tensor::<1, Int>::zeros([4], &device));
+/// cross_entropy(logits.clone(), Tensor::<2, Int>::zeros([4, 1], &device));
+/// cross_entropy(logits, Tensor::<2>::full([4, 3], 1.0 / 3.0, &device));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no target for logits of rank {D}",
+    note = "expected class indices `Tensor<{{D - 1}}, Int>` or `Tensor<D, Int>` (class dimension of size 1), or distributions `Tensor<D>`"
+)]
+pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
+
+/// A tensor of class indices or of distributions, of any rank.
+///
+/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight) takes it.
+pub trait TargetTensor: sealed::IntoTarget {}
+
+/// A rank that logits can have, and the type of an unreduced loss for it.
+pub trait LogitsRank: sealed::FromRows {}
+
+/// The losses of the rows of logits of rank `D`: `Tensor<{D - 1}>`, for `D = 1` a `Tensor<1>` of one
+/// element.
+pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
+
+/// A target whose kind has become a value.
+pub enum Target {
+    /// Class indices.
+    Indices(DispatchTensor),
+    /// Distributions.
+    Distributions(DispatchTensor),
+}
+
+pub(crate) mod sealed {
+    use super::*;
+
+    pub trait IntoTarget {
+        fn into_target(self) -> Target;
+    }
+
+    pub trait FromRows {
+        type RowLosses;
+
+        fn from_rows(rows: DispatchTensor) -> Self::RowLosses;
+    }
+}
+
+impl<const D: usize> sealed::IntoTarget for Tensor<D, Int> {
+    fn into_target(self) -> Target {
+        // Indices have no gradient, and their own autodiff setting must not conflict with that of
+        // the logits.
+        Target::Indices(self.without_autodiff().into_dispatch())
+    }
+}
+
+impl<const D: usize> sealed::IntoTarget for Tensor<D> {
+    fn into_target(self) -> Target {
+        Target::Distributions(self.into_dispatch())
+    }
+}
+
+impl<const D: usize> TargetTensor for Tensor<D, Int> {}
+impl<const D: usize> TargetTensor for Tensor<D> {}
+
+impl<const D: usize> CrossEntropyTarget<D> for Tensor<D, Int> {}
+impl<const D: usize> CrossEntropyTarget<D> for Tensor<D> {}
+
+macro_rules! ranks {
+    ($($rank:literal => $rows:literal),* $(,)?) => {$(
+        impl sealed::FromRows for Tensor<$rank> {
+            type RowLosses = Tensor<$rows>;
+
+            fn from_rows(rows: DispatchTensor) -> Self::RowLosses {
+                Tensor::from_dispatch(rows)
+            }
+        }
+
+        impl LogitsRank for Tensor<$rank> {}
+    )*};
+}
+
+ranks!(1 => 1, 2 => 1, 3 => 2, 4 => 3, 5 => 4, 6 => 5, 7 => 6, 8 => 7);
+
+macro_rules! squeezed_indices {
+    ($($rank:literal => $rows:literal),* $(,)?) => {$(
+        impl CrossEntropyTarget<$rank> for Tensor<$rows, Int> {}
+    )*};
+}
+
+squeezed_indices!(2 => 1, 3 => 2, 4 => 3, 5 => 4, 6 => 5, 7 => 6, 8 => 7);

@@ -1,0 +1,300 @@
+//! What one call of the cross-entropy operation takes and gives.
+//!
+//! These types travel between the loss (which fills them in from the user's tensors), the backends
+//! and the reference implementation. They hold tensors, shapes and numbers; no maths.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType};
+use burn::tensor::{DType, FloatDType, Shape};
+
+use crate::loss::EmptyReduction;
+
+/// The target of every row.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Targets<B: Backend> {
+    /// One class index per row, in any shape with as many elements as there are rows.
+    Indices(IntTensor<B>),
+    /// One distribution over the classes per row, in the shape of the logits.
+    Distributions(FloatTensor<B>),
+}
+
+/// The rescaling weight of each class. An enum because tensors crossing Burn's dispatch cannot
+/// stand in an `Option`.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum ClassWeights<B: Backend> {
+    /// Every class weighs 1.
+    Equal,
+    /// One weight per class, shape `[classes]`.
+    PerClass(FloatTensor<B>),
+}
+
+/// Everything the operation reads besides the logits.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Inputs<B: Backend> {
+    /// The target of every row.
+    #[extension_type]
+    pub targets: Targets<B>,
+    /// The rescaling weight of each class.
+    #[extension_type]
+    pub weights: ClassWeights<B>,
+}
+
+/// How the losses of the rows become the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowReduction {
+    /// One loss per row.
+    None,
+    /// The sum over the total weight; the z-loss over the number of counted rows.
+    Mean,
+    /// The sum.
+    Sum,
+    /// The sum over the given number of samples.
+    BatchMean(usize),
+}
+
+/// What the values of the input tensor are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InputValues {
+    /// Logits: multiplied by `scale`, then bent to `cap * tanh(x / cap)` where there is a `cap`.
+    Logits {
+        /// Factor applied first.
+        scale: f64,
+        /// Bound of the magnitude.
+        softcap: Option<f64>,
+    },
+    /// Probabilities.
+    Probabilities,
+}
+
+/// Which of the differentiable inputs a gradient is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientsOf {
+    /// The logits (or probabilities).
+    Logits,
+    /// The target distributions.
+    Targets,
+    /// Both.
+    Both,
+}
+
+/// The options of one call, checked and resolved against the shape of the logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// The dimension that holds the classes.
+    pub class_dim: usize,
+    /// Index targets that count for nothing.
+    pub ignore_indices: Arc<[i64]>,
+    /// Share of every target that is spread evenly over the classes.
+    pub label_smoothing: f64,
+    /// What the values of the input tensor are.
+    pub values: InputValues,
+    /// Factor of the squared log-sum-exp.
+    pub z_loss: f64,
+    /// How the losses of the rows become the result.
+    pub reduction: RowReduction,
+    /// The mean over nothing.
+    pub empty: EmptyReduction,
+    /// Which inputs the backward is for; the forward may prepare for it.
+    pub gradients_of: GradientsOf,
+}
+
+/// What the backward needs from the forward besides [`Inputs`] and [`Options`].
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Saved<B: Backend> {
+    /// The logits as they came in, and two numbers per row of the scaled and capped logits, shape
+    /// `[outer, 1, inner]`. Kept apart because their sum, the log-sum-exp, has lost the low bits
+    /// that `exp((x - maximum) - log_sum)` needs where the logits are large.
+    Logits {
+        /// The logits as they came in.
+        logits: FloatTensor<B>,
+        /// Largest value of each row.
+        maximum: FloatTensor<B>,
+        /// Logarithm of the row's sum of `exp(x - maximum)`.
+        log_sum: FloatTensor<B>,
+    },
+    /// The probabilities as they came in.
+    Probabilities {
+        /// The probabilities as they came in.
+        probabilities: FloatTensor<B>,
+    },
+}
+
+/// The result of a forward that a backward will follow.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Tracked<B: Backend> {
+    /// The loss, in the shape of [`Options::loss_shape`].
+    pub loss: FloatTensor<B>,
+    /// What the backward needs.
+    #[extension_type]
+    pub saved: Saved<B>,
+}
+
+/// The gradients of a call, in the variant that [`Options::gradients_of`] asks for.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Gradients<B: Backend> {
+    /// For the logits alone, in their shape and dtype.
+    Logits {
+        /// Gradient of the logits.
+        logits: FloatTensor<B>,
+    },
+    /// For the target distributions alone, in their shape and dtype.
+    Targets {
+        /// Gradient of the target distributions.
+        targets: FloatTensor<B>,
+    },
+    /// For both.
+    Both {
+        /// Gradient of the logits.
+        logits: FloatTensor<B>,
+        /// Gradient of the target distributions.
+        targets: FloatTensor<B>,
+    },
+}
+
+/// The logits seen as `[outer, classes, inner]`: what lies before the class dimension, the classes,
+/// and what lies behind it. There are `outer * inner` rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Product of the sizes before the class dimension.
+    pub outer: usize,
+    /// Number of classes.
+    pub classes: usize,
+    /// Product of the sizes behind the class dimension.
+    pub inner: usize,
+}
+
+impl Geometry {
+    /// The geometry of logits of this shape.
+    pub fn new(logits: &Shape, class_dim: usize) -> Self {
+        Self {
+            outer: logits[..class_dim].iter().product(),
+            classes: logits[class_dim],
+            inner: logits[class_dim + 1..].iter().product(),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.outer * self.inner
+    }
+
+    /// Shape with one entry per element of the logits.
+    pub fn full(&self) -> Shape {
+        Shape::new([self.outer, self.classes, self.inner])
+    }
+
+    /// Shape with one entry per row, broadcastable against [`Geometry::full`].
+    pub fn per_row(&self) -> Shape {
+        Shape::new([self.outer, 1, self.inner])
+    }
+
+    /// Shape with one entry per class, broadcastable against [`Geometry::full`].
+    pub fn per_class(&self) -> Shape {
+        Shape::new([1, self.classes, 1])
+    }
+}
+
+impl Options {
+    /// Shape of the loss for logits of this shape.
+    pub fn loss_shape(&self, logits: &Shape) -> Shape {
+        match self.reduction {
+            RowReduction::None => row_shape(logits, self.class_dim),
+            _ => Shape::new([1]),
+        }
+    }
+}
+
+/// The shape of the logits without the class dimension; `[1]` where nothing else is left.
+pub fn row_shape(logits: &Shape, class_dim: usize) -> Shape {
+    if logits.num_dims() == 1 {
+        return Shape::new([1]);
+    }
+    let mut shape = logits.clone();
+    shape.remove(class_dim);
+    shape
+}
+
+/// The dtype that the arithmetic is done in and the loss comes in: f64 for f64, else f32.
+pub fn accumulation_dtype(logits: DType) -> FloatDType {
+    match logits {
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    }
+}
+
+/// Shapes and dtypes of the operation's results, for a backend that runs it later.
+#[cfg(feature = "cube")]
+pub(crate) mod metadata {
+    use super::*;
+    use burn::backend::fusion::custom::TensorSpec;
+
+    fn loss(logits: &TensorSpec, options: &Options) -> TensorSpec {
+        TensorSpec::new(
+            options.loss_shape(&logits.shape),
+            accumulation_dtype(logits.dtype).into(),
+        )
+    }
+
+    pub(crate) fn cross_entropy(
+        logits: &TensorSpec,
+        _inputs: &InputsMetadata,
+        options: &Options,
+    ) -> TensorSpec {
+        loss(logits, options)
+    }
+
+    pub(crate) fn cross_entropy_tracked(
+        logits: &TensorSpec,
+        _inputs: &InputsMetadata,
+        options: &Options,
+    ) -> TrackedMetadata {
+        let statistic = TensorSpec::new(
+            Geometry::new(&logits.shape, options.class_dim).per_row(),
+            accumulation_dtype(logits.dtype).into(),
+        );
+        TrackedMetadata {
+            loss: loss(logits, options),
+            saved: match options.values {
+                InputValues::Logits { .. } => SavedMetadata::Logits {
+                    logits: logits.clone(),
+                    maximum: statistic.clone(),
+                    log_sum: statistic,
+                },
+                InputValues::Probabilities => SavedMetadata::Probabilities {
+                    probabilities: logits.clone(),
+                },
+            },
+        }
+    }
+
+    pub(crate) fn cross_entropy_backward(
+        saved: &SavedMetadata,
+        inputs: &InputsMetadata,
+        _upstream: &TensorSpec,
+        options: &Options,
+    ) -> GradientsMetadata {
+        let logits = match saved {
+            SavedMetadata::Logits { logits, .. } => logits.clone(),
+            SavedMetadata::Probabilities { probabilities } => probabilities.clone(),
+        };
+        // A gradient of the targets is asked for only where they are distributions.
+        let targets = match &inputs.targets {
+            TargetsMetadata::Distributions(targets) | TargetsMetadata::Indices(targets) => {
+                targets.clone()
+            }
+        };
+        match options.gradients_of {
+            GradientsOf::Logits => GradientsMetadata::Logits { logits },
+            GradientsOf::Targets => GradientsMetadata::Targets { targets },
+            GradientsOf::Both => GradientsMetadata::Both { logits, targets },
+        }
+    }
+}

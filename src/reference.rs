@@ -1,0 +1,683 @@
+//! The cross-entropy and its gradients in plain tensor operations.
+//!
+//! This is the portable implementation, for tensors on a backend without a fused one, and what the
+//! fused ones are tested and timed against. It holds tensors of the size of the logits while it
+//! computes (several of them), which is what the fused ones are there to avoid.
+//!
+//! Every function first views the logits as `[outer, classes, inner]` ([`Geometry`]), so that all
+//! ranks and class dimensions are one case, and casts to the accumulation dtype. Both kinds of
+//! target become *shares* `a[c]`, the factor of `-ln p[c]` in the loss of a row:
+//!
+//! ```text
+//! q[c] = (1 - e) p[c] + e / C       p one-hot for an index, e the label smoothing
+//! a[c] = w[c] q[c]                  w the class weights
+//! loss = sum_c a[c] (lse - x[c])    a share of 0 adds nothing, also where x[c] is -inf
+//! dx   = (sum_c a[c]) softmax(x) - a
+//! ```
+
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape};
+
+use crate::loss::EmptyReduction;
+use crate::operation::{
+    ClassWeights, Geometry, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction,
+    Saved, Targets, Tracked, accumulation_dtype,
+};
+
+/// The loss in the shape of [`Options::loss_shape`].
+pub fn cross_entropy<B: Backend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+) -> FloatTensor<B> {
+    let call = Call::<B>::new(&logits, options);
+    let scores = call.scores(logits);
+    call.loss(&scores, inputs)
+}
+
+/// The loss, and what [`cross_entropy_backward`] needs later.
+pub fn cross_entropy_tracked<B: Backend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+) -> Tracked<B> {
+    let call = Call::<B>::new(&logits, options);
+    let scores = call.scores(logits.clone());
+    let loss = call.loss(&scores, inputs);
+    let saved = match scores {
+        Scores::Logits {
+            maximum, log_sum, ..
+        } => Saved::Logits {
+            logits,
+            maximum,
+            log_sum,
+        },
+        Scores::Probabilities(_) => Saved::Probabilities {
+            probabilities: logits,
+        },
+    };
+    Tracked { loss, saved }
+}
+
+/// The gradients for an upstream gradient in the shape of the loss.
+pub fn cross_entropy_backward<B: Backend>(
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+) -> Gradients<B> {
+    let (logits, statistics) = match saved {
+        Saved::Logits {
+            logits,
+            maximum,
+            log_sum,
+        } => (logits, Some((maximum, log_sum))),
+        Saved::Probabilities { probabilities } => (probabilities, None),
+    };
+    let call = Call::<B>::new(&logits, options);
+    let logits_dtype: FloatDType = logits.dtype().into();
+    let logits_shape = logits.shape();
+    let scores = match statistics {
+        Some((maximum, log_sum)) => Scores::Logits {
+            x: call.transformed(call.view(logits.clone())),
+            maximum,
+            log_sum,
+        },
+        None => Scores::Probabilities(call.view(logits.clone())),
+    };
+    let rows = call.rows(&inputs);
+    let scales = call.upstream_scales(upstream, &rows);
+
+    let logits_gradient = || {
+        let gradient = call.logits_gradient(&scores, call.view(logits), &inputs, &rows, &scales);
+        B::float_cast(B::float_reshape(gradient, logits_shape), logits_dtype)
+    };
+    let targets_gradient = || {
+        let Targets::Distributions(targets) = &inputs.targets else {
+            unreachable!("index targets have no gradient, so none is asked for");
+        };
+        let gradient = call.targets_gradient(&scores, &inputs, &scales);
+        let gradient = B::float_reshape(gradient, targets.shape());
+        B::float_cast(gradient, targets.dtype().into())
+    };
+    match options.gradients_of {
+        GradientsOf::Logits => Gradients::Logits {
+            logits: logits_gradient(),
+        },
+        GradientsOf::Targets => Gradients::Targets {
+            targets: targets_gradient(),
+        },
+        GradientsOf::Both => Gradients::Both {
+            targets: targets_gradient(),
+            logits: logits_gradient(),
+        },
+    }
+}
+
+/// The denominator of [`RowReduction::Mean`] over index targets, shape `[1]`: the sum of
+/// `weights[target]` over the counted rows, in f32.
+pub fn total_weight<B: Backend>(
+    indices: IntTensor<B>,
+    weights: ClassWeights<B>,
+    ignore_indices: &[i64],
+) -> FloatTensor<B> {
+    let rows = indices.shape().num_elements();
+    let classes = match &weights {
+        ClassWeights::Equal => None,
+        ClassWeights::PerClass(weights) => Some(weights.shape().num_elements()),
+    };
+    let counting = Counting::<B>::new(indices, Shape::new([rows]), classes, ignore_indices);
+    counting.total_weight(&weights, FloatDType::F32)
+}
+
+/// The surprisals' source: transformed logits with their row statistics, or probabilities.
+enum Scores<B: Backend> {
+    Logits {
+        x: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+        log_sum: FloatTensor<B>,
+    },
+    Probabilities(FloatTensor<B>),
+}
+
+/// What is known of every row from its target alone.
+struct Rows<B: Backend> {
+    /// Absent for distributions: every row counts.
+    counting: Option<Counting<B>>,
+    /// The total weight and the number of counted rows, shape `[1, 1, 1]`; for the mean only.
+    totals: Option<(FloatTensor<B>, FloatTensor<B>)>,
+}
+
+/// One call: its options, the geometry of its logits, and the dtypes of its arithmetic.
+struct Call<'a, B: Backend> {
+    options: &'a Options,
+    geometry: Geometry,
+    shape: Shape,
+    device: B::Device,
+    float: FloatDType,
+    bool: BoolDType,
+}
+
+impl<'a, B: Backend> Call<'a, B> {
+    fn new(logits: &FloatTensor<B>, options: &'a Options) -> Self {
+        let shape = logits.shape();
+        let device = logits.device();
+        Self {
+            options,
+            geometry: Geometry::new(&shape, options.class_dim),
+            shape,
+            float: accumulation_dtype(logits.dtype()),
+            bool: get_or_init_device_settings::<B>(&device).bool_dtype,
+            device,
+        }
+    }
+
+    /// A tensor of the shape of the logits as `[outer, classes, inner]` in the accumulation dtype.
+    fn view(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
+        cast::<B>(B::float_reshape(tensor, self.geometry.full()), self.float)
+    }
+
+    /// Scale and softcap of the logits; the identity for probabilities.
+    fn transformed(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let InputValues::Logits { scale, softcap } = self.options.values else {
+            return x;
+        };
+        let x = if scale == 1.0 {
+            x
+        } else {
+            B::float_mul_scalar(x, scale.into())
+        };
+        match softcap {
+            None => x,
+            Some(cap) => {
+                let bent = B::float_tanh(B::float_div_scalar(x, cap.into()));
+                B::float_mul_scalar(bent, cap.into())
+            }
+        }
+    }
+
+    fn scores(&self, logits: FloatTensor<B>) -> Scores<B> {
+        let x = self.transformed(self.view(logits));
+        if self.options.values == InputValues::Probabilities {
+            return Scores::Probabilities(x);
+        }
+        let maximum = B::float_max_dim(x.clone(), 1);
+        let log_sum = self.log_sum(x.clone(), maximum.clone());
+        Scores::Logits {
+            x,
+            maximum,
+            log_sum,
+        }
+    }
+
+    /// `ln sum_c exp(x[c] - maximum)`. The maximum's own 1 is left to `log1p`, so that the loss of
+    /// a confident row, which is this number, keeps its relative accuracy.
+    fn log_sum(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
+        let is_maximum = self.equals_row(x.clone(), maximum.clone());
+        let ties = B::float_sum_dim(B::bool_into_float(is_maximum.clone(), self.float), 1);
+        let others = B::float_exp(B::float_sub(x, maximum.clone()));
+        let others = B::float_sum_dim(B::float_mask_fill(others, is_maximum, 0.0.into()), 1);
+        let log_sum = log1p::<B>(
+            B::float_add(others, B::float_sub_scalar(ties, 1.0.into())),
+            self.bool,
+        );
+        // A row without a finite maximum has no distribution.
+        let infinite = B::float_is_inf(maximum, self.bool);
+        B::float_mask_fill(log_sum, infinite, f64::NAN.into())
+    }
+
+    /// Where the elements of `x` equal the number of their row.
+    fn equals_row(&self, x: FloatTensor<B>, row: FloatTensor<B>) -> BoolTensor<B> {
+        let row = B::float_expand(row, self.geometry.full());
+        B::float_equal(x, row, self.bool)
+    }
+
+    /// `-ln p[c]` of every class.
+    fn surprisals(&self, scores: &Scores<B>) -> FloatTensor<B> {
+        match scores {
+            Scores::Logits {
+                x,
+                maximum,
+                log_sum,
+            } => B::float_add(B::float_sub(maximum.clone(), x.clone()), log_sum.clone()),
+            Scores::Probabilities(s) => B::float_neg(B::float_log(s.clone())),
+        }
+    }
+
+    fn per_class(&self, weights: &FloatTensor<B>) -> FloatTensor<B> {
+        cast::<B>(
+            B::float_reshape(weights.clone(), self.geometry.per_class()),
+            self.float,
+        )
+    }
+
+    /// The shares `a[c]` of every class, and where they are 0.
+    fn shares(
+        &self,
+        inputs: &Inputs<B>,
+        counting: Option<&Counting<B>>,
+    ) -> (FloatTensor<B>, BoolTensor<B>) {
+        let target = match (&inputs.targets, counting) {
+            (Targets::Distributions(targets), _) => self.view(targets.clone()),
+            (Targets::Indices(_), Some(counting)) => self.one_hot(counting),
+            (Targets::Indices(_), None) => unreachable!("indices are always counted"),
+        };
+        let smoothing = self.options.label_smoothing;
+        let mut shares = if smoothing == 0.0 {
+            target
+        } else {
+            let even = smoothing / self.geometry.classes as f64;
+            let kept = B::float_mul_scalar(target, (1.0 - smoothing).into());
+            B::float_add_scalar(kept, even.into())
+        };
+        if let ClassWeights::PerClass(weights) = &inputs.weights {
+            shares = B::float_mul(shares, self.per_class(weights));
+        }
+        let none = B::float_equal_elem(shares.clone(), 0.0.into(), self.bool);
+        (shares, none)
+    }
+
+    fn one_hot(&self, counting: &Counting<B>) -> FloatTensor<B> {
+        let full = self.geometry.full();
+        let classes = B::int_arange(
+            0..self.geometry.classes as i64,
+            &self.device,
+            counting.index.dtype().into(),
+        );
+        let classes = B::int_expand(
+            B::int_reshape(classes, self.geometry.per_class()),
+            full.clone(),
+        );
+        let index = B::int_expand(counting.index.clone(), full);
+        B::bool_into_float(B::int_equal(classes, index, self.bool), self.float)
+    }
+
+    fn rows(&self, inputs: &Inputs<B>) -> Rows<B> {
+        let counting = match &inputs.targets {
+            Targets::Indices(indices) => Some(Counting::new(
+                indices.clone(),
+                self.geometry.per_row(),
+                Some(self.geometry.classes),
+                &self.options.ignore_indices,
+            )),
+            Targets::Distributions(_) => None,
+        };
+        let totals = (self.options.reduction == RowReduction::Mean).then(|| {
+            let all = || self.full_row(self.geometry.rows() as f64);
+            match &counting {
+                Some(counting) => (
+                    reshape_scalar::<B>(counting.total_weight(&inputs.weights, self.float)),
+                    reshape_scalar::<B>(counting.total_weight(&ClassWeights::Equal, self.float)),
+                ),
+                None => (all(), all()),
+            }
+        });
+        Rows { counting, totals }
+    }
+
+    fn full_row(&self, value: f64) -> FloatTensor<B> {
+        full::<B>(Shape::new([1, 1, 1]), value, &self.device, self.float)
+    }
+
+    /// `2 z lse` and `z lse^2` are made of this; absent where the z-loss is off.
+    fn penalised_lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
+        match scores {
+            Scores::Logits {
+                maximum, log_sum, ..
+            } if self.options.z_loss != 0.0 => Some(B::float_add(maximum.clone(), log_sum.clone())),
+            _ => None,
+        }
+    }
+
+    fn loss(&self, scores: &Scores<B>, inputs: Inputs<B>) -> FloatTensor<B> {
+        let output = self.options.loss_shape(&self.shape);
+        if self.geometry.rows() == 0 {
+            let value = match (self.options.reduction, self.options.empty) {
+                (RowReduction::Mean | RowReduction::BatchMean(_), EmptyReduction::Nan) => f64::NAN,
+                _ => 0.0,
+            };
+            return full::<B>(output, value, &self.device, self.float);
+        }
+        let rows = self.rows(&inputs);
+        let (shares, none) = self.shares(&inputs, rows.counting.as_ref());
+        let terms = B::float_mul(shares, self.surprisals(scores));
+        let losses = B::float_sum_dim(B::float_mask_fill(terms, none, 0.0.into()), 1);
+        let losses = rows.settle(losses);
+        let penalties = self.penalised_lse(scores).map(|lse| {
+            let square = B::float_mul(lse.clone(), lse);
+            rows.settle(B::float_mul_scalar(square, self.options.z_loss.into()))
+        });
+        let loss = match &rows.totals {
+            None => {
+                let losses = match penalties {
+                    None => losses,
+                    Some(penalties) => B::float_add(losses, penalties),
+                };
+                match self.options.reduction {
+                    RowReduction::None => losses,
+                    RowReduction::BatchMean(samples) => {
+                        B::float_div_scalar(B::float_sum(losses), (samples as f64).into())
+                    }
+                    RowReduction::Sum | RowReduction::Mean => B::float_sum(losses),
+                }
+            }
+            Some((total, counted)) => {
+                let mean = self.mean(losses, total);
+                match penalties {
+                    None => mean,
+                    Some(penalties) => B::float_add(mean, self.mean(penalties, counted)),
+                }
+            }
+        };
+        B::float_reshape(loss, output)
+    }
+
+    /// The sum of `losses` over `total`, or what `empty` says where that is 0.
+    fn mean(&self, losses: FloatTensor<B>, total: &FloatTensor<B>) -> FloatTensor<B> {
+        let sum = reshape_scalar::<B>(B::float_sum(losses));
+        let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
+        let value = match self.options.empty {
+            EmptyReduction::Nan => f64::NAN,
+            EmptyReduction::Zero => 0.0,
+        };
+        B::float_mask_fill(B::float_div(sum, total.clone()), nothing, value.into())
+    }
+
+    /// What the gradient of each row's loss, and that of its z-loss, is multiplied by.
+    fn upstream_scales(
+        &self,
+        upstream: FloatTensor<B>,
+        rows: &Rows<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let upstream = cast::<B>(upstream, self.float);
+        let upstream = match self.options.reduction {
+            RowReduction::None => B::float_reshape(upstream, self.geometry.per_row()),
+            RowReduction::BatchMean(samples) => {
+                B::float_div_scalar(reshape_scalar::<B>(upstream), (samples as f64).into())
+            }
+            RowReduction::Sum | RowReduction::Mean => reshape_scalar::<B>(upstream),
+        };
+        match &rows.totals {
+            None => (upstream.clone(), upstream),
+            Some((total, counted)) => (
+                self.share_of(upstream.clone(), total),
+                self.share_of(upstream, counted),
+            ),
+        }
+    }
+
+    /// `upstream / total`, 0 where there is nothing to share it among.
+    fn share_of(&self, upstream: FloatTensor<B>, total: &FloatTensor<B>) -> FloatTensor<B> {
+        let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
+        B::float_mask_fill(B::float_div(upstream, total.clone()), nothing, 0.0.into())
+    }
+
+    fn logits_gradient(
+        &self,
+        scores: &Scores<B>,
+        logits: FloatTensor<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+        (scale, penalty_scale): &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        if self.geometry.rows() == 0 {
+            return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
+        }
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
+        let gradient = match scores {
+            Scores::Probabilities(s) => {
+                let gradient = B::float_neg(B::float_div(shares, s.clone()));
+                let gradient = B::float_mask_fill(gradient, none, 0.0.into());
+                B::float_mul(gradient, scale.clone())
+            }
+            Scores::Logits {
+                x,
+                maximum,
+                log_sum,
+            } => {
+                let exponent = B::float_sub(x.clone(), maximum.clone());
+                let softmax = B::float_exp(B::float_sub(exponent, log_sum.clone()));
+                let is_maximum = self.equals_row(x.clone(), maximum.clone());
+                let gradient = self.softmax_gradient(softmax.clone(), shares, is_maximum);
+                let gradient = B::float_mul(gradient, scale.clone());
+                let gradient = match self.penalised_lse(scores) {
+                    None => gradient,
+                    Some(lse) => {
+                        let slope = B::float_mul_scalar(lse, (2.0 * self.options.z_loss).into());
+                        let slope = B::float_mul(slope, penalty_scale.clone());
+                        B::float_add(gradient, B::float_mul(softmax, slope))
+                    }
+                };
+                self.chain_transform(gradient, logits)
+            }
+        };
+        rows.settle_full(gradient, &self.geometry)
+    }
+
+    /// `A softmax - a` with `A = sum_c a[c]`. At the largest class of a row that difference cancels
+    /// when the row is confident, so there it is minus the sum of the others, which it equals
+    /// because a row of this gradient sums to 0.
+    fn softmax_gradient(
+        &self,
+        softmax: FloatTensor<B>,
+        shares: FloatTensor<B>,
+        is_maximum: BoolTensor<B>,
+    ) -> FloatTensor<B> {
+        let total = B::float_sum_dim(shares.clone(), 1);
+        let gradient = B::float_sub(B::float_mul(softmax, total), shares);
+        let maxima = B::float_sum_dim(B::bool_into_float(is_maximum.clone(), self.float), 1);
+        // With two equal maxima no probability is above a half, and nothing cancels.
+        let single = B::float_equal_elem(maxima, 1.0.into(), self.bool);
+        let largest = B::bool_and(is_maximum, B::bool_expand(single, self.geometry.full()));
+        let others = B::float_mask_fill(gradient.clone(), largest.clone(), 0.0.into());
+        let rest = B::float_neg(B::float_sum_dim(others, 1));
+        B::float_mask_where(
+            gradient,
+            largest,
+            B::float_expand(rest, self.geometry.full()),
+        )
+    }
+
+    /// The chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
+    fn chain_transform(&self, gradient: FloatTensor<B>, logits: FloatTensor<B>) -> FloatTensor<B> {
+        let InputValues::Logits { scale, softcap } = self.options.values else {
+            return gradient;
+        };
+        let gradient = match softcap {
+            None => gradient,
+            Some(cap) => {
+                let bent = B::float_tanh(B::float_mul_scalar(logits, (scale / cap).into()));
+                let square = B::float_mul(bent.clone(), bent);
+                let slope = B::float_add_scalar(B::float_neg(square), 1.0.into());
+                B::float_mul(gradient, slope)
+            }
+        };
+        if scale == 1.0 {
+            gradient
+        } else {
+            B::float_mul_scalar(gradient, scale.into())
+        }
+    }
+
+    /// `d loss / d p[c] = (1 - e) w[c] (-ln p[c])`, 0 where its factor is.
+    fn targets_gradient(
+        &self,
+        scores: &Scores<B>,
+        inputs: &Inputs<B>,
+        (scale, _): &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        let kept = 1.0 - self.options.label_smoothing;
+        if self.geometry.rows() == 0 || kept == 0.0 {
+            return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
+        }
+        let gradient = B::float_mul_scalar(self.surprisals(scores), kept.into());
+        let gradient = match &inputs.weights {
+            ClassWeights::Equal => gradient,
+            ClassWeights::PerClass(weights) => {
+                let weights = self.per_class(weights);
+                let none = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
+                let none = B::bool_expand(none, self.geometry.full());
+                B::float_mask_fill(B::float_mul(gradient, weights), none, 0.0.into())
+            }
+        };
+        B::float_mul(gradient, scale.clone())
+    }
+}
+
+impl<B: Backend> Rows<B> {
+    /// A number per row, made 0 where the row is ignored and NaN where its target is no class. By
+    /// selection, never by multiplication, which would let the NaN of an ignored row through.
+    fn settle(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {
+        match &self.counting {
+            None => per_row,
+            Some(counting) => {
+                let shape = per_row.shape();
+                counting.settle(per_row, shape)
+            }
+        }
+    }
+
+    fn settle_full(&self, full: FloatTensor<B>, geometry: &Geometry) -> FloatTensor<B> {
+        match &self.counting {
+            None => full,
+            Some(counting) => counting.settle(full, geometry.full()),
+        }
+    }
+}
+
+/// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
+/// for all of them.
+struct Counting<B: Backend> {
+    index: IntTensor<B>,
+    ignored: Option<BoolTensor<B>>,
+    bad: Option<BoolTensor<B>>,
+}
+
+impl<B: Backend> Counting<B> {
+    /// `classes` is `None` where nothing tells how many there are; no row is bad then.
+    fn new(
+        indices: IntTensor<B>,
+        per_row: Shape,
+        classes: Option<usize>,
+        ignore_indices: &[i64],
+    ) -> Self {
+        let device = indices.device();
+        let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
+        let dtype = comparison_dtype::<B>(indices.dtype(), &device);
+        let index = B::int_cast(B::int_reshape(indices, per_row), dtype);
+        let ignored = ignore_indices
+            .iter()
+            .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())
+            .map(|&value| B::int_equal_elem(index.clone(), value.into(), bool_dtype))
+            .reduce(B::bool_or);
+        let bad = classes.map(|classes| {
+            let below = B::int_lower_elem(index.clone(), 0i64.into(), bool_dtype);
+            let above =
+                B::int_greater_equal_elem(index.clone(), (classes as i64).into(), bool_dtype);
+            let outside = B::bool_or(below, above);
+            match &ignored {
+                None => outside,
+                Some(ignored) => B::bool_and(outside, B::bool_not(ignored.clone())),
+            }
+        });
+        let mut counting = Self {
+            index,
+            ignored,
+            bad,
+        };
+        if let Some(dropped) = counting.dropped() {
+            counting.index = B::int_mask_fill(counting.index, dropped, 0i64.into());
+        }
+        counting
+    }
+
+    /// The rows that are ignored or bad.
+    fn dropped(&self) -> Option<BoolTensor<B>> {
+        [self.ignored.clone(), self.bad.clone()]
+            .into_iter()
+            .flatten()
+            .reduce(B::bool_or)
+    }
+
+    fn settle(&self, values: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+        let fill = |values, mask: &Option<BoolTensor<B>>, value: f64| match mask {
+            None => values,
+            Some(mask) => {
+                let mask = B::bool_expand(mask.clone(), shape.clone());
+                B::float_mask_fill(values, mask, value.into())
+            }
+        };
+        fill(fill(values, &self.ignored, 0.0), &self.bad, f64::NAN)
+    }
+
+    /// The sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
+    fn total_weight(&self, weights: &ClassWeights<B>, float: FloatDType) -> FloatTensor<B> {
+        let shape = self.index.shape();
+        let per_row = match weights {
+            ClassWeights::Equal => full::<B>(shape, 1.0, &self.index.device(), float),
+            ClassWeights::PerClass(weights) => {
+                let flat = Shape::new([shape.num_elements()]);
+                let index = B::int_reshape(self.index.clone(), flat);
+                let per_row = B::float_select(cast::<B>(weights.clone(), float), 0, index);
+                B::float_reshape(per_row, shape)
+            }
+        };
+        B::float_sum(match self.dropped() {
+            None => per_row,
+            Some(dropped) => B::float_mask_fill(per_row, dropped, 0.0.into()),
+        })
+    }
+}
+
+/// A dtype wide enough to compare every index in, among those the device has.
+fn comparison_dtype<B: Backend>(indices: DType, device: &B::Device) -> IntDType {
+    match indices {
+        DType::I64 | DType::U64 | DType::U32 if B::supports_dtype(device, DType::I64) => {
+            IntDType::I64
+        }
+        _ => IntDType::I32,
+    }
+}
+
+fn full<B: Backend>(
+    shape: Shape,
+    value: f64,
+    device: &B::Device,
+    dtype: FloatDType,
+) -> FloatTensor<B> {
+    B::float_full(shape, value.into(), device, dtype)
+}
+
+fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    if tensor.dtype() == DType::from(dtype) {
+        tensor
+    } else {
+        B::float_cast(tensor, dtype)
+    }
+}
+
+fn reshape_scalar<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_reshape(tensor, Shape::new([1, 1, 1]))
+}
+
+/// `ln(1 + s)` for `s >= 0`, accurate for small `s` on devices whose `log1p` is `log(1 + s)`: below
+/// a quarter by the series of `2 atanh(s / (2 + s))`, which ends beneath f64's precision there.
+fn log1p<B: Backend>(s: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B> {
+    let z = B::float_div(s.clone(), B::float_add_scalar(s.clone(), 2.0.into()));
+    let square = B::float_mul(z.clone(), z.clone());
+    let highest = 2.0 / 17.0;
+    let mut series = B::float_add_scalar(
+        B::float_mul_scalar(square.clone(), highest.into()),
+        (2.0 / 15.0).into(),
+    );
+    for denominator in [13.0f64, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        series = B::float_add_scalar(
+            B::float_mul(series, square.clone()),
+            (2.0 / denominator).into(),
+        );
+    }
+    let small = B::float_lower_elem(s.clone(), 0.25.into(), bool_dtype);
+    let log = B::float_log(B::float_add_scalar(s, 1.0.into()));
+    B::float_mask_where(log, small, B::float_mul(series, z))
+}

@@ -1,0 +1,77 @@
+//! The backends that a test body runs on, each a module whose name stands in the test's output.
+
+use burn::tensor::Device;
+
+#[cfg(feature = "flex")]
+pub fn flex() -> Device {
+    Device::flex()
+}
+
+#[cfg(feature = "ndarray")]
+pub fn ndarray() -> Device {
+    Device::ndarray()
+}
+
+#[cfg(feature = "wgpu")]
+pub fn wgpu() -> Device {
+    Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+}
+
+/// Whether the device is one of Burn's CPU backends.
+pub fn is_cpu(device: &Device) -> bool {
+    let name = format!("{device:?}");
+    name.contains("Flex") || name.contains("NdArray")
+}
+
+/// Makes a `#[test]` of each of the generic functions `fn name<B: CrossEntropyBackend>(device:
+/// &Device)` beside it, for every backend of this build: `B` the runtime dispatch, with and without
+/// gradient checkpointing, and `B` bound at compile time. The device has autodiff.
+macro_rules! on_every_backend {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "flex")]
+        mod flex {
+            $crate::common::backends::on_backend!(flex, burn::backend::Flex, $($test),*);
+        }
+        #[cfg(feature = "ndarray")]
+        mod ndarray {
+            $crate::common::backends::on_backend!(ndarray, burn::backend::NdArray, $($test),*);
+        }
+        #[cfg(feature = "wgpu")]
+        mod wgpu {
+            $crate::common::backends::on_backend!(wgpu, burn_wgpu::Wgpu, $($test),*);
+        }
+    };
+}
+
+macro_rules! on_backend {
+    ($device:ident, $backend:path, $($test:ident),*) => {
+        mod dynamic {$(
+            #[test]
+            fn $test() {
+                let device = $crate::common::backends::$device().autodiff();
+                super::super::$test::<burn::backend::Dispatch>(&device);
+            }
+        )*}
+        mod dynamic_checkpointing {$(
+            #[test]
+            fn $test() {
+                let device = $crate::common::backends::$device()
+                    .autodiff()
+                    .gradient_checkpointing();
+                super::super::$test::<burn::backend::Dispatch>(&device);
+            }
+        )*}
+        mod bound {
+            type Bound = burn::backend::Autodiff<$backend>;
+            $(
+                #[test]
+                fn $test() {
+                    let device = $crate::common::backends::$device().autodiff();
+                    super::super::$test::<Bound>(&device);
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) use {on_backend, on_every_backend};

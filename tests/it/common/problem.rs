@@ -1,0 +1,150 @@
+//! A cross-entropy as plain numbers, before any backend.
+
+use burn::nn::loss::Reduction;
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// The targets of a problem.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    Indices(Vec<i64>),
+    Distributions(Vec<f64>),
+}
+
+/// Everything that determines a loss and its gradients. Tensors are flat, in row-major order.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub shape: Vec<usize>,
+    pub class_dim: usize,
+    pub logits: Vec<f64>,
+    pub targets: Targets,
+    pub config: CrossEntropyLossConfig,
+    /// One loss per row instead of a reduced one.
+    pub unreduced: bool,
+    /// The gradient of the loss, in its shape.
+    pub upstream: Vec<f64>,
+}
+
+/// What a problem comes to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub loss: Vec<f64>,
+    pub logits_gradient: Vec<f64>,
+    pub targets_gradient: Option<Vec<f64>>,
+}
+
+impl Problem {
+    pub fn classes(&self) -> usize {
+        self.shape[self.class_dim]
+    }
+
+    pub fn inner(&self) -> usize {
+        self.shape[self.class_dim + 1..].iter().product()
+    }
+
+    pub fn rows(&self) -> usize {
+        let outer: usize = self.shape[..self.class_dim].iter().product();
+        outer * self.inner()
+    }
+
+    /// Where class `class` of row `row` lies in the flat logits.
+    pub fn at(&self, row: usize, class: usize) -> usize {
+        let (outer, inner) = (row / self.inner(), row % self.inner());
+        (outer * self.classes() + class) * self.inner() + inner
+    }
+
+    /// Problem with random logits and targets, the first row's target the last class, and an
+    /// upstream gradient that is not 1.
+    pub fn random(shape: &[usize], class_dim: usize, soft: bool, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let elements: usize = shape.iter().product();
+        let logits = (0..elements)
+            .map(|_| f64::from(rng.random_range(-6.0f32..6.0)))
+            .collect();
+        let mut problem = Self {
+            shape: shape.to_vec(),
+            class_dim,
+            logits,
+            targets: Targets::Indices(vec![]),
+            config: CrossEntropyLossConfig::new().with_class_dim(class_dim as isize),
+            unreduced: false,
+            upstream: vec![-1.75],
+        };
+        let rows = problem.rows();
+        problem.targets = if soft {
+            Targets::Distributions(
+                (0..elements)
+                    .map(|_| f64::from(rng.random_range(0.0f32..1.0)))
+                    .collect(),
+            )
+        } else {
+            let last = problem.classes() as i64 - 1;
+            let mut indices: Vec<i64> = (0..rows).map(|_| rng.random_range(0..=last)).collect();
+            if let Some(first) = indices.first_mut() {
+                *first = last;
+            }
+            Targets::Indices(indices)
+        };
+        problem
+    }
+
+    pub fn with_config(
+        mut self,
+        change: impl FnOnce(CrossEntropyLossConfig) -> CrossEntropyLossConfig,
+    ) -> Self {
+        self.config = change(self.config);
+        self
+    }
+
+    /// The same without reduction, with an upstream gradient of its own for every row.
+    pub fn unreduced(mut self) -> Self {
+        self.unreduced = true;
+        self.upstream = (0..self.rows())
+            .map(|row| 0.5 + 0.25 * (row % 7) as f64 * if row % 2 == 0 { 1.0 } else { -1.0 })
+            .collect();
+        self
+    }
+
+    pub fn with_weights(self) -> Self {
+        let weights = (0..self.classes())
+            .map(|class| 0.25 + (class % 5) as f32 * 0.5)
+            .collect();
+        self.with_config(|config| config.with_weight(Some(weights)))
+    }
+
+    /// The same with every third row's target ignored.
+    pub fn with_ignored(mut self, ignored: i64) -> Self {
+        if let Targets::Indices(indices) = &mut self.targets {
+            for index in indices.iter_mut().skip(1).step_by(3) {
+                *index = ignored;
+            }
+        }
+        self.with_config(|config| config.with_ignore_indices(vec![ignored]))
+    }
+}
+
+/// The samples that `BatchMean` divides by.
+pub fn batch_size(problem: &Problem) -> usize {
+    problem
+        .shape
+        .iter()
+        .enumerate()
+        .find(|(dim, _)| *dim != problem.class_dim)
+        .map_or(1, |(_, size)| *size)
+}
+
+pub fn is_batch_mean(config: &CrossEntropyLossConfig) -> bool {
+    matches!(config.reduction, Reduction::BatchMean)
+}
+
+pub fn is_sum(config: &CrossEntropyLossConfig) -> bool {
+    matches!(config.reduction, Reduction::Sum)
+}
+
+pub fn empty_value(config: &CrossEntropyLossConfig) -> f64 {
+    match config.empty {
+        EmptyReduction::Nan => f64::NAN,
+        EmptyReduction::Zero => 0.0,
+    }
+}

@@ -1,0 +1,146 @@
+//! Every case that PyTorch computed in f64 (tests/fixtures/generate.py), on every backend.
+
+use std::io::Read;
+use std::sync::LazyLock;
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
+use serde::{Deserialize, Deserializer};
+
+use crate::common::backends::on_every_backend;
+use crate::common::problem::{Outcome, Problem, Targets};
+use crate::common::{oracle, run, tolerance};
+
+/// A number, or the name of one that JSON has not.
+#[derive(Clone, Copy, Debug)]
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Finite(f64),
+            Named(String),
+        }
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Finite(value) => value,
+            Written::Named(name) => name.parse().map_err(serde::de::Error::custom)?,
+        }))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Case {
+    name: String,
+    shape: Vec<usize>,
+    class_dim: usize,
+    logits: Vec<Number>,
+    target: serde_json::Value,
+    weight: Option<Vec<f32>>,
+    label_smoothing: f64,
+    ignore_indices: Vec<i64>,
+    reduction: String,
+    logit_scale: f64,
+    logit_softcap: Option<f64>,
+    z_loss: f64,
+    probabilities: bool,
+    upstream: Vec<f64>,
+    loss: Vec<Number>,
+    grad: Option<Vec<Number>>,
+    target_grad: Option<Vec<Number>>,
+    empty: String,
+}
+
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
+    let compressed = include_bytes!("../fixtures/cases.json.gz");
+    let mut json = String::new();
+    flate2::read::GzDecoder::new(&compressed[..])
+        .read_to_string(&mut json)
+        .expect("the fixtures are gzip");
+    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that generate.py writes")
+});
+
+fn values(numbers: &[Number]) -> Vec<f64> {
+    numbers.iter().map(|number| number.0).collect()
+}
+
+impl Case {
+    fn problem(&self) -> Problem {
+        let targets = if self.target.get("indices").is_some() {
+            serde_json::from_value::<Vec<i64>>(self.target["indices"].clone()).map(Targets::Indices)
+        } else {
+            serde_json::from_value::<Vec<Number>>(self.target["soft"].clone())
+                .map(|soft| Targets::Distributions(values(&soft)))
+        };
+        let config = CrossEntropyLossConfig::new()
+            .with_weight(self.weight.clone())
+            .with_ignore_indices(self.ignore_indices.clone())
+            .with_label_smoothing(self.label_smoothing as f32)
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                "batch_mean" => Reduction::BatchMean,
+                _ => Reduction::Mean,
+            })
+            .with_logits(!self.probabilities)
+            .with_class_dim(self.class_dim as isize)
+            .with_logit_scale(self.logit_scale as f32)
+            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
+            .with_z_loss(self.z_loss as f32)
+            .with_empty(match self.empty.as_str() {
+                "zero" => EmptyReduction::Zero,
+                _ => EmptyReduction::Nan,
+            });
+        Problem {
+            shape: self.shape.clone(),
+            class_dim: self.class_dim,
+            logits: values(&self.logits),
+            targets: targets.expect("targets are indices or distributions"),
+            config,
+            unreduced: self.reduction == "none",
+            upstream: self.upstream.clone(),
+        }
+    }
+
+    /// What PyTorch found, with the gradients that it has none of taken from `found`.
+    fn outcome(&self, found: &Outcome) -> Outcome {
+        Outcome {
+            loss: values(&self.loss),
+            logits_gradient: self
+                .grad
+                .as_deref()
+                .map_or_else(|| found.logits_gradient.clone(), values),
+            targets_gradient: self.target_grad.as_deref().map(values),
+        }
+    }
+}
+
+fn pytorch_cases_agree<B: CrossEntropyBackend>(device: &Device) {
+    for case in CASES.iter() {
+        let problem = case.problem();
+        let found = run::solve::<B>(&problem, device);
+        let expected = case.outcome(&found);
+        tolerance::assert_close(&case.name, &problem, &found, &expected, DType::F32);
+    }
+}
+
+on_every_backend!(pytorch_cases_agree);
+
+#[test]
+fn there_are_at_least_300_cases_and_each_has_a_name_of_its_own() {
+    let names: std::collections::HashSet<_> = CASES.iter().map(|case| &case.name).collect();
+    assert_eq!(names.len(), CASES.len());
+    assert!(CASES.len() >= 300, "{} cases", CASES.len());
+}
+
+/// The oracle of the other tests says what PyTorch says.
+#[test]
+fn the_oracle_agrees_with_pytorch() {
+    for case in CASES.iter() {
+        let problem = case.problem();
+        let found = oracle::solve(&problem);
+        let expected = case.outcome(&found);
+        tolerance::assert_close(&case.name, &problem, &found, &expected, DType::F64);
+    }
+}

@@ -1,0 +1,204 @@
+//! Ranks, class dimensions, memory layouts and dtypes against the oracle.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::CrossEntropyBackend;
+
+use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::problem::{Problem, Targets};
+use crate::common::run::{Form, Layout};
+use crate::common::{oracle, run, tolerance};
+
+/// No size equals another or is a multiple of 4.
+const SHAPES: [&[usize]; 8] = [
+    &[7],
+    &[5, 7],
+    &[2, 5, 3],
+    &[3, 2, 5, 7],
+    &[2, 3, 1, 5, 3],
+    &[2, 1, 3, 2, 1, 5],
+    &[1, 2, 3, 1, 2, 1, 5],
+    &[2, 1, 1, 3, 1, 2, 1, 3],
+];
+
+fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, form: Form, device: &Device) {
+    let found = run::solve_in::<B>(problem, form, device);
+    let expected = oracle::solve(problem);
+    let name = format!(
+        "{:?}, classes in {}, {form:?}",
+        problem.shape, problem.class_dim
+    );
+    tolerance::assert_close(&name, problem, &found, &expected, form.float);
+}
+
+fn every_class_dim_of_every_rank<B: CrossEntropyBackend>(device: &Device) {
+    for (seed, shape) in SHAPES.iter().enumerate() {
+        for class_dim in 0..shape.len() {
+            let seed = (10 * seed + class_dim) as u64;
+            let indices = Problem::random(shape, class_dim, false, seed).unreduced();
+            assert_agrees::<B>(&indices, Form::default(), device);
+            let soft = Problem::random(shape, class_dim, true, seed).with_weights();
+            assert_agrees::<B>(&soft, Form::default(), device);
+        }
+    }
+}
+
+fn a_negative_class_dim_counts_from_the_end<B: CrossEntropyBackend>(device: &Device) {
+    for shape in &SHAPES[..4] {
+        for class_dim in 0..shape.len() {
+            let problem = Problem::random(shape, class_dim, false, 3).with_config(|config| {
+                config.with_class_dim(class_dim as isize - shape.len() as isize)
+            });
+            assert_agrees::<B>(&problem, Form::default(), device);
+        }
+    }
+}
+
+fn views_need_not_be_contiguous<B: CrossEntropyBackend>(device: &Device) {
+    for layout in [Layout::Permuted, Layout::Sliced] {
+        for shape in &SHAPES[..5] {
+            for class_dim in [0, shape.len() - 1] {
+                let form = Form {
+                    layout,
+                    ..Form::default()
+                };
+                let indices = Problem::random(shape, class_dim, false, 11).unreduced();
+                assert_agrees::<B>(&indices, form, device);
+                assert_agrees::<B>(&Problem::random(shape, class_dim, true, 11), form, device);
+            }
+        }
+    }
+}
+
+fn index_targets_may_keep_the_class_dimension<B: CrossEntropyBackend>(device: &Device) {
+    let form = Form {
+        unsqueezed: true,
+        ..Form::default()
+    };
+    for shape in &SHAPES[1..] {
+        for class_dim in [0, 1] {
+            assert_agrees::<B>(&Problem::random(shape, class_dim, false, 5), form, device);
+        }
+    }
+}
+
+fn every_integer_dtype_of_the_device_is_a_target<B: CrossEntropyBackend>(device: &Device) {
+    let dtypes = [
+        DType::I64,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
+        DType::U8,
+    ];
+    let supported: Vec<_> = dtypes
+        .into_iter()
+        .filter(|dtype| device.supports_dtype(*dtype))
+        .collect();
+    assert!(supported.contains(&DType::I32), "{supported:?}");
+    for int in supported {
+        let form = Form {
+            int: Some(int),
+            ..Form::default()
+        };
+        // 100 is ignored, which every dtype can hold.
+        let problem = Problem::random(&[4, 3, 5], 1, false, 8).with_ignored(100);
+        assert_agrees::<B>(&problem, form, device);
+        // The default -100 is a target that unsigned dtypes can not hold.
+        let problem = Problem::random(&[4, 3, 5], 1, false, 9);
+        assert_agrees::<B>(&problem, form, device);
+    }
+}
+
+fn f64_logits_are_computed_in_f64<B: CrossEntropyBackend>(device: &Device) {
+    if !device.supports_dtype(DType::F64) {
+        return assert!(!is_cpu(device), "the CPU backends have f64");
+    }
+    let form = Form {
+        float: DType::F64,
+        ..Form::default()
+    };
+    for soft in [false, true] {
+        let problem = Problem::random(&[4, 7, 3], 1, soft, 21)
+            .with_weights()
+            .with_config(|config| config.with_z_loss(0.01).with_label_smoothing(0.1));
+        let found = run::solve_in::<B>(&problem, form, device);
+        let expected = oracle::solve(&problem);
+        if !is_cpu(device) {
+            // WGSL has no exp, log or tanh of f64; adapters compute them in f32.
+            tolerance::assert_close("f64", &problem, &found, &expected, DType::F32);
+        } else {
+            tolerance::assert_close("f64", &problem, &found, &expected, DType::F64);
+        }
+    }
+}
+
+fn half_precision_logits_are_computed_in_f32<B: CrossEntropyBackend>(device: &Device) {
+    for float in [DType::F16, DType::BF16] {
+        if !device.supports_dtype(float) {
+            continue;
+        }
+        let form = Form {
+            float,
+            ..Form::default()
+        };
+        for soft in [false, true] {
+            let mut problem = Problem::random(&[5, 7, 3], 1, soft, 22).with_weights();
+            // Values that both dtypes hold exactly.
+            let rounded = |values: &mut Vec<f64>| {
+                for value in values {
+                    *value = (*value * 16.0).round() / 16.0;
+                }
+            };
+            rounded(&mut problem.logits);
+            if let Targets::Distributions(targets) = &mut problem.targets {
+                rounded(targets);
+            }
+            let found = run::solve_in::<B>(&problem, form, device);
+            let expected = oracle::solve(&problem);
+            tolerance::assert_close("half", &problem, &found, &expected, float);
+        }
+    }
+}
+
+fn half_precision_logits_are_taken_where_the_backend_has_them<B: CrossEntropyBackend>(
+    device: &Device,
+) {
+    let has = |dtype| device.supports_dtype(dtype);
+    let name = format!("{device:?}");
+    if name.contains("Flex") {
+        assert!(has(DType::F16) && has(DType::BF16), "{name}");
+    } else if name.contains("NdArray") {
+        assert!(!has(DType::F16) && !has(DType::BF16), "{name}");
+    }
+}
+
+fn many_classes_and_many_rows<B: CrossEntropyBackend>(device: &Device) {
+    for (shape, class_dim) in [
+        (vec![3, 1003], 1),
+        (vec![1003, 3], 1),
+        (vec![2, 67, 129], 1),
+        (vec![131, 33], 0),
+    ] {
+        for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
+            let problem = Problem::random(&shape, class_dim, false, 31)
+                .with_ignored(255)
+                .with_config(|config| config.with_reduction(reduction).with_label_smoothing(0.05));
+            assert_agrees::<B>(&problem, Form::default(), device);
+        }
+    }
+}
+
+on_every_backend!(
+    every_class_dim_of_every_rank,
+    a_negative_class_dim_counts_from_the_end,
+    views_need_not_be_contiguous,
+    index_targets_may_keep_the_class_dimension,
+    every_integer_dtype_of_the_device_is_a_target,
+    f64_logits_are_computed_in_f64,
+    half_precision_logits_are_computed_in_f32,
+    half_precision_logits_are_taken_where_the_backend_has_them,
+    many_classes_and_many_rows,
+);

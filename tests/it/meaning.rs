@@ -1,0 +1,397 @@
+//! Each line of the definition that the fixtures do not pin already: edge cases, the total weight,
+//! gradients that must not leak, results that must not depend on anything but the input.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, cross_entropy,
+};
+
+use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::problem::{Problem, Targets};
+use crate::common::run::{self, numbers};
+use crate::common::{oracle, tolerance};
+
+fn logits_of<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    let data = TensorData::new(values.to_vec(), shape);
+    Tensor::from_data(data, (device, DType::F32)).require_grad()
+}
+
+fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+/// exp in WGSL is of a relative error that grows with its argument, hence not 2e-6.
+const CONFIDENT: f64 = 1e-5;
+
+fn confident_rows_keep_their_relative_accuracy<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = logits_of(&[20.0, 0.0, 0.0], [1, 3], device);
+    let value = loss.forward(logits.clone(), labels(&[0], device));
+    let exact = (2.0 * (-20f64).exp()).ln_1p();
+    let found = numbers(value.clone())[0];
+    assert!((found / exact - 1.0).abs() < CONFIDENT, "{found:e}");
+
+    let gradient = numbers(logits.grad(&value.backward()).unwrap());
+    let others = gradient[1] + gradient[2];
+    assert!(others > 4e-9, "{gradient:?}");
+    assert!((gradient[0] / -others - 1.0).abs() < 1e-6, "{gradient:?}");
+}
+
+fn confident_rows_of_every_size_and_target<B: CrossEntropyBackend>(device: &Device) {
+    for classes in [2, 3, 17, 65] {
+        let mut problem = Problem::random(&[classes, classes], 1, false, 4).unreduced();
+        problem.targets = Targets::Indices((0..classes as i64).collect());
+        for row in 0..classes {
+            let at = problem.at(row, row);
+            problem.logits[at] = 12.0 + row as f64 / 8.0;
+        }
+        let found = run::solve::<B>(&problem, device);
+        let expected = oracle::solve(&problem);
+        for row in 0..classes {
+            let ratio = found.loss[row] / expected.loss[row];
+            assert!((ratio - 1.0).abs() < CONFIDENT, "{ratio}");
+            let at = problem.at(row, row);
+            let ratio = found.logits_gradient[at] / expected.logits_gradient[at];
+            assert!((ratio - 1.0).abs() < CONFIDENT, "{ratio}");
+        }
+    }
+}
+
+fn an_ignored_row_adds_nothing_whatever_it_holds<B: CrossEntropyBackend>(device: &Device) {
+    let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
+        let loss = CrossEntropyLossConfig::new()
+            .with_reduction(reduction)
+            .with_label_smoothing(0.1)
+            .with_z_loss(0.1)
+            .init_for::<B>(device);
+        let alone = loss.forward(
+            logits_of(&[1.0, 2.0, 3.0, 0.0, 0.0, 0.0], [2, 3], device),
+            labels(&[2, -100], device),
+        );
+        let logits = logits_of(&[1.0, 2.0, 3.0, bad[0], bad[1], bad[2]], [2, 3], device);
+        let beside = loss.forward(logits.clone(), labels(&[2, -100], device));
+        assert_eq!(numbers(alone), numbers(beside.clone()));
+        let gradient = numbers(logits.grad(&beside.backward()).unwrap());
+        assert_eq!(gradient[3..], [0.0; 3]);
+        assert!(
+            gradient[..3]
+                .iter()
+                .all(|entry| entry.is_finite() && *entry != 0.0)
+        );
+    }
+}
+
+fn a_class_at_minus_infinity_without_a_share_adds_nothing<B: CrossEntropyBackend>(device: &Device) {
+    let masked = f32::NEG_INFINITY;
+    let logits = || logits_of(&[1.0, masked, 2.0], [1, 3], device);
+    let two = logits_of(&[1.0, 2.0], [1, 2], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let expected = numbers(loss.forward(two, labels(&[1], device)));
+
+    let by_index = logits();
+    let value = loss.forward(by_index.clone(), labels(&[2], device));
+    tolerance::assert_losses(
+        "index",
+        &numbers(value.clone()),
+        &expected,
+        tolerance::of(DType::F32),
+    );
+    let gradient = numbers(by_index.grad(&value.backward()).unwrap());
+    assert_eq!(gradient[1], 0.0);
+
+    let by_share = logits();
+    let shares = Tensor::<2>::from_floats([[0.0, 0.0, 1.0]], device);
+    let value = loss.forward(by_share.clone(), shares);
+    tolerance::assert_losses(
+        "soft",
+        &numbers(value.clone()),
+        &expected,
+        tolerance::of(DType::F32),
+    );
+    let gradient = numbers(by_share.grad(&value.backward()).unwrap());
+    assert_eq!(gradient[1], 0.0);
+
+    // With a weight of 0 the smoothing gives the class no share either.
+    let weighted = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![1.0, 0.0, 1.0]))
+        .with_label_smoothing(0.1)
+        .init_for::<B>(device);
+    let value = numbers(weighted.forward(logits(), labels(&[2], device)));
+    assert!(value[0].is_finite(), "{value:?}");
+}
+
+fn a_target_on_minus_infinity_is_infinitely_wrong<B: CrossEntropyBackend>(device: &Device) {
+    let logits = logits_of(&[1.0, f32::NEG_INFINITY, 2.0], [1, 3], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let value = numbers(loss.forward(logits, labels(&[1], device)));
+    assert_eq!(value, [f64::INFINITY]);
+}
+
+fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves<B: CrossEntropyBackend>(
+    device: &Device,
+) {
+    let (nan, up, down) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    let rows = [
+        nan, 1.0, 2.0, //
+        up, 1.0, 2.0, //
+        down, down, down, //
+        0.0, 1.0, 2.0,
+    ];
+    let logits = logits_of(&rows, [4, 3], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let value = loss.forward_no_reduction(logits.clone(), labels(&[1, 1, 1, 1], device));
+    let found = numbers(value.clone());
+    assert!(found[..3].iter().all(|row| row.is_nan()), "{found:?}");
+    assert!(found[3].is_finite(), "{found:?}");
+    let gradient = numbers(logits.grad(&value.sum().backward()).unwrap());
+    for row in 0..3 {
+        assert!(
+            gradient[3 * row..3 * row + 3]
+                .iter()
+                .any(|entry| entry.is_nan()),
+            "row {row}: {gradient:?}"
+        );
+    }
+    assert!(
+        gradient[9..].iter().all(|entry| entry.is_finite()),
+        "{gradient:?}"
+    );
+}
+
+fn a_mean_over_nothing_is_what_empty_says<B: CrossEntropyBackend>(device: &Device) {
+    for (empty, nothing) in [(EmptyReduction::Nan, f64::NAN), (EmptyReduction::Zero, 0.0)] {
+        for weight in [None, Some(vec![1.0, 0.0, 1.0])] {
+            // All ignored, or all counted rows of weight 0.
+            let target = if weight.is_none() { -100 } else { 1 };
+            let loss = CrossEntropyLossConfig::new()
+                .with_empty(empty)
+                .with_weight(weight)
+                .init_for::<B>(device);
+            let logits = logits_of(&[0.5, 1.0, 2.0, 1.0, 0.0, 0.0], [2, 3], device);
+            let value = loss.forward(logits.clone(), labels(&[target; 2], device));
+            let found = numbers(value.clone())[0];
+            assert_eq!(found.is_nan(), nothing.is_nan());
+            assert!(found.is_nan() || found == nothing);
+            let gradient = numbers(logits.grad(&value.backward()).unwrap());
+            assert_eq!(gradient, [0.0; 6]);
+        }
+    }
+}
+
+fn no_rows_are_an_empty_mean_and_a_sum_of_zero<B: CrossEntropyBackend>(device: &Device) {
+    let value = |reduction, empty| {
+        let loss = CrossEntropyLossConfig::new()
+            .with_reduction(reduction)
+            .with_empty(empty)
+            .init_for::<B>(device);
+        let logits = Tensor::<2>::zeros([0, 3], device).require_grad();
+        let value = loss.forward(logits.clone(), Tensor::<1, Int>::zeros([0], device));
+        let found = numbers(value.clone())[0];
+        let gradient = logits.grad(&value.backward()).unwrap();
+        assert_eq!(gradient.dims(), [0, 3]);
+        found
+    };
+    assert_eq!(value(Reduction::Sum, EmptyReduction::Nan), 0.0);
+    assert_eq!(value(Reduction::Mean, EmptyReduction::Zero), 0.0);
+    assert_eq!(value(Reduction::BatchMean, EmptyReduction::Zero), 0.0);
+    assert!(value(Reduction::Mean, EmptyReduction::Nan).is_nan());
+    assert!(value(Reduction::BatchMean, EmptyReduction::Nan).is_nan());
+
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = Tensor::<3>::zeros([2, 3, 0], device);
+    let rows = loss.forward_no_reduction(logits, Tensor::<2, Int>::zeros([2, 0], device));
+    assert_eq!(rows.dims(), [2, 0]);
+}
+
+fn one_class_has_no_loss_and_no_gradient<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new()
+        .with_label_smoothing(0.3)
+        .init_for::<B>(device);
+    let logits = logits_of(&[3.0, -7.0], [2, 1], device);
+    let value = loss.forward(logits.clone(), labels(&[0, 0], device));
+    assert_eq!(numbers(value.clone()), [0.0]);
+    assert_eq!(numbers(logits.grad(&value.backward()).unwrap()), [0.0, 0.0]);
+}
+
+fn a_bad_target_on_a_device_is_nan_in_its_row_alone<B: CrossEntropyBackend>(device: &Device) {
+    if is_cpu(device) {
+        // There it is an error, which `errors` tests.
+        return;
+    }
+    for bad in [3, -1, 255, 1 << 20] {
+        let logits = logits_of(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0], [2, 3], device);
+        let loss = CrossEntropyLossConfig::new()
+            .with_weight(Some(vec![1.0, 2.0, 3.0]))
+            .init_for::<B>(device);
+        let value = loss.forward_no_reduction(logits.clone(), labels(&[bad, 1], device));
+        let found = numbers(value.clone());
+        assert!(found[0].is_nan() && found[1].is_finite(), "{found:?}");
+        let gradient = numbers(logits.grad(&value.sum().backward()).unwrap());
+        assert!(
+            gradient[..3].iter().all(|entry| entry.is_nan()),
+            "{gradient:?}"
+        );
+        assert!(
+            gradient[3..].iter().all(|entry| entry.is_finite()),
+            "{gradient:?}"
+        );
+
+        let mean = loss.forward(logits, labels(&[bad, 1], device));
+        assert!(numbers(mean)[0].is_nan());
+    }
+}
+
+fn the_total_weight_is_the_denominator_of_the_mean<B: CrossEntropyBackend>(device: &Device) {
+    let targets = [2, 1, -100, 0, 2];
+    let total = |config: CrossEntropyLossConfig| {
+        let loss = config.init_for::<B>(device);
+        numbers(loss.total_weight(labels(&targets, device)))
+    };
+    assert_eq!(total(CrossEntropyLossConfig::new()), [4.0]);
+    let weighted = CrossEntropyLossConfig::new().with_weight(Some(vec![1.0, 0.5, 4.0]));
+    assert_eq!(total(weighted.clone()), [9.5]);
+
+    let loss = weighted.clone().init_for::<B>(device);
+    let soft = Tensor::<3>::ones([2, 3, 5], device);
+    assert_eq!(numbers(loss.total_weight(soft)), [10.0]);
+
+    let logits = || logits_of(&[0.1; 15], [5, 3], device);
+    let sum = weighted
+        .with_reduction(Reduction::Sum)
+        .init_for::<B>(device)
+        .forward(logits(), labels(&targets, device));
+    let mean = loss.forward(logits(), labels(&targets, device));
+    let quotient = numbers(sum)[0] / 9.5;
+    let mean = numbers(mean)[0];
+    assert!((quotient / mean - 1.0).abs() < 1e-6, "{quotient} {mean}");
+}
+
+fn only_what_is_tracked_gets_a_gradient<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = || logits_of(&[1.0, 2.0, 0.5], [1, 3], device);
+    let shares = || Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device);
+
+    // The targets alone: their gradient is the surprisal of each class.
+    let tracked = shares().require_grad();
+    let gradients = loss.forward(logits().detach(), tracked.clone()).backward();
+    let gradient = numbers(tracked.grad(&gradients).unwrap());
+    let sum: f64 = [1f64, 2.0, 0.5].map(f64::exp).iter().sum();
+    for (entry, logit) in gradient.iter().zip([1.0, 2.0, 0.5]) {
+        assert!((entry - (sum.ln() - logit)).abs() < 1e-6, "{gradient:?}");
+    }
+
+    // The logits alone.
+    let (tracked, constant) = (logits(), shares());
+    let gradients = loss.forward(tracked.clone(), constant.clone()).backward();
+    assert!(tracked.grad(&gradients).is_some());
+    assert!(constant.grad(&gradients).is_none());
+}
+
+fn inputs_outlive_the_loss_unchanged<B: CrossEntropyBackend>(device: &Device) {
+    let values = [0.3, -1.0, 2.0, 0.0, 5.0, 1.5];
+    let logits = logits_of(&values, [2, 3], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let first = loss.forward(logits.clone(), labels(&[0, 1], device));
+    let second = loss.forward(logits.clone(), labels(&[0, 1], device));
+    assert_eq!(numbers(first.clone()), numbers(second.clone()));
+    let gradient = numbers(logits.grad(&first.backward()).unwrap());
+    let again = numbers(logits.grad(&second.backward()).unwrap());
+    assert_eq!(gradient, again);
+    assert_eq!(numbers(logits), values.map(|value| f64::from(value as f32)));
+}
+
+fn an_expanded_row_is_many_rows<B: CrossEntropyBackend>(device: &Device) {
+    let row = logits_of(&[0.5, -1.0, 2.0], [1, 3], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let rows = loss.forward_no_reduction(row.clone().expand([4, 3]), labels(&[0, 1, 2, 2], device));
+    let gradient = numbers(row.grad(&rows.clone().sum().backward()).unwrap());
+    let mut problem = Problem::random(&[4, 3], 1, false, 0).unreduced();
+    problem.logits = [0.5, -1.0, 2.0].repeat(4);
+    problem.targets = Targets::Indices(vec![0, 1, 2, 2]);
+    problem.upstream = vec![1.0; 4];
+    let expected = oracle::solve(&problem);
+    tolerance::assert_losses(
+        "expanded",
+        &numbers(rows),
+        &expected.loss,
+        tolerance::of(DType::F32),
+    );
+    for (class, entry) in gradient.iter().enumerate() {
+        let sum: f64 = (0..4)
+            .map(|row| expected.logits_gradient[3 * row + class])
+            .sum();
+        assert!((entry - sum).abs() < 4e-6, "{gradient:?}");
+    }
+}
+
+fn the_same_inputs_give_the_same_bits<B: CrossEntropyBackend>(device: &Device) {
+    let problem = Problem::random(&[7, 33, 5], 1, true, 77).with_weights();
+    let first = run::solve::<B>(&problem, device);
+    for _ in 0..3 {
+        let again = run::solve::<B>(&problem, device);
+        assert_eq!(first.loss, again.loss);
+        assert_eq!(first.logits_gradient, again.logits_gradient);
+        assert_eq!(first.targets_gradient, again.targets_gradient);
+    }
+}
+
+fn without_autodiff_there_is_a_loss_and_nothing_else<B: CrossEntropyBackend>(device: &Device) {
+    let plain = device.clone().without_autodiff();
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = || Tensor::<2>::from_floats([[1.0, 2.0, 0.5]], &plain);
+    let value = loss.forward(logits(), labels(&[1], &plain));
+    assert!(!value.is_autodiff());
+    let expected = loss.forward(
+        logits_of(&[1.0, 2.0, 0.5], [1, 3], device),
+        labels(&[1], device),
+    );
+    assert_eq!(numbers(value), numbers(expected));
+}
+
+fn plain_logits_and_tracked_targets_mix<B: CrossEntropyBackend>(device: &Device) {
+    let plain = device.clone().without_autodiff();
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.5]], &plain);
+    let shares = Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device).require_grad();
+    let gradients = loss.forward(logits, shares.clone()).backward();
+    assert!(shares.grad(&gradients).is_some());
+    // Indices made on the plain device go with tracked logits too.
+    let tracked = logits_of(&[1.0, 2.0, 0.5], [1, 3], device);
+    let gradients = loss
+        .forward(tracked.clone(), labels(&[1], &plain))
+        .backward();
+    assert!(tracked.grad(&gradients).is_some());
+}
+
+fn the_function_is_the_module_with_its_defaults<B: CrossEntropyBackend>(device: &Device) {
+    let logits = || logits_of(&[1.0, 2.0, 0.5, 0.0, 1.0, 0.0], [2, 3], device);
+    let targets = || labels(&[1, -100], device);
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    assert_eq!(
+        numbers(cross_entropy(logits(), targets())),
+        numbers(loss.forward(logits(), targets()))
+    );
+}
+
+on_every_backend!(
+    confident_rows_keep_their_relative_accuracy,
+    confident_rows_of_every_size_and_target,
+    an_ignored_row_adds_nothing_whatever_it_holds,
+    a_class_at_minus_infinity_without_a_share_adds_nothing,
+    a_target_on_minus_infinity_is_infinitely_wrong,
+    rows_without_a_distribution_are_nan_and_keep_it_to_themselves,
+    a_mean_over_nothing_is_what_empty_says,
+    no_rows_are_an_empty_mean_and_a_sum_of_zero,
+    one_class_has_no_loss_and_no_gradient,
+    a_bad_target_on_a_device_is_nan_in_its_row_alone,
+    the_total_weight_is_the_denominator_of_the_mean,
+    only_what_is_tracked_gets_a_gradient,
+    inputs_outlive_the_loss_unchanged,
+    an_expanded_row_is_many_rows,
+    the_same_inputs_give_the_same_bits,
+    without_autodiff_there_is_a_loss_and_nothing_else,
+    plain_logits_and_tracked_targets_mix,
+    the_function_is_the_module_with_its_defaults,
+);

@@ -1,0 +1,128 @@
+//! The loss as a part of a user's model.
+
+use burn::backend::Dispatch;
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction,
+};
+
+use crate::common::backends::on_every_backend;
+use crate::common::run::numbers;
+
+#[derive(Module, Debug)]
+struct Classifier {
+    linear: Linear,
+    loss: CrossEntropyLoss,
+}
+
+impl Classifier {
+    fn new(device: &Device) -> Self {
+        Self {
+            linear: LinearConfig::new(2, 3).init(device),
+            loss: CrossEntropyLossConfig::new()
+                .with_weight(Some(vec![1.0, 2.0, 0.5]))
+                .with_label_smoothing(0.1)
+                .init(device),
+        }
+    }
+
+    fn forward(&self, device: &Device) -> Tensor<1> {
+        let inputs = Tensor::<2>::from_floats([[1.0, -1.0], [0.5, 2.0]], device);
+        let targets = Tensor::<1, Int>::from_ints([2, 0], device);
+        self.loss.forward(self.linear.forward(inputs), targets)
+    }
+}
+
+fn a_model_trains_and_validates_with_the_loss_as_a_field<B: CrossEntropyBackend>(device: &Device) {
+    let plain = device.clone().without_autodiff();
+    let model = Classifier::new(&plain).train();
+    let loss = model.forward(device);
+    let gradients = loss.clone().backward();
+    let gradient = model.linear.weight.val().grad(&gradients);
+    assert!(gradient.is_some_and(|gradient| numbers(gradient).iter().any(|entry| *entry != 0.0)));
+
+    let valid = model.valid();
+    let value = valid.forward(&plain);
+    assert!(!value.is_autodiff());
+    assert_eq!(numbers(value), numbers(loss));
+}
+
+fn a_loss_has_no_parameters_and_no_record<B: CrossEntropyBackend>(device: &Device) {
+    let model = Classifier::new(device);
+    assert_eq!(model.num_params(), 2 * 3 + 3);
+    assert_eq!(model.loss.num_params(), 0);
+}
+
+fn a_loss_shows_its_options<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new()
+        .with_label_smoothing(0.25)
+        .with_ignore_indices(vec![255])
+        .init_for::<B>(device);
+    let shown = format!("{loss}");
+    assert!(shown.contains("label_smoothing: 0.25"), "{shown}");
+    assert!(shown.contains("[255]"), "{shown}");
+}
+
+on_every_backend!(
+    a_model_trains_and_validates_with_the_loss_as_a_field,
+    a_loss_has_no_parameters_and_no_record,
+    a_loss_shows_its_options,
+);
+
+#[cfg(all(feature = "flex", feature = "ndarray"))]
+#[test]
+fn a_loss_follows_its_model_to_another_device() {
+    let (flex, ndarray) = (Device::flex(), Device::ndarray());
+    let model = Classifier::new(&flex);
+    let expected = numbers(model.forward(&flex))[0];
+    let moved = model.to_device(&ndarray);
+    let found = numbers(moved.forward(&ndarray))[0];
+    assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    let forked = moved.fork(&flex.clone().autodiff());
+    let found = numbers(forked.forward(&flex.autodiff()))[0];
+    assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+}
+
+/// Where the weights were made does not matter either.
+#[cfg(all(feature = "flex", feature = "ndarray"))]
+#[test]
+fn class_weights_follow_the_logits() {
+    let loss: CrossEntropyLoss<Dispatch> = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![1.0, 2.0]))
+        .init(&Device::flex());
+    let device = Device::ndarray().autodiff().gradient_checkpointing();
+    let data = TensorData::from([[0.5, 1.0]]);
+    let logits = Tensor::<2>::from_data(data, (&device, DType::F64)).require_grad();
+    let value = loss.forward(logits.clone(), Tensor::<1, Int>::from_ints([1], &device));
+    assert_eq!(value.dtype(), DType::F64);
+    assert!(logits.grad(&value.backward()).is_some());
+}
+
+#[test]
+fn a_configuration_survives_its_json() {
+    let config = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![0.0, 1.5]))
+        .with_class_dim(-1)
+        .with_logit_softcap(Some(30.0))
+        .with_empty(EmptyReduction::Zero);
+    let json = serde_json::to_string(&config).expect("a configuration is serialisable");
+    let read: CrossEntropyLossConfig = serde_json::from_str(&json).expect("what was written");
+    assert_eq!(format!("{config:?}"), format!("{read:?}"));
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let config = CrossEntropyLossConfig::default();
+    assert_eq!(config.weight, None);
+    assert_eq!(config.ignore_indices, [-100]);
+    assert_eq!(config.label_smoothing, 0.0);
+    assert!(matches!(config.reduction, burn::nn::loss::Reduction::Mean));
+    assert!(config.logits);
+    assert_eq!(config.class_dim, 1);
+    assert_eq!(config.logit_scale, 1.0);
+    assert_eq!(config.logit_softcap, None);
+    assert_eq!(config.z_loss, 0.0);
+    assert_eq!(config.empty, EmptyReduction::Nan);
+}
