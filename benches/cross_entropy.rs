@@ -48,7 +48,9 @@ fn cross_entropy(criterion: &mut Criterion) {
         let tracked = device.clone().autodiff();
         let ours = CrossEntropyLossConfig::new().init(&device);
         let theirs = BurnLossConfig::new().init(&device);
-        let ours: Loss = ("ours", &move |logits, targets| ours.forward(logits, targets));
+        let ours: Loss = ("ours", &move |logits, targets| {
+            ours.forward(logits, targets)
+        });
         let theirs: Loss = ("burn-nn", &move |logits, targets| {
             theirs.forward(logits, targets)
         });

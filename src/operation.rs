@@ -108,15 +108,15 @@ pub struct Options {
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Saved<B: Backend> {
     /// The logits as they came in, and two numbers per row of the scaled and capped logits, shape
-    /// `[outer, 1, inner]`. Kept apart because their sum, the log-sum-exp, has lost the low bits
-    /// that `exp((x - maximum) - log_sum)` needs where the logits are large.
+    /// `[outer, 1, inner]`. `p[c]` is `exp(x[c] - maximum) / (1 + others)`; by way of the
+    /// log-sum-exp it would inherit the rounding of numbers as large as the logits.
     Logits {
         /// The logits as they came in.
         logits: FloatTensor<B>,
         /// Largest value of each row.
         maximum: FloatTensor<B>,
-        /// Logarithm of the row's sum of `exp(x - maximum)`.
-        log_sum: FloatTensor<B>,
+        /// The row's sum of `exp(x - maximum)` without the maximum's own 1.
+        others: FloatTensor<B>,
     },
     /// The probabilities as they came in.
     Probabilities {
@@ -266,7 +266,7 @@ pub(crate) mod metadata {
                 InputValues::Logits { .. } => SavedMetadata::Logits {
                     logits: logits.clone(),
                     maximum: statistic.clone(),
-                    log_sum: statistic,
+                    others: statistic,
                 },
                 InputValues::Probabilities => SavedMetadata::Probabilities {
                     probabilities: logits.clone(),

@@ -32,6 +32,9 @@ pub fn cross_entropy<B: Backend>(
     options: &Options,
 ) -> FloatTensor<B> {
     let call = Call::<B>::new(&logits, options);
+    if call.geometry.rows() == 0 {
+        return call.loss_of_no_rows();
+    }
     let scores = call.scores(logits);
     call.loss(&scores, inputs)
 }
@@ -43,15 +46,21 @@ pub fn cross_entropy_tracked<B: Backend>(
     options: &Options,
 ) -> Tracked<B> {
     let call = Call::<B>::new(&logits, options);
+    if call.geometry.rows() == 0 {
+        return Tracked {
+            loss: call.loss_of_no_rows(),
+            saved: call.nothing_saved(logits),
+        };
+    }
     let scores = call.scores(logits.clone());
     let loss = call.loss(&scores, inputs);
     let saved = match scores {
         Scores::Logits {
-            maximum, log_sum, ..
+            maximum, others, ..
         } => Saved::Logits {
             logits,
             maximum,
-            log_sum,
+            others,
         },
         Scores::Probabilities(_) => Saved::Probabilities {
             probabilities: logits,
@@ -71,18 +80,21 @@ pub fn cross_entropy_backward<B: Backend>(
         Saved::Logits {
             logits,
             maximum,
-            log_sum,
-        } => (logits, Some((maximum, log_sum))),
+            others,
+        } => (logits, Some((maximum, others))),
         Saved::Probabilities { probabilities } => (probabilities, None),
     };
     let call = Call::<B>::new(&logits, options);
     let logits_dtype: FloatDType = logits.dtype().into();
     let logits_shape = logits.shape();
+    if call.geometry.rows() == 0 {
+        return call.gradients_of_no_rows(logits, inputs);
+    }
     let scores = match statistics {
-        Some((maximum, log_sum)) => Scores::Logits {
+        Some((maximum, others)) => Scores::Logits {
             x: call.transformed(call.view(logits.clone())),
             maximum,
-            log_sum,
+            others,
         },
         None => Scores::Probabilities(call.view(logits.clone())),
     };
@@ -136,7 +148,7 @@ enum Scores<B: Backend> {
     Logits {
         x: FloatTensor<B>,
         maximum: FloatTensor<B>,
-        log_sum: FloatTensor<B>,
+        others: FloatTensor<B>,
     },
     Probabilities(FloatTensor<B>),
 }
@@ -191,7 +203,7 @@ impl<'a, B: Backend> Call<'a, B> {
         match softcap {
             None => x,
             Some(cap) => {
-                let bent = B::float_tanh(B::float_div_scalar(x, cap.into()));
+                let bent = tanh::<B>(B::float_div_scalar(x, cap.into()), self.bool);
                 B::float_mul_scalar(bent, cap.into())
             }
         }
@@ -203,28 +215,21 @@ impl<'a, B: Backend> Call<'a, B> {
             return Scores::Probabilities(x);
         }
         let maximum = B::float_max_dim(x.clone(), 1);
-        let log_sum = self.log_sum(x.clone(), maximum.clone());
-        Scores::Logits {
-            x,
-            maximum,
-            log_sum,
-        }
+        let others = self.others(x.clone(), maximum.clone());
+        Scores::Logits { x, maximum, others }
     }
 
-    /// `ln sum_c exp(x[c] - maximum)`. The maximum's own 1 is left to `log1p`, so that the loss of
-    /// a confident row, which is this number, keeps its relative accuracy.
-    fn log_sum(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
+    /// `sum_c exp(x[c] - maximum)` without the maximum's own 1, which is left to `log1p`: the loss
+    /// of a confident row is the logarithm of the sum, and keeps its relative accuracy so.
+    fn others(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
         let ties = B::float_sum_dim(B::bool_into_float(is_maximum.clone(), self.float), 1);
         let others = B::float_exp(B::float_sub(x, maximum.clone()));
         let others = B::float_sum_dim(B::float_mask_fill(others, is_maximum, 0.0.into()), 1);
-        let log_sum = log1p::<B>(
-            B::float_add(others, B::float_sub_scalar(ties, 1.0.into())),
-            self.bool,
-        );
+        let others = B::float_add(others, B::float_sub_scalar(ties, 1.0.into()));
         // A row without a finite maximum has no distribution.
         let infinite = B::float_is_inf(maximum, self.bool);
-        B::float_mask_fill(log_sum, infinite, f64::NAN.into())
+        B::float_mask_fill(others, infinite, f64::NAN.into())
     }
 
     /// Where the elements of `x` equal the number of their row.
@@ -236,11 +241,10 @@ impl<'a, B: Backend> Call<'a, B> {
     /// `-ln p[c]` of every class.
     fn surprisals(&self, scores: &Scores<B>) -> FloatTensor<B> {
         match scores {
-            Scores::Logits {
-                x,
-                maximum,
-                log_sum,
-            } => B::float_add(B::float_sub(maximum.clone(), x.clone()), log_sum.clone()),
+            Scores::Logits { x, maximum, others } => B::float_add(
+                B::float_sub(maximum.clone(), x.clone()),
+                log1p::<B>(others.clone(), self.bool),
+            ),
             Scores::Probabilities(s) => B::float_neg(B::float_log(s.clone())),
         }
     }
@@ -324,21 +328,55 @@ impl<'a, B: Backend> Call<'a, B> {
     fn penalised_lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
         match scores {
             Scores::Logits {
-                maximum, log_sum, ..
-            } if self.options.z_loss != 0.0 => Some(B::float_add(maximum.clone(), log_sum.clone())),
+                maximum, others, ..
+            } if self.options.z_loss != 0.0 => Some(B::float_add(
+                maximum.clone(),
+                log1p::<B>(others.clone(), self.bool),
+            )),
             _ => None,
+        }
+    }
+
+    fn loss_of_no_rows(&self) -> FloatTensor<B> {
+        let value = match (self.options.reduction, self.options.empty) {
+            (RowReduction::Mean | RowReduction::BatchMean(_), EmptyReduction::Nan) => f64::NAN,
+            _ => 0.0,
+        };
+        let shape = self.options.loss_shape(&self.shape);
+        full::<B>(shape, value, &self.device, self.float)
+    }
+
+    fn nothing_saved(&self, logits: FloatTensor<B>) -> Saved<B> {
+        match self.options.values {
+            InputValues::Probabilities => Saved::Probabilities {
+                probabilities: logits,
+            },
+            InputValues::Logits { .. } => {
+                let nothing = full::<B>(self.geometry.per_row(), 0.0, &self.device, self.float);
+                Saved::Logits {
+                    logits,
+                    maximum: nothing.clone(),
+                    others: nothing,
+                }
+            }
+        }
+    }
+
+    /// Tensors without elements are their own gradients.
+    fn gradients_of_no_rows(&self, logits: FloatTensor<B>, inputs: Inputs<B>) -> Gradients<B> {
+        let targets = match inputs.targets {
+            Targets::Distributions(targets) => targets,
+            Targets::Indices(_) => return Gradients::Logits { logits },
+        };
+        match self.options.gradients_of {
+            GradientsOf::Logits => Gradients::Logits { logits },
+            GradientsOf::Targets => Gradients::Targets { targets },
+            GradientsOf::Both => Gradients::Both { logits, targets },
         }
     }
 
     fn loss(&self, scores: &Scores<B>, inputs: Inputs<B>) -> FloatTensor<B> {
         let output = self.options.loss_shape(&self.shape);
-        if self.geometry.rows() == 0 {
-            let value = match (self.options.reduction, self.options.empty) {
-                (RowReduction::Mean | RowReduction::BatchMean(_), EmptyReduction::Nan) => f64::NAN,
-                _ => 0.0,
-            };
-            return full::<B>(output, value, &self.device, self.float);
-        }
         let rows = self.rows(&inputs);
         let (shares, none) = self.shares(&inputs, rows.counting.as_ref());
         let terms = B::float_mul(shares, self.surprisals(scores));
@@ -421,9 +459,6 @@ impl<'a, B: Backend> Call<'a, B> {
         rows: &Rows<B>,
         (scale, penalty_scale): &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
-        if self.geometry.rows() == 0 {
-            return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
-        }
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let gradient = match scores {
             Scores::Probabilities(s) => {
@@ -431,15 +466,17 @@ impl<'a, B: Backend> Call<'a, B> {
                 let gradient = B::float_mask_fill(gradient, none, 0.0.into());
                 B::float_mul(gradient, scale.clone())
             }
-            Scores::Logits {
-                x,
-                maximum,
-                log_sum,
-            } => {
-                let exponent = B::float_sub(x.clone(), maximum.clone());
-                let softmax = B::float_exp(B::float_sub(exponent, log_sum.clone()));
-                let is_maximum = self.equals_row(x.clone(), maximum.clone());
-                let gradient = self.softmax_gradient(softmax.clone(), shares, is_maximum);
+            Scores::Logits { x, maximum, others } => {
+                let exponential = B::float_exp(B::float_sub(x.clone(), maximum.clone()));
+                let sum = B::float_add_scalar(others.clone(), 1.0.into());
+                let softmax = B::float_div(exponential, sum);
+                // Where the others' sum is below 1, the largest class has more than a half.
+                let majority = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
+                let majority = B::bool_and(
+                    self.equals_row(x.clone(), maximum.clone()),
+                    B::bool_expand(majority, self.geometry.full()),
+                );
+                let gradient = self.softmax_gradient(softmax.clone(), shares, majority);
                 let gradient = B::float_mul(gradient, scale.clone());
                 let gradient = match self.penalised_lse(scores) {
                     None => gradient,
@@ -455,28 +492,22 @@ impl<'a, B: Backend> Call<'a, B> {
         rows.settle_full(gradient, &self.geometry)
     }
 
-    /// `A softmax - a` with `A = sum_c a[c]`. At the largest class of a row that difference cancels
-    /// when the row is confident, so there it is minus the sum of the others, which it equals
-    /// because a row of this gradient sums to 0.
+    /// `A softmax - a` with `A = sum_c a[c]`. At a class of more than half the probability that
+    /// difference cancels when the row is confident, so there it is minus the sum of the others,
+    /// which it equals because a row of this gradient sums to 0. (Below a half it is that sum which
+    /// cancels, when the target is another class.)
     fn softmax_gradient(
         &self,
         softmax: FloatTensor<B>,
         shares: FloatTensor<B>,
-        is_maximum: BoolTensor<B>,
+        majority: BoolTensor<B>,
     ) -> FloatTensor<B> {
         let total = B::float_sum_dim(shares.clone(), 1);
         let gradient = B::float_sub(B::float_mul(softmax, total), shares);
-        let maxima = B::float_sum_dim(B::bool_into_float(is_maximum.clone(), self.float), 1);
-        // With two equal maxima no probability is above a half, and nothing cancels.
-        let single = B::float_equal_elem(maxima, 1.0.into(), self.bool);
-        let largest = B::bool_and(is_maximum, B::bool_expand(single, self.geometry.full()));
-        let others = B::float_mask_fill(gradient.clone(), largest.clone(), 0.0.into());
+        let others = B::float_mask_fill(gradient.clone(), majority.clone(), 0.0.into());
         let rest = B::float_neg(B::float_sum_dim(others, 1));
-        B::float_mask_where(
-            gradient,
-            largest,
-            B::float_expand(rest, self.geometry.full()),
-        )
+        let rest = B::float_expand(rest, self.geometry.full());
+        B::float_mask_where(gradient, majority, rest)
     }
 
     /// The chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
@@ -487,7 +518,7 @@ impl<'a, B: Backend> Call<'a, B> {
         let gradient = match softcap {
             None => gradient,
             Some(cap) => {
-                let bent = B::float_tanh(B::float_mul_scalar(logits, (scale / cap).into()));
+                let bent = tanh::<B>(B::float_mul_scalar(logits, (scale / cap).into()), self.bool);
                 let square = B::float_mul(bent.clone(), bent);
                 let slope = B::float_add_scalar(B::float_neg(square), 1.0.into());
                 B::float_mul(gradient, slope)
@@ -508,7 +539,7 @@ impl<'a, B: Backend> Call<'a, B> {
         (scale, _): &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
         let kept = 1.0 - self.options.label_smoothing;
-        if self.geometry.rows() == 0 || kept == 0.0 {
+        if kept == 0.0 {
             return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
         }
         let gradient = B::float_mul_scalar(self.surprisals(scores), kept.into());
@@ -680,4 +711,20 @@ fn log1p<B: Backend>(s: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B>
     let small = B::float_lower_elem(s.clone(), 0.25.into(), bool_dtype);
     let log = B::float_log(B::float_add_scalar(s, 1.0.into()));
     B::float_mask_where(log, small, B::float_mul(series, z))
+}
+
+/// `tanh(v)`, accurate for small `v` on devices that compute it from exponentials: there by
+/// Lambert's continued fraction `v / (1 + v^2 / (3 + v^2 / (5 + ..)))`, cut off beneath f64's
+/// precision.
+fn tanh<B: Backend>(v: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B> {
+    let square = B::float_mul(v.clone(), v.clone());
+    let mut fraction = B::float_add_scalar(
+        B::float_div_scalar(square.clone(), 19.0.into()),
+        17.0.into(),
+    );
+    for odd in [15.0f64, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        fraction = B::float_add_scalar(B::float_div(square.clone(), fraction), odd.into());
+    }
+    let small = B::float_lower_elem(square, 0.25.into(), bool_dtype);
+    B::float_mask_where(B::float_tanh(v.clone()), small, B::float_div(v, fraction))
 }

@@ -2,13 +2,15 @@
 
 use std::any::{Any, TypeId, type_name};
 
+#[cfg(feature = "cube")]
+use burn::backend::DispatchDevice;
 use burn::backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{
     AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
     DispatchTensorKind, TensorMetadata, get_or_init_device_settings,
 };
-use burn::tensor::Shape;
+use burn::tensor::{DType, Device, Shape};
 use burn_autodiff::Autodiff;
 
 use super::CrossEntropyBackend;
@@ -84,6 +86,21 @@ pub(crate) fn is_host_memory(tensor: &DispatchTensor) -> bool {
         DispatchTensorKind::NdArray(_) => true,
         _ => false,
     }
+}
+
+/// Whether the operation gives right numbers for float tensors of the dtype on the device.
+pub(crate) fn computes(device: &Device, dtype: DType) -> bool {
+    #[cfg(feature = "cube")]
+    if dtype == DType::F64
+        && let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch()
+        && !super::cube::computes_f64(device)
+    {
+        return false;
+    }
+    matches!(
+        dtype,
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::Flex32
+    ) && device.supports_dtype(dtype)
 }
 
 /// Index targets of any rank in one dimension.
@@ -223,7 +240,7 @@ fn wrong_backend<B: Backend>(tensor: &DispatchTensor, name: &'static str) -> Cro
     CrossEntropyError::WrongBackend {
         bound: without_paths(type_name::<B>()),
         tensor: name,
-        device: format!("{:?}", burn::tensor::Device::new(tensor.device())),
+        device: format!("{:?}", Device::new(tensor.device())),
     }
 }
 
@@ -326,7 +343,7 @@ mod tests {
     use super::*;
     use crate::loss::EmptyReduction;
     use crate::operation::InputValues;
-    use burn::tensor::{Device, Int, Tensor};
+    use burn::tensor::{Int, Tensor};
 
     const REDUCTIONS: [RowReduction; 4] = [
         RowReduction::None,

@@ -564,20 +564,13 @@ fn check_float_dtype(
     dtype: DType,
     device: &Device,
 ) -> Result<(), CrossEntropyError> {
-    const USABLE: [DType; 5] = [
-        DType::F32,
-        DType::F64,
-        DType::F16,
-        DType::BF16,
-        DType::Flex32,
-    ];
-    if USABLE.contains(&dtype) && device.supports_dtype(dtype) {
+    if routing::computes(device, dtype) {
         return Ok(());
     }
-    let supported: Vec<String> = USABLE
-        .iter()
-        .filter(|usable| device.supports_dtype(**usable))
-        .map(|usable| format!("{usable:?}"))
+    let supported: Vec<String> = [DType::F32, DType::F64, DType::F16, DType::BF16]
+        .into_iter()
+        .filter(|dtype| routing::computes(device, *dtype))
+        .map(|dtype| format!("{dtype:?}"))
         .collect();
     Err(CrossEntropyError::UnsupportedDtype {
         tensor,

@@ -222,7 +222,7 @@ on_every_backend!(
 
 /// Central differences of the loss in f64, on the backends that compute f64 as such.
 fn finite_differences_are_the_gradient(device: &Device) {
-    const STEP: f64 = 1e-6;
+    const STEP: f64 = 1e-5;
     check(CASES, |problem| {
         let problem = problem.with_weights().with_config(|config| {
             config
@@ -256,7 +256,11 @@ fn finite_differences_are_the_gradient(device: &Device) {
                 loss(&problem)
             };
             let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-            assert!((slope - targets_gradient[at]).abs() < 1e-8, "share {at}");
+            let found = targets_gradient[at];
+            assert!(
+                (slope - found).abs() < 1e-7 * slope.abs().max(1.0),
+                "share {at}: {found} {slope}"
+            );
         }
     });
 }

@@ -49,6 +49,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     let mut z_losses = vec![0.0; rows.len()];
     let mut logits_gradient = vec![0.0; problem.logits.len()];
     let mut targets_gradient = vec![0.0; problem.logits.len()];
+    let mut terms = vec![0.0; problem.logits.len()];
     for (index, row) in rows.iter().enumerate() {
         if row.ignored {
             continue;
@@ -82,6 +83,14 @@ pub fn solve(problem: &Problem) -> Outcome {
                 let others: f64 = sum_without(&share, class);
                 let missing = one_minus_probability(&row.values, class);
                 let main = probability * others - share[class] * missing;
+                // The rounding of softcap's `1 - tanh^2` is that of its 1, hence without the slope.
+                let scale = f64::from(config.logit_scale) * main_scale.abs();
+                terms[at] = scale
+                    * if probability <= 0.5 {
+                        probability * (others + share[class]) + share[class]
+                    } else {
+                        missing * (others + share[class]) + others
+                    };
                 let penalty = if z == 0.0 {
                     0.0
                 } else {
@@ -130,6 +139,7 @@ pub fn solve(problem: &Problem) -> Outcome {
             Targets::Distributions(_) => Some(targets_gradient),
             Targets::Indices(_) => None,
         },
+        terms,
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Outcome {
     pub loss: Vec<f64>,
     pub logits_gradient: Vec<f64>,
     pub targets_gradient: Option<Vec<f64>>,
+    /// For each logit, the size of the two terms whose difference its gradient is: what the
+    /// rounding of those terms is measured by. Known to the oracle alone.
+    pub terms: Vec<f64>,
 }
 
 impl Problem {
@@ -101,7 +104,10 @@ impl Problem {
     pub fn unreduced(mut self) -> Self {
         self.unreduced = true;
         self.upstream = (0..self.rows())
-            .map(|row| 0.5 + 0.25 * (row % 7) as f64 * if row % 2 == 0 { 1.0 } else { -1.0 })
+            .map(|row| {
+                let sign = if row % 2 == 0 { 1.0 } else { -1.0 };
+                sign * (0.5 + 0.25 * (row % 7) as f64)
+            })
             .collect();
         self
     }

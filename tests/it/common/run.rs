@@ -105,21 +105,17 @@ fn run<B: CrossEntropyBackend, const D: usize>(
 ) -> Result<Outcome, CrossEntropyError>
 where
     Tensor<D>: LogitsRank,
-    RowLosses<D>: Flatten,
+    RowLosses<D>: Losses,
 {
     let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
-    let result = if problem.unreduced {
-        loss.try_forward_no_reduction(logits.clone(), targets)?
-            .flattened()
+    let (values, objective) = if problem.unreduced {
+        let losses = loss.try_forward_no_reduction(logits.clone(), targets)?;
+        losses.weighed(&problem.upstream)
     } else {
-        loss.try_forward(logits.clone(), targets)?
+        let loss = loss.try_forward(logits.clone(), targets)?;
+        loss.weighed(&problem.upstream)
     };
-    let upstream = Tensor::<1>::from_data(
-        TensorData::new(problem.upstream.clone(), [problem.upstream.len()]),
-        (device, result.dtype()),
-    );
-    let values = numbers(result.clone());
-    let gradients = (result * upstream).sum().backward();
+    let gradients = objective.backward();
     let gradient = |tensor: &Tensor<D>| {
         let gradient = tensor.grad(&gradients).expect("the tensor requires it");
         assert_eq!(gradient.dtype(), tensor.dtype(), "dtype of the gradient");
@@ -130,6 +126,7 @@ where
         loss: values,
         logits_gradient: gradient(&logits),
         targets_gradient: targets_gradient_of.as_ref().map(gradient),
+        terms: Vec::new(),
     })
 }
 
@@ -187,13 +184,16 @@ pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// A loss per row in one dimension.
-pub trait Flatten {
-    fn flattened(self) -> Tensor<1>;
+/// Losses of any rank.
+trait Losses {
+    /// Their values, and the sum of their products with the upstream gradient.
+    fn weighed(self, upstream: &[f64]) -> (Vec<f64>, Tensor<1>);
 }
 
-impl<const D: usize> Flatten for Tensor<D> {
-    fn flattened(self) -> Tensor<1> {
-        self.reshape([-1])
+impl<const D: usize> Losses for Tensor<D> {
+    fn weighed(self, upstream: &[f64]) -> (Vec<f64>, Tensor<1>) {
+        let data = TensorData::new(upstream.to_vec(), self.dims());
+        let upstream = Tensor::<D>::from_data(data, (&self.device(), self.dtype()));
+        (numbers(self.clone()), (self * upstream).sum())
     }
 }

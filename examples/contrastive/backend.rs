@@ -1,0 +1,70 @@
+//! Which device a `--backend` name stands for in this build.
+
+use std::fmt::{self, Display};
+use std::panic::catch_unwind;
+
+use burn::tensor::{Device, Tensor};
+use clap::ValueEnum;
+
+/// The backends that the example knows by name.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// Burn's CPU backend.
+    Flex,
+    /// Burn's older CPU backend.
+    Ndarray,
+    /// GPUs through wgpu.
+    Wgpu,
+    /// NVIDIA GPUs through CUDA.
+    Cuda,
+}
+
+impl BackendName {
+    /// The device, once it has answered, or a sentence that says what is missing.
+    pub fn device(self) -> Result<Device, String> {
+        let started = catch_unwind(|| {
+            let device = self.device_of_this_build()?;
+            let answer = Tensor::<1>::zeros([1], &device).try_into_data();
+            answer
+                .map(|_| device)
+                .map_err(|error| format!("the backend {self} fails: {error}"))
+        });
+        started.unwrap_or_else(|_| {
+            Err(format!(
+                "the backend {self} does not start on this machine, for the reason above; \
+                 without --backend the example runs on the CPU"
+            ))
+        })
+    }
+
+    fn device_of_this_build(self) -> Result<Device, String> {
+        match self {
+            #[cfg(feature = "flex")]
+            Self::Flex => Ok(Device::flex()),
+            #[cfg(feature = "ndarray")]
+            #[allow(deprecated)]
+            // Burn deprecates the backend, and this crate still supports it.
+            Self::Ndarray => Ok(Device::ndarray()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(Device::cuda(0)),
+            #[allow(unreachable_patterns)] // With every feature on, nothing is left over.
+            missing => Err(format!(
+                "this build has no {missing} backend; build it in with: \
+                 cargo run --release --features {missing} --example contrastive -- --backend {missing}"
+            )),
+        }
+    }
+}
+
+impl Display for BackendName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Flex => "flex",
+            Self::Ndarray => "ndarray",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! Saving a run and taking it up again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, Param};
+use burn::optim::OptimizerRecord;
+use burn::store::{ModuleRecord, RecordError};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::encoder::Encoder;
+use crate::files;
+use crate::settings::Settings;
+use crate::train::{Progress, Trainer};
+
+/// The trained encoder, which is what other programs want: a record of `encoder::Encoder`.
+const ENCODER: &str = "encoder.bpk";
+const MOMENTUM_SIDE: &str = "momentum.bpk";
+const OPTIMIZER: &str = "optimizer.bpk";
+const RUN: &str = "run.json";
+
+/// The checkpoint of an output folder: a folder with one file for each part of the run.
+pub struct Checkpoint {
+    folder: PathBuf,
+}
+
+/// What is not in a record of Burn.
+#[derive(Serialize, Deserialize)]
+struct Run {
+    settings: Settings,
+    progress: Progress,
+}
+
+/// The part of a run that the gradients do not reach.
+#[derive(Module, Debug)]
+struct MomentumSide {
+    encoder: Encoder,
+    negatives: Param<Tensor<2>>,
+}
+
+/// A run as it was read from its checkpoint.
+pub struct Saved {
+    pub settings: Settings,
+    pub progress: Progress,
+    pub optimizer: OptimizerRecord,
+    encoder: ModuleRecord,
+    momentum_side: ModuleRecord,
+}
+
+impl Checkpoint {
+    pub fn in_folder(output: &Path) -> Self {
+        Self {
+            folder: output.join("checkpoint"),
+        }
+    }
+
+    pub fn exists(&self) -> bool {
+        files::readable_folder(&self.folder).is_some()
+    }
+
+    pub fn save(&self, trainer: &Trainer) -> Result<(), String> {
+        let run = Run {
+            settings: trainer.settings,
+            progress: trainer.progress.clone(),
+        };
+        let momentum_side = MomentumSide {
+            encoder: trainer.momentum_encoder.clone(),
+            negatives: Param::from_tensor(trainer.queue.negatives.clone()),
+        };
+        files::replace_folder(&self.folder, |folder| {
+            let json = serde_json::to_string(&run).map_err(|error| error.to_string())?;
+            fs::write(folder.join(RUN), json).map_err(|error| error.to_string())?;
+            trainer
+                .encoder
+                .valid()
+                .into_record()
+                .save(folder.join(ENCODER))
+                .map_err(in_words)?;
+            momentum_side
+                .into_record()
+                .save(folder.join(MOMENTUM_SIDE))
+                .map_err(in_words)?;
+            trainer
+                .optimizer
+                .save(folder.join(OPTIMIZER))
+                .map_err(in_words)
+        })
+        .map_err(|reason| format!("the checkpoint cannot be saved: {reason}"))
+    }
+
+    pub fn load(&self) -> Result<Saved, String> {
+        let folder = files::readable_folder(&self.folder).ok_or_else(|| {
+            format!(
+                "there is no {} to resume; start without --resume",
+                self.folder.display()
+            )
+        })?;
+        read(&folder).map_err(|reason| {
+            format!(
+                "the checkpoint {} cannot be read: {reason}",
+                folder.display()
+            )
+        })
+    }
+}
+
+fn read(folder: &Path) -> Result<Saved, String> {
+    let json = fs::read_to_string(folder.join(RUN)).map_err(|error| format!("{RUN}: {error}"))?;
+    let run: Run = serde_json::from_str(&json).map_err(|error| format!("{RUN}: {error}"))?;
+    let module = |name| {
+        ModuleRecord::load(folder.join(name))
+            .map_err(|error| format!("{name}: {}", in_words(error)))
+    };
+    Ok(Saved {
+        settings: run.settings,
+        progress: run.progress,
+        encoder: module(ENCODER)?,
+        momentum_side: module(MOMENTUM_SIDE)?,
+        optimizer: OptimizerRecord::load(folder.join(OPTIMIZER))
+            .map_err(|error| format!("{OPTIMIZER}: {}", in_words(error)))?,
+    })
+}
+
+impl Saved {
+    /// The encoder with the saved parameters.
+    pub fn encoder(&self, encoder: Encoder) -> Result<Encoder, String> {
+        encoder
+            .try_load_record(self.encoder.clone())
+            .map_err(does_not_fit)
+    }
+
+    /// The momentum encoder and the queue with the saved values.
+    pub fn momentum_side(
+        &self,
+        encoder: Encoder,
+        negatives: Tensor<2>,
+    ) -> Result<(Encoder, Tensor<2>), String> {
+        let side = MomentumSide {
+            encoder,
+            negatives: Param::from_tensor(negatives),
+        };
+        let side = side
+            .try_load_record(self.momentum_side.clone())
+            .map_err(does_not_fit)?;
+        Ok((side.encoder, side.negatives.into_value()))
+    }
+}
+
+fn does_not_fit(error: RecordError) -> String {
+    format!(
+        "the checkpoint does not fit this program: {}",
+        in_words(error)
+    )
+}
+
+fn in_words(error: RecordError) -> String {
+    match error {
+        RecordError::Io(reason) | RecordError::Validation(reason) => reason,
+    }
+}
