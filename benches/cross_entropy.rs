@@ -3,6 +3,9 @@
 //! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds
 //! these backends. Every pair is checked to give the same loss and gradient before it is timed.
 
+// Burn deprecates NdArray, which is timed as well.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
+
 use std::hint::black_box;
 
 use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;

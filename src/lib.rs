@@ -1,4 +1,76 @@
-//! A cross-entropy loss for [Burn](https://burn.dev).
+//! A cross-entropy loss for [Burn](https://burn.dev), complete and exact on every backend.
+//!
+//! [`CrossEntropyLoss`] takes logits of any rank with the classes in any dimension, and class
+//! indices or distributions as targets, with class weights, ignored targets, label smoothing, every
+//! reduction, a logit scale and softcap, and the z-loss. Forward and backward are one operation of
+//! the backend each; no graph of `log_softmax` and `gather` is recorded.
+//!
+//! ```
+//! use burn::tensor::{Device, Int, Tensor};
+//! use burn_cross_entropy::CrossEntropyLossConfig;
+//!
+//! // Another device is another backend; nothing else changes.
+//! let device = Device::flex().autodiff();
+//!
+//! // Logits for 2 images of 4 x 4 pixels in 3 classes; the pixels labelled 255 do not count.
+//! let logits = Tensor::<4>::zeros([2, 3, 4, 4], &device).require_grad();
+//! let labels = Tensor::<3, Int>::full([2, 4, 4], 1, &device);
+//!
+//! let loss = CrossEntropyLossConfig::new()
+//!     .with_ignore_indices(vec![255])
+//!     .with_label_smoothing(0.1)
+//!     .init(&device);
+//! let value = loss.forward(logits.clone(), labels);
+//! let gradient = logits.grad(&value.backward()).unwrap();
+//! assert_eq!(gradient.dims(), [2, 3, 4, 4]);
+//! ```
+//!
+//! # Backends
+//!
+//! | Backend | Feature | Bound at compile time | Logits |
+//! |---|---|---|---|
+//! | Flex | `flex` (default) | `CrossEntropyLoss<Autodiff<Flex>>` | f32, f64, f16, bf16 |
+//! | NdArray | `ndarray` | `CrossEntropyLoss<Autodiff<NdArray>>` | f32, f64 |
+//! | wgpu, Vulkan, Metal, WebGPU | `wgpu`, `vulkan`, `metal`, `webgpu` | `CrossEntropyLoss<Autodiff<Wgpu>>` | f32, f16 where the device has it |
+//! | CUDA, ROCm | `cuda`, `rocm` | `CrossEntropyLoss<Autodiff<Cuda>>` and so on | f32, f64, f16, bf16 where the device has them |
+//! | any other | none | no | what its tensor operations take |
+//!
+//! `CrossEntropyLoss` without a parameter finds the backend in the device of the tensors. A backend
+//! without an implementation in this build takes the portable path in plain tensor operations, with
+//! the same results.
+//!
+//! # Bound to a backend
+//!
+//! The same code takes a loss that dispatches at run time and one that is bound at compile time:
+//!
+//! ```
+//! use burn::backend::{Autodiff, Flex};
+//! use burn::tensor::{Device, Int, Tensor};
+//! use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig};
+//!
+//! fn step<B: CrossEntropyBackend>(
+//!     loss: &CrossEntropyLoss<B>,
+//!     logits: Tensor<2>,
+//!     targets: Tensor<1, Int>,
+//! ) -> f32 {
+//!     loss.forward(logits, targets).into_scalar()
+//! }
+//!
+//! let device = Device::flex().autodiff();
+//! let config = CrossEntropyLossConfig::new();
+//! let logits = Tensor::<2>::from_floats([[1.0, 2.0], [0.0, 3.0]], &device);
+//! let targets = Tensor::<1, Int>::from_ints([0, 1], &device);
+//!
+//! let any = step(&config.init(&device), logits.clone(), targets.clone());
+//! let bound = step(&config.init_for::<Autodiff<Flex>>(&device), logits, targets);
+//! assert_eq!(any, bound);
+//! ```
+//!
+//! # Layers
+//!
+//! The crate root is what a user touches. Below it, each public for those who bring a backend of
+//! their own: [`backend`], the operation as a trait; [`operation`], what a call of it takes and
+//! gives; [`mod@reference`], the operation in plain tensor operations.
 #![warn(missing_docs)]
 
 pub mod backend;

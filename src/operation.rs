@@ -1,7 +1,8 @@
 //! What one call of the cross-entropy operation takes and gives.
 //!
 //! These types travel between the loss (which fills them in from the user's tensors), the backends
-//! and the reference implementation. They hold tensors, shapes and numbers; no maths.
+//! and the reference implementation. They hold tensors, shapes and numbers; no maths. The example
+//! of [`mod@crate::reference`] shows a call.
 
 use std::sync::Arc;
 
@@ -161,6 +162,15 @@ pub enum Gradients<B: Backend> {
 
 /// The logits seen as `[outer, classes, inner]`: what lies before the class dimension, the classes,
 /// and what lies behind it. There are `outer * inner` rows.
+///
+/// ```
+/// use burn::tensor::Shape;
+/// use burn_cross_entropy::operation::Geometry;
+///
+/// let geometry = Geometry::new(&Shape::new([2, 3, 4, 5]), 1);
+/// assert_eq!((geometry.outer, geometry.classes, geometry.inner), (2, 3, 20));
+/// assert_eq!(geometry.rows(), 40);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Product of the sizes before the class dimension.

@@ -14,6 +14,39 @@
 //! loss = sum_c a[c] (lse - x[c])    a share of 0 adds nothing, also where x[c] is -inf
 //! dx   = (sum_c a[c]) softmax(x) - a
 //! ```
+//!
+//! [`CrossEntropyLoss`](crate::CrossEntropyLoss) is the door; called directly, for a test or a
+//! measurement, shapes and options are the caller's to get right:
+//!
+//! ```
+//! use burn::backend::Dispatch;
+//! use burn::tensor::{Device, Int, Tensor};
+//! use burn_cross_entropy::operation::{
+//!     ClassWeights, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
+//! };
+//! use burn_cross_entropy::{EmptyReduction, reference};
+//!
+//! let device = Device::flex();
+//! let logits = Tensor::<2>::zeros([3, 2], &device).into_dispatch();
+//! let targets = Tensor::<1, Int>::zeros([3], &device).into_dispatch();
+//! let options = Options {
+//!     class_dim: 1,
+//!     ignore_indices: [-100].as_slice().into(),
+//!     label_smoothing: 0.0,
+//!     values: InputValues::Logits { scale: 1.0, softcap: None },
+//!     z_loss: 0.0,
+//!     reduction: RowReduction::Sum,
+//!     empty: EmptyReduction::Nan,
+//!     gradients_of: GradientsOf::Logits,
+//! };
+//! let inputs = Inputs {
+//!     targets: Targets::Indices(targets),
+//!     weights: ClassWeights::Equal,
+//! };
+//! let loss = reference::cross_entropy::<Dispatch>(logits, inputs, &options);
+//! let loss = Tensor::<1>::from_dispatch(loss).into_scalar::<f32>();
+//! assert!((loss - 3.0 * 2f32.ln()).abs() < 1e-6);
+//! ```
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};

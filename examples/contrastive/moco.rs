@@ -16,7 +16,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Random unit vectors, until keys take their places.
+    /// Random unit vectors, until keys take their places. They are easy to tell from keys, so that
+    /// the loss starts low and rises first.
     pub fn random(length: usize, seed: u64, device: &Device) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let values: Vec<f32> = normals(&mut random).take(length * EMBEDDING).collect();

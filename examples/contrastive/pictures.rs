@@ -83,7 +83,7 @@ fn draw_loss(report: &Report, area: &Area) -> Drawn {
         .label_style((FONT, LABEL))
         .x_desc("epoch")
         .y_desc("mean loss of the epoch")
-        .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+        .x_label_formatter(&whole_epoch)
         .y_label_formatter(&|loss| format!("{loss:.1}"))
         .draw()?;
     chart.draw_series(LineSeries::new(losses, LOSS.stroke_width(3)))?;
@@ -128,7 +128,7 @@ fn draw_accuracy(report: &Report, area: &Area) -> Drawn {
         .label_style((FONT, LABEL))
         .x_desc("epoch")
         .y_desc("accuracy")
-        .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+        .x_label_formatter(&whole_epoch)
         .y_label_formatter(&|accuracy| format!("{accuracy:.2}"))
         .draw()?;
     for (level, colour) in [(pixels, PIXELS), (untrained, UNTRAINED)] {
@@ -253,6 +253,15 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
     let margin = ((high - low) * 0.06).max(1e-3);
     (low - margin, high + margin)
+}
+
+/// Short runs have marks between the epochs, which stay without a number.
+fn whole_epoch(epoch: &f64) -> String {
+    if (epoch - epoch.round()).abs() < 1e-6 {
+        format!("{epoch:.0}")
+    } else {
+        String::new()
+    }
 }
 
 fn last_epoch(report: &Report) -> f64 {

@@ -28,8 +28,22 @@ use crate::operation::metadata;
 /// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
 ///
 /// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
-/// made of. Every method has the portable implementation of [`reference`](crate::reference) as its
+/// made of. Every method has the portable implementation of [`mod@reference`] as its
 /// body, so a backend of your own needs no more than an empty `impl`.
+///
+/// ```
+/// use burn::backend::Flex;
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig};
+///
+/// // As the bound of a function that trains on one backend, chosen where it is called.
+/// fn loss_of_zeros<B: CrossEntropyBackend>(device: &Device) -> f32 {
+///     let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+///     let logits = Tensor::<2>::zeros([1, 4], device);
+///     loss.forward(logits, Tensor::<1, Int>::zeros([1], device)).into_scalar()
+/// }
+/// assert!((loss_of_zeros::<Flex>(&Device::flex()) - 4f32.ln()).abs() < 1e-6);
+/// ```
 ///
 /// Shapes, dtypes and option values are checked by [`CrossEntropyLoss`](crate::CrossEntropyLoss)
 /// before it calls; the methods rely on it.

@@ -2,6 +2,8 @@
 
 // Burn deprecates NdArray, which these tests run on as well.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
+// A test of the runtime dispatch alone has the signature that `on_every_backend!` asks of all.
+#![allow(clippy::extra_unused_type_parameters)]
 
 mod common;
 

@@ -290,7 +290,7 @@ fn only_what_is_tracked_gets_a_gradient<B: CrossEntropyBackend>(device: &Device)
 }
 
 fn inputs_outlive_the_loss_unchanged<B: CrossEntropyBackend>(device: &Device) {
-    let values = [0.3, -1.0, 2.0, 0.0, 5.0, 1.5];
+    let values = [0.3f32, -1.0, 2.0, 0.0, 5.0, 1.5];
     let logits = logits_of(&values, [2, 3], device);
     let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
     let first = loss.forward(logits.clone(), labels(&[0, 1], device));
@@ -299,7 +299,7 @@ fn inputs_outlive_the_loss_unchanged<B: CrossEntropyBackend>(device: &Device) {
     let gradient = numbers(logits.grad(&first.backward()).unwrap());
     let again = numbers(logits.grad(&second.backward()).unwrap());
     assert_eq!(gradient, again);
-    assert_eq!(numbers(logits), values.map(|value| f64::from(value as f32)));
+    assert_eq!(numbers(logits), values.map(f64::from));
 }
 
 fn an_expanded_row_is_many_rows<B: CrossEntropyBackend>(device: &Device) {
