@@ -83,3 +83,8 @@ pub use loss::{
     CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget,
     EmptyReduction, LogitsRank, RowLosses, TargetTensor, cross_entropy,
 };
+
+/// The code of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

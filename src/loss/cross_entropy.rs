@@ -72,16 +72,16 @@ use crate::operation::{
 /// use burn_cross_entropy::CrossEntropyLossConfig;
 ///
 /// let device = Device::flex().autodiff();
-/// let logits = Tensor::<2>::from_floats([[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.35, 0.15]], &device)
-///     .require_grad();
-/// let targets = Tensor::<1, Int>::from_ints([3, 2], &device);
+/// let scores = [[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.35, 0.15], [0.28, 0.32, 0.2, 0.3]];
+/// let logits = Tensor::<2>::from_floats(scores, &device).require_grad();
+/// let targets = Tensor::<1, Int>::from_ints([3, 2, 1], &device);
 ///
 /// let loss = CrossEntropyLossConfig::new().init(&device);
 /// let value = loss.forward(logits.clone(), targets);
-/// assert!((value.clone().into_scalar::<f32>() - 1.2692).abs() < 1e-4);
+/// assert!((value.clone().into_scalar::<f32>() - 1.2914).abs() < 1e-4);
 ///
 /// let gradient = logits.grad(&value.backward()).unwrap();
-/// assert_eq!(gradient.dims(), [2, 4]);
+/// assert_eq!(gradient.dims(), [3, 4]);
 /// ```
 ///
 /// Source: PyTorch,

@@ -71,6 +71,20 @@ macro_rules! on_backend {
                 }
             )*
         }
+        mod bound_checkpointing {
+            use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
+
+            type Bound = burn::backend::Autodiff<$backend, BalancedCheckpointing>;
+            $(
+                #[test]
+                fn $test() {
+                    let device = $crate::common::backends::$device()
+                        .autodiff()
+                        .gradient_checkpointing();
+                    super::super::$test::<Bound>(&device);
+                }
+            )*
+        }
     };
 }
 
