@@ -36,8 +36,12 @@
 //! | any other | none | no | what its tensor operations take |
 //!
 //! `CrossEntropyLoss` without a parameter finds the backend in the device of the tensors. A backend
-//! without an implementation in this build takes the portable path in plain tensor operations, with
-//! the same results.
+//! without an implementation in this build takes the portable path in plain tensor operations: the
+//! same loss and gradient, but for logits that are not finite, which get a gradient of 0 there.
+//!
+//! All CubeCL runtimes are one backend type in Burn, of which `Wgpu`, `Cuda` and `Rocm` are names: a
+//! loss bound to one of them takes the tensors of the others. The feature `cube` alone holds what
+//! they share and needs a runtime beside it, one of theirs or Burn's `cpu`.
 //!
 //! # Bound to a backend
 //!
@@ -68,21 +72,24 @@
 //!
 //! # Layers
 //!
-//! The crate root is what a user touches. Below it, each public for those who bring a backend of
-//! their own: [`backend`], the operation as a trait; [`operation`], what a call of it takes and
-//! gives; [`mod@reference`], the operation in plain tensor operations.
+//! The crate root is what a user touches. Below it, public for tests and measurements: [`backend`],
+//! the operation as a trait; [`operation`], what a call of it takes and gives; [`mod@reference`], the
+//! operation in plain tensor operations.
 #![warn(missing_docs)]
 
 pub mod backend;
+mod error;
 mod loss;
 pub mod operation;
 pub mod reference;
 
 pub use backend::CrossEntropyBackend;
+pub use error::CrossEntropyError;
 pub use loss::{
-    CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget,
-    EmptyReduction, LogitsRank, RowLosses, TargetTensor, cross_entropy,
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses,
+    TargetTensor, cross_entropy,
 };
+pub use operation::EmptyReduction;
 
 /// The code of the README, compiled and run.
 #[cfg(doctest)]

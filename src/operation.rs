@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType};
+use burn::config::Config;
 use burn::tensor::{DType, FloatDType, Shape};
-
-use crate::loss::EmptyReduction;
 
 /// The target of every row.
 #[derive(Clone, Debug, ExtensionType)]
@@ -56,6 +55,32 @@ pub enum RowReduction {
     Sum,
     /// The sum over the given number of samples.
     BatchMean(usize),
+}
+
+/// What the mean over nothing is: over no counted row, or with a total weight of 0.
+///
+/// The gradient is 0 in both cases.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
+///
+/// let device = Device::flex();
+/// let loss = |empty| {
+///     let loss = CrossEntropyLossConfig::new().with_empty(empty).init(&device);
+///     let logits = Tensor::<2>::zeros([2, 3], &device);
+///     let ignored = Tensor::<1, Int>::full([2], -100, &device);
+///     loss.forward(logits, ignored).into_scalar::<f32>()
+/// };
+/// assert!(loss(EmptyReduction::Nan).is_nan());
+/// assert_eq!(loss(EmptyReduction::Zero), 0.0);
+/// ```
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum EmptyReduction {
+    /// NaN, as in PyTorch: the loss says that nothing was learned from.
+    Nan,
+    /// 0: an empty micro-batch adds nothing.
+    Zero,
 }
 
 /// What the values of the input tensor are.

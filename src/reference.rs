@@ -50,12 +50,11 @@
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape};
+use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice};
 
-use crate::loss::EmptyReduction;
 use crate::operation::{
-    ClassWeights, Geometry, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction,
-    Saved, Targets, Tracked, accumulation_dtype,
+    ClassWeights, EmptyReduction, Geometry, Gradients, GradientsOf, InputValues, Inputs, Options,
+    RowReduction, Saved, Targets, Tracked, accumulation_dtype,
 };
 
 /// The loss in the shape of [`Options::loss_shape`].
@@ -256,9 +255,9 @@ impl<'a, B: Backend> Call<'a, B> {
     /// of a confident row is the logarithm of the sum, and keeps its relative accuracy so.
     fn others(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
-        let ties = B::float_sum_dim(B::bool_into_float(is_maximum.clone(), self.float), 1);
+        let ties = sum_classes::<B>(B::bool_into_float(is_maximum.clone(), self.float));
         let others = B::float_exp(B::float_sub(x, maximum.clone()));
-        let others = B::float_sum_dim(B::float_mask_fill(others, is_maximum, 0.0.into()), 1);
+        let others = sum_classes::<B>(B::float_mask_fill(others, is_maximum, 0.0.into()));
         let others = B::float_add(others, B::float_sub_scalar(ties, 1.0.into()));
         // A row without a finite maximum has no distribution.
         let infinite = B::float_is_inf(maximum, self.bool);
@@ -370,9 +369,20 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
+    /// The losses, NaN where the row has no distribution, also if none of its classes has a share.
+    fn spoiled(&self, losses: FloatTensor<B>, scores: &Scores<B>) -> FloatTensor<B> {
+        match scores {
+            Scores::Probabilities(_) => losses,
+            Scores::Logits { others, .. } => {
+                let spoiled = B::float_is_nan(others.clone(), self.bool);
+                B::float_mask_fill(losses, spoiled, f64::NAN.into())
+            }
+        }
+    }
+
     fn loss_of_no_rows(&self) -> FloatTensor<B> {
         let value = match (self.options.reduction, self.options.empty) {
-            (RowReduction::Mean | RowReduction::BatchMean(_), EmptyReduction::Nan) => f64::NAN,
+            (RowReduction::Mean | RowReduction::BatchMean(0), EmptyReduction::Nan) => f64::NAN,
             _ => 0.0,
         };
         let shape = self.options.loss_shape(&self.shape);
@@ -413,7 +423,8 @@ impl<'a, B: Backend> Call<'a, B> {
         let rows = self.rows(&inputs);
         let (shares, none) = self.shares(&inputs, rows.counting.as_ref());
         let terms = B::float_mul(shares, self.surprisals(scores));
-        let losses = B::float_sum_dim(B::float_mask_fill(terms, none, 0.0.into()), 1);
+        let losses = sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()));
+        let losses = self.spoiled(losses, scores);
         let losses = rows.settle(losses);
         let penalties = self.penalised_lse(scores).map(|lse| {
             let square = B::float_mul(lse.clone(), lse);
@@ -428,9 +439,9 @@ impl<'a, B: Backend> Call<'a, B> {
                 match self.options.reduction {
                     RowReduction::None => losses,
                     RowReduction::BatchMean(samples) => {
-                        B::float_div_scalar(B::float_sum(losses), (samples as f64).into())
+                        B::float_div_scalar(sum_all::<B>(losses), (samples as f64).into())
                     }
-                    RowReduction::Sum | RowReduction::Mean => B::float_sum(losses),
+                    RowReduction::Sum | RowReduction::Mean => sum_all::<B>(losses),
                 }
             }
             Some((total, counted)) => {
@@ -446,13 +457,16 @@ impl<'a, B: Backend> Call<'a, B> {
 
     /// The sum of `losses` over `total`, or what `empty` says where that is 0.
     fn mean(&self, losses: FloatTensor<B>, total: &FloatTensor<B>) -> FloatTensor<B> {
-        let sum = reshape_scalar::<B>(B::float_sum(losses));
+        let sum = reshape_scalar::<B>(sum_all::<B>(losses));
         let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
+        let spoiled = B::float_is_nan(sum.clone(), self.bool);
         let value = match self.options.empty {
             EmptyReduction::Nan => f64::NAN,
             EmptyReduction::Zero => 0.0,
         };
-        B::float_mask_fill(B::float_div(sum, total.clone()), nothing, value.into())
+        let mean = B::float_mask_fill(B::float_div(sum, total.clone()), nothing, value.into());
+        // A bad target is no empty mean.
+        B::float_mask_fill(mean, spoiled, f64::NAN.into())
     }
 
     /// What the gradient of each row's loss, and that of its z-loss, is multiplied by.
@@ -535,10 +549,10 @@ impl<'a, B: Backend> Call<'a, B> {
         shares: FloatTensor<B>,
         majority: BoolTensor<B>,
     ) -> FloatTensor<B> {
-        let total = B::float_sum_dim(shares.clone(), 1);
+        let total = sum_classes::<B>(shares.clone());
         let gradient = B::float_sub(B::float_mul(softmax, total), shares);
         let others = B::float_mask_fill(gradient.clone(), majority.clone(), 0.0.into());
-        let rest = B::float_neg(B::float_sum_dim(others, 1));
+        let rest = B::float_neg(sum_classes::<B>(others));
         let rest = B::float_expand(rest, self.geometry.full());
         B::float_mask_where(gradient, majority, rest)
     }
@@ -551,10 +565,8 @@ impl<'a, B: Backend> Call<'a, B> {
         let gradient = match softcap {
             None => gradient,
             Some(cap) => {
-                let bent = tanh::<B>(B::float_mul_scalar(logits, (scale / cap).into()), self.bool);
-                let square = B::float_mul(bent.clone(), bent);
-                let slope = B::float_add_scalar(B::float_neg(square), 1.0.into());
-                B::float_mul(gradient, slope)
+                let v = B::float_mul_scalar(logits, (scale / cap).into());
+                B::float_mul(gradient, tanh_slope::<B>(v))
             }
         };
         if scale == 1.0 {
@@ -615,11 +627,11 @@ impl<B: Backend> Rows<B> {
 struct Counting<B: Backend> {
     index: IntTensor<B>,
     ignored: Option<BoolTensor<B>>,
-    bad: Option<BoolTensor<B>>,
+    bad: BoolTensor<B>,
 }
 
 impl<B: Backend> Counting<B> {
-    /// `classes` is `None` where nothing tells how many there are; no row is bad then.
+    /// `classes` is `None` where nothing tells how many there are.
     fn new(
         indices: IntTensor<B>,
         per_row: Shape,
@@ -629,50 +641,52 @@ impl<B: Backend> Counting<B> {
         let device = indices.device();
         let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
         let dtype = comparison_dtype::<B>(indices.dtype(), &device);
+        // What wraps to a negative number in the cast is no ignored target but a bad one.
+        let unsigned = indices.dtype().is_uint();
         let index = B::int_cast(B::int_reshape(indices, per_row), dtype);
         let ignored = ignore_indices
             .iter()
             .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())
+            .filter(|&&value| !(unsigned && value < 0))
             .map(|&value| B::int_equal_elem(index.clone(), value.into(), bool_dtype))
             .reduce(B::bool_or);
-        let bad = classes.map(|classes| {
-            let below = B::int_lower_elem(index.clone(), 0i64.into(), bool_dtype);
-            let above =
-                B::int_greater_equal_elem(index.clone(), (classes as i64).into(), bool_dtype);
-            let outside = B::bool_or(below, above);
-            match &ignored {
-                None => outside,
-                Some(ignored) => B::bool_and(outside, B::bool_not(ignored.clone())),
-            }
-        });
+        let mut outside = B::int_lower_elem(index.clone(), 0i64.into(), bool_dtype);
+        if let Some(classes) = classes {
+            let last = (classes as i64).into();
+            let above = B::int_greater_equal_elem(index.clone(), last, bool_dtype);
+            outside = B::bool_or(outside, above);
+        }
+        let bad = match &ignored {
+            None => outside,
+            Some(ignored) => B::bool_and(outside, B::bool_not(ignored.clone())),
+        };
         let mut counting = Self {
             index,
             ignored,
             bad,
         };
-        if let Some(dropped) = counting.dropped() {
-            counting.index = B::int_mask_fill(counting.index, dropped, 0i64.into());
-        }
+        counting.index = B::int_mask_fill(counting.index.clone(), counting.dropped(), 0i64.into());
         counting
     }
 
     /// The rows that are ignored or bad.
-    fn dropped(&self) -> Option<BoolTensor<B>> {
-        [self.ignored.clone(), self.bad.clone()]
-            .into_iter()
-            .flatten()
-            .reduce(B::bool_or)
+    fn dropped(&self) -> BoolTensor<B> {
+        match &self.ignored {
+            None => self.bad.clone(),
+            Some(ignored) => B::bool_or(ignored.clone(), self.bad.clone()),
+        }
     }
 
     fn settle(&self, values: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
-        let fill = |values, mask: &Option<BoolTensor<B>>, value: f64| match mask {
-            None => values,
-            Some(mask) => {
-                let mask = B::bool_expand(mask.clone(), shape.clone());
-                B::float_mask_fill(values, mask, value.into())
-            }
+        let fill = |values, mask: &BoolTensor<B>, value: f64| {
+            let mask = B::bool_expand(mask.clone(), shape.clone());
+            B::float_mask_fill(values, mask, value.into())
         };
-        fill(fill(values, &self.ignored, 0.0), &self.bad, f64::NAN)
+        let values = match &self.ignored {
+            None => values,
+            Some(ignored) => fill(values, ignored, 0.0),
+        };
+        fill(values, &self.bad, f64::NAN)
     }
 
     /// The sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
@@ -687,10 +701,7 @@ impl<B: Backend> Counting<B> {
                 B::float_reshape(per_row, shape)
             }
         };
-        B::float_sum(match self.dropped() {
-            None => per_row,
-            Some(dropped) => B::float_mask_fill(per_row, dropped, 0.0.into()),
-        })
+        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
     }
 }
 
@@ -702,6 +713,37 @@ fn comparison_dtype<B: Backend>(indices: DType, device: &B::Device) -> IntDType 
         }
         _ => IntDType::I32,
     }
+}
+
+/// The sum over dimension 1 of a tensor of three, shape `[_, 1, _]`. In blocks: backends differ in
+/// the order they add in, and the longest run in which some of them add one after the other is what
+/// the rounding grows with. It also makes the result independent of their threads.
+fn sum_classes<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    const BLOCK: usize = 16;
+    let [outer, classes, inner] = tensor.shape().dims();
+    if classes <= 2 * BLOCK {
+        return B::float_sum_dim(tensor, 1);
+    }
+    let blocks = classes / BLOCK;
+    let part = |from: usize, to: usize| {
+        let window = [(0, outer), (from, to), (0, inner)]
+            .map(|(from, to)| Slice::new(from as isize, Some(to as isize), 1));
+        B::float_slice(tensor.clone(), &window)
+    };
+    let whole = Shape::new([outer, blocks, BLOCK, inner]);
+    let sums = B::float_sum_dim(B::float_reshape(part(0, blocks * BLOCK), whole), 2);
+    let sums = sum_classes::<B>(B::float_reshape(sums, Shape::new([outer, blocks, inner])));
+    if blocks * BLOCK == classes {
+        return sums;
+    }
+    B::float_add(sums, B::float_sum_dim(part(blocks * BLOCK, classes), 1))
+}
+
+/// The sum of all elements, shape `[1]`, see [`sum_classes`].
+fn sum_all<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let elements = tensor.shape().num_elements();
+    let line = B::float_reshape(tensor, Shape::new([1, elements, 1]));
+    B::float_reshape(sum_classes::<B>(line), Shape::new([1]))
 }
 
 fn full<B: Backend>(
@@ -744,6 +786,16 @@ fn log1p<B: Backend>(s: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B>
     let small = B::float_lower_elem(s.clone(), 0.25.into(), bool_dtype);
     let log = B::float_log(B::float_add_scalar(s, 1.0.into()));
     B::float_mask_where(log, small, B::float_mul(series, z))
+}
+
+/// `1 - tanh(v)^2` as `4 t / (1 + t)^2` with `t = exp(-2 |v|)`, where nothing cancels.
+fn tanh_slope<B: Backend>(v: FloatTensor<B>) -> FloatTensor<B> {
+    let t = B::float_exp(B::float_mul_scalar(B::float_abs(v), (-2.0).into()));
+    let sum = B::float_add_scalar(t.clone(), 1.0.into());
+    B::float_div(
+        B::float_mul_scalar(t, 4.0.into()),
+        B::float_mul(sum.clone(), sum),
+    )
 }
 
 /// `tanh(v)`, accurate for small `v` on devices that compute it from exponentials: there by

@@ -28,8 +28,7 @@ use crate::operation::metadata;
 /// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
 ///
 /// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
-/// made of. Every method has the portable implementation of [`mod@reference`] as its
-/// body, so a backend of your own needs no more than an empty `impl`.
+/// made of. Every method has the portable implementation of [`mod@reference`] as its body.
 ///
 /// ```
 /// use burn::backend::Flex;

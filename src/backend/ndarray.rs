@@ -133,11 +133,10 @@ fn with_logits(
 fn reshape(tensor: NdArrayTensor, shape: &Shape) -> NdArrayTensor {
     macro_rules! reshaped {
         ($storage:expr) => {{
-            let array = $storage.into_shared();
-            let reshaped = array
-                .to_shape(shape.as_slice())
-                .expect("the shapes have the same number of elements");
-            reshaped.into_owned().into_shared().into()
+            let reshaped = $storage.into_shared().into_shape_clone(shape.as_slice());
+            reshaped
+                .expect("the shapes have the same number of elements")
+                .into()
         }};
     }
     match tensor {

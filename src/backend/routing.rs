@@ -14,7 +14,7 @@ use burn::tensor::{DType, Device, Shape};
 use burn_autodiff::Autodiff;
 
 use super::CrossEntropyBackend;
-use crate::loss::CrossEntropyError;
+use crate::error::CrossEntropyError;
 use crate::operation::{
     ClassWeights, Gradients, GradientsOf, Inputs, Options, RowReduction, Targets, Tracked,
     accumulation_dtype,
@@ -256,11 +256,17 @@ fn without_paths(type_name: &str) -> String {
 ///
 /// Where autodiff is on, loss and gradient are computed outside the graph, and the gradient is
 /// attached to the loss as the slope of a term of value 0, so that here too no graph of the
-/// computation is recorded.
+/// computation is recorded. All of that in the accumulation dtype, so that no gradient is rounded
+/// to half precision before it meets the upstream gradient.
 fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) -> DispatchTensor {
+    let float = accumulation_dtype(logits.dtype());
+    let logits = Dispatch::float_cast(logits, float);
+    let mut autodiff = logits.autodiff;
     let (plain_targets, tracked_targets) = match inputs.targets {
         Targets::Indices(indices) => (Targets::Indices(indices), None),
         Targets::Distributions(targets) => {
+            autodiff = autodiff.merge(targets.autodiff);
+            let targets = Dispatch::float_cast(targets, float);
             let plain = without_autodiff(targets.clone());
             let tracked = Dispatch::is_tracked(&targets).then_some(targets);
             (Targets::Distributions(plain), tracked)
@@ -273,7 +279,9 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
     let tracked_logits = Dispatch::is_tracked(&logits).then(|| logits.clone());
     let gradients_of = match (&tracked_logits, &tracked_targets) {
         (None, None) => {
-            return reference::cross_entropy::<Dispatch>(without_autodiff(logits), plain, &options);
+            let logits = without_autodiff(logits);
+            let loss = reference::cross_entropy::<Dispatch>(logits, plain, &options);
+            return with_autodiff(loss, autodiff);
         }
         (Some(_), None) => GradientsOf::Logits,
         (None, Some(_)) => GradientsOf::Targets,
@@ -311,7 +319,6 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
 ///
 /// A parent that is not finite takes no part: 0 times infinity is no 0.
 fn slope_of(parent: DispatchTensor, gradient: DispatchTensor, options: &Options) -> DispatchTensor {
-    let float = accumulation_dtype(parent.dtype());
     let bool_dtype = get_or_init_device_settings::<Dispatch>(&parent.device()).bool_dtype;
     let loss_shape = options.loss_shape(&parent.shape());
     let infinite = Dispatch::float_is_inf(parent.clone(), bool_dtype);
@@ -321,14 +328,24 @@ fn slope_of(parent: DispatchTensor, gradient: DispatchTensor, options: &Options)
         Dispatch::bool_or(infinite, not_a_number),
         0.0.into(),
     );
-    let parent = Dispatch::float_cast(parent, float);
     let step = Dispatch::float_sub(parent.clone(), Dispatch::float_detach(parent));
-    let slope = Dispatch::float_mul(step, Dispatch::float_cast(gradient, float));
+    let slope = Dispatch::float_mul(step, gradient);
     let slope = match options.reduction {
         RowReduction::None => Dispatch::float_sum_dim(slope, options.class_dim),
         _ => Dispatch::float_sum(slope),
     };
     Dispatch::float_reshape(slope, loss_shape)
+}
+
+/// An untracked tensor with the autodiff setting that the inputs had.
+fn with_autodiff(tensor: DispatchTensor, autodiff: DispatchAutodiffContext) -> DispatchTensor {
+    match autodiff {
+        DispatchAutodiffContext::Disabled => tensor,
+        DispatchAutodiffContext::Enabled(_) => DispatchTensor {
+            autodiff,
+            ..Dispatch::from_inner(tensor)
+        },
+    }
 }
 
 fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
@@ -341,8 +358,7 @@ fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
-    use crate::loss::EmptyReduction;
-    use crate::operation::InputValues;
+    use crate::operation::{EmptyReduction, InputValues};
     use burn::tensor::{Int, Tensor};
 
     const REDUCTIONS: [RowReduction; 4] = [
@@ -445,6 +461,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_portable_loss_of_untracked_logits_stays_on_their_autodiff_device() {
+        let device = Device::flex().autodiff().gradient_checkpointing();
+        let logits = Tensor::<2>::zeros([1, 3], &device).into_dispatch();
+        let indices = Tensor::<1, Int>::zeros([1], &Device::flex()).into_dispatch();
+        let inputs = Inputs {
+            targets: Targets::Indices(indices),
+            weights: ClassWeights::Equal,
+        };
+        let loss = portable(logits, inputs, options(RowReduction::Sum));
+        let loss = Tensor::<1>::from_dispatch(loss);
+        assert_eq!(
+            loss.device().gradient_checkpointing_strategy(),
+            device.gradient_checkpointing_strategy()
+        );
+        assert!((loss * 2.0).into_scalar::<f32>().is_finite());
     }
 
     #[test]

@@ -8,34 +8,9 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{Device, Tensor};
 
 use super::cross_entropy::{CrossEntropyLoss, Settings};
-use super::error::CrossEntropyError;
 use crate::backend::CrossEntropyBackend;
-
-/// What the mean over nothing is: over no counted row, or with a total weight of 0.
-///
-/// The gradient is 0 in both cases.
-///
-/// ```
-/// use burn::tensor::{Device, Int, Tensor};
-/// use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
-///
-/// let device = Device::flex();
-/// let loss = |empty| {
-///     let loss = CrossEntropyLossConfig::new().with_empty(empty).init(&device);
-///     let logits = Tensor::<2>::zeros([2, 3], &device);
-///     let ignored = Tensor::<1, Int>::full([2], -100, &device);
-///     loss.forward(logits, ignored).into_scalar::<f32>()
-/// };
-/// assert!(loss(EmptyReduction::Nan).is_nan());
-/// assert_eq!(loss(EmptyReduction::Zero), 0.0);
-/// ```
-#[derive(Config, Debug, Copy, PartialEq, Eq)]
-pub enum EmptyReduction {
-    /// NaN, as in PyTorch: the loss says that nothing was learned from.
-    Nan,
-    /// 0: an empty micro-batch adds nothing.
-    Zero,
-}
+use crate::error::CrossEntropyError;
+use crate::operation::EmptyReduction;
 
 /// Configuration of [`CrossEntropyLoss`].
 ///
@@ -80,8 +55,8 @@ pub struct CrossEntropyLossConfig {
     ///
     /// - `Mean`: the sum over the total weight, see [`CrossEntropyLoss::total_weight`]
     /// - `Sum`: the sum
-    /// - `BatchMean`: the sum over the size of the first dimension that is not the class dimension
-    ///   (1 for logits of rank 1)
+    /// - `BatchMean`: the sum over the number of samples: the size of dimension 0, or of dimension 1
+    ///   where dimension 0 holds the classes (1 for logits of rank 1)
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
     /// Whether the input holds logits; `false`: probabilities `s`, whose loss is `-ln s[target]`.

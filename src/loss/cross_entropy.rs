@@ -4,18 +4,19 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
-use super::config::{CrossEntropyLossConfig, EmptyReduction};
-use super::error::CrossEntropyError;
+use super::config::CrossEntropyLossConfig;
 use super::target::sealed::FromRows;
 use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target, TargetTensor};
 use crate::backend::{CrossEntropyBackend, routing};
+use crate::error::CrossEntropyError;
 use crate::operation::{
-    ClassWeights, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets, row_shape,
+    ClassWeights, EmptyReduction, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
+    row_shape,
 };
 
 /// The cross-entropy between logits and targets.
@@ -281,12 +282,13 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         self.unreduced(logits, target, RangeCheck::Always)
     }
 
-    /// The denominator of `Mean`, a tensor of one element without gradient: for indices the sum of
-    /// the class weights of the targets that are not ignored (their number without class weights),
-    /// for distributions the number of rows.
+    /// The denominator of `Mean`, a tensor of one element in f32 without gradient: for indices the
+    /// sum of the class weights of the targets that are not ignored (their number without class
+    /// weights), for distributions the number of rows.
     ///
     /// For losses that are accumulated over micro-batches or devices: with `Sum` as reduction, the
-    /// sum of the losses over the sum of the total weights is the mean over all of them.
+    /// sum of the losses over the sum of the total weights is the mean over all of them. (Not so for
+    /// a z-loss beside class weights, which `Mean` averages over the rows whatever they weigh.)
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -322,10 +324,16 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
             }
         };
-        if let Some(weight) = &self.weight {
-            self.check_range(&indices, weight.dims()[0], RangeCheck::WhereFree)?;
-        }
-        let weights = self.weights_on(&device_of(&indices));
+        let device = device_of(&indices);
+        check_int_dtype(indices.dtype(), &device)?;
+        // Without class weights nothing tells how many classes there are, only that they are
+        // counted from 0.
+        let classes = self
+            .weight
+            .as_ref()
+            .map_or(i64::MAX as usize, |weight| weight.dims()[0]);
+        self.check_range(&indices, classes, RangeCheck::WhereFree)?;
+        let weights = self.weights_on(&device);
         let ignored = &self.settings.ignore_indices;
         let total = crate::reference::total_weight::<Dispatch>(indices, weights, ignored);
         Ok(Tensor::from_dispatch(total))
@@ -391,11 +399,13 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let targets = match target {
             Target::Indices(indices) => {
                 check_same_device(&device, &indices)?;
+                check_int_dtype(indices.dtype(), &device)?;
                 self.check_range(&indices, shape[class_dim], check)?;
                 Targets::Indices(indices)
             }
             Target::Distributions(targets) => {
                 check_same_device(&device, &targets)?;
+                check_same_checkpointing(&logits, &targets)?;
                 check_float_dtype("target distributions", targets.dtype(), &device)?;
                 Targets::Distributions(targets)
             }
@@ -559,6 +569,46 @@ fn check_same_device(logits: &Device, target: &DispatchTensor) -> Result<(), Cro
     })
 }
 
+fn check_same_checkpointing(
+    logits: &DispatchTensor,
+    targets: &DispatchTensor,
+) -> Result<(), CrossEntropyError> {
+    use DispatchAutodiffContext::Enabled;
+    match (logits.autodiff, targets.autodiff) {
+        (Enabled(logits), Enabled(target)) if logits != target => {
+            Err(CrossEntropyError::CheckpointingMismatch {
+                logits: format!("{logits:?}"),
+                target: format!("{target:?}"),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_int_dtype(dtype: DType, device: &Device) -> Result<(), CrossEntropyError> {
+    const INTEGERS: [DType; 8] = [
+        DType::I64,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
+        DType::U8,
+    ];
+    let usable = |dtype: DType| INTEGERS.contains(&dtype) && device.supports_dtype(dtype);
+    if usable(dtype) {
+        return Ok(());
+    }
+    Err(unsupported(
+        "index targets",
+        dtype,
+        device,
+        &INTEGERS,
+        usable,
+    ))
+}
+
 fn check_float_dtype(
     tensor: &'static str,
     dtype: DType,
@@ -567,15 +617,28 @@ fn check_float_dtype(
     if routing::computes(device, dtype) {
         return Ok(());
     }
-    let supported: Vec<String> = [DType::F32, DType::F64, DType::F16, DType::BF16]
-        .into_iter()
-        .filter(|dtype| routing::computes(device, *dtype))
-        .map(|dtype| format!("{dtype:?}"))
+    const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
+    Err(unsupported(tensor, dtype, device, &FLOATS, |dtype| {
+        routing::computes(device, dtype)
+    }))
+}
+
+fn unsupported(
+    tensor: &'static str,
+    dtype: DType,
+    device: &Device,
+    candidates: &[DType],
+    usable: impl Fn(DType) -> bool,
+) -> CrossEntropyError {
+    let supported: Vec<String> = candidates
+        .iter()
+        .filter(|candidate| usable(**candidate))
+        .map(|candidate| format!("{candidate:?}"))
         .collect();
-    Err(CrossEntropyError::UnsupportedDtype {
+    CrossEntropyError::UnsupportedDtype {
         tensor,
         dtype: format!("{dtype:?}"),
         device: format!("{device:?}"),
         supported: supported.join(", "),
-    })
+    }
 }

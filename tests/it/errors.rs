@@ -95,6 +95,59 @@ fn an_index_beyond_32_bits_is_no_class<B: CrossEntropyBackend>(device: &Device) 
     }
 }
 
+/// Cut to the signed type, 2^64 - 100 would be the ignored -100.
+fn an_unsigned_index_does_not_wrap_into_an_ignored_one<B: CrossEntropyBackend>(device: &Device) {
+    if !device.supports_dtype(DType::U64) {
+        return;
+    }
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let data = TensorData::new(vec![u64::MAX - 99], [1]);
+    let targets = || Tensor::<1, Int>::from_data(data.clone(), (device, DType::U64));
+    let logits = Tensor::<2>::zeros([1, 3], device);
+    let message = text(loss.try_forward(logits, targets()));
+    assert!(message.contains("is 18446744073709551516"), "{message}");
+    if is_cpu(device) {
+        let message = panic_text(|| loss.total_weight(targets()));
+        assert!(message.contains("is 18446744073709551516"), "{message}");
+    }
+}
+
+fn integer_dtypes_that_the_device_has_not_are_refused<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    for dtype in [DType::U8, DType::I8, DType::U16, DType::I16, DType::I32] {
+        let data = TensorData::new(vec![1i64], [1]);
+        let targets = Tensor::<1, Int>::from_data(data, (device, dtype));
+        let result = loss.try_forward(Tensor::<2>::zeros([1, 3], device), targets);
+        if device.supports_dtype(dtype) {
+            assert!(result.is_ok(), "{dtype:?}: {result:?}");
+        } else {
+            assert!(!is_cpu(device), "{dtype:?}");
+            let message = text(result);
+            assert!(
+                message.contains(&format!("index targets of dtype {dtype:?}")),
+                "{message}"
+            );
+            assert!(message.contains("I32"), "{message}");
+        }
+    }
+}
+
+fn different_checkpointing_strategies_are_named<B: CrossEntropyBackend>(device: &Device) {
+    let plain = device.clone().without_autodiff();
+    let devices = [
+        plain.clone().autodiff(),
+        plain.autodiff().gradient_checkpointing(),
+    ];
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = Tensor::<2>::zeros([2, 3], &devices[0]).require_grad();
+    let targets = Tensor::<2>::ones([2, 3], &devices[1]).require_grad();
+    let message = text(loss.try_forward(logits, targets));
+    assert!(
+        message.contains("Disabled") && message.contains("Balanced"),
+        "{message}"
+    );
+}
+
 /// The text of the panic of `forward`.
 fn panic_text(call: impl FnOnce() -> Tensor<1>) -> String {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
@@ -146,6 +199,9 @@ on_every_backend!(
     class_weights_of_another_length_are_named,
     a_target_out_of_range_is_named_with_its_row,
     an_index_beyond_32_bits_is_no_class,
+    an_unsigned_index_does_not_wrap_into_an_ignored_one,
+    integer_dtypes_that_the_device_has_not_are_refused,
+    different_checkpointing_strategies_are_named,
     forward_panics_with_the_text_that_try_forward_returns,
     a_bad_target_is_an_error_of_forward_where_looking_is_free,
     logits_without_classes_are_refused,

@@ -98,6 +98,7 @@ impl Case {
             logits: values(&self.logits),
             targets: targets.expect("targets are indices or distributions"),
             config,
+            tracked_targets: self.target_grad.is_some(),
             unreduced: self.reduction == "none",
             upstream: self.upstream.clone(),
         }

@@ -9,6 +9,9 @@ struct Row {
     values: Vec<f64>,
     /// `d values / d logits`.
     slopes: Vec<f64>,
+    /// How many times its rounding a logit hands on to its slope: `exp(-2 |v|)` is what the slope of
+    /// `tanh(v)` comes to, and its relative error is `2 |v|` times that of `v`.
+    conditions: Vec<f64>,
     /// The target as a distribution.
     target: Vec<f64>,
     /// Weight in the mean.
@@ -62,6 +65,7 @@ pub fn solve(problem: &Problem) -> Outcome {
             })
             .collect();
         let (surprisal, lse) = surprisals(&row.values, config.logits);
+        let total_share: f64 = share.iter().sum();
         main_losses[index] = (0..classes)
             .filter(|class| share[*class] != 0.0)
             .map(|class| share[class] * surprisal[class])
@@ -80,12 +84,18 @@ pub fn solve(problem: &Problem) -> Outcome {
                 let probability = (-surprisal[class]).exp();
                 // sum_c a[c] p - a, arranged as p sum_{others} a - a (1 - p), so that nothing
                 // cancels where p is near 1.
-                let others: f64 = sum_without(&share, class);
-                let missing = one_minus_probability(&row.values, class);
+                let others = sum_without(&share, class, total_share);
+                let missing = if probability <= 0.5 {
+                    1.0 - probability
+                } else {
+                    (0..classes)
+                        .filter(|other| *other != class)
+                        .map(|other| (-surprisal[other]).exp())
+                        .sum()
+                };
                 let main = probability * others - share[class] * missing;
-                // The rounding of softcap's `1 - tanh^2` is that of its 1, hence without the slope.
-                let scale = f64::from(config.logit_scale) * main_scale.abs();
-                terms[at] = scale
+                let scale = row.slopes[class] * row.conditions[class] * main_scale;
+                terms[at] = scale.abs()
                     * if probability <= 0.5 {
                         probability * (others + share[class]) + share[class]
                     } else {
@@ -136,8 +146,8 @@ pub fn solve(problem: &Problem) -> Outcome {
         loss,
         logits_gradient,
         targets_gradient: match problem.targets {
-            Targets::Distributions(_) => Some(targets_gradient),
-            Targets::Indices(_) => None,
+            Targets::Distributions(_) if problem.tracked_targets => Some(targets_gradient),
+            _ => None,
         },
         terms,
     }
@@ -148,6 +158,7 @@ fn row_of(problem: &Problem, row: usize) -> Row {
     let classes = problem.classes();
     let scale = f64::from(config.logit_scale);
     let (mut values, mut slopes) = (vec![0.0; classes], vec![1.0; classes]);
+    let mut conditions = vec![1.0; classes];
     for class in 0..classes {
         let value = problem.logits[problem.at(row, class)];
         values[class] = value * scale;
@@ -155,7 +166,11 @@ fn row_of(problem: &Problem, row: usize) -> Row {
         if let Some(cap) = config.logit_softcap.map(f64::from) {
             let bent = (values[class] / cap).tanh();
             values[class] = cap * bent;
-            slopes[class] = scale * (1.0 - bent * bent);
+            let cosh = (value * scale / cap).cosh();
+            if value.is_finite() {
+                conditions[class] = 1.0 + 2.0 * (value * scale / cap).abs();
+            }
+            slopes[class] = scale / cosh / cosh;
         }
     }
     let mut target = vec![0.0; classes];
@@ -182,6 +197,7 @@ fn row_of(problem: &Problem, row: usize) -> Row {
     Row {
         values,
         slopes,
+        conditions,
         target,
         weight,
         ignored,
@@ -206,16 +222,11 @@ fn surprisals(values: &[f64], logits: bool) -> (Vec<f64>, f64) {
     (surprisals, maximum + log_sum)
 }
 
-/// `1 - p[class]`, as the sum of the probabilities of the other classes.
-fn one_minus_probability(values: &[f64], class: usize) -> f64 {
-    let (surprisal, _) = surprisals(values, true);
-    (0..values.len())
-        .filter(|other| *other != class)
-        .map(|other| (-surprisal[other]).exp())
-        .sum()
-}
-
-fn sum_without(values: &[f64], without: usize) -> f64 {
+/// The sum of all values but one, by the subtraction only where that loses nothing.
+fn sum_without(values: &[f64], without: usize, total: f64) -> f64 {
+    if values[without].abs() <= 0.5 * total.abs() {
+        return total - values[without];
+    }
     (0..values.len())
         .filter(|class| *class != without)
         .map(|class| values[class])

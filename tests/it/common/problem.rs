@@ -20,6 +20,8 @@ pub struct Problem {
     pub logits: Vec<f64>,
     pub targets: Targets,
     pub config: CrossEntropyLossConfig,
+    /// Whether the gradient of target distributions is asked for.
+    pub tracked_targets: bool,
     /// One loss per row instead of a reduced one.
     pub unreduced: bool,
     /// The gradient of the loss, in its shape.
@@ -71,6 +73,7 @@ impl Problem {
             logits,
             targets: Targets::Indices(vec![]),
             config: CrossEntropyLossConfig::new().with_class_dim(class_dim as isize),
+            tracked_targets: true,
             unreduced: false,
             upstream: vec![-1.75],
         };

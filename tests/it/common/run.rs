@@ -62,8 +62,12 @@ pub fn try_solve_in<B: CrossEntropyBackend>(
             match &problem.targets {
                 Targets::Distributions(targets) => {
                     let targets = float_tensor::<$rank>(targets, &problem.shape, form, device);
-                    let gradient_of = targets.clone();
-                    run::<B, $rank>(problem, logits, targets, Some(gradient_of), device)
+                    if problem.tracked_targets {
+                        let gradient_of = targets.clone();
+                        run::<B, $rank>(problem, logits, targets, Some(gradient_of), device)
+                    } else {
+                        run::<B, $rank>(problem, logits, targets.detach(), None, device)
+                    }
                 }
                 Targets::Indices(indices) if form.unsqueezed => {
                     let mut shape = problem.shape.clone();

@@ -13,10 +13,6 @@
 //! the terms' last place. PyTorch's f32 is off by up to 5e-5 of the largest entry in such rows of
 //! the fixtures.
 //!
-//! Shaders may take `3 + 2 |x|` units in the last place for `exp(x)` (WGSL, section "Accuracy of
-//! concrete floating point expressions"), which for the logits of these tests, `|x| <= 12`, is
-//! 3.2e-6: `SHADER_EXP` comes on top there.
-//!
 //! Below `floor`, near the smallest number of the dtype, nothing is compared.
 
 use burn::tensor::DType;

@@ -87,9 +87,9 @@ pub enum CrossEntropyError {
     },
     /// The loss is bound to a backend at compile time, and a tensor is on another.
     #[error(
-        "cross-entropy: this loss is bound to the backend {bound}, but the {tensor} is on {device}; \
-         move it there, or use `CrossEntropyLoss` without a backend parameter, which takes the \
-         tensors of every backend"
+        "cross-entropy: this loss is bound to the backend {bound}, which can not take the {tensor} on \
+         {device}; move the tensor, or use `CrossEntropyLoss` without a backend parameter, which \
+         takes the tensors of every backend"
     )]
     WrongBackend {
         /// The backend of the loss.
@@ -108,6 +108,18 @@ pub enum CrossEntropyError {
         /// The device of the logits.
         logits: String,
         /// The device of the target.
+        target: String,
+    },
+    /// The logits and the target distributions checkpoint their gradients differently.
+    #[error(
+        "cross-entropy: the logits and the target distributions are on autodiff devices of different \
+         gradient-checkpointing strategies ({logits} and {target}); make both on the same device, or \
+         detach one of them with `without_autodiff`"
+    )]
+    CheckpointingMismatch {
+        /// The strategy of the logits.
+        logits: String,
+        /// The strategy of the target.
         target: String,
     },
     /// The dtype can not be computed with, or not on this device.
