@@ -1,0 +1,120 @@
+//! A tensor on a backend without an implementation takes the portable path: the loss and the
+//! gradients that Flex gets from its own.
+#![allow(deprecated)] // Burn deprecates NdArray, which stands here for any such backend.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{Device, Int, Tensor};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
+
+struct Found {
+    loss: Vec<f32>,
+    logits: Vec<f32>,
+    targets: Vec<f32>,
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("f32")
+}
+
+fn solve(config: &CrossEntropyLossConfig, unreduced: bool, soft: bool, device: &Device) -> Found {
+    let loss = config.init(device);
+    let scores = [
+        [[1.0, 0.0], [2.0, -1.0], [0.5, 4.0]],
+        [[0.1, 0.2], [-3.0, 1.0], [2.0, 3.0]],
+    ];
+    let shares = [
+        [[0.2, 0.3], [0.3, 0.1], [0.5, 0.9]],
+        [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]],
+    ];
+    let logits = Tensor::<3>::from_floats(scores, device).require_grad();
+    let shares = Tensor::<3>::from_floats(shares, device).require_grad();
+    let labels = Tensor::<2, Int>::from_ints([[2, -100], [0, 1]], device);
+    let weigh = |rows: Tensor<2>| {
+        let upstream = Tensor::<2>::from_floats([[0.5, -1.5], [2.0, 3.0]], device);
+        (floats(rows.clone()), (rows * upstream).sum())
+    };
+    let (values, objective) = match (unreduced, soft) {
+        (true, true) => weigh(loss.forward_no_reduction(logits.clone(), shares.clone())),
+        (true, false) => weigh(loss.forward_no_reduction(logits.clone(), labels)),
+        (false, soft) => {
+            let value = if soft {
+                loss.forward(logits.clone(), shares.clone())
+            } else {
+                loss.forward(logits.clone(), labels)
+            };
+            (floats(value.clone()), value * -2.5)
+        }
+    };
+    let gradients = objective.backward();
+    let gradient = |tensor: &Tensor<3>| tensor.grad(&gradients).map(floats).unwrap_or_default();
+    Found {
+        loss: values,
+        logits: gradient(&logits),
+        targets: gradient(&shares),
+    }
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 2e-6, "{found} {expected}");
+    }
+}
+
+#[test]
+fn a_backend_without_an_implementation_gets_the_same_loss_and_gradients() {
+    let base = CrossEntropyLossConfig::new()
+        .with_label_smoothing(0.1)
+        .with_z_loss(0.01)
+        .with_logit_scale(0.5)
+        .with_logit_softcap(Some(3.0))
+        .with_weight(Some(vec![1.0, 0.5, 2.0]));
+    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
+        let config = base.clone().with_reduction(reduction);
+        for unreduced in [false, true] {
+            for soft in [false, true] {
+                let solve = |device: Device| solve(&config, unreduced, soft, &device.autodiff());
+                let (found, expected) = (solve(Device::ndarray()), solve(Device::flex()));
+                assert_close(&found.loss, &expected.loss);
+                assert_close(&found.logits, &expected.logits);
+                assert_close(&found.targets, &expected.targets);
+                assert_eq!(found.logits.len(), 12);
+                assert_eq!(found.targets.len(), if soft { 12 } else { 0 });
+            }
+        }
+    }
+}
+
+/// There the host does not look at the targets, so a bad one is NaN, as on a GPU.
+#[test]
+fn a_bad_target_is_nan_and_named_by_try_forward() {
+    let device = Device::ndarray();
+    let loss = CrossEntropyLossConfig::new()
+        .with_empty(EmptyReduction::Zero)
+        .init(&device);
+    let logits = || Tensor::<2>::zeros([2, 3], &device);
+    let labels = || Tensor::<1, Int>::from_ints([-100, 3], &device);
+    assert!(
+        loss.forward(logits(), labels())
+            .into_scalar::<f32>()
+            .is_nan()
+    );
+    let error = loss.try_forward(logits(), labels()).unwrap_err();
+    assert!(
+        error.to_string().contains("the target of row 1 is 3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_autodiff_and_for_the_total_weight_it_works_too() {
+    let device = Device::ndarray();
+    let loss = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![1.0, 0.5, 2.0]))
+        .init(&device);
+    let labels = || Tensor::<1, Int>::from_ints([2, 1, -100], &device);
+    assert_eq!(loss.total_weight(labels()).into_scalar::<f32>(), 2.5);
+    let value = loss.forward(Tensor::<2>::zeros([3, 3], &device), labels());
+    assert!((value.into_scalar::<f32>() - 3f32.ln()).abs() < 1e-6);
+}
