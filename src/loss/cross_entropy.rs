@@ -4,11 +4,15 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
+use super::checks::{
+    check_float_dtype, check_int_dtype, check_same_checkpointing, check_same_device,
+    check_target_shape, device_of,
+};
 use super::config::CrossEntropyLossConfig;
 use super::target::sealed::FromRows;
 use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target, TargetTensor};
@@ -522,123 +526,4 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
 
 fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn device_of(tensor: &DispatchTensor) -> Device {
-    Device::new(tensor.device())
-}
-
-fn check_target_shape(
-    logits: &Shape,
-    target: &Target,
-    class_dim: usize,
-) -> Result<(), CrossEntropyError> {
-    let (given, expected) = match target {
-        Target::Distributions(targets) => (targets.shape(), logits.clone()),
-        Target::Indices(indices) => {
-            let given = indices.shape();
-            let expected = if given.num_dims() == logits.num_dims() {
-                let mut unsqueezed = logits.clone();
-                unsqueezed[class_dim] = 1;
-                unsqueezed
-            } else {
-                row_shape(logits, class_dim)
-            };
-            (given, expected)
-        }
-    };
-    if given == expected {
-        return Ok(());
-    }
-    Err(CrossEntropyError::ShapeMismatch {
-        logits: logits.to_vec(),
-        target: given.to_vec(),
-        class_dim,
-        expected: expected.to_vec(),
-    })
-}
-
-fn check_same_device(logits: &Device, target: &DispatchTensor) -> Result<(), CrossEntropyError> {
-    let target = device_of(target);
-    if logits.clone().without_autodiff() == target.clone().without_autodiff() {
-        return Ok(());
-    }
-    Err(CrossEntropyError::DeviceMismatch {
-        logits: format!("{logits:?}"),
-        target: format!("{target:?}"),
-    })
-}
-
-fn check_same_checkpointing(
-    logits: &DispatchTensor,
-    targets: &DispatchTensor,
-) -> Result<(), CrossEntropyError> {
-    use DispatchAutodiffContext::Enabled;
-    match (logits.autodiff, targets.autodiff) {
-        (Enabled(logits), Enabled(target)) if logits != target => {
-            Err(CrossEntropyError::CheckpointingMismatch {
-                logits: format!("{logits:?}"),
-                target: format!("{target:?}"),
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_int_dtype(dtype: DType, device: &Device) -> Result<(), CrossEntropyError> {
-    const INTEGERS: [DType; 8] = [
-        DType::I64,
-        DType::I32,
-        DType::I16,
-        DType::I8,
-        DType::U64,
-        DType::U32,
-        DType::U16,
-        DType::U8,
-    ];
-    let usable = |dtype: DType| INTEGERS.contains(&dtype) && device.supports_dtype(dtype);
-    if usable(dtype) {
-        return Ok(());
-    }
-    Err(unsupported(
-        "index targets",
-        dtype,
-        device,
-        &INTEGERS,
-        usable,
-    ))
-}
-
-fn check_float_dtype(
-    tensor: &'static str,
-    dtype: DType,
-    device: &Device,
-) -> Result<(), CrossEntropyError> {
-    if routing::computes(device, dtype) {
-        return Ok(());
-    }
-    const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
-    Err(unsupported(tensor, dtype, device, &FLOATS, |dtype| {
-        routing::computes(device, dtype)
-    }))
-}
-
-fn unsupported(
-    tensor: &'static str,
-    dtype: DType,
-    device: &Device,
-    candidates: &[DType],
-    usable: impl Fn(DType) -> bool,
-) -> CrossEntropyError {
-    let supported: Vec<String> = candidates
-        .iter()
-        .filter(|candidate| usable(**candidate))
-        .map(|candidate| format!("{candidate:?}"))
-        .collect();
-    CrossEntropyError::UnsupportedDtype {
-        tensor,
-        dtype: format!("{dtype:?}"),
-        device: format!("{device:?}"),
-        supported: supported.join(", "),
-    }
 }

@@ -1,5 +1,6 @@
 //! What a user touches: the modules, their configuration, the targets they take.
 
+mod checks;
 mod config;
 mod cross_entropy;
 mod target;

@@ -1,0 +1,108 @@
+//! Which rows count, by their index targets.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
+
+use super::elementary::{cast, full, sum_all};
+use crate::operation::ClassWeights;
+
+/// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
+/// for all of them.
+pub(super) struct Counting<B: Backend> {
+    /// In the shape that `new` was given.
+    pub(super) index: IntTensor<B>,
+    ignored: Option<BoolTensor<B>>,
+    bad: BoolTensor<B>,
+}
+
+impl<B: Backend> Counting<B> {
+    /// `classes` is `None` where nothing tells how many there are.
+    pub(super) fn new(
+        indices: IntTensor<B>,
+        per_row: Shape,
+        classes: Option<usize>,
+        ignore_indices: &[i64],
+    ) -> Self {
+        let device = indices.device();
+        let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
+        let dtype = comparison_dtype::<B>(indices.dtype(), &device);
+        // What wraps to a negative number in the cast is no ignored target but a bad one.
+        let unsigned = indices.dtype().is_uint();
+        let index = B::int_cast(B::int_reshape(indices, per_row), dtype);
+        let ignored = ignore_indices
+            .iter()
+            .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())
+            .filter(|&&value| !(unsigned && value < 0))
+            .map(|&value| B::int_equal_elem(index.clone(), value.into(), bool_dtype))
+            .reduce(B::bool_or);
+        let mut outside = B::int_lower_elem(index.clone(), 0i64.into(), bool_dtype);
+        if let Some(classes) = classes {
+            let last = (classes as i64).into();
+            let above = B::int_greater_equal_elem(index.clone(), last, bool_dtype);
+            outside = B::bool_or(outside, above);
+        }
+        let bad = match &ignored {
+            None => outside,
+            Some(ignored) => B::bool_and(outside, B::bool_not(ignored.clone())),
+        };
+        let mut counting = Self {
+            index,
+            ignored,
+            bad,
+        };
+        counting.index = B::int_mask_fill(counting.index.clone(), counting.dropped(), 0i64.into());
+        counting
+    }
+
+    /// The rows that are ignored or bad.
+    fn dropped(&self) -> BoolTensor<B> {
+        match &self.ignored {
+            None => self.bad.clone(),
+            Some(ignored) => B::bool_or(ignored.clone(), self.bad.clone()),
+        }
+    }
+
+    /// The values, of which there may be several per row, made 0 where the row is ignored and NaN where
+    /// its target is no class.
+    pub(super) fn settle(&self, values: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+        let fill = |values, mask: &BoolTensor<B>, value: f64| {
+            let mask = B::bool_expand(mask.clone(), shape.clone());
+            B::float_mask_fill(values, mask, value.into())
+        };
+        let values = match &self.ignored {
+            None => values,
+            Some(ignored) => fill(values, ignored, 0.0),
+        };
+        fill(values, &self.bad, f64::NAN)
+    }
+
+    /// The sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
+    pub(super) fn total_weight(
+        &self,
+        weights: &ClassWeights<B>,
+        float: FloatDType,
+    ) -> FloatTensor<B> {
+        let shape = self.index.shape();
+        let per_row = match weights {
+            ClassWeights::Equal => full::<B>(shape, 1.0, &self.index.device(), float),
+            ClassWeights::PerClass(weights) => {
+                let flat = Shape::new([shape.num_elements()]);
+                let index = B::int_reshape(self.index.clone(), flat);
+                let per_row = B::float_select(cast::<B>(weights.clone(), float), 0, index);
+                B::float_reshape(per_row, shape)
+            }
+        };
+        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+    }
+}
+
+/// A dtype wide enough to compare every index in, among those the device has.
+fn comparison_dtype<B: Backend>(indices: DType, device: &B::Device) -> IntDType {
+    match indices {
+        DType::I64 | DType::U64 | DType::U32 if B::supports_dtype(device, DType::I64) => {
+            IntDType::I64
+        }
+        _ => IntDType::I32,
+    }
+}
