@@ -4,6 +4,22 @@
 ///
 /// [`CrossEntropyLoss::try_forward`](crate::CrossEntropyLoss::try_forward) returns it;
 /// [`forward`](crate::CrossEntropyLoss::forward) panics with its text.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig};
+///
+/// let device = Device::flex();
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let logits = Tensor::<2>::zeros([4, 3], &device);
+/// let error = loss.try_forward(logits, Tensor::<1, Int>::zeros([2], &device)).unwrap_err();
+/// assert!(matches!(error, CrossEntropyError::ShapeMismatch { .. }));
+/// assert_eq!(
+///     error.to_string(),
+///     "cross-entropy: the target has shape [2], but logits of shape [4, 3] with the classes in \
+///      dimension 1 need [4]"
+/// );
+/// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CrossEntropyError {

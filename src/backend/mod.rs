@@ -2,6 +2,11 @@
 
 // Burn deprecates NdArray; to serve it its name must be said, here and in what the macros write.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
+// In a build without a backend of this crate everything goes the portable path.
+#![cfg_attr(
+    not(any(feature = "flex", feature = "ndarray", feature = "cube")),
+    allow(unused)
+)]
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};

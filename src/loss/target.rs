@@ -40,7 +40,8 @@ pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
 /// A tensor of class indices or of distributions, of any rank.
 ///
-/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight) takes it.
+/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight) takes it, where its
+/// example is.
 pub trait TargetTensor: sealed::IntoTarget {}
 
 /// A rank that logits can have, and the type of an unreduced loss for it.
@@ -48,6 +49,18 @@ pub trait LogitsRank: sealed::FromRows {}
 
 /// The losses of the rows of logits of rank `D`: `Tensor<{D - 1}>`, for `D = 1` a `Tensor<1>` of one
 /// element.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, RowLosses};
+///
+/// let device = Device::flex();
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let logits = Tensor::<3>::zeros([2, 5, 4], &device);
+/// let rows: RowLosses<3> = loss.forward_no_reduction(logits, Tensor::<2, Int>::zeros([2, 4], &device));
+/// let rows: Tensor<2> = rows;
+/// assert_eq!(rows.dims(), [2, 4]);
+/// ```
 pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 
 /// A target whose kind has become a value.
