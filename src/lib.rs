@@ -79,6 +79,7 @@
 
 pub mod backend;
 mod error;
+mod kernel;
 mod loss;
 pub mod operation;
 pub mod reference;

@@ -144,10 +144,16 @@ pub enum Saved<B: Backend> {
         /// The row's sum of `exp(x - maximum)` without the maximum's own 1.
         others: FloatTensor<B>,
     },
-    /// The probabilities as they came in.
-    Probabilities {
-        /// The probabilities as they came in.
-        probabilities: FloatTensor<B>,
+    /// The input as it came in, for a backward that starts from there.
+    AsGiven {
+        /// Logits or probabilities.
+        input: FloatTensor<B>,
+    },
+    /// The gradients for an upstream gradient of 1, which only need multiplying.
+    Gradients {
+        /// The gradients, in their own shapes and dtypes.
+        #[extension_type]
+        gradients: Gradients<B>,
     },
 }
 
@@ -303,8 +309,8 @@ pub(crate) mod metadata {
                     maximum: statistic.clone(),
                     others: statistic,
                 },
-                InputValues::Probabilities => SavedMetadata::Probabilities {
-                    probabilities: logits.clone(),
+                InputValues::Probabilities => SavedMetadata::AsGiven {
+                    input: logits.clone(),
                 },
             },
         }
@@ -318,7 +324,8 @@ pub(crate) mod metadata {
     ) -> GradientsMetadata {
         let logits = match saved {
             SavedMetadata::Logits { logits, .. } => logits.clone(),
-            SavedMetadata::Probabilities { probabilities } => probabilities.clone(),
+            SavedMetadata::AsGiven { input } => input.clone(),
+            SavedMetadata::Gradients { gradients } => return gradients.clone(),
         };
         // A gradient of the targets is asked for only where they are distributions.
         let targets = match &inputs.targets {

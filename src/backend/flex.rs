@@ -1,7 +1,139 @@
 //! Flex, Burn's CPU backend.
 
-use burn_flex::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Shape, TensorData};
+use burn_flex::{Flex, FlexTensor};
 
 use super::CrossEntropyBackend;
+use super::host::{self, HostBackend, HostTensor};
+use crate::kernel::cpu::{Floats, FloatsMut, Indices};
+use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
 
-impl CrossEntropyBackend for Flex {}
+impl CrossEntropyBackend for Flex {
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        inputs: Inputs<Self>,
+        options: Options,
+    ) -> FloatTensor<Self> {
+        host::cross_entropy(logits, inputs, options)
+    }
+
+    fn cross_entropy_tracked(
+        logits: FloatTensor<Self>,
+        inputs: Inputs<Self>,
+        options: Options,
+    ) -> Tracked<Self> {
+        host::cross_entropy_tracked(logits, inputs, options)
+    }
+
+    fn cross_entropy_backward(
+        saved: Saved<Self>,
+        inputs: Inputs<Self>,
+        upstream: FloatTensor<Self>,
+        options: Options,
+    ) -> Gradients<Self> {
+        host::cross_entropy_backward(saved, inputs, upstream, options)
+    }
+}
+
+impl HostBackend for Flex {
+    type Tensor = FlexTensor;
+    type Host = FlexTensor;
+
+    fn open(tensor: FlexTensor) -> FlexTensor {
+        tensor
+    }
+
+    fn close(tensor: FlexTensor) -> FlexTensor {
+        tensor
+    }
+}
+
+/// The numbers of a contiguous tensor.
+macro_rules! numbers {
+    ($tensor:expr) => {
+        $tensor
+            .as_slice()
+            .expect("the tensor is contiguous, and of this dtype")
+    };
+}
+
+/// The same to write over; in a copy, if others share them.
+macro_rules! numbers_mut {
+    ($tensor:expr) => {{
+        let range = $tensor.layout().contiguous_offsets();
+        let (start, end) = range.expect("the tensor is contiguous");
+        &mut $tensor.storage_mut()[start..end]
+    }};
+}
+
+impl HostTensor for FlexTensor {
+    fn shape(&self) -> Shape {
+        self.layout().shape().clone()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype()
+    }
+
+    fn row_major(self) -> Self {
+        // `to_contiguous` would copy a window of a larger buffer, too.
+        if self.is_contiguous() {
+            self
+        } else {
+            self.to_contiguous()
+        }
+    }
+
+    fn floats(&self) -> Floats<'_> {
+        match self.dtype() {
+            DType::F64 => Floats::F64(numbers!(self)),
+            DType::F32 => Floats::F32(numbers!(self)),
+            DType::F16 => Floats::F16(numbers!(self)),
+            DType::BF16 => Floats::BF16(numbers!(self)),
+            dtype => unreachable!("{dtype:?} is no float dtype of Flex"),
+        }
+    }
+
+    fn indices(&self) -> Indices<'_> {
+        match self.dtype() {
+            DType::I64 => Indices::I64(numbers!(self)),
+            DType::I32 => Indices::I32(numbers!(self)),
+            DType::I16 => Indices::I16(numbers!(self)),
+            DType::I8 => Indices::I8(numbers!(self)),
+            DType::U64 => Indices::U64(numbers!(self)),
+            DType::U32 => Indices::U32(numbers!(self)),
+            DType::U16 => Indices::U16(numbers!(self)),
+            DType::U8 => Indices::U8(numbers!(self)),
+            dtype => unreachable!("{dtype:?} is no integer dtype of Flex"),
+        }
+    }
+
+    fn is_unshared(&self) -> bool {
+        // Not every tensor that is alone in its buffer may be written to: one that was expanded
+        // shows the same number in many places.
+        self.is_unique() && self.is_contiguous()
+    }
+
+    fn floats_mut(&mut self) -> FloatsMut<'_> {
+        match self.dtype() {
+            DType::F64 => FloatsMut::F64(numbers_mut!(self)),
+            DType::F32 => FloatsMut::F32(numbers_mut!(self)),
+            DType::F16 => FloatsMut::F16(numbers_mut!(self)),
+            DType::BF16 => FloatsMut::BF16(numbers_mut!(self)),
+            dtype => unreachable!("{dtype:?} is no float dtype of Flex"),
+        }
+    }
+
+    fn zeros(shape: Shape, dtype: DType) -> Self {
+        FlexTensor::zeros(shape, dtype)
+    }
+
+    fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self {
+        FlexTensor::from_data(TensorData::new(numbers, shape))
+    }
+
+    fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self {
+        FlexTensor::from_data(TensorData::new(numbers, shape))
+    }
+}

@@ -19,6 +19,8 @@ mod autodiff;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod host;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 pub(crate) mod routing;
@@ -33,7 +35,8 @@ use crate::operation::metadata;
 /// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
 ///
 /// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
-/// made of. Every method has the portable implementation of [`mod@reference`] as its body.
+/// made of. Every method has the portable implementation of [`mod@reference`] as its body; Flex and
+/// NdArray have their own.
 ///
 /// ```
 /// use burn::backend::Flex;

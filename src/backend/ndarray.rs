@@ -1,16 +1,13 @@
 //! NdArray, Burn's older CPU backend, deprecated by Burn in favour of Flex.
-//!
-//! NdArray does not reshape to more than six dimensions, so the reference implementation gets the
-//! logits as `[outer, classes, inner]`, and its results get their own shape here.
 
-use burn::backend::TensorMetadata;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::Shape;
-use burn_ndarray::{NdArray, NdArrayTensor};
+use burn::tensor::{DType, Shape, TensorData};
+use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 
 use super::CrossEntropyBackend;
-use crate::operation::{Geometry, Gradients, Inputs, Options, Saved, Targets, Tracked};
-use crate::reference;
+use super::host::{self, HostBackend, HostTensor};
+use crate::kernel::cpu::{Floats, FloatsMut, Indices};
+use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
 
 impl CrossEntropyBackend for NdArray {
     fn cross_entropy(
@@ -18,13 +15,7 @@ impl CrossEntropyBackend for NdArray {
         inputs: Inputs<Self>,
         options: Options,
     ) -> FloatTensor<Self> {
-        let folded = Folded::new(&logits.shape(), &options);
-        let loss = reference::cross_entropy::<Self>(
-            reshape(logits, &folded.shape),
-            folded.inputs(inputs),
-            &folded.options,
-        );
-        reshape(loss, &folded.loss_shape)
+        host::cross_entropy(logits, inputs, options)
     }
 
     fn cross_entropy_tracked(
@@ -32,17 +23,7 @@ impl CrossEntropyBackend for NdArray {
         inputs: Inputs<Self>,
         options: Options,
     ) -> Tracked<Self> {
-        let shape = logits.shape();
-        let folded = Folded::new(&shape, &options);
-        let Tracked { loss, saved } = reference::cross_entropy_tracked::<Self>(
-            reshape(logits, &folded.shape),
-            folded.inputs(inputs),
-            &folded.options,
-        );
-        Tracked {
-            loss: reshape(loss, &folded.loss_shape),
-            saved: with_logits(saved, |logits| reshape(logits, &shape)),
-        }
+        host::cross_entropy_tracked(logits, inputs, options)
     }
 
     fn cross_entropy_backward(
@@ -51,97 +32,158 @@ impl CrossEntropyBackend for NdArray {
         upstream: FloatTensor<Self>,
         options: Options,
     ) -> Gradients<Self> {
-        let shape = match &saved {
-            Saved::Logits { logits, .. } => logits.shape(),
-            Saved::Probabilities { probabilities } => probabilities.shape(),
-        };
-        let folded = Folded::new(&shape, &options);
-        let gradients = reference::cross_entropy_backward::<Self>(
-            with_logits(saved, |logits| reshape(logits, &folded.shape)),
-            folded.inputs(inputs),
-            upstream,
-            &folded.options,
-        );
-        match gradients {
-            Gradients::Logits { logits } => Gradients::Logits {
-                logits: reshape(logits, &shape),
-            },
-            Gradients::Targets { targets } => Gradients::Targets {
-                targets: reshape(targets, &shape),
-            },
-            Gradients::Both { logits, targets } => Gradients::Both {
-                logits: reshape(logits, &shape),
-                targets: reshape(targets, &shape),
-            },
-        }
+        host::cross_entropy_backward(saved, inputs, upstream, options)
     }
 }
 
-/// A call as one over `[outer, classes, inner]`.
-struct Folded {
-    shape: Shape,
-    loss_shape: Shape,
-    options: Options,
-}
+impl HostBackend for NdArray {
+    type Tensor = NdArrayTensor;
+    type Host = HostArray;
 
-impl Folded {
-    fn new(logits: &Shape, options: &Options) -> Self {
-        Self {
-            shape: Geometry::new(logits, options.class_dim).full(),
-            loss_shape: options.loss_shape(logits),
-            options: Options {
-                class_dim: 1,
-                ..options.clone()
-            },
-        }
+    fn open(tensor: NdArrayTensor) -> HostArray {
+        HostArray::open(tensor)
     }
 
-    fn inputs(&self, inputs: Inputs<NdArray>) -> Inputs<NdArray> {
-        Inputs {
-            targets: match inputs.targets {
-                Targets::Distributions(targets) => {
-                    Targets::Distributions(reshape(targets, &self.shape))
+    fn close(array: HostArray) -> NdArrayTensor {
+        array.close()
+    }
+}
+
+/// A tensor whose storage is open: burn-ndarray's own keeps its array to itself.
+macro_rules! host_array {
+    ($($dtype:ident: $element:ident),*) => {
+        #[derive(Clone)]
+        pub(super) enum HostArray {
+            $($dtype(SharedArray<$element>)),*
+        }
+
+        impl HostArray {
+            /// Copies what was borrowed from a file, and nothing else.
+            fn open(tensor: NdArrayTensor) -> Self {
+                match tensor {
+                    $(NdArrayTensor::$dtype(storage) => Self::$dtype(storage.into_owned()),)*
+                    NdArrayTensor::Bool(_) => unreachable!("the loss takes no booleans"),
                 }
-                indices => indices,
-            },
-            ..inputs
+            }
+
+            fn close(self) -> NdArrayTensor {
+                match self {
+                    $(Self::$dtype(array) => array.into()),*
+                }
+            }
+        }
+
+        /// Calls a generic function over the array of whichever dtype it is.
+        macro_rules! over_arrays {
+            ($value:expr, $array:ident => $result:expr) => {
+                match $value {
+                    $(HostArray::$dtype($array) => $result),*
+                }
+            };
+        }
+    };
+}
+
+host_array!(F64: f64, F32: f32, I64: i64, I32: i32, I16: i16, I8: i8, U64: u64, U32: u32, U16: u16, U8: u8);
+
+/// The numbers of an array in row-major order.
+macro_rules! numbers {
+    ($array:expr) => {
+        $array.as_slice().expect("the array is in row-major order")
+    };
+}
+
+/// The same to write over; in a copy, if others share them.
+macro_rules! numbers_mut {
+    ($array:expr) => {
+        $array
+            .as_slice_mut()
+            .expect("the array is in row-major order")
+    };
+}
+
+impl HostTensor for HostArray {
+    fn shape(&self) -> Shape {
+        over_arrays!(self, array => array.shape().to_vec().into())
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Self::F64(_) => DType::F64,
+            Self::F32(_) => DType::F32,
+            Self::I64(_) => DType::I64,
+            Self::I32(_) => DType::I32,
+            Self::I16(_) => DType::I16,
+            Self::I8(_) => DType::I8,
+            Self::U64(_) => DType::U64,
+            Self::U32(_) => DType::U32,
+            Self::U16(_) => DType::U16,
+            Self::U8(_) => DType::U8,
         }
     }
-}
 
-fn with_logits(
-    saved: Saved<NdArray>,
-    change: impl FnOnce(NdArrayTensor) -> NdArrayTensor,
-) -> Saved<NdArray> {
-    match saved {
-        Saved::Logits {
-            logits,
-            maximum,
-            others,
-        } => Saved::Logits {
-            logits: change(logits),
-            maximum,
-            others,
-        },
-        Saved::Probabilities { probabilities } => Saved::Probabilities {
-            probabilities: change(probabilities),
-        },
+    fn row_major(self) -> Self {
+        macro_rules! row_major {
+            ($array:ident) => {
+                if $array.is_standard_layout() {
+                    $array
+                } else {
+                    $array.as_standard_layout().into_owned().into_shared()
+                }
+                .into_dyn()
+            };
+        }
+        let tensor: NdArrayTensor = over_arrays!(self, array => row_major!(array).into());
+        Self::open(tensor)
     }
-}
 
-/// The tensor in another shape of any rank, copied only where its layout demands it.
-fn reshape(tensor: NdArrayTensor, shape: &Shape) -> NdArrayTensor {
-    macro_rules! reshaped {
-        ($storage:expr) => {{
-            let reshaped = $storage.into_shared().into_shape_clone(shape.as_slice());
-            reshaped
-                .expect("the shapes have the same number of elements")
-                .into()
-        }};
+    fn floats(&self) -> Floats<'_> {
+        match self {
+            Self::F64(array) => Floats::F64(numbers!(array)),
+            Self::F32(array) => Floats::F32(numbers!(array)),
+            _ => unreachable!("logits are f32 or f64 on NdArray"),
+        }
     }
-    match tensor {
-        NdArrayTensor::F32(storage) => reshaped!(storage),
-        NdArrayTensor::F64(storage) => reshaped!(storage),
-        other => other,
+
+    fn indices(&self) -> Indices<'_> {
+        match self {
+            Self::I64(array) => Indices::I64(numbers!(array)),
+            Self::I32(array) => Indices::I32(numbers!(array)),
+            Self::I16(array) => Indices::I16(numbers!(array)),
+            Self::I8(array) => Indices::I8(numbers!(array)),
+            Self::U64(array) => Indices::U64(numbers!(array)),
+            Self::U32(array) => Indices::U32(numbers!(array)),
+            Self::U16(array) => Indices::U16(numbers!(array)),
+            Self::U8(array) => Indices::U8(numbers!(array)),
+            Self::F64(_) | Self::F32(_) => unreachable!("index targets are integers"),
+        }
+    }
+
+    fn is_unshared(&self) -> bool {
+        over_arrays!(self, array => array.is_unique() && array.is_standard_layout())
+    }
+
+    fn floats_mut(&mut self) -> FloatsMut<'_> {
+        match self {
+            Self::F64(array) => FloatsMut::F64(numbers_mut!(array)),
+            Self::F32(array) => FloatsMut::F32(numbers_mut!(array)),
+            _ => unreachable!("logits are f32 or f64 on NdArray"),
+        }
+    }
+
+    fn zeros(shape: Shape, dtype: DType) -> Self {
+        let length = shape.num_elements();
+        match dtype {
+            DType::F64 => Self::of_f64(vec![0.0; length], shape),
+            _ => Self::of_f32(vec![0.0; length], shape),
+        }
+    }
+
+    fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self {
+        Self::open(NdArrayTensor::from_data(TensorData::new(numbers, shape)))
+    }
+
+    fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self {
+        Self::open(NdArrayTensor::from_data(TensorData::new(numbers, shape)))
     }
 }

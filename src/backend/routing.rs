@@ -76,16 +76,38 @@ fn has_implementation(kind: &DispatchTensorKind) -> bool {
     }
 }
 
-/// Whether looking at the values costs no wait for a device.
-#[allow(clippy::match_like_matches_macro)] // The arms are there or not, by feature.
-pub(crate) fn is_host_memory(tensor: &DispatchTensor) -> bool {
-    match &tensor.kind {
-        #[cfg(feature = "flex")]
-        DispatchTensorKind::Flex(_) => true,
-        #[cfg(feature = "ndarray")]
-        DispatchTensorKind::NdArray(_) => true,
-        _ => false,
+/// The first index target that is neither a class nor ignored, its row and its value, where they lie
+/// in the host's memory.
+#[allow(clippy::needless_return)] // By feature.
+pub(crate) fn first_bad_index(
+    indices: &DispatchTensor,
+    classes: usize,
+    ignored: &[i64],
+) -> HostCheck {
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(BackendTensor::Int(indices)) = &indices.kind {
+                return HostCheck::Done(super::host::first_bad_index::<backends::$backend>(
+                    indices.clone(),
+                    classes,
+                    ignored,
+                ));
+            }
+        };
     }
+    #[cfg(feature = "flex")]
+    of_backend!(Flex);
+    #[cfg(feature = "ndarray")]
+    of_backend!(NdArray);
+    HostCheck::Elsewhere
+}
+
+/// What a look at values in the host's memory says.
+pub(crate) enum HostCheck {
+    /// The first bad row, if any.
+    Done(Option<(usize, i128)>),
+    /// The values lie on a device.
+    Elsewhere,
 }
 
 /// Whether the operation gives right numbers for float tensors of the dtype on the device.

@@ -16,7 +16,8 @@ use super::checks::{
 use super::config::CrossEntropyLossConfig;
 use super::target::sealed::FromRows;
 use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target, TargetTensor};
-use crate::backend::{CrossEntropyBackend, routing};
+use crate::backend::CrossEntropyBackend;
+use crate::backend::routing::{self, HostCheck};
 use crate::error::CrossEntropyError;
 use crate::operation::{
     ClassWeights, EmptyReduction, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
@@ -490,27 +491,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         classes: usize,
         check: RangeCheck,
     ) -> Result<(), CrossEntropyError> {
-        if check == RangeCheck::WhereFree && !routing::is_host_memory(indices) {
-            return Ok(());
-        }
         let ignored = &self.settings.ignore_indices;
-        let is_bad = |value: i128| {
-            !(0..classes as i128).contains(&value)
-                && !ignored.iter().any(|ignored| i128::from(*ignored) == value)
-        };
-        let rows = indices.shape().num_elements();
-        let flat = Tensor::<1, Int>::from_dispatch(routing::flatten_indices(indices.clone(), rows));
-        let data = flat.into_data();
-        let found = if data.dtype() == DType::U64 {
-            data.iter::<u64>()
-                .map(i128::from)
-                .enumerate()
-                .find(|(_, value)| is_bad(*value))
-        } else {
-            data.iter::<i64>()
-                .map(i128::from)
-                .enumerate()
-                .find(|(_, value)| is_bad(*value))
+        let found = match routing::first_bad_index(indices, classes, ignored) {
+            HostCheck::Done(found) => found,
+            HostCheck::Elsewhere if check == RangeCheck::WhereFree => return Ok(()),
+            HostCheck::Elsewhere => first_bad_on_device(indices, classes, ignored),
         };
         match found {
             None => Ok(()),
@@ -522,6 +507,27 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             }),
         }
     }
+}
+
+/// The first index target that is neither a class nor ignored: its row and its value. Waits.
+fn first_bad_on_device(
+    indices: &DispatchTensor,
+    classes: usize,
+    ignored: &[i64],
+) -> Option<(usize, i128)> {
+    let is_bad = |value: i128| {
+        !(0..classes as i128).contains(&value)
+            && !ignored.iter().any(|ignored| i128::from(*ignored) == value)
+    };
+    let rows = indices.shape().num_elements();
+    let flat = Tensor::<1, Int>::from_dispatch(routing::flatten_indices(indices.clone(), rows));
+    let data = flat.into_data();
+    let values: Box<dyn Iterator<Item = i128>> = if data.dtype() == DType::U64 {
+        Box::new(data.iter::<u64>().map(i128::from))
+    } else {
+        Box::new(data.iter::<i64>().map(i128::from))
+    };
+    values.enumerate().find(|(_, value)| is_bad(*value))
 }
 
 fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {

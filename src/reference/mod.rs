@@ -100,9 +100,7 @@ pub fn cross_entropy_tracked<B: Backend>(
             maximum,
             others,
         },
-        Scores::Probabilities(_) => Saved::Probabilities {
-            probabilities: logits,
-        },
+        Scores::Probabilities(_) => Saved::AsGiven { input: logits },
     };
     Tracked { loss, saved }
 }
@@ -120,7 +118,10 @@ pub fn cross_entropy_backward<B: Backend>(
             maximum,
             others,
         } => (logits, Some((maximum, others))),
-        Saved::Probabilities { probabilities } => (probabilities, None),
+        Saved::AsGiven { input } => (input, None),
+        Saved::Gradients { gradients } => {
+            return multiplied::<B>(gradients, upstream, options);
+        }
     };
     let call = Call::<B>::new(&logits, options);
     let logits_dtype: FloatDType = logits.dtype().into();
@@ -134,7 +135,7 @@ pub fn cross_entropy_backward<B: Backend>(
             maximum,
             others,
         },
-        None => Scores::Probabilities(call.view(logits.clone())),
+        None => call.scores(logits.clone()),
     };
     let rows = call.rows(&inputs);
     let scales = call.upstream_scales(upstream, &rows);
@@ -161,6 +162,37 @@ pub fn cross_entropy_backward<B: Backend>(
         GradientsOf::Both => Gradients::Both {
             targets: targets_gradient(),
             logits: logits_gradient(),
+        },
+    }
+}
+
+/// Gradients that were made for an upstream gradient of 1. (This implementation saves none.)
+fn multiplied<B: Backend>(
+    gradients: Gradients<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+) -> Gradients<B> {
+    let multiply = |gradient: FloatTensor<B>| {
+        let (shape, dtype) = (gradient.shape(), gradient.dtype());
+        let call = Call::<B>::new(&gradient, options);
+        let upstream = cast::<B>(upstream.clone(), call.float);
+        let upstream = match options.reduction {
+            RowReduction::None => B::float_reshape(upstream, call.geometry.per_row()),
+            _ => reshape_scalar::<B>(upstream),
+        };
+        let product = B::float_mul(call.view(gradient), upstream);
+        cast::<B>(B::float_reshape(product, shape), dtype.into())
+    };
+    match gradients {
+        Gradients::Logits { logits } => Gradients::Logits {
+            logits: multiply(logits),
+        },
+        Gradients::Targets { targets } => Gradients::Targets {
+            targets: multiply(targets),
+        },
+        Gradients::Both { logits, targets } => Gradients::Both {
+            logits: multiply(logits),
+            targets: multiply(targets),
         },
     }
 }
@@ -397,9 +429,7 @@ impl<'a, B: Backend> Call<'a, B> {
 
     fn nothing_saved(&self, logits: FloatTensor<B>) -> Saved<B> {
         match self.options.values {
-            InputValues::Probabilities => Saved::Probabilities {
-                probabilities: logits,
-            },
+            InputValues::Probabilities => Saved::AsGiven { input: logits },
             InputValues::Logits { .. } => {
                 let nothing = full::<B>(self.geometry.per_row(), 0.0, &self.device, self.float);
                 Saved::Logits {

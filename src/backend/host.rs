@@ -1,0 +1,341 @@
+//! What Flex and NdArray share: their tensors lie in the host's memory, and the kernels of
+//! [`cpu`](crate::kernel::cpu) compute on them. Layout, dtype, allocation; no maths.
+//!
+//! The gradient is made in the forward, while a row is in cache. It goes over the logits if nobody
+//! else holds their buffer and they lie in row-major order, else into one new tensor. Logits in any
+//! other order of memory are copied into that order first, and the copy is written over.
+//!
+//! f16 alone is different: its gradient is made in the backward, over the logits that were kept.
+//! The numbers of f16 end at 6e-8, and the gradient of a mean over many rows lies below; what scales
+//! the loss up for that reason comes with the upstream gradient, and has to be in before rounding.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{DType, Shape};
+
+use crate::kernel::cpu::{
+    Buffers, Call, Floats, FloatsMut, Indices, Instructions, Own, Targets as TargetSlices, Valid,
+    multiply,
+};
+use crate::operation::{
+    ClassWeights, Geometry, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
+    Tracked,
+};
+
+/// A tensor in the host's memory.
+pub(super) trait HostTensor: Clone {
+    fn shape(&self) -> Shape;
+    fn dtype(&self) -> DType;
+    /// The same in row-major order, copied only if it is not.
+    fn row_major(self) -> Self;
+    /// The numbers of a float tensor in row-major order.
+    fn floats(&self) -> Floats<'_>;
+    /// The numbers of an integer tensor in row-major order.
+    fn indices(&self) -> Indices<'_>;
+    /// Whether the tensor is in row-major order, and no other shares its buffer.
+    fn is_unshared(&self) -> bool;
+    /// The numbers of a tensor in row-major order to write over; in a copy, if others share them.
+    fn floats_mut(&mut self) -> FloatsMut<'_>;
+    fn zeros(shape: Shape, dtype: DType) -> Self;
+    fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self;
+    fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self;
+}
+
+/// A backend whose tensors are such, or become such by being opened.
+pub(super) trait HostBackend:
+    Backend<FloatTensorPrimitive = Self::Tensor, IntTensorPrimitive = Self::Tensor>
+{
+    type Tensor: TensorMetadata;
+    type Host: HostTensor;
+
+    fn open(tensor: Self::Tensor) -> Self::Host;
+    fn close(host: Self::Host) -> Self::Tensor;
+}
+
+/// What the arithmetic is done in: f32 or f64.
+trait Arithmetic: Own {
+    fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H;
+}
+
+impl Arithmetic for f32 {
+    fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H {
+        H::of_f32(numbers, shape)
+    }
+}
+
+impl Arithmetic for f64 {
+    fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H {
+        H::of_f64(numbers, shape)
+    }
+}
+
+/// Calls a function for the arithmetic that belongs to a tensor's dtype.
+macro_rules! in_arithmetic_of {
+    ($tensor:expr, $function:ident($($argument:expr),*)) => {
+        match $tensor.dtype() {
+            DType::F64 => $function::<f64, _>($($argument),*),
+            _ => $function::<f32, _>($($argument),*),
+        }
+    };
+}
+
+pub(super) fn cross_entropy<B: HostBackend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: Options,
+) -> FloatTensor<B> {
+    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
+    B::close(in_arithmetic_of!(logits, loss(&logits, &inputs, &options)))
+}
+
+pub(super) fn cross_entropy_tracked<B: HostBackend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: Options,
+) -> Tracked<B> {
+    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
+    if logits.dtype() == DType::F16 {
+        return Tracked {
+            loss: B::close(in_arithmetic_of!(logits, loss(&logits, &inputs, &options))),
+            saved: Saved::AsGiven {
+                input: B::close(logits),
+            },
+        };
+    }
+    let (loss, gradients) =
+        in_arithmetic_of!(logits, loss_and_gradients(logits, &inputs, &options, None));
+    Tracked {
+        loss: B::close(loss),
+        saved: Saved::Gradients {
+            gradients: gradients.close::<B>(),
+        },
+    }
+}
+
+pub(super) fn cross_entropy_backward<B: HostBackend>(
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: Options,
+) -> Gradients<B> {
+    let (upstream, inputs) = (B::open(upstream).row_major(), HostInputs::open::<B>(inputs));
+    match saved {
+        Saved::Gradients { gradients } => {
+            let multiplied = |gradient: B::Tensor| {
+                let gradient = B::open(gradient);
+                B::close(in_arithmetic_of!(
+                    gradient,
+                    times(gradient, &inputs, &upstream, &options)
+                ))
+            };
+            match gradients {
+                Gradients::Logits { logits } => Gradients::Logits {
+                    logits: multiplied(logits),
+                },
+                Gradients::Targets { targets } => Gradients::Targets {
+                    targets: multiplied(targets),
+                },
+                Gradients::Both { logits, targets } => Gradients::Both {
+                    logits: multiplied(logits),
+                    targets: multiplied(targets),
+                },
+            }
+        }
+        Saved::AsGiven { input: logits } | Saved::Logits { logits, .. } => {
+            let logits = B::open(logits).row_major();
+            let upstream = Some(&upstream);
+            let (_, gradients) = in_arithmetic_of!(
+                logits,
+                loss_and_gradients(logits, &inputs, &options, upstream)
+            );
+            gradients.close::<B>()
+        }
+    }
+}
+
+/// The first index target that is neither a class nor ignored: its row and its value.
+pub(super) fn first_bad_index<B: HostBackend>(
+    indices: B::Tensor,
+    classes: usize,
+    ignored: &[i64],
+) -> Option<(usize, i128)> {
+    let indices = B::open(indices).row_major();
+    indices.indices().first_bad(&Valid { classes, ignored })
+}
+
+/// The inputs of a call in row-major order.
+struct HostInputs<H> {
+    /// Indices or distributions.
+    targets: HostTargets<H>,
+    weights: Option<H>,
+}
+
+enum HostTargets<H> {
+    Indices(H),
+    Distributions(H),
+}
+
+impl<H: HostTensor> HostInputs<H> {
+    fn open<B: HostBackend<Host = H>>(inputs: Inputs<B>) -> Self {
+        Self {
+            targets: match inputs.targets {
+                Targets::Indices(indices) => HostTargets::Indices(B::open(indices).row_major()),
+                Targets::Distributions(targets) => {
+                    HostTargets::Distributions(B::open(targets).row_major())
+                }
+            },
+            weights: match inputs.weights {
+                ClassWeights::Equal => None,
+                ClassWeights::PerClass(weights) => Some(B::open(weights).row_major()),
+            },
+        }
+    }
+
+    fn weights<A: Arithmetic>(&self) -> Option<Vec<A>> {
+        self.weights.as_ref().map(numbers)
+    }
+
+    fn call<'a, A: Arithmetic>(
+        &'a self,
+        shape: &Shape,
+        options: &'a Options,
+        weights: Option<&'a [A]>,
+        upstream: Option<&'a [A]>,
+    ) -> Call<'a, A> {
+        Call {
+            geometry: Geometry::new(shape, options.class_dim),
+            options,
+            targets: match &self.targets {
+                HostTargets::Indices(indices) => TargetSlices::Indices(indices.indices()),
+                HostTargets::Distributions(targets) => {
+                    TargetSlices::Distributions(targets.floats())
+                }
+            },
+            weights,
+            upstream,
+            instructions: Instructions::best(),
+        }
+    }
+
+    /// A buffer for the gradient of the distributions, if that is asked for.
+    fn targets_gradient(&self, options: &Options) -> Option<H> {
+        match (&self.targets, options.gradients_of) {
+            (HostTargets::Indices(_), _) | (_, GradientsOf::Logits) => None,
+            (HostTargets::Distributions(targets), _) => {
+                Some(H::zeros(targets.shape(), targets.dtype()))
+            }
+        }
+    }
+}
+
+/// The gradients that were asked for.
+struct HostGradients<H> {
+    logits: Option<H>,
+    targets: Option<H>,
+}
+
+impl<H: HostTensor> HostGradients<H> {
+    fn close<B: HostBackend<Host = H>>(self) -> Gradients<B> {
+        match (self.logits.map(B::close), self.targets.map(B::close)) {
+            (Some(logits), None) => Gradients::Logits { logits },
+            (None, Some(targets)) => Gradients::Targets { targets },
+            (Some(logits), Some(targets)) => Gradients::Both { logits, targets },
+            (None, None) => unreachable!("a gradient of index targets is never asked for"),
+        }
+    }
+}
+
+fn loss<A: Arithmetic, H: HostTensor>(logits: &H, inputs: &HostInputs<H>, options: &Options) -> H {
+    let shape = logits.shape();
+    let weights = inputs.weights::<A>();
+    let call = inputs.call(&shape, options, weights.as_deref(), None);
+    let losses = call.solve(Buffers {
+        logits: Some(logits.floats()),
+        gradient: None,
+        targets_gradient: None,
+    });
+    A::host(losses, options.loss_shape(&shape))
+}
+
+fn loss_and_gradients<A: Arithmetic, H: HostTensor>(
+    mut logits: H,
+    inputs: &HostInputs<H>,
+    options: &Options,
+    upstream: Option<&H>,
+) -> (H, HostGradients<H>) {
+    let shape = logits.shape();
+    let weights = inputs.weights::<A>();
+    let upstream = upstream.map(numbers::<A, H>);
+    let call = inputs.call(&shape, options, weights.as_deref(), upstream.as_deref());
+    let mut targets = inputs.targets_gradient(options);
+    let targets_gradient = targets.as_mut().map(HostTensor::floats_mut);
+
+    let (losses, logits) = if options.gradients_of == GradientsOf::Targets {
+        let losses = call.solve(Buffers {
+            logits: Some(logits.floats()),
+            gradient: None,
+            targets_gradient,
+        });
+        (losses, None)
+    } else if logits.is_unshared() {
+        let losses = call.solve(Buffers {
+            logits: None,
+            gradient: Some(logits.floats_mut()),
+            targets_gradient,
+        });
+        (losses, Some(logits))
+    } else {
+        let mut gradient = H::zeros(shape.clone(), logits.dtype());
+        let losses = call.solve(Buffers {
+            logits: Some(logits.floats()),
+            gradient: Some(gradient.floats_mut()),
+            targets_gradient,
+        });
+        (losses, Some(gradient))
+    };
+    let loss = A::host(losses, options.loss_shape(&shape));
+    (loss, HostGradients { logits, targets })
+}
+
+/// The product of a gradient with the upstream gradient.
+fn times<A: Arithmetic, H: HostTensor>(
+    mut gradient: H,
+    inputs: &HostInputs<H>,
+    upstream: &H,
+    options: &Options,
+) -> H {
+    let mut factors = numbers::<A, H>(upstream);
+    if factors.iter().all(|&factor| factor == A::ONE) {
+        return gradient;
+    }
+    let geometry = Geometry::new(&gradient.shape(), options.class_dim);
+    if let HostTargets::Indices(indices) = &inputs.targets
+        && factors.iter().any(|factor| !factor.is_finite())
+    {
+        // The gradient of an ignored row stays 0, whatever it is multiplied by.
+        if options.reduction != RowReduction::None {
+            factors = vec![factors[0]; geometry.rows()];
+        }
+        let valid = Valid {
+            classes: geometry.classes,
+            ignored: &options.ignore_indices,
+        };
+        for (row, factor) in factors.iter_mut().enumerate() {
+            if !indices.indices().counts(row, &valid) {
+                *factor = A::ONE;
+            }
+        }
+    }
+    multiply(
+        gradient.floats_mut(),
+        &geometry,
+        &factors,
+        Instructions::best(),
+    );
+    gradient
+}
+
+/// The numbers of a small tensor in row-major order.
+fn numbers<A: Arithmetic, H: HostTensor>(tensor: &H) -> Vec<A> {
+    tensor.floats().to_vec(Instructions::best())
+}

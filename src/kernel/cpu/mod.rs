@@ -1,0 +1,246 @@
+//! The cross-entropy on slices, for backends whose tensors are in the host's memory.
+//!
+//! | File | What it is about |
+//! |---|---|
+//! | `mod` | a whole call: parts, threads, reduction |
+//! | `part` | one part of the rows, one unit of rows after the other |
+//! | `unit` | what the rows of a unit go through |
+//! | `softmax`, `probabilities` | the maths |
+//! | `multiply` | the upstream gradient |
+//! | `blocks`, `rows`, `shares`, `targets` | what the maths is about |
+//! | `storage`, `number` | layouts and dtypes |
+//! | `float`, `instructions` | elementary functions, and what they are compiled for |
+//!
+//! A unit is one row, if its classes lie together and are many, else [`LANES`](blocks::LANES) rows
+//! side by side. Its logits come from memory once, and once the gradient goes back, over the logits
+//! if they may be overwritten.
+
+mod blocks;
+mod float;
+mod instructions;
+mod multiply;
+mod number;
+mod part;
+mod probabilities;
+mod rows;
+mod shares;
+mod softmax;
+mod storage;
+mod targets;
+mod unit;
+
+use rayon::prelude::*;
+
+pub(crate) use self::instructions::Instructions;
+pub(crate) use self::multiply::multiply;
+pub(crate) use self::storage::{Floats, FloatsMut, Own};
+pub(crate) use self::targets::{Indices, Targets, Valid};
+
+use self::part::{Plan, Scales, Scratch, Sum, Work};
+use self::shares::Shares;
+use self::storage::{Cut, Part};
+use crate::operation::{EmptyReduction, Geometry, Options, RowReduction};
+
+/// A call, in slices.
+pub(crate) struct Call<'a, A> {
+    pub(crate) geometry: Geometry,
+    pub(crate) options: &'a Options,
+    pub(crate) targets: Targets<'a>,
+    /// One weight per class.
+    pub(crate) weights: Option<&'a [A]>,
+    /// The gradient of the loss, in its shape; absent where it is 1.
+    pub(crate) upstream: Option<&'a [A]>,
+    pub(crate) instructions: Instructions,
+}
+
+/// Where the logits are and where the gradients go.
+pub(crate) struct Buffers<'a> {
+    /// The logits, unless they stand in `gradient` and may be overwritten.
+    pub(crate) logits: Option<Floats<'a>>,
+    /// Absent where the gradient of the logits is not wanted.
+    pub(crate) gradient: Option<FloatsMut<'a>>,
+    /// Absent where the gradient of the distributions is not wanted.
+    pub(crate) targets_gradient: Option<FloatsMut<'a>>,
+}
+
+/// Elements from which on the parts are handed to threads: below it, waking them costs more than
+/// they save.
+const SPREAD_FROM: usize = 1 << 16;
+
+impl<A: Own> Call<'_, A> {
+    /// The loss, one number or one per row, and whatever gradients there are buffers for.
+    pub(crate) fn solve(&self, buffers: Buffers<'_>) -> Vec<A> {
+        let rows = self.geometry.rows();
+        if rows == 0 {
+            return self.loss_of_no_rows();
+        }
+        let totals = self.totals();
+        let plan = self.plan(totals);
+        let per_row = self.options.reduction == RowReduction::None;
+        let mut losses = vec![A::ZERO; if per_row { rows } else { 0 }];
+        let distributions = match self.targets {
+            Targets::Indices(_) => None,
+            Targets::Distributions(distributions) => Some(distributions.whole()),
+        };
+        let parts = self.cut(buffers, distributions.as_ref(), &mut losses);
+        let spread = rows * self.geometry.classes >= SPREAD_FROM;
+        let sums = for_each(parts, spread, Scratch::new, |work, scratch| {
+            plan.solve(work, scratch)
+        });
+        if !per_row {
+            let mut sum = Sum::default();
+            for part in sums {
+                sum.main += part.main;
+                sum.penalty += part.penalty;
+            }
+            losses.push(A::of(self.reduced(sum, totals)));
+        }
+        losses
+    }
+
+    fn cut<'w>(
+        &self,
+        buffers: Buffers<'w>,
+        distributions: Option<&'w Part<'w>>,
+        losses: &'w mut [A],
+    ) -> Vec<Work<'w, A>> {
+        let cut = Cut::new(&self.geometry);
+        let parts = |buffer: Option<FloatsMut<'w>>| {
+            buffer
+                .map(|buffer| buffer.parts(&self.geometry, cut).into_iter())
+                .into_iter()
+                .flatten()
+        };
+        let mut gradients = parts(buffers.gradient);
+        let mut targets_gradients = parts(buffers.targets_gradient);
+        let mut losses = losses;
+        cut.rows(&self.geometry)
+            .into_iter()
+            .map(|rows| {
+                let here = rows.len().min(losses.len());
+                let (now, later) = std::mem::take(&mut losses).split_at_mut(here);
+                losses = later;
+                Work {
+                    rows,
+                    logits: buffers.logits.map(Floats::whole),
+                    output: gradients.next(),
+                    distributions,
+                    targets_gradient: targets_gradients.next(),
+                    losses: now,
+                }
+            })
+            .collect()
+    }
+
+    fn valid(&self) -> Valid<'_> {
+        Valid {
+            classes: self.geometry.classes,
+            ignored: &self.options.ignore_indices,
+        }
+    }
+
+    /// What the mean divides the losses and the z-losses by.
+    fn totals(&self) -> (f64, f64) {
+        match (self.options.reduction, &self.targets) {
+            (RowReduction::Mean, Targets::Indices(indices)) => {
+                indices.totals(self.weights, &self.valid())
+            }
+            (RowReduction::Mean, Targets::Distributions(_)) => {
+                let rows = self.geometry.rows() as f64;
+                (rows, rows)
+            }
+            (RowReduction::BatchMean(samples), _) => (samples as f64, samples as f64),
+            (RowReduction::Sum | RowReduction::None, _) => (1.0, 1.0),
+        }
+    }
+
+    fn plan(&self, totals: (f64, f64)) -> Plan<'_, A> {
+        let options = self.options;
+        let per_row = options.reduction == RowReduction::None;
+        let upstream = match self.upstream {
+            Some([upstream]) if !per_row => upstream.to_f64(),
+            _ => 1.0,
+        };
+        let share = |total: f64| if total == 0.0 { 0.0 } else { upstream / total };
+        Plan {
+            geometry: self.geometry,
+            indices: match self.targets {
+                Targets::Indices(indices) => Some(indices),
+                Targets::Distributions(_) => None,
+            },
+            valid: self.valid(),
+            shares: Shares {
+                kept: A::of(1.0 - options.label_smoothing),
+                even: A::of(options.label_smoothing / self.geometry.classes as f64),
+                distribution: None,
+                weights: self.weights,
+                classes: self.geometry.classes,
+            },
+            values: options.values,
+            z_loss: A::of(options.z_loss),
+            scales: Scales {
+                main: A::of(share(totals.0)),
+                penalty: A::of(share(totals.1)),
+                per_row: self.upstream.filter(|_| per_row),
+            },
+            instructions: self.instructions,
+        }
+    }
+
+    fn reduced(&self, sum: Sum, totals: (f64, f64)) -> f64 {
+        let mean = |sum: f64, total: f64| {
+            // A bad target is no empty mean.
+            if total != 0.0 || sum.is_nan() {
+                sum / total
+            } else {
+                self.empty()
+            }
+        };
+        let main = mean(sum.main, totals.0);
+        if self.options.z_loss == 0.0 {
+            main
+        } else {
+            main + mean(sum.penalty, totals.1)
+        }
+    }
+
+    fn empty(&self) -> f64 {
+        match self.options.empty {
+            EmptyReduction::Nan => f64::NAN,
+            EmptyReduction::Zero => 0.0,
+        }
+    }
+
+    fn loss_of_no_rows(&self) -> Vec<A> {
+        match self.options.reduction {
+            RowReduction::None => Vec::new(),
+            RowReduction::Sum => vec![A::ZERO],
+            RowReduction::BatchMean(samples) if samples > 0 => vec![A::ZERO],
+            RowReduction::Mean | RowReduction::BatchMean(_) => vec![A::of(self.empty())],
+        }
+    }
+}
+
+/// Runs the parts, on several threads where `spread`, and returns what they give in their order.
+fn for_each<T: Send, S, R: Send>(
+    parts: Vec<T>,
+    spread: bool,
+    scratch: impl Fn() -> S + Sync + Send,
+    solve: impl Fn(T, &mut S) -> R + Sync + Send,
+) -> Vec<R> {
+    if spread && parts.len() > 1 && rayon::current_num_threads() > 1 {
+        // Few and long stretches of parts, as each has scratch memory of its own.
+        let stretch = (parts.len() / (8 * rayon::current_num_threads())).max(1);
+        parts
+            .into_par_iter()
+            .with_min_len(stretch)
+            .map_init(scratch, |scratch, part| solve(part, scratch))
+            .collect()
+    } else {
+        let mut scratch = scratch();
+        parts
+            .into_iter()
+            .map(|part| solve(part, &mut scratch))
+            .collect()
+    }
+}

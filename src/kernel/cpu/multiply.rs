@@ -1,0 +1,83 @@
+//! The product of a gradient with the upstream gradient, in place.
+
+use std::ops::Range;
+
+use super::float::Float;
+use super::instructions::{Instructions, Task};
+use super::number::Number;
+use super::storage::{Cut, FloatsMut, Part, Runs, over_dtypes};
+use super::{SPREAD_FROM, for_each};
+use crate::operation::Geometry;
+
+/// Multiplies the gradient of each row by the row's factor, or all of them by the only factor.
+pub(crate) fn multiply<A: Float>(
+    gradient: FloatsMut<'_>,
+    geometry: &Geometry,
+    factors: &[A],
+    instructions: Instructions,
+) {
+    let cut = Cut::new(geometry);
+    let parts = gradient.parts(geometry, cut).into_iter();
+    let parts: Vec<_> = cut.rows(geometry).into_iter().zip(parts).collect();
+    let spread = geometry.rows() * geometry.classes >= SPREAD_FROM;
+    for_each(
+        parts,
+        spread,
+        || (),
+        |(rows, mut part), _| {
+            over_dtypes!(Part, &mut part, runs => {
+                instructions.run(Multiply { runs, geometry, rows, factors });
+            });
+        },
+    );
+}
+
+struct Multiply<'a, 'b, S, A> {
+    runs: &'a mut Runs<'b, S>,
+    geometry: &'a Geometry,
+    rows: Range<usize>,
+    factors: &'a [A],
+}
+
+impl<S: Number, A: Float> Task for Multiply<'_, '_, S, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self {
+            runs,
+            geometry,
+            rows,
+            factors,
+        } = self;
+        if let [factor] = *factors {
+            for run in runs.all_mut() {
+                by_one(run, factor);
+            }
+            return;
+        }
+        if geometry.inner == 1 {
+            for row in rows {
+                by_one(runs.row_mut(geometry, row), factors[row]);
+            }
+            return;
+        }
+        for stretch in super::storage::stretches(geometry, rows) {
+            let from = stretch.outer * geometry.inner;
+            let factors = &factors[from + stretch.inner.start..from + stretch.inner.end];
+            for class in 0..geometry.classes {
+                let run = runs.run_mut(geometry, stretch.outer, class, stretch.inner.clone());
+                for (number, &factor) in run.iter_mut().zip(factors) {
+                    *number = S::narrow(number.widen::<A>() * factor);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn by_one<S: Number, A: Float>(run: &mut [S], factor: A) {
+    for number in run {
+        *number = S::narrow(number.widen::<A>() * factor);
+    }
+}

@@ -1,0 +1,77 @@
+//! The part of the shares `a[c]` that is spread over the classes: label smoothing, distributions, and
+//! the class weights over both. The share that an index target adds at its one class is a number per
+//! row, see [`Rows`](super::rows::Rows).
+
+use super::blocks::{Block, LANES};
+use super::float::Float;
+
+/// `a[c] = weight[c] (kept p[c] + even)`.
+#[derive(Clone, Copy)]
+pub(crate) struct Shares<'a, A> {
+    /// `1 - e`, with `e` the label smoothing.
+    pub(crate) kept: A,
+    /// `e / C`.
+    pub(crate) even: A,
+    /// `p`, laid out as the logits are.
+    pub(crate) distribution: Option<&'a [A]>,
+    /// One per class.
+    pub(crate) weights: Option<&'a [A]>,
+    pub(crate) classes: usize,
+}
+
+impl<A: Float> Shares<'_, A> {
+    /// The shares of block `step`; 0 beyond the last class.
+    #[inline(always)]
+    pub(crate) fn block<const W: usize>(&self, step: usize) -> Block<A> {
+        let mut shares = [self.even; LANES];
+        if let Some(distribution) = self.distribution {
+            let p = block_at(distribution, step);
+            for lane in 0..LANES {
+                shares[lane] += self.kept * p[lane];
+            }
+        }
+        if let Some(weights) = self.weights {
+            let weight = weights_at::<A, W>(weights, step);
+            for lane in 0..LANES {
+                shares[lane] = shares[lane] * weight[lane];
+            }
+        }
+        let classes_here = self.classes.saturating_sub(step * LANES);
+        if W == 1 && classes_here < LANES {
+            shares[classes_here..].fill(A::ZERO);
+        }
+        shares
+    }
+
+    /// `weight[c] (1 - e)`, what the surprisal is multiplied by in the gradient of a distribution.
+    #[inline(always)]
+    pub(crate) fn slopes<const W: usize>(&self, step: usize) -> Block<A> {
+        let mut slopes = [self.kept; LANES];
+        if let Some(weights) = self.weights {
+            let weight = weights_at::<A, W>(weights, step);
+            for lane in 0..LANES {
+                slopes[lane] = slopes[lane] * weight[lane];
+            }
+        }
+        slopes
+    }
+}
+
+/// The weights of the classes in the lanes of block `step`.
+#[inline(always)]
+fn weights_at<A: Float, const W: usize>(weights: &[A], step: usize) -> Block<A> {
+    if W == 1 {
+        block_at(weights, step)
+    } else {
+        [weights[step]; LANES]
+    }
+}
+
+#[inline(always)]
+fn block_at<A: Float>(numbers: &[A], step: usize) -> Block<A> {
+    let rest = &numbers[step * LANES..];
+    match rest.first_chunk::<LANES>() {
+        Some(block) => *block,
+        None => super::blocks::padded(rest, A::ZERO),
+    }
+}

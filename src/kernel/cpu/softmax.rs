@@ -1,0 +1,453 @@
+//! The loss and the gradients of logits.
+//!
+//! With `x` the scaled and capped logits of a row, `m` their maximum, and shares `a[c]`:
+//!
+//! ```text
+//! others  = sum_c exp(x[c] - m), without the maximum's own 1
+//! lse - m = ln(1 + others)
+//! loss    = sum_c a[c] (m - x[c]) + A (lse - m)          A = sum_c a[c]
+//! dx[c]   = A p[c] - a[c]                                p[c] = exp(x[c] - m) / (1 + others)
+//!         = sum_{other} a - A others / (1 + others)      at a class of more than half of p
+//! ```
+//!
+//! The last line is minus the sum of the other classes' gradients: where a row has been learned, `A
+//! p` and `a` are nearly equal there, and their difference would have no digits left. For the same
+//! reason the maximum's 1 stays out of the sum.
+//!
+//! The logits are read from memory once: the exponentials replace them while they are in cache, and
+//! the gradient replaces the exponentials.
+
+use super::blocks::{
+    Block, Blocks, LANES, RUN, Read, Total, Write, fold_maximum, fold_sum, of_lane,
+};
+use super::float::Float;
+use super::instructions::Task;
+use super::rows::{Losses, Rows};
+use super::shares::Shares;
+
+/// `W` rows of logits, see [`blocks`](super::blocks).
+#[derive(Clone, Copy)]
+pub(crate) struct Softmax<'a, A, const W: usize> {
+    pub(crate) rows: &'a Rows<A, W>,
+    /// Absent where only the target's class has a share.
+    pub(crate) shares: Option<Shares<'a, A>>,
+    /// Factor of the logits.
+    pub(crate) scale: A,
+    /// Factor of the squared log-sum-exp.
+    pub(crate) z_loss: A,
+}
+
+/// The losses of rows whose logits are `x`.
+pub(crate) struct LossOf<'a, A, const W: usize> {
+    pub(crate) softmax: Softmax<'a, A, W>,
+    pub(crate) x: &'a [A],
+}
+
+impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
+    type Output = Losses<A, W>;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Losses<A, W> {
+        let targets = self.softmax.target_logits(self.x);
+        let mut x = Read::new(self.x, -A::INFINITY);
+        let sums = self.softmax.sums::<FMA>(&mut x);
+        self.softmax.finish::<FMA>(&sums, &targets).losses
+    }
+}
+
+/// The losses of rows, whose logits `x` the gradient replaces.
+pub(crate) struct GradientOver<'a, A, const W: usize> {
+    pub(crate) softmax: Softmax<'a, A, W>,
+    pub(crate) x: &'a mut [A],
+}
+
+impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
+    type Output = Losses<A, W>;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Losses<A, W> {
+        let Self { softmax, x } = self;
+        let targets = softmax.target_logits(x);
+        let mut blocks = Write::new(x, -A::INFINITY);
+        let sums = softmax.sums::<FMA>(&mut blocks);
+        let finished = softmax.finish::<FMA>(&sums, &targets);
+        match softmax.shares {
+            None => softmax.gradient::<FMA, false>(&mut blocks, &finished),
+            Some(_) => softmax.gradient::<FMA, true>(&mut blocks, &finished),
+        }
+        softmax.subtract_targets(x, &finished);
+        finished.losses
+    }
+}
+
+/// The gradient of the rows' distributions.
+pub(crate) struct TargetsGradient<'a, A, const W: usize> {
+    pub(crate) softmax: Softmax<'a, A, W>,
+    pub(crate) x: &'a [A],
+    pub(crate) gradient: &'a mut [A],
+}
+
+impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
+    type Output = ();
+
+    /// `(1 - e) weight[c] (lse - x[c])`, 0 where its factor is.
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self {
+            softmax,
+            x,
+            gradient,
+        } = self;
+        let shares = softmax.shares.expect("distributions have shares");
+        let targets = softmax.target_logits(x);
+        let mut x = Read::new(x, -A::INFINITY);
+        let sums = softmax.sums::<FMA>(&mut x);
+        let Finished { above, .. } = softmax.finish::<FMA>(&sums, &targets);
+        let mut gradient = Write::new(gradient, A::ZERO);
+        for step in 0..x.steps() {
+            let slopes = shares.slopes::<W>(step);
+            let block = x.get(step);
+            let mut result = [A::ZERO; LANES];
+            for lane in 0..LANES {
+                let gap = of_lane(&sums.maximum, lane) - block[lane] * softmax.scale;
+                let slope = slopes[lane] * (gap + of_lane(&above, lane));
+                let slope = if slopes[lane] == A::ZERO {
+                    A::ZERO
+                } else {
+                    slope
+                };
+                result[lane] = slope * of_lane(&softmax.rows.scale, lane);
+            }
+            gradient.put(step, result);
+        }
+    }
+}
+
+/// What the classes of each row add up to.
+struct Sums<A, const W: usize> {
+    maximum: [A; W],
+    others: [A; W],
+    /// `sum_c a[c] (m - x[c])` of the spread shares.
+    gaps: [A; W],
+    /// The sum of the spread shares at the maximum.
+    at_maximum: [A; W],
+    /// The sum of the spread shares of the other classes.
+    elsewhere: [A; W],
+}
+
+/// What the sums come to.
+struct Finished<A, const W: usize> {
+    losses: Losses<A, W>,
+    /// `lse - m`.
+    above: [A; W],
+    /// What the exponentials are multiplied by.
+    factor: [A; W],
+    /// The gradient at a class of more than half the probability.
+    majority: [A; W],
+    /// The exponential of such a class; 2, which none is, in a row without one.
+    majority_exponential: [A; W],
+    /// What is left to subtract at the target.
+    at_target: [A; W],
+}
+
+/// Sums of one run of blocks.
+struct Run<A> {
+    others: Block<A>,
+    ties: Block<A>,
+    gaps: Block<A>,
+    at_maximum: Block<A>,
+    elsewhere: Block<A>,
+}
+
+impl<A: Float> Run<A> {
+    #[inline(always)]
+    fn new() -> Self {
+        let zero = [A::ZERO; LANES];
+        Self {
+            others: zero,
+            ties: zero,
+            gaps: zero,
+            at_maximum: zero,
+            elsewhere: zero,
+        }
+    }
+}
+
+impl<A: Float, const W: usize> Softmax<'_, A, W> {
+    /// The logit of each row's index target. Read before anything is written.
+    #[inline(always)]
+    fn target_logits(&self, x: &[A]) -> [A; W] {
+        let mut logits = [A::ZERO; W];
+        for row in 0..W {
+            logits[row] = x[at::<W>(self.rows.class[row], row)] * self.scale;
+        }
+        logits
+    }
+
+    #[inline(always)]
+    fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
+        let maximum = self.maximum(x);
+        match self.shares {
+            None => self.sums_below::<FMA, false>(x, maximum),
+            Some(_) => self.sums_below::<FMA, true>(x, maximum),
+        }
+    }
+
+    #[inline(always)]
+    fn maximum(&self, x: &impl Blocks<A>) -> [A; W] {
+        let mut largest = [-A::INFINITY; LANES];
+        for step in 0..x.steps() {
+            let block = x.get(step);
+            for lane in 0..LANES {
+                let value = block[lane];
+                largest[lane] = if value > largest[lane] {
+                    value
+                } else {
+                    largest[lane]
+                };
+            }
+        }
+        let mut maximum = fold_maximum::<A, W>(largest);
+        for row in 0..W {
+            // Rounds as each logit does below: the maximum's own difference is 0.
+            maximum[row] = maximum[row] * self.scale;
+        }
+        maximum
+    }
+
+    #[inline(always)]
+    fn sums_below<const FMA: bool, const SHARES: bool>(
+        &self,
+        x: &mut impl Blocks<A>,
+        maximum: [A; W],
+    ) -> Sums<A, W> {
+        let mut others = Total::new();
+        let mut ties = [A::ZERO; LANES];
+        let [mut gaps, mut at_maximum, mut elsewhere] = [Total::new(); 3];
+        let steps = x.steps();
+        for first in (0..steps).step_by(RUN) {
+            let mut run = Run::new();
+            for step in first..steps.min(first + RUN) {
+                let exponentials =
+                    self.exponentials::<FMA, SHARES>(x.get(step), step, &maximum, &mut run);
+                x.put(step, exponentials);
+            }
+            others.add(&run.others);
+            for lane in 0..LANES {
+                ties[lane] += run.ties[lane];
+            }
+            if SHARES {
+                gaps.add(&run.gaps);
+                at_maximum.add(&run.at_maximum);
+                elsewhere.add(&run.elsewhere);
+            }
+        }
+        let ties = fold_sum::<A, W>(ties);
+        let mut others = others.finish::<W>();
+        for row in 0..W {
+            others[row] += ties[row] - A::ONE;
+        }
+        let [mut all_gaps, mut shares_at_maximum, mut shares_elsewhere] = [[A::ZERO; W]; 3];
+        if SHARES {
+            all_gaps = gaps.finish::<W>();
+            shares_at_maximum = at_maximum.finish::<W>();
+            shares_elsewhere = elsewhere.finish::<W>();
+        }
+        Sums {
+            maximum,
+            others,
+            gaps: all_gaps,
+            at_maximum: shares_at_maximum,
+            elsewhere: shares_elsewhere,
+        }
+    }
+
+    #[inline(always)]
+    fn exponentials<const FMA: bool, const SHARES: bool>(
+        &self,
+        block: &Block<A>,
+        step: usize,
+        maximum: &[A; W],
+        run: &mut Run<A>,
+    ) -> Block<A> {
+        let mut exponentials = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let gap = block[lane] * self.scale - of_lane(maximum, lane);
+            let exponential = gap.exp::<FMA>();
+            let is_maximum = gap == A::ZERO;
+            run.others[lane] += if is_maximum { A::ZERO } else { exponential };
+            run.ties[lane] += if is_maximum { A::ONE } else { A::ZERO };
+            exponentials[lane] = exponential;
+        }
+        if SHARES && let Some(shares) = &self.shares {
+            let share = shares.block::<W>(step);
+            for lane in 0..LANES {
+                let gap = of_lane(maximum, lane) - block[lane] * self.scale;
+                let none = share[lane] == A::ZERO;
+                run.gaps[lane] += if none { A::ZERO } else { share[lane] * gap };
+                let (here, there) = if gap == A::ZERO {
+                    (share[lane], A::ZERO)
+                } else {
+                    (A::ZERO, share[lane])
+                };
+                run.at_maximum[lane] += here;
+                run.elsewhere[lane] += there;
+            }
+        }
+        exponentials
+    }
+
+    #[inline(always)]
+    fn finish<const FMA: bool>(&self, sums: &Sums<A, W>, targets: &[A; W]) -> Finished<A, W> {
+        let zero = [A::ZERO; W];
+        let mut finished = Finished {
+            losses: Losses {
+                main: zero,
+                penalty: zero,
+            },
+            above: zero,
+            factor: zero,
+            majority: zero,
+            majority_exponential: zero,
+            at_target: zero,
+        };
+        for row in 0..W {
+            let share = self.rows.share[row];
+            let maximum = sums.maximum[row];
+            let others = sums.others[row];
+            let gap = maximum - targets[row];
+            let target_loss = if share == A::ZERO {
+                A::ZERO
+            } else {
+                share * gap
+            };
+            let spread = sums.at_maximum[row] + sums.elsewhere[row];
+            let total = share + spread;
+            let above = others.ln_1p::<FMA>();
+            let lse = maximum + above;
+            finished.above[row] = above;
+            finished.losses.main[row] = sums.gaps[row] + target_loss + total * above;
+            finished.losses.penalty[row] = self.z_loss * lse * lse;
+
+            let inverse = A::ONE / (others + A::ONE);
+            let scale = self.rows.scale[row];
+            let pull = if self.z_loss == A::ZERO {
+                A::ZERO
+            } else {
+                A::TWO * self.z_loss * lse * self.rows.penalty_scale[row] * inverse
+            };
+            let elsewhere = sums.elsewhere[row] + if gap == A::ZERO { A::ZERO } else { share };
+            let has_majority = others < A::ONE;
+            // A multiple of the logits' gradient of `scale` times a logit's own.
+            finished.factor[row] = (total * scale * inverse + pull) * self.scale;
+            finished.majority[row] =
+                ((elsewhere - total * others * inverse) * scale + pull) * self.scale;
+            finished.majority_exponential[row] = if has_majority { A::ONE } else { A::TWO };
+            finished.at_target[row] = if share == A::ZERO || (has_majority && gap == A::ZERO) {
+                A::ZERO
+            } else {
+                share * scale * self.scale
+            };
+        }
+        finished
+    }
+
+    #[inline(always)]
+    fn gradient<const FMA: bool, const SHARES: bool>(
+        &self,
+        x: &mut impl Blocks<A>,
+        finished: &Finished<A, W>,
+    ) {
+        for step in 0..x.steps() {
+            let exponentials = x.get(step);
+            let mut gradient = [A::ZERO; LANES];
+            for lane in 0..LANES {
+                gradient[lane] = exponentials[lane] * of_lane(&finished.factor, lane);
+            }
+            if SHARES && let Some(shares) = &self.shares {
+                let share = shares.block::<W>(step);
+                for lane in 0..LANES {
+                    let scale = of_lane(&self.rows.scale, lane) * self.scale;
+                    gradient[lane] = share[lane].mul_add::<FMA>(-scale, gradient[lane]);
+                }
+            }
+            for lane in 0..LANES {
+                let is_majority =
+                    exponentials[lane] == of_lane(&finished.majority_exponential, lane);
+                gradient[lane] = if is_majority {
+                    of_lane(&finished.majority, lane)
+                } else {
+                    gradient[lane]
+                };
+            }
+            x.put(step, gradient);
+        }
+    }
+
+    #[inline(always)]
+    fn subtract_targets(&self, gradient: &mut [A], finished: &Finished<A, W>) {
+        for row in 0..W {
+            let at = at::<W>(self.rows.class[row], row);
+            gradient[at] = gradient[at] - finished.at_target[row];
+        }
+    }
+}
+
+/// Where the class of a row lies in a unit's numbers.
+#[inline(always)]
+pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
+    if W == 1 { class } else { class * LANES + row }
+}
+
+/// The softcap over scaled logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Softcap<A> {
+    pub(crate) scale: A,
+    pub(crate) cap: A,
+}
+
+impl<A: Float> Softcap<A> {
+    pub(crate) fn new(scale: f64, cap: f64) -> Self {
+        Self {
+            scale: A::of(scale),
+            cap: A::of(cap),
+        }
+    }
+}
+
+/// Replaces logits by `cap tanh(scale logit / cap)`.
+pub(crate) struct Bend<'a, A> {
+    pub(crate) softcap: Softcap<A>,
+    pub(crate) x: &'a mut [A],
+}
+
+impl<A: Float> Task for Bend<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Softcap { scale, cap } = self.softcap;
+        for x in self.x {
+            *x = cap * (*x * scale / cap).tanh::<FMA>();
+        }
+    }
+}
+
+/// Multiplies a gradient by the slope of [`Bend`] at the logits.
+pub(crate) struct Unbend<'a, A> {
+    pub(crate) softcap: Softcap<A>,
+    pub(crate) logits: &'a [A],
+    pub(crate) gradient: &'a mut [A],
+}
+
+impl<A: Float> Task for Unbend<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Softcap { scale, cap } = self.softcap;
+        for (gradient, &logit) in self.gradient.iter_mut().zip(self.logits) {
+            *gradient = *gradient * (logit * (scale / cap)).tanh_slope::<FMA>() * scale;
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Tensors of logits' size as slices: how they are cut into parts for the threads, and how rows get
+//! from there into the arithmetic and back.
+//!
+//! Everything here is in row-major order as `[outer, classes, inner]`, see
+//! [`Geometry`](crate::operation::Geometry). No unsafe code: where the rows of a part do not lie
+//! together, because the classes come before other dimensions, the part holds one slice per class.
+
+use std::ops::Range;
+
+use burn::tensor::{bf16, f16};
+
+use super::blocks::LANES;
+use super::float::Float;
+use super::instructions::{Instructions, Task};
+use super::number::{Narrow, Number, Widen, narrow, widen};
+use crate::operation::Geometry;
+
+/// Numbers of any float dtype, to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Floats<'a> {
+    F64(&'a [f64]),
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
+}
+
+/// Numbers of any float dtype, to be written.
+#[derive(Debug)]
+pub(crate) enum FloatsMut<'a> {
+    F64(&'a mut [f64]),
+    F32(&'a mut [f32]),
+    F16(&'a mut [f16]),
+    BF16(&'a mut [bf16]),
+}
+
+/// The rows of a part, in the tensor's dtype.
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    F64(Runs<'a, f64>),
+    F32(Runs<'a, f32>),
+    F16(Runs<'a, f16>),
+    BF16(Runs<'a, bf16>),
+}
+
+/// Calls a generic function over whichever dtype it is.
+macro_rules! over_dtypes {
+    ($enum:ident, $value:expr, $inner:ident => $result:expr) => {
+        match $value {
+            $enum::F64($inner) => $result,
+            $enum::F32($inner) => $result,
+            $enum::F16($inner) => $result,
+            $enum::BF16($inner) => $result,
+        }
+    };
+}
+
+pub(crate) use over_dtypes;
+
+impl<'a> Floats<'a> {
+    /// All rows, for any part to read.
+    pub(crate) fn whole(self) -> Part<'a> {
+        match self {
+            Self::F64(slice) => Part::F64(Runs::Whole(slice)),
+            Self::F32(slice) => Part::F32(Runs::Whole(slice)),
+            Self::F16(slice) => Part::F16(Runs::Whole(slice)),
+            Self::BF16(slice) => Part::BF16(Runs::Whole(slice)),
+        }
+    }
+
+    /// The numbers as the arithmetic's own, copied where their dtype is another.
+    pub(crate) fn to_vec<A: Float>(self, instructions: Instructions) -> Vec<A> {
+        over_dtypes!(Self, self, stored => {
+            let mut numbers = vec![A::ZERO; stored.len()];
+            instructions.run(Widen { stored, numbers: &mut numbers });
+            numbers
+        })
+    }
+}
+
+impl<'a> FloatsMut<'a> {
+    pub(crate) fn parts(self, geometry: &Geometry, cut: Cut) -> Vec<Part<'a>> {
+        match self {
+            Self::F64(slice) => Runs::parts(slice, geometry, cut).map(Part::F64).collect(),
+            Self::F32(slice) => Runs::parts(slice, geometry, cut).map(Part::F32).collect(),
+            Self::F16(slice) => Runs::parts(slice, geometry, cut).map(Part::F16).collect(),
+            Self::BF16(slice) => Runs::parts(slice, geometry, cut).map(Part::BF16).collect(),
+        }
+    }
+}
+
+/// How a tensor is cut into parts. It follows from the shape alone, so that the parts, and with
+/// them the order of every sum, are the same for any number of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// So many of the outer dimension together.
+    Outer(usize),
+    /// One of the outer dimension, so many of the inner together.
+    Inner(usize),
+}
+
+impl Cut {
+    /// Elements in a part: enough to make the cost of handing it to a thread small, and few enough
+    /// to spread tensors that are worth spreading.
+    const ELEMENTS: usize = 1 << 15;
+    /// The shortest run of a class in a part, which keeps the list of runs small beside the runs.
+    const SHORTEST_RUN: usize = 8 * LANES;
+
+    pub(crate) fn new(geometry: &Geometry) -> Self {
+        let Geometry { classes, inner, .. } = *geometry;
+        if classes * inner > Self::ELEMENTS && inner >= 2 * Self::SHORTEST_RUN {
+            let run = Self::ELEMENTS / classes / LANES * LANES;
+            return Self::Inner(run.max(Self::SHORTEST_RUN));
+        }
+        let outer = (Self::ELEMENTS / (classes * inner)).max(1);
+        // Whole units of lanes where there is more than one.
+        Self::Outer(if inner == 1 && outer > LANES {
+            outer / LANES * LANES
+        } else {
+            outer
+        })
+    }
+
+    /// The rows of each part, in order.
+    pub(crate) fn rows(self, geometry: &Geometry) -> Vec<Range<usize>> {
+        let ranges = |length: usize, step: usize| {
+            (0..length)
+                .step_by(step)
+                .map(move |from| from..length.min(from + step))
+        };
+        let inner = geometry.inner;
+        match self {
+            Self::Outer(step) => ranges(geometry.outer, step)
+                .map(|outer| outer.start * inner..outer.end * inner)
+                .collect(),
+            Self::Inner(step) => (0..geometry.outer)
+                .flat_map(|outer| {
+                    ranges(inner, step)
+                        .map(move |range| outer * inner + range.start..outer * inner + range.end)
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Some rows of a tensor: the runs of `inner` numbers that share an outer index and a class.
+#[derive(Debug)]
+pub(crate) enum Runs<'a, S> {
+    /// The whole tensor, read only.
+    Whole(&'a [S]),
+    /// All of some outer indices.
+    Outer { first: usize, slice: &'a mut [S] },
+    /// A piece of the run of every class, all of one outer index.
+    Inner {
+        first: usize,
+        pieces: Vec<&'a mut [S]>,
+    },
+}
+
+impl<'a, S: Number> Runs<'a, S> {
+    fn parts(
+        slice: &'a mut [S],
+        geometry: &Geometry,
+        cut: Cut,
+    ) -> Box<dyn Iterator<Item = Self> + 'a> {
+        let &Geometry { classes, inner, .. } = geometry;
+        match cut {
+            Cut::Outer(step) => {
+                let parts = slice.chunks_mut(step * classes * inner);
+                Box::new(parts.enumerate().map(move |(part, slice)| Self::Outer {
+                    first: part * step,
+                    slice,
+                }))
+            }
+            Cut::Inner(step) => {
+                Box::new(slice.chunks_mut(classes * inner).flat_map(move |outer| {
+                    let count = inner.div_ceil(step);
+                    let mut parts: Vec<_> =
+                        (0..count).map(|_| Vec::with_capacity(classes)).collect();
+                    for run in outer.chunks_mut(inner) {
+                        for (part, piece) in parts.iter_mut().zip(run.chunks_mut(step)) {
+                            part.push(piece);
+                        }
+                    }
+                    parts
+                        .into_iter()
+                        .enumerate()
+                        .map(move |(part, pieces)| Self::Inner {
+                            first: part * step,
+                            pieces,
+                        })
+                }))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, geometry: &Geometry, outer: usize, class: usize, range: Range<usize>) -> &[S] {
+        let (slice, range) = match self {
+            Self::Whole(slice) => (*slice, at(geometry, outer, class, range)),
+            Self::Outer { first, slice } => (&**slice, at(geometry, outer - first, class, range)),
+            Self::Inner { first, pieces } => {
+                (&*pieces[class], range.start - first..range.end - first)
+            }
+        };
+        &slice[range]
+    }
+
+    #[inline(always)]
+    pub(crate) fn run_mut(
+        &mut self,
+        geometry: &Geometry,
+        outer: usize,
+        class: usize,
+        range: Range<usize>,
+    ) -> &mut [S] {
+        let (slice, range) = match self {
+            Self::Whole(_) => unreachable!("the whole tensor is read only"),
+            Self::Outer { first, slice } => {
+                (&mut **slice, at(geometry, outer - *first, class, range))
+            }
+            Self::Inner { first, pieces } => (
+                &mut *pieces[class],
+                range.start - *first..range.end - *first,
+            ),
+        };
+        &mut slice[range]
+    }
+
+    /// All the numbers, in pieces.
+    #[inline(always)]
+    pub(crate) fn all_mut(&mut self) -> &mut [&'a mut [S]] {
+        match self {
+            Self::Whole(_) => unreachable!("the whole tensor is read only"),
+            Self::Outer { slice, .. } => std::slice::from_mut(slice),
+            Self::Inner { pieces, .. } => pieces,
+        }
+    }
+
+    /// A row whose classes lie together.
+    #[inline(always)]
+    pub(crate) fn row(&self, geometry: &Geometry, row: usize) -> &[S] {
+        let length = geometry.classes;
+        match self {
+            Self::Whole(slice) => &slice[row * length..][..length],
+            Self::Outer { first, slice } => &slice[(row - first) * length..][..length],
+            Self::Inner { .. } => unreachable!("rows of their own are cut by the outer dimension"),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row_mut(&mut self, geometry: &Geometry, row: usize) -> &mut [S] {
+        let length = geometry.classes;
+        match self {
+            Self::Outer { first, slice } => &mut slice[(row - *first) * length..][..length],
+            _ => unreachable!("rows of their own are cut by the outer dimension"),
+        }
+    }
+}
+
+#[inline(always)]
+fn at(geometry: &Geometry, outer: usize, class: usize, range: Range<usize>) -> Range<usize> {
+    let start = (outer * geometry.classes + class) * geometry.inner;
+    start + range.start..start + range.end
+}
+
+impl Part<'_> {
+    /// Reads a row whose classes lie together.
+    pub(crate) fn load_row<A: Float>(
+        &self,
+        geometry: &Geometry,
+        row: usize,
+        numbers: &mut [A],
+        instructions: Instructions,
+    ) {
+        over_dtypes!(Self, self, runs => {
+            let stored = runs.row(geometry, row);
+            instructions.run(Widen { stored, numbers });
+        });
+    }
+
+    pub(crate) fn store_row<A: Float>(
+        &mut self,
+        geometry: &Geometry,
+        row: usize,
+        numbers: &[A],
+        instructions: Instructions,
+    ) {
+        over_dtypes!(Self, self, runs => {
+            let stored = runs.row_mut(geometry, row);
+            instructions.run(Narrow { numbers, stored });
+        });
+    }
+
+    pub(crate) fn fill_row(&mut self, geometry: &Geometry, row: usize, value: f64) {
+        over_dtypes!(Self, self, runs => {
+            runs.row_mut(geometry, row).fill(Number::narrow(value));
+        });
+    }
+
+    /// Reads rows into the lanes of blocks, one block per class.
+    pub(crate) fn load_lanes<A: Float>(
+        &self,
+        geometry: &Geometry,
+        rows: Range<usize>,
+        numbers: &mut [A],
+        instructions: Instructions,
+    ) {
+        over_dtypes!(Self, self, runs => {
+            instructions.run(LoadLanes { runs, geometry, rows, numbers });
+        });
+    }
+
+    /// Writes the lanes of blocks back.
+    pub(crate) fn store_lanes<A: Float>(
+        &mut self,
+        geometry: &Geometry,
+        rows: Range<usize>,
+        numbers: &[A],
+        instructions: Instructions,
+    ) {
+        over_dtypes!(Self, self, runs => {
+            instructions.run(StoreLanes { runs, geometry, rows, numbers });
+        });
+    }
+}
+
+struct LoadLanes<'a, 'b, S, A> {
+    runs: &'a Runs<'b, S>,
+    geometry: &'a Geometry,
+    rows: Range<usize>,
+    numbers: &'a mut [A],
+}
+
+impl<S: Number, A: Float> Task for LoadLanes<'_, '_, S, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self {
+            runs,
+            geometry,
+            rows,
+            numbers,
+        } = self;
+        if geometry.inner == 1 {
+            for (lane, row) in rows.enumerate() {
+                let blocks = numbers.chunks_exact_mut(LANES);
+                for (block, &stored) in blocks.zip(runs.row(geometry, row)) {
+                    block[lane] = stored.widen();
+                }
+            }
+            return;
+        }
+        for stretch in stretches(geometry, rows) {
+            let Stretch {
+                outer,
+                lanes,
+                inner,
+            } = stretch;
+            for (class, block) in numbers.chunks_exact_mut(LANES).enumerate() {
+                let stored = runs.run(geometry, outer, class, inner.clone());
+                widen(stored, &mut block[lanes.clone()]);
+            }
+        }
+    }
+}
+
+struct StoreLanes<'a, 'b, S, A> {
+    runs: &'a mut Runs<'b, S>,
+    geometry: &'a Geometry,
+    rows: Range<usize>,
+    numbers: &'a [A],
+}
+
+impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self {
+            runs,
+            geometry,
+            rows,
+            numbers,
+        } = self;
+        if geometry.inner == 1 {
+            for (lane, row) in rows.enumerate() {
+                let blocks = numbers.chunks_exact(LANES);
+                for (block, stored) in blocks.zip(runs.row_mut(geometry, row)) {
+                    *stored = S::narrow(block[lane]);
+                }
+            }
+            return;
+        }
+        for stretch in stretches(geometry, rows) {
+            let Stretch {
+                outer,
+                lanes,
+                inner,
+            } = stretch;
+            for (class, block) in numbers.chunks_exact(LANES).enumerate() {
+                let stored = runs.run_mut(geometry, outer, class, inner.clone());
+                narrow(&block[lanes.clone()], stored);
+            }
+        }
+    }
+}
+
+/// Consecutive rows that share an outer index.
+pub(crate) struct Stretch {
+    pub(crate) outer: usize,
+    pub(crate) lanes: Range<usize>,
+    pub(crate) inner: Range<usize>,
+}
+
+#[inline(always)]
+pub(crate) fn stretches(geometry: &Geometry, rows: Range<usize>) -> impl Iterator<Item = Stretch> {
+    let inner = geometry.inner;
+    let mut row = rows.start;
+    std::iter::from_fn(move || {
+        if row >= rows.end {
+            return None;
+        }
+        let (outer, from) = (row / inner, row % inner);
+        let length = (inner - from).min(rows.end - row);
+        let lane = row - rows.start;
+        row += length;
+        Some(Stretch {
+            outer,
+            lanes: lane..lane + length,
+            inner: from..from + length,
+        })
+    })
+}
+
+/// The part as one of the arithmetic's own dtype, if it is.
+pub(crate) trait Own: Float + Number {
+    fn runs<'p, 'a>(part: &'p Part<'a>) -> Option<&'p Runs<'a, Self>>;
+    fn runs_mut<'p, 'a>(part: &'p mut Part<'a>) -> Option<&'p mut Runs<'a, Self>>;
+}
+
+macro_rules! own {
+    ($($float:ident: $dtype:ident),*) => {$(
+        impl Own for $float {
+            fn runs<'p, 'a>(part: &'p Part<'a>) -> Option<&'p Runs<'a, Self>> {
+                match part {
+                    Part::$dtype(runs) => Some(runs),
+                    _ => None,
+                }
+            }
+
+            fn runs_mut<'p, 'a>(part: &'p mut Part<'a>) -> Option<&'p mut Runs<'a, Self>> {
+                match part {
+                    Part::$dtype(runs) => Some(runs),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+own!(f64: F64, f32: F32);

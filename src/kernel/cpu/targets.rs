@@ -1,0 +1,190 @@
+//! Targets as slices: which rows count, and by how much.
+
+use super::float::Float;
+use super::storage::Floats;
+
+/// The targets of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Targets<'a> {
+    /// One class per row.
+    Indices(Indices<'a>),
+    /// Numbers laid out as the logits are.
+    Distributions(Floats<'a>),
+}
+
+/// Index targets of any integer dtype.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Indices<'a> {
+    I64(&'a [i64]),
+    I32(&'a [i32]),
+    I16(&'a [i16]),
+    I8(&'a [i8]),
+    U64(&'a [u64]),
+    U32(&'a [u32]),
+    U16(&'a [u16]),
+    U8(&'a [u8]),
+}
+
+/// What an index target says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Class(usize),
+    Ignored,
+    /// No class, and not ignored.
+    Bad,
+}
+
+/// Calls a generic function over the slice of whichever dtype it is.
+macro_rules! over_indices {
+    ($indices:expr, $slice:ident => $value:expr) => {
+        match $indices {
+            Indices::I64($slice) => $value,
+            Indices::I32($slice) => $value,
+            Indices::I16($slice) => $value,
+            Indices::I8($slice) => $value,
+            Indices::U64($slice) => $value,
+            Indices::U32($slice) => $value,
+            Indices::U16($slice) => $value,
+            Indices::U8($slice) => $value,
+        }
+    };
+}
+
+impl Indices<'_> {
+    pub(crate) fn target(&self, row: usize, valid: &Valid<'_>) -> Target {
+        over_indices!(self, indices => valid.target(indices[row]))
+    }
+
+    /// Whether the row is neither ignored nor bad.
+    pub(crate) fn counts(&self, row: usize, valid: &Valid<'_>) -> bool {
+        matches!(self.target(row, valid), Target::Class(_))
+    }
+
+    /// The first bad target: its row and its value.
+    pub(crate) fn first_bad(&self, valid: &Valid<'_>) -> Option<(usize, i128)> {
+        over_indices!(self, indices => valid.first_bad(indices))
+    }
+
+    /// The sum of the classes' weights over the rows that count, and the number of these rows.
+    pub(crate) fn totals<A: Float>(&self, weights: Option<&[A]>, valid: &Valid<'_>) -> (f64, f64) {
+        over_indices!(self, indices => {
+            let counted = valid.count(indices) as f64;
+            match weights {
+                None => (counted, counted),
+                Some(weights) => (valid.total_weight(indices, weights), counted),
+            }
+        })
+    }
+}
+
+/// Which index targets are classes, and which are ignored (these first).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Valid<'a> {
+    pub(crate) classes: usize,
+    pub(crate) ignored: &'a [i64],
+}
+
+impl Valid<'_> {
+    fn target<I: Index>(&self, index: I) -> Target {
+        if self.ignored.iter().any(|&ignored| index.equals(ignored)) {
+            Target::Ignored
+        } else if index.is_below(self.classes) {
+            Target::Class(index.class())
+        } else {
+            Target::Bad
+        }
+    }
+
+    fn first_bad<I: Index>(&self, indices: &[I]) -> Option<(usize, i128)> {
+        // One comparison per row as long as all are fine.
+        const RUN: usize = 1024;
+        for (run, indices) in indices.chunks(RUN).enumerate() {
+            let fine = match *self.ignored {
+                [] => count(indices, |index| index.is_below(self.classes)),
+                [one] => count(indices, |index| {
+                    index.is_below(self.classes) | index.equals(one)
+                }),
+                _ => count(indices, |index| self.target(index) != Target::Bad),
+            };
+            if fine < indices.len() {
+                let is_bad = |index: &I| self.target(*index) == Target::Bad;
+                let at = indices.iter().position(is_bad)?;
+                return Some((run * RUN + at, indices[at].wide()));
+            }
+        }
+        None
+    }
+
+    /// The number of rows that are neither ignored nor bad.
+    fn count<I: Index>(&self, indices: &[I]) -> usize {
+        match *self.ignored {
+            [] => count(indices, |index| index.is_below(self.classes)),
+            [one] => count(indices, |index| {
+                index.is_below(self.classes) & !index.equals(one)
+            }),
+            _ => count(indices, |index| {
+                matches!(self.target(index), Target::Class(_))
+            }),
+        }
+    }
+
+    fn total_weight<I: Index, A: Float>(&self, indices: &[I], weights: &[A]) -> f64 {
+        let weight = |&index: &I| match self.target(index) {
+            Target::Class(class) => weights[class].to_f64(),
+            Target::Ignored | Target::Bad => 0.0,
+        };
+        indices.iter().map(weight).sum()
+    }
+}
+
+fn count<I: Index>(indices: &[I], is_counted: impl Fn(I) -> bool) -> usize {
+    indices
+        .iter()
+        .map(|&index| usize::from(is_counted(index)))
+        .sum()
+}
+
+trait Index: Copy {
+    fn is_below(self, classes: usize) -> bool;
+    fn equals(self, value: i64) -> bool;
+    /// Of an index that is below the number of classes.
+    fn class(self) -> usize;
+    fn wide(self) -> i128;
+}
+
+macro_rules! index {
+    ($($int:ident: |$self:ident, $value:ident| $equals:expr),*) => {$(
+        impl Index for $int {
+            #[inline(always)]
+            fn is_below(self, classes: usize) -> bool {
+                // A negative number becomes one above all classes.
+                (self as u64) < classes as u64
+            }
+
+            #[inline(always)]
+            fn equals($self, $value: i64) -> bool {
+                $equals
+            }
+
+            #[inline(always)]
+            fn class(self) -> usize {
+                self as usize
+            }
+
+            fn wide(self) -> i128 {
+                self.into()
+            }
+        }
+    )*};
+}
+
+index!(
+    i64: |self, value| self == value,
+    i32: |self, value| i64::from(self) == value,
+    i16: |self, value| i64::from(self) == value,
+    i8: |self, value| i64::from(self) == value,
+    u64: |self, value| value >= 0 && self == value as u64,
+    u32: |self, value| i64::from(self) == value,
+    u16: |self, value| i64::from(self) == value,
+    u8: |self, value| i64::from(self) == value
+);

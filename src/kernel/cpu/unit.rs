@@ -1,0 +1,164 @@
+//! What the rows of a unit go through, whatever their layout.
+
+use super::float::Float;
+use super::part::Plan;
+use super::probabilities::{self, Probabilities};
+use super::rows::{Losses, Rows};
+use super::shares::Shares;
+use super::softmax::{self, Bend, Softcap, Softmax, Unbend};
+use crate::operation::InputValues;
+
+/// The numbers of one unit besides its logits.
+pub(super) struct Unit<'a, A, const W: usize> {
+    pub(super) rows: Rows<A, W>,
+    pub(super) shares: Option<Shares<'a, A>>,
+    /// Where the gradient of the distributions goes.
+    pub(super) targets_gradient: Option<&'a mut [A]>,
+}
+
+impl<A: Float> Plan<'_, A> {
+    /// The losses; the gradient replaces the logits (or probabilities) `x`.
+    pub(super) fn write<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        x: &mut [A],
+        spare: &mut Vec<A>,
+    ) -> Losses<A, W> {
+        let instructions = self.instructions;
+        match self.values {
+            InputValues::Probabilities => {
+                self.probabilities_targets_gradient(unit, x);
+                let probabilities = probabilities_of(unit);
+                instructions.run(probabilities::GradientOver {
+                    probabilities,
+                    s: x,
+                })
+            }
+            InputValues::Logits {
+                scale,
+                softcap: None,
+            } => self.write_logits(unit, A::of(scale), x),
+            InputValues::Logits {
+                scale,
+                softcap: Some(cap),
+            } => {
+                let softcap = Softcap::new(scale, cap);
+                spare.clear();
+                spare.extend_from_slice(x);
+                instructions.run(Bend { softcap, x });
+                let losses = self.write_logits(unit, A::ONE, x);
+                instructions.run(Unbend {
+                    softcap,
+                    logits: spare,
+                    gradient: x,
+                });
+                losses
+            }
+        }
+    }
+
+    /// The losses of the logits (or probabilities) `x`.
+    pub(super) fn read<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        x: &[A],
+        spare: &mut Vec<A>,
+    ) -> Losses<A, W> {
+        let instructions = self.instructions;
+        match self.values {
+            InputValues::Probabilities => {
+                self.probabilities_targets_gradient(unit, x);
+                let probabilities = probabilities_of(unit);
+                instructions.run(probabilities::LossOf {
+                    probabilities,
+                    s: x,
+                })
+            }
+            InputValues::Logits {
+                scale,
+                softcap: None,
+            } => self.read_logits(unit, A::of(scale), x),
+            InputValues::Logits {
+                scale,
+                softcap: Some(cap),
+            } => {
+                let softcap = Softcap::new(scale, cap);
+                spare.clear();
+                spare.extend_from_slice(x);
+                instructions.run(Bend { softcap, x: spare });
+                self.read_logits(unit, A::ONE, spare)
+            }
+        }
+    }
+
+    fn write_logits<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        scale: A,
+        x: &mut [A],
+    ) -> Losses<A, W> {
+        self.logits_targets_gradient(unit, scale, x);
+        let softmax = self.softmax_of(unit, scale);
+        self.instructions.run(softmax::GradientOver { softmax, x })
+    }
+
+    fn read_logits<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        scale: A,
+        x: &[A],
+    ) -> Losses<A, W> {
+        self.logits_targets_gradient(unit, scale, x);
+        let softmax = self.softmax_of(unit, scale);
+        self.instructions.run(softmax::LossOf { softmax, x })
+    }
+
+    fn logits_targets_gradient<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        scale: A,
+        x: &[A],
+    ) {
+        if let Some(gradient) = unit.targets_gradient.take() {
+            let softmax = self.softmax_of(unit, scale);
+            self.instructions.run(softmax::TargetsGradient {
+                softmax,
+                x,
+                gradient,
+            });
+        }
+    }
+
+    fn probabilities_targets_gradient<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
+        if let Some(gradient) = unit.targets_gradient.take() {
+            let probabilities = probabilities_of(unit);
+            self.instructions.run(probabilities::TargetsGradient {
+                probabilities,
+                s,
+                gradient,
+            });
+        }
+    }
+
+    fn softmax_of<'u, const W: usize>(
+        &self,
+        unit: &'u Unit<'_, A, W>,
+        scale: A,
+    ) -> Softmax<'u, A, W> {
+        Softmax {
+            rows: &unit.rows,
+            shares: unit.shares,
+            scale,
+            z_loss: self.z_loss,
+        }
+    }
+}
+
+fn probabilities_of<'u, A: Float, const W: usize>(
+    unit: &'u Unit<'_, A, W>,
+) -> Probabilities<'u, A, W> {
+    Probabilities {
+        rows: &unit.rows,
+        shares: unit.shares,
+    }
+}
