@@ -1,0 +1,119 @@
+"""PyTorch's side of the comparison: answers the requests of main.rs, one JSON object per line.
+
+The first line says which PyTorch this is. After that a request names the data, the phase and the
+task: "check" answers with the loss and a summary of the gradient, "time" with seconds per
+repetition. The process ends when its stdin closes.
+"""
+
+import functools
+import gc
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+LOGITS, TARGETS, SHARES = 0x10000001, 0x20000002, 0x30000003  # as in entries.rs
+REST_WINDOW = 0.005
+REST_WINDOWS = 400
+
+
+def reply(**fields):
+    print(json.dumps(fields), flush=True)
+
+
+def hashes(count, salt):
+    """32 well-mixed bits per index. The multiplier is below 2^31: products fit int64."""
+    x = torch.arange(count, dtype=torch.int64) ^ salt
+    for _ in range(2):
+        x = ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def uniform(shape, dtype):
+    bits = hashes(math.prod(shape), LOGITS) >> 8
+    return (bits.to(torch.float32) / 2**24 * 12 - 6).reshape(shape).to(dtype)
+
+
+def class_indices(shape):
+    rows = shape[:1] + shape[2:]
+    return (hashes(math.prod(rows), TARGETS) % shape[1]).reshape(rows)
+
+
+def shares(shape):
+    bits = (hashes(math.prod(shape), SHARES) >> 8).reshape(shape) + 1
+    return (bits.double() / bits.sum(1, keepdim=True).double()).float()
+
+
+@functools.lru_cache(maxsize=1)
+def data(shape, kind, dtype):
+    logits = uniform(shape, getattr(torch, DTYPES[dtype]))
+    return logits, class_indices(shape) if kind == "index" else shares(shape)
+
+
+def forward(logits, targets):
+    with torch.no_grad():
+        start = time.perf_counter()
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        seconds = time.perf_counter() - start
+    return seconds, loss
+
+
+def forward_backward(logits, targets):
+    logits.grad = None
+    start = time.perf_counter()
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    loss.backward()
+    seconds = time.perf_counter() - start
+    return seconds, loss
+
+
+def rest():
+    """Waits until the OpenMP threads, which spin for a while after their work, sleep."""
+    for _ in range(REST_WINDOWS):
+        before = time.process_time()
+        time.sleep(REST_WINDOW)
+        if time.process_time() - before < 0.2 * REST_WINDOW:
+            return
+    sys.exit("PyTorch's threads do not come to rest after a turn; unset GOMP_SPINCOUNT and KMP_BLOCKTIME.")
+
+
+def answer(request):
+    logits, targets = data(tuple(request["shape"]), request["kind"], request["dtype"])
+    backward = request["phase"] == "forward-backward"
+    logits = logits.detach().requires_grad_(backward)
+    repetition = forward_backward if backward else forward
+    if request["task"] == "time":
+        repetition(logits, targets)
+        seconds = [repetition(logits, targets)[0] for _ in range(request["repetitions"])]
+        rest()
+        return {"seconds": seconds}
+    loss = repetition(logits, targets)[1].item()
+    gradient = logits.grad.flatten() if backward else torch.empty(0)
+    gradient_sum = gradient.abs().sum(dtype=torch.float64).item()
+    probes = gradient[torch.tensor(request["probes"], dtype=torch.int64)].tolist()
+    # As text: JSON has no infinity.
+    return {"loss": str(loss), "gradient_sum": str(gradient_sum), "probes": list(map(str, probes))}
+
+
+def main():
+    torch.set_num_threads(int(sys.argv[1]))
+    gc.disable()
+    reply(torch=torch.__version__, threads=torch.get_num_threads())
+    for line in sys.stdin:
+        reply(**answer(json.loads(line)))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        import torch
+    except ImportError as error:
+        reply(missing=str(error))
+        sys.exit(1)
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(1)

@@ -1,0 +1,164 @@
+//! PyTorch's side: the process that runs `pytorch.py`, and the talk with it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::agreement::Outcome;
+use crate::entries::Entry;
+use crate::rounds::Contender;
+
+const SCRIPT: &str = include_str!("pytorch.py");
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Greeting {
+    Ready { torch: String, threads: usize },
+    Missing { missing: String },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase", tag = "task")]
+enum Task<'a> {
+    Check { probes: &'a [usize] },
+    Time { repetitions: usize },
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    #[serde(flatten)]
+    task: Task<'a>,
+}
+
+#[derive(Deserialize)]
+struct Checked {
+    loss: String,
+    gradient_sum: String,
+    probes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Times {
+    seconds: Vec<f64>,
+}
+
+pub struct PyTorch {
+    pub version: String,
+    python: String,
+    child: Child,
+    requests: ChildStdin,
+    replies: BufReader<ChildStdout>,
+}
+
+impl PyTorch {
+    pub fn start(python: &str, threads: usize) -> Result<Self, String> {
+        let mut child = Command::new(python)
+            .args(["-c", SCRIPT, &threads.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Threads that spin for ever would run during our turns.
+            .env_remove("OMP_WAIT_POLICY")
+            .spawn()
+            .map_err(|error| format!("{python} cannot be started: {error}. {HOW_TO_GET_IT}"))?;
+        let requests = child.stdin.take().expect("it is piped");
+        let replies = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut pytorch = Self {
+            version: String::new(),
+            python: python.to_string(),
+            child,
+            requests,
+            replies,
+        };
+        match pytorch.reply()? {
+            Greeting::Missing { missing } => Err(format!(
+                "{python} has no PyTorch ({missing}). {HOW_TO_GET_IT}"
+            )),
+            Greeting::Ready { threads: given, .. } if given != threads => Err(format!(
+                "PyTorch took {given} threads where {threads} were asked for; give --threads {given}"
+            )),
+            Greeting::Ready { torch, .. } => {
+                pytorch.version = torch;
+                Ok(pytorch)
+            }
+        }
+    }
+
+    pub fn outcome(&mut self, entry: &Entry, probes: &[usize]) -> Result<Outcome, String> {
+        let task = Task::Check { probes };
+        let checked: Checked = self.ask(&Request { entry, task })?;
+        Ok(Outcome {
+            loss: number(&checked.loss)?,
+            gradient_sum: number(&checked.gradient_sum)?,
+            probes: checked
+                .probes
+                .iter()
+                .map(number)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, String> {
+        let line = serde_json::to_string(request).expect("a request has only plain fields");
+        // If the process is gone, its silence is the better error.
+        let _ = writeln!(self.requests, "{line}").and_then(|()| self.requests.flush());
+        self.reply()
+    }
+
+    fn reply<T: DeserializeOwned>(&mut self) -> Result<T, String> {
+        let mut line = String::new();
+        match self.replies.read_line(&mut line) {
+            Ok(length) if length > 0 => serde_json::from_str(&line).map_err(|error| {
+                format!(
+                    "{} gave a reply that makes no sense, {line:?}: {error}",
+                    self.python
+                )
+            }),
+            _ => Err(self.ending()),
+        }
+    }
+
+    fn ending(&mut self) -> String {
+        let status = match self.child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        format!("{} ended before its work was done ({status})", self.python)
+    }
+}
+
+const HOW_TO_GET_IT: &str = "Make an environment with PyTorch by `python3 -m venv torch-env && \
+    torch-env/bin/pip install torch` and give `--python torch-env/bin/python`.";
+
+fn number(text: impl AsRef<str>) -> Result<f64, String> {
+    let text = text.as_ref();
+    text.parse()
+        .map_err(|_| format!("PyTorch's side gave {text:?} for a number"))
+}
+
+impl Drop for PyTorch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// PyTorch's part in the rounds.
+pub struct Theirs<'a> {
+    pub pytorch: &'a mut PyTorch,
+    pub entry: &'a Entry,
+}
+
+impl Contender for Theirs<'_> {
+    fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String> {
+        let task = Task::Time { repetitions };
+        let request = Request {
+            entry: self.entry,
+            task,
+        };
+        Ok(self.pytorch.ask::<Times>(&request)?.seconds)
+    }
+}

@@ -1,0 +1,104 @@
+//! Taking turns: while one contender runs the others are idle, in several short rounds.
+
+use std::thread;
+use std::time::Duration;
+
+/// Between two turns, for the threads of the last one to fall asleep. PyTorch's, which spin for
+/// longer, are waited for by its side.
+const HANDOVER: Duration = Duration::from_millis(5);
+const MOST_REPETITIONS: usize = 10_000;
+const FIRST_REPETITIONS: usize = 3;
+
+/// Something to time.
+pub trait Contender {
+    /// One untimed repetition, then the seconds of each of `repetitions`.
+    fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String>;
+}
+
+/// How much is measured of an entry.
+#[derive(clap::Args, Clone, Copy)]
+pub struct Plan {
+    /// Rounds per row of a table; in each of them everyone has one turn.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = at_least_one)]
+    pub rounds: usize,
+
+    /// Milliseconds that a turn should take. It has as many repetitions as fit.
+    #[arg(long, value_name = "MS", default_value_t = 200)]
+    pub turn: u64,
+
+    /// Repetitions that a turn has at least.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    pub repetitions: usize,
+}
+
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_string()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl Plan {
+    /// Warms up for about the time of a turn, and says how many repetitions fit into one.
+    fn warm_up(&self, contender: &mut dyn Contender) -> Result<usize, String> {
+        let turn_seconds = self.turn as f64 / 1e3;
+        let mut repetitions = FIRST_REPETITIONS;
+        let quickest = loop {
+            let seconds = turn(contender, repetitions)?;
+            let total: f64 = seconds.iter().sum();
+            if total >= turn_seconds / 2.0 || repetitions >= MOST_REPETITIONS {
+                break seconds.into_iter().fold(f64::INFINITY, f64::min);
+            }
+            repetitions *= 4;
+        };
+        let fitting = (turn_seconds / quickest.max(1e-9)) as usize;
+        Ok(fitting.clamp(self.repetitions, self.repetitions.max(MOST_REPETITIONS)))
+    }
+
+    /// What each contender took, over all rounds.
+    pub fn measure(&self, contenders: &mut [&mut dyn Contender]) -> Result<Vec<Spread>, String> {
+        let mut repetitions = Vec::new();
+        for contender in contenders.iter_mut() {
+            repetitions.push(self.warm_up(*contender)?);
+        }
+        let mut seconds = vec![Vec::new(); contenders.len()];
+        for _ in 0..self.rounds {
+            for (index, contender) in contenders.iter_mut().enumerate() {
+                seconds[index].extend(turn(*contender, repetitions[index])?);
+            }
+        }
+        Ok(seconds.into_iter().map(Spread::of).collect())
+    }
+}
+
+fn turn(contender: &mut dyn Contender, repetitions: usize) -> Result<Vec<f64>, String> {
+    let seconds = contender.turn(repetitions)?;
+    thread::sleep(HANDOVER);
+    Ok(seconds)
+}
+
+/// The median of what was measured, between the quartiles.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    pub lower: f64,
+    pub median: f64,
+    pub upper: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self {
+            lower: quantile(&values, 0.25),
+            median: quantile(&values, 0.5),
+            upper: quantile(&values, 0.75),
+        }
+    }
+}
+
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let position = share * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[position as usize], sorted[position.ceil() as usize]);
+    below + (above - below) * position.fract()
+}
