@@ -1,22 +1,139 @@
-//! This crate's loss beside `burn::nn`'s, on the same logits and targets.
+//! The fused loss beside the portable implementation and `burn::nn`'s, on the same logits and
+//! targets: forward, and forward with backward.
 //!
 //! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds
-//! these backends. Every pair is checked to give the same loss and gradient before it is timed.
+//! these backends, and a word behind `--` picks by name. All three are checked to give the same loss
+//! and gradient before they are timed. For PyTorch beside them see `benches/compare`.
 
 // Burn deprecates NdArray, which is timed as well.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::hint::black_box;
+use std::time::Duration;
 
+use burn::backend::Dispatch;
 use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use burn_cross_entropy::CrossEntropyLossConfig;
+use burn_cross_entropy::operation::{
+    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
+    Tracked,
+};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, reference};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Rows and classes.
-const SHAPES: [[usize; 2]; 4] = [[64, 10], [256, 1000], [4096, 10], [512, 32000]];
+/// Rows, classes, positions behind the classes.
+const SHAPES: [[usize; 3]; 7] = [
+    [64, 10, 1],
+    [256, 1000, 1],
+    [4096, 10, 1],
+    [8192, 1000, 1],
+    [512, 32000, 1],
+    [8, 21, 128 * 128],
+    [2, 19, 512 * 512],
+];
 
-type Loss<'a> = (&'a str, &'a dyn Fn(Tensor<2>, Tensor<1, Int>) -> Tensor<1>);
+/// Logits `[rows, classes, positions]`, targets `[rows, positions]`, on a device without autodiff.
+struct Problem {
+    logits: Tensor<3>,
+    targets: Tensor<2, Int>,
+}
+
+/// A way to compute the loss of a problem, and its gradient.
+struct Contender {
+    name: &'static str,
+    forward: fn(&Problem) -> Tensor<1>,
+    forward_backward: fn(&Problem) -> (Tensor<1>, Tensor<3>),
+}
+
+const CONTENDERS: [Contender; 3] = [
+    Contender {
+        name: "fused",
+        forward: |problem| fused(problem.logits.clone(), problem.targets.clone()),
+        forward_backward: |problem| backward(problem, fused),
+    },
+    Contender {
+        name: "portable",
+        forward: portable,
+        forward_backward: portable_with_gradient,
+    },
+    Contender {
+        name: "burn-nn",
+        forward: |problem| burn_nn(problem.logits.clone(), problem.targets.clone()),
+        forward_backward: |problem| backward(problem, burn_nn),
+    },
+];
+
+fn fused(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
+    let loss = CrossEntropyLossConfig::new().init(&logits.device());
+    loss.forward(logits, targets)
+}
+
+/// `burn::nn` takes rows of classes only.
+fn burn_nn(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
+    let loss = BurnLossConfig::new().init(&logits.device());
+    let [rows, classes, positions] = logits.dims();
+    let logits = if positions == 1 {
+        logits.reshape([rows, classes])
+    } else {
+        let rows = rows * positions;
+        logits.swap_dims(1, 2).reshape([rows, classes])
+    };
+    loss.forward(logits, targets.reshape([rows * positions]))
+}
+
+fn backward(
+    problem: &Problem,
+    loss: fn(Tensor<3>, Tensor<2, Int>) -> Tensor<1>,
+) -> (Tensor<1>, Tensor<3>) {
+    let logits = problem.logits.clone().autodiff().require_grad();
+    let loss = loss(logits.clone(), problem.targets.clone());
+    let gradients = loss.backward();
+    let gradient = logits.grad(&gradients).expect("the logits require it");
+    (loss.without_autodiff(), gradient)
+}
+
+fn options() -> Options {
+    Options {
+        class_dim: 1,
+        ignore_indices: [-100].as_slice().into(),
+        label_smoothing: 0.0,
+        values: InputValues::Logits {
+            scale: 1.0,
+            softcap: None,
+        },
+        z_loss: 0.0,
+        reduction: RowReduction::Mean,
+        empty: EmptyReduction::Nan,
+        gradients_of: GradientsOf::Logits,
+    }
+}
+
+fn inputs(problem: &Problem) -> Inputs<Dispatch> {
+    Inputs {
+        targets: Targets::Indices(problem.targets.clone().into_dispatch()),
+        weights: ClassWeights::Equal,
+    }
+}
+
+fn portable(problem: &Problem) -> Tensor<1> {
+    let logits = problem.logits.clone().into_dispatch();
+    let loss = reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options());
+    Tensor::from_dispatch(loss)
+}
+
+fn portable_with_gradient(problem: &Problem) -> (Tensor<1>, Tensor<3>) {
+    let logits = problem.logits.clone().into_dispatch();
+    let Tracked { loss, saved } =
+        reference::cross_entropy_tracked::<Dispatch>(logits, inputs(problem), &options());
+    let loss = Tensor::<1>::from_dispatch(loss);
+    let one = loss.ones_like().into_dispatch();
+    let gradients =
+        reference::cross_entropy_backward::<Dispatch>(saved, inputs(problem), one, &options());
+    let Gradients::Logits { logits } = gradients else {
+        unreachable!("that of the logits was asked for");
+    };
+    (loss, Tensor::from_dispatch(logits))
+}
 
 fn devices() -> Vec<(&'static str, Device)> {
     vec![
@@ -32,63 +149,61 @@ fn devices() -> Vec<(&'static str, Device)> {
     ]
 }
 
-fn forward(loss: Loss, logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    (loss.1)(logits, targets)
+fn problem([rows, classes, positions]: [usize; 3], device: &Device) -> Problem {
+    device.seed(7);
+    let normal = Distribution::Normal(0.0, 3.0);
+    let logits = Tensor::random([rows, classes, positions], normal, device);
+    let uniform = Distribution::Uniform(0.0, classes as f64);
+    let targets = Tensor::random([rows, positions], uniform, device);
+    Problem { logits, targets }
 }
 
-fn forward_backward(loss: Loss, logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
-    let logits = logits.require_grad();
-    let gradients = (loss.1)(logits.clone(), targets).backward();
-    logits.grad(&gradients).expect("the logits require it")
-}
-
-fn largest_difference<const D: usize>(left: Tensor<D>, right: Tensor<D>) -> f32 {
-    (left - right).abs().max().into_scalar()
+/// Stops where two contenders differ.
+fn check(problem: &Problem) {
+    let [ours, others @ ..] = &CONTENDERS;
+    let (loss, gradient) = (ours.forward_backward)(problem);
+    let largest: f32 = gradient.clone().abs().max().into_scalar();
+    for other in others {
+        let (other_loss, other_gradient) = (other.forward_backward)(problem);
+        let loss_off: f32 = (loss.clone() - other_loss).abs().into_scalar();
+        let off: f32 = (gradient.clone() - other_gradient).abs().max().into_scalar();
+        // f32 sums over half a million rows, as burn::nn adds them, are off by that much.
+        assert!(
+            loss_off < 2e-3 && off < 1e-4 * largest,
+            "{} differs by {loss_off:e} in the loss, {off:e} in the gradient",
+            other.name
+        );
+    }
 }
 
 fn cross_entropy(criterion: &mut Criterion) {
     for (backend, device) in devices() {
-        let tracked = device.clone().autodiff();
-        let ours = CrossEntropyLossConfig::new().init(&device);
-        let theirs = BurnLossConfig::new().init(&device);
-        let ours: Loss = ("ours", &move |logits, targets| {
-            ours.forward(logits, targets)
-        });
-        let theirs: Loss = ("burn-nn", &move |logits, targets| {
-            theirs.forward(logits, targets)
-        });
-        for [rows, classes] in SHAPES {
-            device.seed(7);
-            let normal = Distribution::Normal(0.0, 3.0);
-            let logits = Tensor::<2>::random([rows, classes], normal, &device);
-            let classes_range = Distribution::Uniform(0.0, classes as f64);
-            let targets = Tensor::<1, Int>::random([rows], classes_range, &device);
-            let on_tape = Tensor::<2>::from_data(logits.to_data(), &tracked);
-
-            let loss = largest_difference(
-                forward(ours, logits.clone(), targets.clone()),
-                forward(theirs, logits.clone(), targets.clone()),
-            );
-            let gradient = largest_difference(
-                forward_backward(ours, on_tape.clone(), targets.clone()),
-                forward_backward(theirs, on_tape.clone(), targets.clone()),
-            );
-            assert!(loss < 1e-4 && gradient < 1e-5, "{loss:e} {gradient:e}");
-
-            let mut group = criterion.benchmark_group(format!("{backend}/{rows}x{classes}"));
+        for shape in SHAPES {
+            let [rows, classes, positions] = shape;
+            let problem = problem(shape, &device);
+            check(&problem);
+            let name = match positions {
+                1 => format!("{backend}/{rows}x{classes}"),
+                _ => format!("{backend}/{rows}x{classes}x{positions}"),
+            };
+            let mut group = criterion.benchmark_group(name);
             group
                 .sample_size(10)
-                .throughput(Throughput::Elements((rows * classes) as u64));
-            for loss in [ours, theirs] {
-                group.bench_function(BenchmarkId::new("forward", loss.0), |bencher| {
+                .warm_up_time(Duration::from_millis(500))
+                .measurement_time(Duration::from_secs(2))
+                .throughput(Throughput::Elements((rows * classes * positions) as u64));
+            for contender in &CONTENDERS {
+                let id = BenchmarkId::new("forward", contender.name);
+                group.bench_function(id, |bencher| {
                     bencher.iter(|| {
-                        black_box(forward(loss, logits.clone(), targets.clone()));
+                        black_box((contender.forward)(&problem));
                         device.sync().expect("the device finishes");
                     })
                 });
-                group.bench_function(BenchmarkId::new("forward-backward", loss.0), |bencher| {
+                let id = BenchmarkId::new("forward-backward", contender.name);
+                group.bench_function(id, |bencher| {
                     bencher.iter(|| {
-                        black_box(forward_backward(loss, on_tape.clone(), targets.clone()));
+                        black_box((contender.forward_backward)(&problem));
                         device.sync().expect("the device finishes");
                     })
                 });
