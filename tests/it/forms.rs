@@ -6,7 +6,7 @@ use burn_cross_entropy::CrossEntropyBackend;
 
 use crate::common::backends::{is_cpu, on_every_backend};
 use crate::common::problem::{Problem, Targets};
-use crate::common::run::{Form, Layout};
+use crate::common::run::{Form, Layout, assert_agrees};
 use crate::common::{oracle, run, tolerance};
 
 /// No size equals another or is a multiple of 4.
@@ -20,16 +20,6 @@ const SHAPES: [&[usize]; 8] = [
     &[1, 2, 3, 1, 2, 1, 5],
     &[2, 1, 1, 3, 1, 2, 1, 3],
 ];
-
-fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, form: Form, device: &Device) {
-    let found = run::solve_in::<B>(problem, form, device);
-    let expected = oracle::solve(problem);
-    let name = format!(
-        "{:?}, classes in {}, {form:?}",
-        problem.shape, problem.class_dim
-    );
-    tolerance::assert_close(&name, problem, &found, &expected, form.float);
-}
 
 fn every_class_dim_of_every_rank<B: CrossEntropyBackend>(device: &Device) {
     for (seed, shape) in SHAPES.iter().enumerate() {
@@ -59,11 +49,12 @@ fn a_negative_class_dim_counts_from_the_end<B: CrossEntropyBackend>(device: &Dev
 }
 
 fn views_need_not_be_contiguous<B: CrossEntropyBackend>(device: &Device) {
-    for layout in [Layout::Permuted, Layout::Sliced] {
+    for layout in Layout::VIEWS {
         for shape in &SHAPES[..5] {
             for class_dim in [0, shape.len() - 1] {
                 let form = Form {
                     layout,
+                    target_layout: layout,
                     ..Form::default()
                 };
                 let indices = Problem::random(shape, class_dim, false, 11).unreduced();

@@ -7,10 +7,14 @@
 
 mod common;
 
+mod aliasing;
 mod errors;
 mod fixtures;
 mod forms;
+mod fused;
+mod fuzz;
 mod meaning;
 mod modules;
 mod properties;
 mod seeds;
+mod threads;

@@ -28,6 +28,17 @@ pub fn is_cpu(device: &Device) -> bool {
 /// gradient checkpointing, and `B` bound at compile time. The device has autodiff.
 macro_rules! on_every_backend {
     ($($test:ident),* $(,)?) => {
+        $crate::common::backends::on_every_cpu_backend!($($test),*);
+        #[cfg(feature = "wgpu")]
+        mod wgpu {
+            $crate::common::backends::on_backend!(wgpu, burn_wgpu::Wgpu, $($test),*);
+        }
+    };
+}
+
+/// As [`on_every_backend`], without wgpu.
+macro_rules! on_every_cpu_backend {
+    ($($test:ident),* $(,)?) => {
         #[cfg(feature = "flex")]
         mod flex {
             $crate::common::backends::on_backend!(flex, burn::backend::Flex, $($test),*);
@@ -35,10 +46,6 @@ macro_rules! on_every_backend {
         #[cfg(feature = "ndarray")]
         mod ndarray {
             $crate::common::backends::on_backend!(ndarray, burn::backend::NdArray, $($test),*);
-        }
-        #[cfg(feature = "wgpu")]
-        mod wgpu {
-            $crate::common::backends::on_backend!(wgpu, burn_wgpu::Wgpu, $($test),*);
         }
     };
 }
@@ -88,4 +95,41 @@ macro_rules! on_backend {
     };
 }
 
-pub(crate) use {on_backend, on_every_backend};
+/// Makes a `#[test]` of each of the functions `fn name(device: &Device)` beside it, for both CPU
+/// backends, through the runtime dispatch alone: for tests whose time goes into many or large
+/// problems.
+macro_rules! on_the_cpu {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "flex")]
+        mod flex {
+            $crate::common::backends::on_device!(flex, $($test),*);
+        }
+        #[cfg(feature = "ndarray")]
+        mod ndarray {
+            $crate::common::backends::on_device!(ndarray, $($test),*);
+        }
+    };
+}
+
+/// As [`on_the_cpu`], for wgpu.
+macro_rules! on_wgpu {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "wgpu")]
+        mod wgpu {
+            $crate::common::backends::on_device!(wgpu, $($test),*);
+        }
+    };
+}
+
+macro_rules! on_device {
+    ($device:ident, $($test:ident),*) => {$(
+        #[test]
+        fn $test() {
+            super::$test(&$crate::common::backends::$device().autodiff());
+        }
+    )*};
+}
+
+pub(crate) use {
+    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_the_cpu, on_wgpu,
+};

@@ -1,7 +1,9 @@
 //! The definition of the loss as loops over f64, sharing nothing with the crate but the
 //! configuration it reads.
 
-use super::problem::{Outcome, Problem, Targets, batch_size, empty_value, is_batch_mean, is_sum};
+use super::problem::{
+    Outcome, Problem, Targets, Terms, batch_size, empty_value, is_batch_mean, is_sum,
+};
 
 /// One row on its own.
 struct Row {
@@ -52,7 +54,11 @@ pub fn solve(problem: &Problem) -> Outcome {
     let mut z_losses = vec![0.0; rows.len()];
     let mut logits_gradient = vec![0.0; problem.logits.len()];
     let mut targets_gradient = vec![0.0; problem.logits.len()];
-    let mut terms = vec![0.0; problem.logits.len()];
+    let mut terms = Terms {
+        loss: vec![0.0; rows.len()],
+        logits_gradient: vec![0.0; problem.logits.len()],
+        targets_gradient: vec![0.0; problem.logits.len()],
+    };
     for (index, row) in rows.iter().enumerate() {
         if row.ignored {
             continue;
@@ -64,13 +70,19 @@ pub fn solve(problem: &Problem) -> Outcome {
                 class_weight(class) * smoothed
             })
             .collect();
-        let (surprisal, lse) = surprisals(&row.values, config.logits);
+        let Softmax {
+            surprisal,
+            lse,
+            lse_terms,
+        } = softmax(&row.values, config.logits);
+        let roundings = roundings(problem, &row.values);
         let total_share: f64 = share.iter().sum();
         main_losses[index] = (0..classes)
             .filter(|class| share[*class] != 0.0)
             .map(|class| share[class] * surprisal[class])
             .sum();
         z_losses[index] = if z == 0.0 { 0.0 } else { z * lse * lse };
+        terms.loss[index] = total_share * roundings + 2.0 * z * lse.abs() * (lse_terms + roundings);
 
         let main_scale = if main_by == 0.0 {
             0.0
@@ -95,7 +107,8 @@ pub fn solve(problem: &Problem) -> Outcome {
                 };
                 let main = probability * others - share[class] * missing;
                 let scale = row.slopes[class] * row.conditions[class] * main_scale;
-                terms[at] = scale.abs()
+                terms.logits_gradient[at] = scale.abs()
+                    * (1.0 + roundings)
                     * if probability <= 0.5 {
                         probability * (others + share[class]) + share[class]
                     } else {
@@ -104,7 +117,10 @@ pub fn solve(problem: &Problem) -> Outcome {
                 let penalty = if z == 0.0 {
                     0.0
                 } else {
-                    2.0 * z * lse * probability
+                    let slope = 2.0 * z * probability;
+                    terms.logits_gradient[at] +=
+                        (slope * z_scale * row.slopes[class]).abs() * (lse_terms + roundings);
+                    slope * lse
                 };
                 (main * main_scale + penalty * z_scale) * row.slopes[class]
             } else if share[class] == 0.0 {
@@ -114,6 +130,7 @@ pub fn solve(problem: &Problem) -> Outcome {
             };
             logits_gradient[at] = slope;
             let factor = (1.0 - smoothing) * class_weight(class);
+            terms.targets_gradient[at] = (factor * main_scale).abs() * roundings;
             targets_gradient[at] = if factor == 0.0 {
                 0.0
             } else {
@@ -123,12 +140,17 @@ pub fn solve(problem: &Problem) -> Outcome {
     }
 
     let loss = if problem.unreduced {
-        main_losses
-            .iter()
-            .zip(&z_losses)
-            .map(|(main, z)| main + z)
-            .collect()
+        let pairs = main_losses.iter().zip(&z_losses);
+        pairs.map(|(main, z)| main + z).collect()
     } else {
+        let least = if main_by == 0.0 {
+            z_by
+        } else {
+            main_by.min(z_by)
+        };
+        if least != 0.0 {
+            terms.loss = vec![terms.loss.iter().sum::<f64>() / least];
+        }
         let divided = |losses: &[f64], by: f64| {
             if by == 0.0 {
                 empty_value(config)
@@ -204,22 +226,59 @@ fn row_of(problem: &Problem, row: usize) -> Row {
     }
 }
 
-/// `-ln p` of every class, and the log-sum-exp (0 for probabilities).
-fn surprisals(values: &[f64], logits: bool) -> (Vec<f64>, f64) {
+/// How many units of the last place of 1 the logits of a row may be off, which the exponential
+/// turns into a relative error. 0 where they are taken as they are: then the largest is taken from
+/// the others without a rounding before it.
+fn roundings(problem: &Problem, values: &[f64]) -> f64 {
+    let scaled = f64::from(problem.config.logit_scale).log2().fract() != 0.0;
+    if !scaled && problem.config.logit_softcap.is_none() {
+        return 0.0;
+    }
+    let largest = values
+        .iter()
+        .map(|value| value.abs())
+        .filter(|value| value.is_finite())
+        .fold(0.0, f64::max);
+    // A product, a quotient, a tanh of two or three units, and a product, of the value and of the
+    // largest.
+    4.0 * largest
+}
+
+struct Softmax {
+    /// `-ln p` of every class.
+    surprisal: Vec<f64>,
+    /// The log-sum-exp, 0 for probabilities.
+    lse: f64,
+    /// The size of the two numbers that the log-sum-exp is the sum of.
+    lse_terms: f64,
+}
+
+fn softmax(values: &[f64], logits: bool) -> Softmax {
     if !logits {
-        return (values.iter().map(|s| -s.ln()).collect(), 0.0);
+        return Softmax {
+            surprisal: values.iter().map(|s| -s.ln()).collect(),
+            lse: 0.0,
+            lse_terms: 0.0,
+        };
     }
     let (largest, maximum) = largest(values);
     if !maximum.is_finite() || values.iter().any(|x| x.is_nan()) {
-        return (vec![f64::NAN; values.len()], f64::NAN);
+        return Softmax {
+            surprisal: vec![f64::NAN; values.len()],
+            lse: f64::NAN,
+            lse_terms: f64::NAN,
+        };
     }
     let others: f64 = (0..values.len())
         .filter(|class| *class != largest)
         .map(|class| (values[class] - maximum).exp())
         .sum();
     let log_sum = others.ln_1p();
-    let surprisals = values.iter().map(|x| (maximum - x) + log_sum).collect();
-    (surprisals, maximum + log_sum)
+    Softmax {
+        surprisal: values.iter().map(|x| (maximum - x) + log_sum).collect(),
+        lse: maximum + log_sum,
+        lse_terms: maximum.abs() + log_sum,
+    }
 }
 
 /// The sum of all values but one, by the subtraction only where that loses nothing.

@@ -34,9 +34,19 @@ pub struct Outcome {
     pub loss: Vec<f64>,
     pub logits_gradient: Vec<f64>,
     pub targets_gradient: Option<Vec<f64>>,
-    /// For each logit, the size of the two terms whose difference its gradient is: what the
-    /// rounding of those terms is measured by. Known to the oracle alone.
-    pub terms: Vec<f64>,
+    pub terms: Terms,
+}
+
+/// The sizes of what is added up to a result: what its rounding is measured by. Known to the oracle
+/// alone.
+///
+/// A logit that is scaled by no power of two, or capped, is rounded before the largest is taken from
+/// it; `loss` and `targets_gradient` hold what that comes to.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    pub loss: Vec<f64>,
+    pub logits_gradient: Vec<f64>,
+    pub targets_gradient: Vec<f64>,
 }
 
 impl Problem {

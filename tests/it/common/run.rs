@@ -1,43 +1,74 @@
 //! A problem computed by the crate.
 
+use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyError, CrossEntropyLoss, CrossEntropyTarget, LogitsRank,
     RowLosses,
 };
 
-use super::problem::{Outcome, Problem, Targets};
+use serde::{Deserialize, Serialize};
 
-/// How the logits lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::problem::{Outcome, Problem, Targets, Terms};
+use super::{oracle, tolerance};
+
+/// How a tensor lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     Contiguous,
     /// A view with the order of the dimensions reversed.
     Permuted,
     /// A window of a larger tensor.
     Sliced,
+    /// A view that runs backwards through every dimension.
+    Flipped,
+}
+
+impl Layout {
+    /// All but the contiguous one.
+    pub const VIEWS: [Self; 3] = [Self::Permuted, Self::Sliced, Self::Flipped];
 }
 
 /// In which form the tensors of a problem are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     pub float: DType,
+    /// Of target distributions; that of the logits where `None`.
+    pub shares: Option<DType>,
     /// The backend's default where `None`.
     pub int: Option<DType>,
     pub layout: Layout,
+    pub target_layout: Layout,
     /// Index targets with the class dimension kept at size 1.
     pub unsqueezed: bool,
+    /// The logits are a result that the loss alone holds, instead of a leaf that the test keeps.
+    pub owned: bool,
 }
 
 impl Default for Form {
     fn default() -> Self {
         Self {
             float: DType::F32,
+            shares: None,
             int: None,
             layout: Layout::Contiguous,
+            target_layout: Layout::Contiguous,
             unsqueezed: false,
+            owned: false,
         }
     }
+}
+
+/// The crate agrees with the oracle.
+#[track_caller]
+pub fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, form: Form, device: &Device) {
+    let found = solve_in::<B>(problem, form, device);
+    let expected = oracle::solve(problem);
+    let name = format!(
+        "{:?}, classes in {}, {:?}, {form:?}",
+        problem.shape, problem.class_dim, problem.config
+    );
+    tolerance::assert_close(&name, problem, &found, &expected, form.float);
 }
 
 /// Loss and gradients of the problem in f32, contiguous.
@@ -58,15 +89,17 @@ pub fn try_solve_in<B: CrossEntropyBackend>(
 ) -> Result<Outcome, CrossEntropyError> {
     macro_rules! at_rank {
         ($rank:literal, $rows:literal) => {{
-            let logits = float_tensor::<$rank>(&problem.logits, &problem.shape, form, device);
+            let logits = Logits::<$rank>::new(problem, form, device);
             match &problem.targets {
-                Targets::Distributions(targets) => {
-                    let targets = float_tensor::<$rank>(targets, &problem.shape, form, device);
+                Targets::Distributions(shares) => {
+                    let dtype = form.shares.unwrap_or(form.float);
+                    let shares = float_tensor::<$rank>(shares, &problem.shape, (device, dtype));
+                    let shares = arranged(shares, form.target_layout);
                     if problem.tracked_targets {
-                        let gradient_of = targets.clone();
-                        run::<B, $rank>(problem, logits, targets, Some(gradient_of), device)
+                        let shares = shares.require_grad();
+                        run::<B, $rank>(problem, logits, shares.clone(), Some(shares), device)
                     } else {
-                        run::<B, $rank>(problem, logits, targets.detach(), None, device)
+                        run::<B, $rank>(problem, logits, shares, None, device)
                     }
                 }
                 Targets::Indices(indices) if form.unsqueezed => {
@@ -76,12 +109,7 @@ pub fn try_solve_in<B: CrossEntropyBackend>(
                     run::<B, $rank>(problem, logits, targets, None, device)
                 }
                 Targets::Indices(indices) => {
-                    let mut shape = problem.shape.clone();
-                    shape.remove(problem.class_dim);
-                    if shape.is_empty() {
-                        shape.push(1);
-                    }
-                    let targets = int_tensor::<$rows>(indices, &shape, form, device);
+                    let targets = int_tensor::<$rows>(indices, &row_shape(problem), form, device);
                     run::<B, $rank>(problem, logits, targets, None, device)
                 }
             }
@@ -100,9 +128,44 @@ pub fn try_solve_in<B: CrossEntropyBackend>(
     }
 }
 
+/// The shape of the losses of the rows.
+pub fn row_shape(problem: &Problem) -> Vec<usize> {
+    let mut shape = problem.shape.clone();
+    shape.remove(problem.class_dim);
+    if shape.is_empty() {
+        shape.push(1);
+    }
+    shape
+}
+
+/// The logits of a problem: what the loss is given, and the leaf whose gradient is asked for.
+struct Logits<const D: usize> {
+    leaf: Tensor<D>,
+    given: Tensor<D>,
+}
+
+impl<const D: usize> Logits<D> {
+    fn new(problem: &Problem, form: Form, device: &Device) -> Self {
+        let straight = float_tensor(&problem.logits, &problem.shape, (device, form.float));
+        let leaf = |tensor: Tensor<D>| tensor.detach().require_grad();
+        if form.owned {
+            let leaf = leaf(straight);
+            let given = match form.layout {
+                Layout::Contiguous => placed(leaf.clone(), 0),
+                view => arranged(leaf.clone(), view),
+            };
+            Self { leaf, given }
+        } else {
+            let leaf = leaf(arranged(straight, form.layout));
+            let given = leaf.clone();
+            Self { leaf, given }
+        }
+    }
+}
+
 fn run<B: CrossEntropyBackend, const D: usize>(
     problem: &Problem,
-    logits: Tensor<D>,
+    logits: Logits<D>,
     targets: impl CrossEntropyTarget<D>,
     targets_gradient_of: Option<Tensor<D>>,
     device: &Device,
@@ -111,15 +174,20 @@ where
     Tensor<D>: LogitsRank,
     RowLosses<D>: Losses,
 {
+    let Logits { leaf, given } = logits;
+    let inputs =
+        || [Some(&leaf), targets_gradient_of.as_ref()].map(|input| input.map(Tensor::to_data));
+    let before = inputs();
     let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
     let (values, objective) = if problem.unreduced {
-        let losses = loss.try_forward_no_reduction(logits.clone(), targets)?;
+        let losses = loss.try_forward_no_reduction(given, targets)?;
         losses.weighed(&problem.upstream)
     } else {
-        let loss = loss.try_forward(logits.clone(), targets)?;
+        let loss = loss.try_forward(given, targets)?;
         loss.weighed(&problem.upstream)
     };
     let gradients = objective.backward();
+    assert!(before == inputs(), "the loss wrote over its inputs");
     let gradient = |tensor: &Tensor<D>| {
         let gradient = tensor.grad(&gradients).expect("the tensor requires it");
         assert_eq!(gradient.dtype(), tensor.dtype(), "dtype of the gradient");
@@ -128,46 +196,19 @@ where
     };
     Ok(Outcome {
         loss: values,
-        logits_gradient: gradient(&logits),
+        logits_gradient: gradient(&leaf),
         targets_gradient: targets_gradient_of.as_ref().map(gradient),
-        terms: Vec::new(),
+        terms: Terms::default(),
     })
 }
 
-/// A float leaf of the given layout that requires its gradient.
+/// A contiguous float tensor.
 pub fn float_tensor<const D: usize>(
     values: &[f64],
     shape: &[usize],
-    form: Form,
-    device: &Device,
+    options: (&Device, DType),
 ) -> Tensor<D> {
-    let make = |values: Vec<f64>, shape: Vec<usize>| {
-        Tensor::<D>::from_data(TensorData::new(values, shape), (device, form.float))
-    };
-    let tensor = match form.layout {
-        Layout::Contiguous => make(values.to_vec(), shape.to_vec()),
-        Layout::Permuted => {
-            let mut axes: [usize; D] = core::array::from_fn(|axis| axis);
-            axes.reverse();
-            let straight = make(values.to_vec(), shape.to_vec());
-            let reversed = numbers(straight.permute(axes));
-            let mut reversed_shape = shape.to_vec();
-            reversed_shape.reverse();
-            let axes: [isize; D] = axes.map(|axis| axis as isize);
-            make(reversed, reversed_shape).permute(axes)
-        }
-        Layout::Sliced => {
-            let straight = make(values.to_vec(), shape.to_vec());
-            let wider: Vec<usize> = shape.iter().map(|size| size + 2).collect();
-            let window: [core::ops::Range<usize>; D] =
-                core::array::from_fn(|dim| 1..shape[dim] + 1);
-            let filler = vec![1e4; wider.iter().product()];
-            make(filler, wider)
-                .slice_assign(window.clone(), straight)
-                .slice(window)
-        }
-    };
-    tensor.detach().require_grad()
+    Tensor::from_data(TensorData::new(values.to_vec(), shape.to_vec()), options)
 }
 
 fn int_tensor<const D: usize>(
@@ -177,9 +218,41 @@ fn int_tensor<const D: usize>(
     device: &Device,
 ) -> Tensor<D, Int> {
     let data = TensorData::new(values.to_vec(), shape.to_vec());
-    match form.int {
+    let straight = match form.int {
         None => Tensor::from_data(data, device),
         Some(dtype) => Tensor::from_data(data, (device, dtype)),
+    };
+    arranged(straight, form.target_layout)
+}
+
+/// The same values in another layout. Differentiable, and unless it is contiguous in memory that
+/// nothing else holds.
+pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) -> Tensor<D, K> {
+    let axes: [isize; D] = core::array::from_fn(|axis| axis as isize);
+    let reversed: [isize; D] = core::array::from_fn(|axis| (D - 1 - axis) as isize);
+    match layout {
+        Layout::Contiguous => tensor,
+        Layout::Permuted => placed(tensor.permute(reversed), 0).permute(reversed),
+        Layout::Sliced => placed(tensor, 1),
+        Layout::Flipped => placed(tensor.flip(axes), 0).flip(axes),
+    }
+}
+
+/// A copy in the middle of a new tensor that is larger by the margin on every side.
+fn placed<const D: usize, K: Basic>(tensor: Tensor<D, K>, margin: usize) -> Tensor<D, K> {
+    let shape = tensor.dims();
+    if tensor.shape().num_elements() == 0 {
+        // Burn fills no empty window, and so records nothing.
+        return tensor;
+    }
+    let options = (&tensor.device(), tensor.dtype());
+    let filler = Tensor::<D, K>::full(shape.map(|size| size + 2 * margin), 99, options);
+    let window: [core::ops::Range<usize>; D] = shape.map(|size| margin..margin + size);
+    let placed = filler.slice_assign(window.clone(), tensor);
+    if margin == 0 {
+        placed
+    } else {
+        placed.slice(window)
     }
 }
 
