@@ -1,8 +1,8 @@
 //! Flex, Burn's CPU backend.
 
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Shape, TensorData};
-use burn_flex::{Flex, FlexTensor};
+use burn::tensor::{Bytes, DType, Shape, TensorData};
+use burn_flex::{Flex, FlexTensor, Layout};
 
 use super::CrossEntropyBackend;
 use super::host::{self, HostBackend, HostTensor};
@@ -126,7 +126,16 @@ impl HostTensor for FlexTensor {
     }
 
     fn zeros(shape: Shape, dtype: DType) -> Self {
-        FlexTensor::zeros(shape, dtype)
+        // `FlexTensor::zeros` makes bytes first, which are then copied for their alignment. Zeros of
+        // integers come from the system untouched, so that the threads that write here find the
+        // memory near.
+        let length = shape.num_elements();
+        let bytes = match dtype {
+            DType::F64 => Bytes::from_elems(vec![0u64; length]),
+            DType::F16 | DType::BF16 => Bytes::from_elems(vec![0u16; length]),
+            _ => Bytes::from_elems(vec![0u32; length]),
+        };
+        FlexTensor::new(bytes, Layout::contiguous(shape), dtype)
     }
 
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self {

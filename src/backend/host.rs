@@ -305,10 +305,10 @@ fn times<A: Arithmetic, H: HostTensor>(
     options: &Options,
 ) -> H {
     let mut factors = numbers::<A, H>(upstream);
-    if factors.iter().all(|&factor| factor == A::ONE) {
+    let geometry = Geometry::new(&gradient.shape(), options.class_dim);
+    if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
         return gradient;
     }
-    let geometry = Geometry::new(&gradient.shape(), options.class_dim);
     if let HostTargets::Indices(indices) = &inputs.targets
         && factors.iter().any(|factor| !factor.is_finite())
     {

@@ -5,6 +5,8 @@
 //! one block per class, whose lanes are the rows (`W = LANES`). The arithmetic is the same; where a
 //! row's classes lie across the lanes, sums and maxima are folded over them.
 
+use std::ops::Range;
+
 use super::float::Float;
 
 /// Wide enough to keep several vector registers busy, so that one addition need not wait for the
@@ -21,57 +23,68 @@ pub(crate) fn of_lane<A: Copy, const W: usize>(per_row: &[A; W], lane: usize) ->
 
 /// Numbers in blocks, of which the last may be filled up.
 pub(crate) trait Blocks<A> {
+    /// The number of blocks.
     fn steps(&self) -> usize;
-    fn get(&self, step: usize) -> &Block<A>;
-    /// Does nothing where the numbers are only read.
-    fn put(&mut self, step: usize, block: Block<A>);
+
+    /// Shows the visitor blocks; what comes back replaces them, unless they are only read.
+    fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
+}
+
+/// A computation over blocks. A trait, because a closure can not be made to be compiled into the
+/// loop, and outside it has none of the processor's wide instructions.
+pub(crate) trait Visitor<A> {
+    /// What replaces the block of this step. Has to be `#[inline(always)]`.
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A>;
 }
 
 /// Numbers that are only read.
 pub(crate) struct Read<'a, A> {
     whole: &'a [Block<A>],
-    tail: Option<Block<A>>,
+    rest: &'a [A],
+    tail: [Block<A>; 1],
 }
 
 impl<'a, A: Float> Read<'a, A> {
     #[inline(always)]
     pub(crate) fn new(numbers: &'a [A], filler: A) -> Self {
         let (whole, rest) = numbers.as_chunks::<LANES>();
-        let tail = (!rest.is_empty()).then(|| padded(rest, filler));
-        Self { whole, tail }
+        let tail = [padded(rest, filler)];
+        Self { whole, rest, tail }
     }
 }
 
 impl<A: Float> Blocks<A> for Read<'_, A> {
     #[inline(always)]
     fn steps(&self) -> usize {
-        self.whole.len() + usize::from(self.tail.is_some())
+        self.whole.len() + usize::from(!self.rest.is_empty())
     }
 
     #[inline(always)]
-    fn get(&self, step: usize) -> &Block<A> {
-        match &self.tail {
-            Some(tail) if step == self.whole.len() => tail,
-            _ => &self.whole[step],
+    fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>) {
+        let whole = self.whole.len();
+        let tail = &self.tail[..usize::from(steps.end > whole)];
+        let mut step = steps.start;
+        for part in [&self.whole[steps.start..steps.end.min(whole)], tail] {
+            for block in part {
+                visitor.visit(step, block);
+                step += 1;
+            }
         }
     }
-
-    #[inline(always)]
-    fn put(&mut self, _step: usize, _block: Block<A>) {}
 }
 
 /// Numbers that are replaced.
 pub(crate) struct Write<'a, A> {
     whole: &'a mut [Block<A>],
     rest: &'a mut [A],
-    tail: Block<A>,
+    tail: [Block<A>; 1],
 }
 
 impl<'a, A: Float> Write<'a, A> {
     #[inline(always)]
     pub(crate) fn new(numbers: &'a mut [A], filler: A) -> Self {
         let (whole, rest) = numbers.as_chunks_mut::<LANES>();
-        let tail = padded(rest, filler);
+        let tail = [padded(rest, filler)];
         Self { whole, rest, tail }
     }
 }
@@ -83,21 +96,19 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
     }
 
     #[inline(always)]
-    fn get(&self, step: usize) -> &Block<A> {
-        if step == self.whole.len() {
-            &self.tail
-        } else {
-            &self.whole[step]
+    fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>) {
+        let whole = self.whole.len();
+        let with_tail = steps.end > whole;
+        let tail = &mut self.tail[..usize::from(with_tail)];
+        let mut step = steps.start;
+        for part in [&mut self.whole[steps.start..steps.end.min(whole)], tail] {
+            for block in part {
+                *block = visitor.visit(step, block);
+                step += 1;
+            }
         }
-    }
-
-    #[inline(always)]
-    fn put(&mut self, step: usize, block: Block<A>) {
-        if step == self.whole.len() {
-            self.rest.copy_from_slice(&block[..self.rest.len()]);
-            self.tail = block;
-        } else {
-            self.whole[step] = block;
+        if with_tail {
+            self.rest.copy_from_slice(&self.tail[0][..self.rest.len()]);
         }
     }
 }
@@ -113,13 +124,23 @@ pub(crate) fn padded<A: Float>(rest: &[A], filler: A) -> Block<A> {
 /// The largest number of each row.
 #[inline(always)]
 pub(crate) fn fold_maximum<A: Float, const W: usize>(block: Block<A>) -> [A; W] {
-    fold::<A, W>(block, |a, b| if b > a { b } else { a })
+    fold::<A, W>(block, larger)
 }
 
 /// The sum of each row, lanes added in pairs.
 #[inline(always)]
 pub(crate) fn fold_sum<A: Float, const W: usize>(block: Block<A>) -> [A; W] {
-    fold::<A, W>(block, |a, b| a + b)
+    fold::<A, W>(block, sum)
+}
+
+#[inline(always)]
+fn larger<A: Float>(a: A, b: A) -> A {
+    if b > a { b } else { a }
+}
+
+#[inline(always)]
+fn sum<A: Float>(a: A, b: A) -> A {
+    a + b
 }
 
 #[inline(always)]

@@ -30,12 +30,13 @@ pub(crate) trait Float:
     const INFINITY: Self;
     const NAN: Self;
 
-    /// Below it `exp` is 0.
+    /// Below it the exponential is no normal number, and `exp` is 0.
     const EXP_FLOOR: Self;
     const LOG2_E: Self;
     /// `ln 2` in two parts, the first of so few digits that its product with an exponent is exact.
     const LN_2: [Self; 2];
-    /// Adding it rounds to an integer, which then stands in the low bits.
+    /// Adding it rounds to an integer `n`. The low bits are then those of `n` plus the bias of the
+    /// exponents: moved up, they are `2^n`.
     const ROUNDING: Self;
     /// Coefficients of `(exp(r) - 1 - r) / r^2`, the highest power first.
     const EXP: &[Self];
@@ -53,46 +54,42 @@ pub(crate) trait Float:
     /// `self * factor + term`, in one rounding where the processor can.
     fn mul_add<const FMA: bool>(self, factor: Self, term: Self) -> Self;
 
-    /// `2^n` as two factors, so that a result below the normal numbers comes out right too, from
-    /// `n + ROUNDING`.
-    fn power_of_two(rounded: Self) -> [Self; 2];
+    /// `2^n` from `n + ROUNDING`, for `n` that make a normal number.
+    fn power_of_two(rounded: Self) -> Self;
 
-    /// A normal number as `m * 2^k` with `m` in `[sqrt(1/2), sqrt(2))`: `[m, k]`.
-    fn mantissa_and_exponent(self) -> [Self; 2];
+    /// A normal number as `m * 2^k` with `m` in `[sqrt(1/2), sqrt(2))`: `(m, k)`.
+    fn mantissa_and_exponent(self) -> (Self, Self);
 
-    /// `exp(self) = (1 + q) s[0] s[1]` for `self <= 0`: `(q, s)`.
+    /// `exp(self) = (1 + q) s` from `EXP_FLOOR` to 0: `(q, s)`.
     #[inline(always)]
-    fn exp_parts<const FMA: bool>(self) -> (Self, [Self; 2]) {
-        // The comparison leaves a NaN as it is.
-        let x = if self < Self::EXP_FLOOR {
-            Self::EXP_FLOOR
-        } else {
-            self
-        };
-        let rounded = x.mul_add::<FMA>(Self::LOG2_E, Self::ROUNDING);
+    fn exp_parts<const FMA: bool>(self) -> (Self, Self) {
+        let rounded = self.mul_add::<FMA>(Self::LOG2_E, Self::ROUNDING);
         let n = rounded - Self::ROUNDING;
-        let r = n.mul_add::<FMA>(-Self::LN_2[0], x);
+        let r = n.mul_add::<FMA>(-Self::LN_2[0], self);
         let r = n.mul_add::<FMA>(-Self::LN_2[1], r);
         let mut series = Self::EXP[0];
         for &coefficient in &Self::EXP[1..] {
             series = series.mul_add::<FMA>(r, coefficient);
         }
-        (series.mul_add::<FMA>(r * r, r), Self::power_of_two(rounded))
+        let q = series.mul_add::<FMA>(r * r, r);
+        (q, Self::power_of_two(rounded))
     }
 
-    /// `exp(self)` for `self <= 0`; exactly 1 at 0; NaN at NaN.
+    /// `exp(self)` for `self <= 0`; exactly 1 at 0; NaN at NaN; 0 where it is no normal number.
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
-        let (q, [first, second]) = self.exp_parts::<FMA>();
-        (q + Self::ONE) * first * second
+        let (q, power) = self.exp_parts::<FMA>();
+        let exp = q.mul_add::<FMA>(power, power);
+        // False for a NaN.
+        if self < Self::EXP_FLOOR { Self::ZERO } else { exp }
     }
 
     /// `exp(self) - 1` for `self <= 0`.
     #[inline(always)]
     fn exp_m1<const FMA: bool>(self) -> Self {
-        let (q, [first, second]) = self.exp_parts::<FMA>();
-        let power = first * second;
-        power.mul_add::<FMA>(q, power - Self::ONE)
+        let (q, power) = self.exp_parts::<FMA>();
+        let exp_m1 = q.mul_add::<FMA>(power, power - Self::ONE);
+        if self < Self::EXP_FLOOR { -Self::ONE } else { exp_m1 }
     }
 
     #[inline(always)]
@@ -103,7 +100,7 @@ pub(crate) trait Float:
         } else {
             self
         };
-        let [m, k] = x.mantissa_and_exponent();
+        let (m, k) = x.mantissa_and_exponent();
         let k = if subnormal { k - Self::LIFT[1] } else { k };
         let f = m - Self::ONE;
         let s = f / (m + Self::ONE);
@@ -193,36 +190,31 @@ macro_rules! float {
             }
 
             #[inline(always)]
-            fn power_of_two(rounded: Self) -> [Self; 2] {
-                const BIAS: $signed = $float::MAX_EXP as $signed - 1;
-                let n = rounded.to_bits().wrapping_sub(Self::ROUNDING.to_bits()) as $signed;
-                let half = n >> 1;
-                [half, n.wrapping_sub(half)].map(|exponent| {
-                    $float::from_bits((exponent.wrapping_add(BIAS) << $bits) as $unsigned)
-                })
+            fn power_of_two(rounded: Self) -> Self {
+                $float::from_bits(rounded.to_bits() << $bits)
             }
 
             #[inline(always)]
-            fn mantissa_and_exponent(self) -> [Self; 2] {
+            fn mantissa_and_exponent(self) -> (Self, Self) {
                 const ONE: $unsigned = (1.0 as $float).to_bits();
                 const LOWEST: $unsigned = std::$float::consts::FRAC_1_SQRT_2.to_bits();
                 const MANTISSA: $unsigned = (1 << $bits) - 1;
                 const BIAS: $signed = $float::MAX_EXP as $signed - 1;
                 let bits = self.to_bits().wrapping_add(ONE - LOWEST);
                 let exponent = (bits >> $bits) as $signed - BIAS;
-                [
+                (
                     $float::from_bits((bits & MANTISSA).wrapping_add(LOWEST)),
                     exponent as $float,
-                ]
+                )
             }
         }
     };
 }
 
 float!(f32, i32, u32, bits: 23,
-    const EXP_FLOOR: Self = -104.5;
+    const EXP_FLOOR: Self = -87.3;
     const LN_2: [Self; 2] = [0.693_359_4, -2.121_944_4e-4];
-    const ROUNDING: Self = 12_582_912.0;
+    const ROUNDING: Self = 12_582_912.0 + 127.0;
     const EXP: &[Self] = &[
         1.987_569_1e-4,
         1.398_199_9e-3,
@@ -236,9 +228,9 @@ float!(f32, i32, u32, bits: 23,
 );
 
 float!(f64, i64, u64, bits: 52,
-    const EXP_FLOOR: Self = -746.0;
+    const EXP_FLOOR: Self = -708.3;
     const LN_2: [Self; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
-    const ROUNDING: Self = 6_755_399_441_055_744.0;
+    const ROUNDING: Self = 6_755_399_441_055_744.0 + 1023.0;
     const EXP: &[Self] = &[
         1.0 / 6_227_020_800.0,
         1.0 / 479_001_600.0,
@@ -367,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_within_one_unit_from_minus_infinity_to_zero() {
-        let xs: Vec<f32> = dense(1e-9, 110.0, 307).iter().map(|x| -x).collect();
+    fn exp_is_within_one_unit_where_it_is_a_normal_number() {
+        let xs: Vec<f32> = dense(1e-9, 87.3, 307).iter().map(|x| -x).collect();
         assert_f32::<Exp>(&xs, f64::exp, 1.1);
         let xs: Vec<f64> = dense_f64(1e-18, 750.0, 500_000)
             .iter()
@@ -380,11 +372,13 @@ mod tests {
     #[test]
     fn exp_is_exact_at_its_ends() {
         for instructions in Instructions::available() {
-            let xs = [0.0f32, -0.0, f32::NEG_INFINITY, -1e30];
-            assert_eq!(values::<f32, Exp>(instructions, &xs), [1.0, 1.0, 0.0, 0.0]);
+            let xs = [0.0f32, -0.0, f32::NEG_INFINITY, -1e30, -88.0];
+            let found = values::<f32, Exp>(instructions, &xs);
+            assert_eq!(found, [1.0, 1.0, 0.0, 0.0, 0.0]);
             assert!(values::<f32, Exp>(instructions, &[f32::NAN])[0].is_nan());
-            let xs = [0.0f64, -0.0, f64::NEG_INFINITY, -1e300];
-            assert_eq!(values::<f64, Exp>(instructions, &xs), [1.0, 1.0, 0.0, 0.0]);
+            let xs = [0.0f64, -0.0, f64::NEG_INFINITY, -1e300, -709.0];
+            let found = values::<f64, Exp>(instructions, &xs);
+            assert_eq!(found, [1.0, 1.0, 0.0, 0.0, 0.0]);
             assert!(values::<f64, Exp>(instructions, &[f64::NAN])[0].is_nan());
         }
     }
@@ -430,6 +424,11 @@ mod tests {
         assert_f32::<Tanh>(&negative, f64::tanh, 4.0);
         let slope = |x: f64| 1.0 / (x.cosh() * x.cosh());
         assert_f32::<TanhSlope>(&xs, slope, 4.0);
+        for instructions in Instructions::available() {
+            let xs = [f32::NEG_INFINITY, f32::INFINITY, 60.0, -60.0];
+            assert_eq!(values::<f32, Tanh>(instructions, &xs), [-1.0, 1.0, 1.0, -1.0]);
+            assert_eq!(values::<f32, TanhSlope>(instructions, &xs), [0.0; 4]);
+        }
         assert_f64::<Tanh>(&dense_f64(1e-100, 300.0, 200_000), f64::tanh, 4.0);
     }
 }

@@ -1,6 +1,6 @@
 //! The loss and the gradients of probabilities `s`: `sum_c a[c] (-ln s[c])`, `-a[c] / s[c]`.
 
-use super::blocks::{Blocks, LANES, RUN, Read, Total, Write, of_lane};
+use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, of_lane};
 use super::float::Float;
 use super::instructions::Task;
 use super::rows::{Losses, Rows};
@@ -82,23 +82,13 @@ impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
             gradient,
         } = self;
         let shares = probabilities.shares.expect("distributions have shares");
-        let s = Read::new(s, A::ONE);
-        let mut gradient = Write::new(gradient, A::ZERO);
-        for step in 0..s.steps() {
-            let slopes = shares.slopes::<W>(step);
-            let block = s.get(step);
-            let mut result = [A::ZERO; LANES];
-            for lane in 0..LANES {
-                let slope = slopes[lane] * -block[lane].ln::<FMA>();
-                let slope = if slopes[lane] == A::ZERO {
-                    A::ZERO
-                } else {
-                    slope
-                };
-                result[lane] = slope * of_lane(&probabilities.rows.scale, lane);
-            }
-            gradient.put(step, result);
-        }
+        gradient.copy_from_slice(s);
+        let mut gradient = Write::new(gradient, A::ONE);
+        let mut visitor = Slopes::<A, W, FMA> {
+            rows: probabilities.rows,
+            shares,
+        };
+        gradient.visit(0..gradient.steps(), &mut visitor);
     }
 }
 
@@ -125,19 +115,11 @@ impl<A: Float, const W: usize> Probabilities<'_, A, W> {
     #[inline(always)]
     fn spread_gradient(&self, shares: &Shares<'_, A>, s: &mut [A]) {
         let mut s = Write::new(s, A::ONE);
-        for step in 0..s.steps() {
-            let share = shares.block::<W>(step);
-            let mut gradient = *s.get(step);
-            for lane in 0..LANES {
-                let quotient = -share[lane] / gradient[lane] * of_lane(&self.rows.scale, lane);
-                gradient[lane] = if share[lane] == A::ZERO {
-                    A::ZERO
-                } else {
-                    quotient
-                };
-            }
-            s.put(step, gradient);
-        }
+        let mut visitor = Quotients {
+            rows: self.rows,
+            shares: *shares,
+        };
+        s.visit(0..s.steps(), &mut visitor);
     }
 }
 
@@ -146,23 +128,75 @@ fn spread_losses<A: Float, const W: usize, const FMA: bool>(
     shares: &Shares<'_, A>,
     s: &[A],
 ) -> [A; W] {
-    let s = Read::new(s, A::ONE);
+    let mut s = Read::new(s, A::ONE);
     let mut losses = Total::new();
     for first in (0..s.steps()).step_by(RUN) {
-        let mut run = [A::ZERO; LANES];
-        for step in first..s.steps().min(first + RUN) {
-            let share = shares.block::<W>(step);
-            let block = s.get(step);
-            for lane in 0..LANES {
-                let loss = share[lane] * -block[lane].ln::<FMA>();
-                run[lane] += if share[lane] == A::ZERO {
-                    A::ZERO
-                } else {
-                    loss
-                };
-            }
-        }
-        losses.add(&run);
+        let mut visitor = Surprisals::<A, W, FMA> {
+            shares: *shares,
+            run: [A::ZERO; LANES],
+        };
+        s.visit(first..s.steps().min(first + RUN), &mut visitor);
+        losses.add(&visitor.run);
     }
     losses.finish::<W>()
+}
+
+/// Adds up `-a ln s`.
+struct Surprisals<'a, A, const W: usize, const FMA: bool> {
+    shares: Shares<'a, A>,
+    run: Block<A>,
+}
+
+impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Surprisals<'_, A, W, FMA> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, s: &Block<A>) -> Block<A> {
+        let shares = self.shares.block::<W>(step);
+        for lane in 0..LANES {
+            let share = shares[lane];
+            let loss = share * -s[lane].ln::<FMA>();
+            self.run[lane] += if share == A::ZERO { A::ZERO } else { loss };
+        }
+        *s
+    }
+}
+
+/// Probabilities to the gradient `-a / s`.
+struct Quotients<'a, A, const W: usize> {
+    rows: &'a Rows<A, W>,
+    shares: Shares<'a, A>,
+}
+
+impl<A: Float, const W: usize> Visitor<A> for Quotients<'_, A, W> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, s: &Block<A>) -> Block<A> {
+        let shares = self.shares.block::<W>(step);
+        let mut gradient = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let share = shares[lane];
+            let quotient = -share / s[lane] * of_lane(&self.rows.scale, lane);
+            gradient[lane] = if share == A::ZERO { A::ZERO } else { quotient };
+        }
+        gradient
+    }
+}
+
+/// Probabilities to the gradient of the distributions.
+struct Slopes<'a, A, const W: usize, const FMA: bool> {
+    rows: &'a Rows<A, W>,
+    shares: Shares<'a, A>,
+}
+
+impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Slopes<'_, A, W, FMA> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, s: &Block<A>) -> Block<A> {
+        let factors = self.shares.slopes::<W>(step);
+        let mut slopes = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let factor = factors[lane];
+            let slope = factor * -s[lane].ln::<FMA>();
+            let slope = if factor == A::ZERO { A::ZERO } else { slope };
+            slopes[lane] = slope * of_lane(&self.rows.scale, lane);
+        }
+        slopes
+    }
 }

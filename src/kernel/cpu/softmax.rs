@@ -18,7 +18,7 @@
 //! the gradient replaces the exponentials.
 
 use super::blocks::{
-    Block, Blocks, LANES, RUN, Read, Total, Write, fold_maximum, fold_sum, of_lane,
+    Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, fold_maximum, fold_sum, of_lane,
 };
 use super::float::Float;
 use super::instructions::Task;
@@ -72,8 +72,20 @@ impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
         let sums = softmax.sums::<FMA>(&mut blocks);
         let finished = softmax.finish::<FMA>(&sums, &targets);
         match softmax.shares {
-            None => softmax.gradient::<FMA, false>(&mut blocks, &finished),
-            Some(_) => softmax.gradient::<FMA, true>(&mut blocks, &finished),
+            None => blocks.visit(
+                0..blocks.steps(),
+                &mut Gradient::<A, W, FMA, false> {
+                    softmax: &softmax,
+                    finished: &finished,
+                },
+            ),
+            Some(_) => blocks.visit(
+                0..blocks.steps(),
+                &mut Gradient::<A, W, FMA, true> {
+                    softmax: &softmax,
+                    finished: &finished,
+                },
+            ),
         }
         softmax.subtract_targets(x, &finished);
         finished.losses
@@ -100,31 +112,46 @@ impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
         } = self;
         let shares = softmax.shares.expect("distributions have shares");
         let targets = softmax.target_logits(x);
-        let mut x = Read::new(x, -A::INFINITY);
-        let sums = softmax.sums::<FMA>(&mut x);
+        let sums = softmax.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
         let Finished { above, .. } = softmax.finish::<FMA>(&sums, &targets);
-        let mut gradient = Write::new(gradient, A::ZERO);
-        for step in 0..x.steps() {
-            let slopes = shares.slopes::<W>(step);
-            let block = x.get(step);
-            let mut result = [A::ZERO; LANES];
-            for lane in 0..LANES {
-                let gap = of_lane(&sums.maximum, lane) - block[lane] * softmax.scale;
-                let slope = slopes[lane] * (gap + of_lane(&above, lane));
-                let slope = if slopes[lane] == A::ZERO {
-                    A::ZERO
-                } else {
-                    slope
-                };
-                result[lane] = slope * of_lane(&softmax.rows.scale, lane);
-            }
-            gradient.put(step, result);
+        gradient.copy_from_slice(x);
+        let mut gradient = Write::new(gradient, -A::INFINITY);
+        let mut visitor = Slopes {
+            softmax: &softmax,
+            shares,
+            maximum: &sums.maximum,
+            above: &above,
+        };
+        gradient.visit(0..gradient.steps(), &mut visitor);
+    }
+}
+
+struct Slopes<'a, A, const W: usize> {
+    softmax: &'a Softmax<'a, A, W>,
+    shares: Shares<'a, A>,
+    maximum: &'a [A; W],
+    above: &'a [A; W],
+}
+
+impl<A: Float, const W: usize> Visitor<A> for Slopes<'_, A, W> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
+        let factors = self.shares.slopes::<W>(step);
+        let mut slopes = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let gap = (of_lane(self.maximum, lane) - block[lane]) * self.softmax.scale;
+            let factor = factors[lane];
+            let slope = factor * (gap + of_lane(self.above, lane));
+            let slope = if factor == A::ZERO { A::ZERO } else { slope };
+            slopes[lane] = slope * of_lane(&self.softmax.rows.scale, lane);
         }
+        slopes
     }
 }
 
 /// What the classes of each row add up to.
 struct Sums<A, const W: usize> {
+    /// Of the logits before their factor.
     maximum: [A; W],
     others: [A; W],
     /// `sum_c a[c] (m - x[c])` of the spread shares.
@@ -179,7 +206,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     fn target_logits(&self, x: &[A]) -> [A; W] {
         let mut logits = [A::ZERO; W];
         for row in 0..W {
-            logits[row] = x[at::<W>(self.rows.class[row], row)] * self.scale;
+            logits[row] = x[at::<W>(self.rows.class[row], row)];
         }
         logits
     }
@@ -194,25 +221,10 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 
     #[inline(always)]
-    fn maximum(&self, x: &impl Blocks<A>) -> [A; W] {
-        let mut largest = [-A::INFINITY; LANES];
-        for step in 0..x.steps() {
-            let block = x.get(step);
-            for lane in 0..LANES {
-                let value = block[lane];
-                largest[lane] = if value > largest[lane] {
-                    value
-                } else {
-                    largest[lane]
-                };
-            }
-        }
-        let mut maximum = fold_maximum::<A, W>(largest);
-        for row in 0..W {
-            // Rounds as each logit does below: the maximum's own difference is 0.
-            maximum[row] = maximum[row] * self.scale;
-        }
-        maximum
+    fn maximum(&self, x: &mut impl Blocks<A>) -> [A; W] {
+        let mut largest = Largest([-A::INFINITY; LANES]);
+        x.visit(0..x.steps(), &mut largest);
+        fold_maximum::<A, W>(largest.0)
     }
 
     #[inline(always)]
@@ -227,11 +239,12 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         let steps = x.steps();
         for first in (0..steps).step_by(RUN) {
             let mut run = Run::new();
-            for step in first..steps.min(first + RUN) {
-                let exponentials =
-                    self.exponentials::<FMA, SHARES>(x.get(step), step, &maximum, &mut run);
-                x.put(step, exponentials);
-            }
+            let mut visitor = Exponentials::<A, W, FMA, SHARES> {
+                softmax: self,
+                maximum: &maximum,
+                run: &mut run,
+            };
+            x.visit(first..steps.min(first + RUN), &mut visitor);
             others.add(&run.others);
             for lane in 0..LANES {
                 ties[lane] += run.ties[lane];
@@ -263,41 +276,6 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 
     #[inline(always)]
-    fn exponentials<const FMA: bool, const SHARES: bool>(
-        &self,
-        block: &Block<A>,
-        step: usize,
-        maximum: &[A; W],
-        run: &mut Run<A>,
-    ) -> Block<A> {
-        let mut exponentials = [A::ZERO; LANES];
-        for lane in 0..LANES {
-            let gap = block[lane] * self.scale - of_lane(maximum, lane);
-            let exponential = gap.exp::<FMA>();
-            let is_maximum = gap == A::ZERO;
-            run.others[lane] += if is_maximum { A::ZERO } else { exponential };
-            run.ties[lane] += if is_maximum { A::ONE } else { A::ZERO };
-            exponentials[lane] = exponential;
-        }
-        if SHARES && let Some(shares) = &self.shares {
-            let share = shares.block::<W>(step);
-            for lane in 0..LANES {
-                let gap = of_lane(maximum, lane) - block[lane] * self.scale;
-                let none = share[lane] == A::ZERO;
-                run.gaps[lane] += if none { A::ZERO } else { share[lane] * gap };
-                let (here, there) = if gap == A::ZERO {
-                    (share[lane], A::ZERO)
-                } else {
-                    (A::ZERO, share[lane])
-                };
-                run.at_maximum[lane] += here;
-                run.elsewhere[lane] += there;
-            }
-        }
-        exponentials
-    }
-
-    #[inline(always)]
     fn finish<const FMA: bool>(&self, sums: &Sums<A, W>, targets: &[A; W]) -> Finished<A, W> {
         let zero = [A::ZERO; W];
         let mut finished = Finished {
@@ -315,7 +293,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             let share = self.rows.share[row];
             let maximum = sums.maximum[row];
             let others = sums.others[row];
-            let gap = maximum - targets[row];
+            let gap = (maximum - targets[row]) * self.scale;
             let target_loss = if share == A::ZERO {
                 A::ZERO
             } else {
@@ -324,7 +302,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             let spread = sums.at_maximum[row] + sums.elsewhere[row];
             let total = share + spread;
             let above = others.ln_1p::<FMA>();
-            let lse = maximum + above;
+            let lse = maximum * self.scale + above;
             finished.above[row] = above;
             finished.losses.main[row] = sums.gaps[row] + target_loss + total * above;
             finished.losses.penalty[row] = self.z_loss * lse * lse;
@@ -353,43 +331,120 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 
     #[inline(always)]
-    fn gradient<const FMA: bool, const SHARES: bool>(
-        &self,
-        x: &mut impl Blocks<A>,
-        finished: &Finished<A, W>,
-    ) {
-        for step in 0..x.steps() {
-            let exponentials = x.get(step);
-            let mut gradient = [A::ZERO; LANES];
-            for lane in 0..LANES {
-                gradient[lane] = exponentials[lane] * of_lane(&finished.factor, lane);
-            }
-            if SHARES && let Some(shares) = &self.shares {
-                let share = shares.block::<W>(step);
-                for lane in 0..LANES {
-                    let scale = of_lane(&self.rows.scale, lane) * self.scale;
-                    gradient[lane] = share[lane].mul_add::<FMA>(-scale, gradient[lane]);
-                }
-            }
-            for lane in 0..LANES {
-                let is_majority =
-                    exponentials[lane] == of_lane(&finished.majority_exponential, lane);
-                gradient[lane] = if is_majority {
-                    of_lane(&finished.majority, lane)
-                } else {
-                    gradient[lane]
-                };
-            }
-            x.put(step, gradient);
-        }
-    }
-
-    #[inline(always)]
     fn subtract_targets(&self, gradient: &mut [A], finished: &Finished<A, W>) {
         for row in 0..W {
             let at = at::<W>(self.rows.class[row], row);
             gradient[at] = gradient[at] - finished.at_target[row];
         }
+    }
+}
+
+/// Takes in the largest logits.
+struct Largest<A>(Block<A>);
+
+impl<A: Float> Visitor<A> for Largest<A> {
+    #[inline(always)]
+    fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
+        for lane in 0..LANES {
+            let (value, largest) = (block[lane], self.0[lane]);
+            self.0[lane] = if value > largest { value } else { largest };
+        }
+        *block
+    }
+}
+
+/// Logits to exponentials, adding up on the way.
+struct Exponentials<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
+    softmax: &'a Softmax<'a, A, W>,
+    maximum: &'a [A; W],
+    run: &'a mut Run<A>,
+}
+
+impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
+    for Exponentials<'_, A, W, FMA, SHARES>
+{
+    #[inline(always)]
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
+        let Self {
+            softmax,
+            maximum,
+            run,
+        } = self;
+        let mut exponentials = [A::ZERO; LANES];
+        let mut others = [A::ZERO; LANES];
+        let mut ties = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let gap = (block[lane] - of_lane(maximum, lane)) * softmax.scale;
+            let exponential = gap.exp::<FMA>();
+            let is_maximum = gap == A::ZERO;
+            others[lane] = if is_maximum { A::ZERO } else { exponential };
+            ties[lane] = if is_maximum { A::ONE } else { A::ZERO };
+            exponentials[lane] = exponential;
+        }
+        add::<A, W>(&mut run.others, &others);
+        add::<A, W>(&mut run.ties, &ties);
+        if SHARES && let Some(shares) = &softmax.shares {
+            let shares = shares.block::<W>(step);
+            for lane in 0..LANES {
+                let gap = (of_lane(maximum, lane) - block[lane]) * softmax.scale;
+                let share = shares[lane];
+                let term = share * gap;
+                run.gaps[lane] += if share == A::ZERO { A::ZERO } else { term };
+                let is_maximum = gap == A::ZERO;
+                run.at_maximum[lane] += if is_maximum { share } else { A::ZERO };
+                run.elsewhere[lane] += if is_maximum { A::ZERO } else { share };
+            }
+        }
+        exponentials
+    }
+}
+
+/// Adds a block to sums. Where a row lies across the lanes, half of them hold its sums, which leaves
+/// registers for the rest of the loop.
+#[inline(always)]
+fn add<A: Float, const W: usize>(sums: &mut Block<A>, block: &Block<A>) {
+    if W == 1 {
+        const HALF: usize = LANES / 2;
+        for lane in 0..HALF {
+            sums[lane] += block[lane] + block[lane + HALF];
+        }
+    } else {
+        for lane in 0..LANES {
+            sums[lane] += block[lane];
+        }
+    }
+}
+
+/// Exponentials to the gradient, but for what is left to subtract at the targets.
+struct Gradient<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
+    softmax: &'a Softmax<'a, A, W>,
+    finished: &'a Finished<A, W>,
+}
+
+impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
+    for Gradient<'_, A, W, FMA, SHARES>
+{
+    #[inline(always)]
+    fn visit(&mut self, step: usize, exponentials: &Block<A>) -> Block<A> {
+        let Self { softmax, finished } = self;
+        let mut shares = [A::ZERO; LANES];
+        if SHARES && let Some(spread) = &softmax.shares {
+            shares = spread.block::<W>(step);
+        }
+        let mut gradient = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let exponential = exponentials[lane];
+            let mut slope = exponential * of_lane(&finished.factor, lane);
+            if SHARES {
+                let scale = of_lane(&softmax.rows.scale, lane) * softmax.scale;
+                slope = shares[lane].mul_add::<FMA>(-scale, slope);
+            }
+            // Both numbers before the choice: a choice between their places does not vectorise.
+            let majority = of_lane(&finished.majority, lane);
+            let is_majority = exponential == of_lane(&finished.majority_exponential, lane);
+            gradient[lane] = if is_majority { majority } else { slope };
+        }
+        gradient
     }
 }
 
