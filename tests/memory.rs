@@ -1,0 +1,489 @@
+//! What a loss allocates on the CPU, counted byte by byte.
+//!
+//! A kernel that computes the gradient beside the loss writes it over the logits where nothing else
+//! holds them, else into one new tensor; plain tensor operations need several tensors of that size.
+//! So these tests also say which path ran.
+#![cfg(any(feature = "flex", feature = "ndarray"))]
+// Burn deprecates NdArray, which these tests run on as well.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget};
+
+/// An allocator that counts: the system's, and three numbers.
+mod counting {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+    static LIVE: AtomicUsize = AtomicUsize::new(0);
+    static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+    #[global_allocator]
+    static ALLOCATOR: Counting = Counting;
+
+    struct Counting;
+
+    /// What was allocated while something ran, by all threads.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Bytes {
+        /// In sum, whether freed since or not.
+        pub allocated: usize,
+        /// The most at one time, over what there was before.
+        pub peak: usize,
+    }
+
+    pub fn count<T>(run: impl FnOnce() -> T) -> (T, Bytes) {
+        let (allocated, live) = (ALLOCATED.load(Relaxed), LIVE.load(Relaxed));
+        PEAK.store(live, Relaxed);
+        let result = run();
+        let bytes = Bytes {
+            allocated: ALLOCATED.load(Relaxed) - allocated,
+            peak: PEAK.load(Relaxed) - live,
+        };
+        (result, bytes)
+    }
+
+    fn add(bytes: usize) {
+        ALLOCATED.fetch_add(bytes, Relaxed);
+        PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
+    }
+
+    // SAFETY: every call is handed on to `System` with the arguments it came with, so what holds for
+    // `System` holds here. The counting touches no memory but its own and does not allocate.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            add(layout.size());
+            // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            add(layout.size());
+            // SAFETY: as in `alloc`.
+            unsafe { System.alloc_zeroed(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            LIVE.fetch_sub(layout.size(), Relaxed);
+            // SAFETY: `memory` came from `System`, by one of the functions here, with `layout`.
+            unsafe { System.dealloc(memory, layout) }
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            // What grows counts by how much it grows.
+            if size > layout.size() {
+                add(size - layout.size());
+            } else {
+                LIVE.fetch_sub(layout.size() - size, Relaxed);
+            }
+            // SAFETY: as in `dealloc`, and `size` is as the caller promised.
+            unsafe { System.realloc(memory, layout, size) }
+        }
+    }
+}
+
+/// One test at a time: the counters are those of the process.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who else holds the logits that a loss is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// Nobody: they are the result of an operation.
+    Nobody,
+    /// Nobody: they are a leaf that was moved in.
+    NobodyAndALeaf,
+    /// The test, which fetches their gradient.
+    Test,
+    /// The test, and no gradient is asked for.
+    Untracked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Targets {
+    Indices,
+    Shares,
+    /// Distributions that require their gradient.
+    TrackedShares,
+}
+
+/// The options of a loss.
+struct Case {
+    name: &'static str,
+    config: CrossEntropyLossConfig,
+    targets: Targets,
+    /// A loss per row, and an upstream gradient per row.
+    per_row: bool,
+}
+
+/// Every option by itself and all together.
+fn cases(classes: usize) -> Vec<Case> {
+    let plain = CrossEntropyLossConfig::new;
+    let weights = || Some((0..classes).map(|class| 0.5 + (class % 3) as f32).collect());
+    let soft = |case: Case, targets| Case { targets, ..case };
+    let case = |name, config| Case {
+        name,
+        config,
+        targets: Targets::Indices,
+        per_row: false,
+    };
+    let every_option = || {
+        plain()
+            .with_weight(weights())
+            .with_label_smoothing(0.1)
+            .with_ignore_indices(vec![OFTEN])
+            .with_logit_scale(0.7)
+            .with_logit_softcap(Some(5.0))
+            .with_z_loss(0.01)
+    };
+    let smoothed = || plain().with_weight(weights()).with_label_smoothing(0.1);
+    let probabilities = || plain().with_logits(false);
+    let per_row = |case: Case| Case {
+        per_row: true,
+        ..case
+    };
+    vec![
+        case("defaults", plain()),
+        case("class weights", plain().with_weight(weights())),
+        case("label smoothing", plain().with_label_smoothing(0.1)),
+        case("ignored rows", plain().with_ignore_indices(vec![OFTEN])),
+        case("scale", plain().with_logit_scale(0.7)),
+        case("softcap", plain().with_logit_softcap(Some(5.0))),
+        case("z-loss", plain().with_z_loss(0.01)),
+        case("every option", every_option()),
+        case("sum", plain().with_reduction(Reduction::Sum)),
+        case("batch mean", plain().with_reduction(Reduction::BatchMean)),
+        case("probabilities", probabilities()),
+        per_row(case("per row", plain())),
+        per_row(case("per row, every option", every_option())),
+        soft(case("soft", plain()), Targets::Shares),
+        soft(
+            case("soft, weights, smoothing", smoothed()),
+            Targets::Shares,
+        ),
+        soft(
+            case("soft, probabilities", probabilities()),
+            Targets::Shares,
+        ),
+        per_row(soft(case("soft, per row", plain()), Targets::Shares)),
+        soft(case("tracked soft", plain()), Targets::TrackedShares),
+        soft(
+            case("tracked soft, weights, smoothing", smoothed()),
+            Targets::TrackedShares,
+        ),
+    ]
+}
+
+/// The target of two rows out of three.
+const OFTEN: i64 = 1;
+
+/// The tensors of one size, dtype and device.
+struct Setting {
+    device: Device,
+    shape: [usize; 3],
+    class_dim: usize,
+    float: DType,
+    /// What may be allocated beside whole tensors, in terms of the logits.
+    rest: f64,
+    logits: Tensor<3>,
+    shares: Tensor<3>,
+    labels: Tensor<2, Int>,
+    upstream: Tensor<2>,
+}
+
+impl Setting {
+    fn new(size: &Size, float: DType, device: &Device) -> Self {
+        let Size {
+            shape,
+            class_dim,
+            rest,
+        } = *size;
+        let mut row_shape = shape.to_vec();
+        row_shape.remove(class_dim);
+        let rows: usize = row_shape.iter().product();
+        // Values that are probabilities as well as logits.
+        let full = |step: usize| -> Tensor<3> {
+            let values = (0..shape.iter().product()).map(|at: usize| 1 + at * step % 997);
+            let values: Vec<f32> = values.map(|value| value as f32 / 997.0).collect();
+            Tensor::from_data(TensorData::new(values, shape), (device, float))
+        };
+        let labels = (0..rows).map(|row| match row % 3 {
+            0 => (row % shape[class_dim]) as i64,
+            _ => OFTEN,
+        });
+        let labels = TensorData::new(labels.collect::<Vec<_>>(), row_shape.clone());
+        let upstream = (0..rows).map(|row| (row % 5) as f32 - 1.5);
+        let upstream = TensorData::new(upstream.collect::<Vec<_>>(), row_shape);
+        let accumulation = if float == DType::F64 {
+            float
+        } else {
+            DType::F32
+        };
+        Self {
+            shape,
+            class_dim,
+            float,
+            rest,
+            logits: full(31).require_grad(),
+            shares: full(17),
+            labels: Tensor::from_data(labels, device),
+            upstream: Tensor::from_data(upstream, (device, accumulation)),
+            device: device.clone(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.float.size()
+    }
+
+    fn logits(&self, holder: Holder) -> Tensor<3> {
+        match holder {
+            Holder::Nobody => self.logits.clone().add_scalar(0.0),
+            Holder::NobodyAndALeaf => {
+                let copy = self.logits.clone().detach().add_scalar(0.0);
+                copy.detach().require_grad()
+            }
+            Holder::Test => self.logits.clone(),
+            Holder::Untracked => self.logits.clone().detach(),
+        }
+    }
+
+    /// What the loss allocates, and the backward where there is one.
+    fn count(&self, case: &Case, holder: Holder) -> counting::Bytes {
+        let config = case.config.clone().with_class_dim(self.class_dim as isize);
+        let loss = config.init(&self.device);
+        let logits = self.logits(holder);
+        let shares = match case.targets {
+            Targets::TrackedShares if holder != Holder::Untracked => {
+                self.shares.clone().require_grad()
+            }
+            _ => self.shares.clone(),
+        };
+        let upstream = case.per_row.then(|| self.upstream.clone());
+        let labels = self.labels.clone();
+        let (gradients, bytes) = counting::count(|| {
+            let value = match case.targets {
+                Targets::Indices => forward(&loss, logits, labels, upstream),
+                _ => forward(&loss, logits, shares.clone(), upstream),
+            };
+            (holder != Holder::Untracked).then(|| value.backward())
+        });
+        if let Some(gradients) = &gradients {
+            let fetched = self.logits.grad(gradients).is_some();
+            assert_eq!(fetched, holder != Holder::NobodyAndALeaf);
+            let fetched = shares.grad(gradients).is_some();
+            assert_eq!(fetched, case.targets == Targets::TrackedShares);
+        }
+        bytes
+    }
+
+    /// How much may be allocated, in terms of the logits.
+    fn allowed(&self, case: &Case, holder: Holder) -> Range<f64> {
+        let of_logits = usize::from(holder == Holder::Test);
+        let tracked = case.targets == Targets::TrackedShares && holder != Holder::Untracked;
+        let tensors = (of_logits + usize::from(tracked)) as f64;
+        tensors..tensors + self.rest
+    }
+
+    fn check(&self, case: &Case, holder: Holder) -> Result<(), String> {
+        let bytes = self.count(case, holder);
+        let share = |part: usize| part as f64 / self.bytes() as f64;
+        let allowed = self.allowed(case, holder);
+        if allowed.contains(&share(bytes.allocated)) {
+            return Ok(());
+        }
+        Err(format!(
+            "{:?}, classes in {}, {:?}, {}, held by {holder:?}: allocated {:.3} times the logits' {} \
+             bytes ({:.3} at one time), allowed {allowed:.3?}",
+            self.shape,
+            self.class_dim,
+            self.float,
+            case.name,
+            share(bytes.allocated),
+            self.bytes(),
+            share(bytes.peak),
+        ))
+    }
+}
+
+/// The reduced loss, or the losses of the rows weighed by the upstream gradient.
+fn forward(
+    loss: &CrossEntropyLoss,
+    logits: Tensor<3>,
+    target: impl CrossEntropyTarget<3>,
+    upstream: Option<Tensor<2>>,
+) -> Tensor<1> {
+    match upstream {
+        None => loss.forward(logits, target),
+        Some(upstream) => (loss.forward_no_reduction(logits, target) * upstream).sum(),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    shape: [usize; 3],
+    class_dim: usize,
+    rest: f64,
+}
+
+/// Logits of 16 MiB in f32, beside which what there is one of per row or per thread is nothing.
+fn large() -> Size {
+    Size {
+        shape: [2, 256 * per_two_threads(), 8192],
+        class_dim: 2,
+        rest: 0.02,
+    }
+}
+
+/// Every layout that a kernel may tell apart, in sizes that a build without optimisation gets
+/// through.
+///
+/// A number per row is at most 0.3 % of the logits of f16 here, and a row per thread as much; there
+/// are several of either, for which the tenth is. Where there are few classes there are many rows: a
+/// number per row is 3.3 % of the logits of f16, and the losses, their upstream gradients and products
+/// and the copy of the indices in 64 bits are five to eight of them. Still that is no whole tensor.
+fn sizes() -> [Size; 4] {
+    let many = 0.1;
+    let few = 0.6;
+    let threads = per_two_threads();
+    [
+        ([2, 172 * threads, 771], 2, many),
+        ([2, 515, 257 * threads], 1, many),
+        ([2, 2150 * threads, 61], 2, few),
+        ([4, 61, 1075 * threads], 1, few),
+    ]
+    .map(|(shape, class_dim, rest)| Size {
+        shape,
+        class_dim,
+        rest,
+    })
+}
+
+/// The scratch memory of a kernel grows with the threads, and the logits with it.
+fn per_two_threads() -> usize {
+    available_parallelism().map_or(1, |threads| threads.get().div_ceil(2))
+}
+
+/// So many differences are reported, and the rest not looked for.
+const REPORTED: usize = 8;
+
+/// Every case under every holder, once the threads and whatever is made once are there.
+fn differences<'a>(
+    setting: &'a Setting,
+    cases: &'a [Case],
+    holders: &'a [Holder],
+) -> impl Iterator<Item = String> + 'a {
+    setting.count(&cases[0], Holder::Nobody);
+    holders.iter().flat_map(move |holder| {
+        cases
+            .iter()
+            .filter_map(move |case| setting.check(case, *holder).err())
+    })
+}
+
+#[track_caller]
+fn assert_none(differences: impl Iterator<Item = String>) {
+    let first: Vec<String> = differences.take(REPORTED).collect();
+    assert!(first.is_empty(), "{first:#?}");
+}
+
+/// The plain mean over large logits.
+fn check_large(holders: &[Holder], device: &Device) {
+    let _alone = alone();
+    let device = device.clone().autodiff();
+    let size = large();
+    let defaults = &cases(size.shape[size.class_dim])[..1];
+    for device in [device.clone(), device.gradient_checkpointing()] {
+        let setting = Setting::new(&size, DType::F32, &device);
+        assert_none(differences(&setting, defaults, holders));
+    }
+}
+
+fn logits_that_nobody_holds_become_their_gradient(device: &Device) {
+    check_large(&[Holder::Nobody, Holder::NobodyAndALeaf], device);
+}
+
+fn logits_that_are_kept_cost_one_tensor(device: &Device) {
+    check_large(&[Holder::Test], device);
+}
+
+fn an_untracked_loss_costs_no_tensor(device: &Device) {
+    check_large(&[Holder::Untracked], device);
+}
+
+fn every_option_takes_the_fused_path(device: &Device) {
+    let _alone = alone();
+    let holders = [Holder::Nobody, Holder::Test, Holder::Untracked];
+    let settings = sizes().into_iter().flat_map(|size| {
+        let floats = [DType::F32, DType::F64, DType::BF16, DType::F16];
+        let floats = floats
+            .into_iter()
+            .filter(|float| device.supports_dtype(*float));
+        floats.map(move |float| (size, float))
+    });
+    assert_none(settings.flat_map(|(size, float)| {
+        let setting = Setting::new(&size, float, &device.clone().autodiff());
+        let cases = cases(size.shape[size.class_dim]);
+        differences(&setting, &cases, &holders)
+            .take(REPORTED)
+            .collect::<Vec<_>>()
+    }));
+}
+
+macro_rules! on_backend {
+    ($device:ident) => {
+        mod $device {
+            use burn::tensor::Device;
+
+            #[test]
+            fn logits_that_nobody_holds_become_their_gradient() {
+                super::logits_that_nobody_holds_become_their_gradient(&Device::$device());
+            }
+
+            #[test]
+            fn logits_that_are_kept_cost_one_tensor() {
+                super::logits_that_are_kept_cost_one_tensor(&Device::$device());
+            }
+
+            #[test]
+            fn an_untracked_loss_costs_no_tensor() {
+                super::an_untracked_loss_costs_no_tensor(&Device::$device());
+            }
+
+            #[test]
+            fn every_option_takes_the_fused_path() {
+                super::every_option_takes_the_fused_path(&Device::$device());
+            }
+        }
+    };
+}
+
+#[cfg(feature = "flex")]
+on_backend!(flex);
+#[cfg(feature = "ndarray")]
+on_backend!(ndarray);
+
+/// The counters see what another thread allocates, and what is freed before the end.
+#[test]
+fn a_counter_counts() {
+    let _alone = alone();
+    let ((), bytes) = counting::count(|| {
+        let worker = std::thread::spawn(|| drop(std::hint::black_box(vec![1u8; 1 << 20])));
+        worker.join().expect("it does nothing that could fail");
+        drop(std::hint::black_box(vec![1u8; 1 << 20]));
+    });
+    let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    assert!(
+        (2.0..2.1).contains(&mebibytes(bytes.allocated)),
+        "{bytes:?}"
+    );
+    assert!((1.0..1.1).contains(&mebibytes(bytes.peak)), "{bytes:?}");
+}
