@@ -252,7 +252,8 @@ impl Setting {
                 copy.detach().require_grad()
             }
             Holder::Test => self.logits.clone(),
-            Holder::Untracked => self.logits.clone().detach(),
+            // A leaf that is merely detached would still ask for its gradient.
+            Holder::Untracked => self.logits.clone().detach().set_require_grad(false),
         }
     }
 

@@ -160,7 +160,11 @@ fn targets_may_be_the_logits_themselves<B: CrossEntropyBackend>(device: &Device)
                 let leaf = leaf(&problem, device);
                 let logits = result_of(&leaf, owned);
                 let targets = logits.clone();
-                let targets = if tracked { targets } else { targets.detach() };
+                let targets = if tracked {
+                    targets
+                } else {
+                    targets.detach().set_require_grad(false)
+                };
                 let value = loss.forward(logits, targets) * problem.upstream[0];
                 let gradient = leaf.grad(&value.backward()).unwrap();
                 let mut expected = expected.clone();
