@@ -94,7 +94,7 @@ pub(super) fn cross_entropy_tracked<B: HostBackend>(
     options: Options,
 ) -> Tracked<B> {
     let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
-    if logits.dtype() == DType::F16 {
+    if inputs.has_gradient_in_f16(&logits, &options) {
         return Tracked {
             loss: B::close(in_arithmetic_of!(logits, loss(&logits, &inputs, &options))),
             saved: Saved::AsGiven {
@@ -215,6 +215,16 @@ impl<H: HostTensor> HostInputs<H> {
             upstream,
             instructions: Instructions::best(),
         }
+    }
+
+    fn has_gradient_in_f16(&self, logits: &H, options: &Options) -> bool {
+        let of_logits = options.gradients_of != GradientsOf::Targets;
+        let of_targets = options.gradients_of != GradientsOf::Logits;
+        let targets = match &self.targets {
+            HostTargets::Distributions(targets) if of_targets => Some(targets.dtype()),
+            _ => None,
+        };
+        (of_logits && logits.dtype() == DType::F16) || targets == Some(DType::F16)
     }
 
     /// A buffer for the gradient of the distributions, if that is asked for.

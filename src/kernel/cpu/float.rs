@@ -81,7 +81,11 @@ pub(crate) trait Float:
         let (q, power) = self.exp_parts::<FMA>();
         let exp = q.mul_add::<FMA>(power, power);
         // False for a NaN.
-        if self < Self::EXP_FLOOR { Self::ZERO } else { exp }
+        if self < Self::EXP_FLOOR {
+            Self::ZERO
+        } else {
+            exp
+        }
     }
 
     /// `exp(self) - 1` for `self <= 0`.
@@ -89,7 +93,11 @@ pub(crate) trait Float:
     fn exp_m1<const FMA: bool>(self) -> Self {
         let (q, power) = self.exp_parts::<FMA>();
         let exp_m1 = q.mul_add::<FMA>(power, power - Self::ONE);
-        if self < Self::EXP_FLOOR { -Self::ONE } else { exp_m1 }
+        if self < Self::EXP_FLOOR {
+            -Self::ONE
+        } else {
+            exp_m1
+        }
     }
 
     #[inline(always)]
@@ -426,7 +434,10 @@ mod tests {
         assert_f32::<TanhSlope>(&xs, slope, 4.0);
         for instructions in Instructions::available() {
             let xs = [f32::NEG_INFINITY, f32::INFINITY, 60.0, -60.0];
-            assert_eq!(values::<f32, Tanh>(instructions, &xs), [-1.0, 1.0, 1.0, -1.0]);
+            assert_eq!(
+                values::<f32, Tanh>(instructions, &xs),
+                [-1.0, 1.0, 1.0, -1.0]
+            );
             assert_eq!(values::<f32, TanhSlope>(instructions, &xs), [0.0; 4]);
         }
         assert_f64::<Tanh>(&dense_f64(1e-100, 300.0, 200_000), f64::tanh, 4.0);

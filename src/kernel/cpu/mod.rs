@@ -29,7 +29,7 @@ mod storage;
 mod targets;
 mod unit;
 
-use rayon::prelude::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::instructions::Instructions;
 pub(crate) use self::multiply::multiply;
@@ -65,7 +65,7 @@ pub(crate) struct Buffers<'a> {
 
 /// Elements from which on the parts are handed to threads: below it, waking them costs more than
 /// they save.
-const SPREAD_FROM: usize = 1 << 16;
+const SPREAD_FROM: usize = 1 << 15;
 
 impl<A: Own> Call<'_, A> {
     /// The loss, one number or one per row, and whatever gradients there are buffers for.
@@ -222,25 +222,48 @@ impl<A: Own> Call<'_, A> {
 }
 
 /// Runs the parts, on several threads where `spread`, and returns what they give in their order.
+///
+/// Each thread takes the next part from a queue when it is done with one, and keeps its scratch
+/// memory meanwhile: there is as much of it as there are threads. This thread is one of them, and
+/// begins at once; the others join when they have woken up.
 fn for_each<T: Send, S, R: Send>(
     parts: Vec<T>,
     spread: bool,
-    scratch: impl Fn() -> S + Sync + Send,
-    solve: impl Fn(T, &mut S) -> R + Sync + Send,
+    scratch: impl Fn() -> S + Sync,
+    solve: impl Fn(T, &mut S) -> R + Sync,
 ) -> Vec<R> {
-    if spread && parts.len() > 1 && rayon::current_num_threads() > 1 {
-        // Few and long stretches of parts, as each has scratch memory of its own.
-        let stretch = (parts.len() / (8 * rayon::current_num_threads())).max(1);
-        parts
-            .into_par_iter()
-            .with_min_len(stretch)
-            .map_init(scratch, |scratch, part| solve(part, scratch))
-            .collect()
-    } else {
+    let threads = rayon::current_num_threads().min(parts.len());
+    if !spread || threads < 2 {
         let mut scratch = scratch();
-        parts
+        return parts
             .into_iter()
             .map(|part| solve(part, &mut scratch))
-            .collect()
+            .collect();
     }
+    let all = Mutex::new(Vec::with_capacity(parts.len()));
+    let queue = Mutex::new(parts.into_iter().enumerate());
+    let work = || {
+        let mut scratch = scratch();
+        let mut done = Vec::new();
+        loop {
+            let next = lock(&queue).next();
+            let Some((at, part)) = next else { break };
+            done.push((at, solve(part, &mut scratch)));
+        }
+        lock(&all).extend(done);
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+    let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    all.sort_unstable_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A thread that panicked while it held the lock is reported by the pool.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -95,10 +95,10 @@ impl<A: Own> Plan<'_, A> {
     fn each_row(&self, mut work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         let mut sum = Sum::default();
         for row in work.rows.clone() {
-            let target = self.target(row);
-            let losses = match target {
-                Target::Class(_) => self.row(row, &mut work, scratch),
-                Target::Ignored | Target::Bad => {
+            let targets = self.targets::<1>(row..row + 1);
+            let losses = match targets[0] {
+                Target::Class(_) => self.row(row, &targets, &mut work, scratch),
+                target @ (Target::Ignored | Target::Bad) => {
                     let value = value_of(target);
                     if let Some(output) = &mut work.output {
                         output.fill_row(&self.geometry, row, value);
@@ -116,7 +116,13 @@ impl<A: Own> Plan<'_, A> {
     }
 
     /// One row whose classes lie together.
-    fn row(&self, row: usize, work: &mut Work<'_, A>, scratch: &mut Scratch<A>) -> Losses<A, 1> {
+    fn row(
+        &self,
+        row: usize,
+        targets: &[Target; 1],
+        work: &mut Work<'_, A>,
+        scratch: &mut Scratch<A>,
+    ) -> Losses<A, 1> {
         let (geometry, instructions) = (&self.geometry, self.instructions);
         let Scratch {
             x,
@@ -133,7 +139,7 @@ impl<A: Own> Plan<'_, A> {
             }
         });
         let mut unit = Unit {
-            rows: self.rows::<1>(row..row + 1),
+            rows: self.rows::<1>(row..row + 1, targets),
             shares: self.shares_of(distribution),
             targets_gradient: work
                 .targets_gradient
@@ -202,6 +208,7 @@ impl<A: Own> Plan<'_, A> {
             distribution,
             targets_gradient,
         } = scratch;
+        let targets = self.targets::<LANES>(rows.clone());
         let x = sized(x, length);
         match (&work.logits, &work.output) {
             (Some(part), _) | (None, Some(part)) => {
@@ -215,7 +222,7 @@ impl<A: Own> Plan<'_, A> {
             &*numbers
         });
         let mut unit = Unit {
-            rows: self.rows::<LANES>(rows.clone()),
+            rows: self.rows::<LANES>(rows.clone(), &targets),
             shares: self.shares_of(distribution),
             targets_gradient: work
                 .targets_gradient
@@ -226,7 +233,7 @@ impl<A: Own> Plan<'_, A> {
             Some(_) => self.write(&mut unit, x, spare),
             None => self.read(&mut unit, x, spare),
         };
-        self.settle(rows.clone(), x, &mut losses);
+        settle(&targets[..rows.len()], x, &mut losses);
         if let Some(output) = &mut work.output {
             output.store_lanes(geometry, rows.clone(), x, instructions);
         }
@@ -242,26 +249,6 @@ impl<A: Own> Plan<'_, A> {
             distribution,
             ..self.shares
         })
-    }
-
-    /// Puts 0 in the place of what ignored rows came to, and NaN for bad ones. By assignment, never
-    /// by multiplication, which would let the NaN of an ignored row through.
-    fn settle(&self, rows: Range<usize>, gradient: &mut [A], losses: &mut Losses<A, LANES>) {
-        if self.indices.is_none() {
-            return;
-        }
-        for (lane, row) in rows.enumerate() {
-            let target = self.target(row);
-            if matches!(target, Target::Class(_)) {
-                continue;
-            }
-            let value = A::of(value_of(target));
-            losses.main[lane] = value;
-            losses.penalty[lane] = value;
-            for class in gradient.chunks_exact_mut(LANES) {
-                class[lane] = value;
-            }
-        }
     }
 
     fn gather<const W: usize>(
@@ -282,34 +269,53 @@ impl<A: Own> Plan<'_, A> {
         }
     }
 
-    fn target(&self, row: usize) -> Target {
+    fn targets<const W: usize>(&self, rows: Range<usize>) -> [Target; W] {
         match &self.indices {
-            Some(indices) => indices.target(row, &self.valid),
-            None => Target::Class(0),
+            Some(indices) => indices.targets(rows, &self.valid),
+            None => [Target::Class(0); W],
         }
     }
 
-    fn rows<const W: usize>(&self, range: Range<usize>) -> Rows<A, W> {
+    fn rows<const W: usize>(&self, range: Range<usize>, targets: &[Target; W]) -> Rows<A, W> {
         let mut rows = Rows {
             class: [0; W],
             share: [A::ZERO; W],
             scale: [self.scales.main; W],
             penalty_scale: [self.scales.penalty; W],
         };
-        for (lane, row) in range.enumerate() {
-            if let Some(per_row) = self.scales.per_row {
-                rows.scale[lane] = self.scales.main * per_row[row];
-                rows.penalty_scale[lane] = self.scales.penalty * per_row[row];
+        if let Some(per_row) = self.scales.per_row {
+            for (lane, &factor) in per_row[range].iter().enumerate() {
+                rows.scale[lane] = self.scales.main * factor;
+                rows.penalty_scale[lane] = self.scales.penalty * factor;
             }
-            if self.indices.is_some()
-                && let Target::Class(class) = self.target(row)
-            {
+        }
+        if self.indices.is_none() {
+            return rows;
+        }
+        for (lane, target) in targets.iter().enumerate() {
+            if let &Target::Class(class) = target {
                 let weight = self.shares.weights.map_or(A::ONE, |weights| weights[class]);
                 rows.class[lane] = class;
                 rows.share[lane] = self.shares.kept * weight;
             }
         }
         rows
+    }
+}
+
+/// Puts 0 in the place of what ignored rows came to, and NaN for bad ones. By assignment, never by
+/// multiplication, which would let the NaN of an ignored row through.
+fn settle<A: Float>(targets: &[Target], gradient: &mut [A], losses: &mut Losses<A, LANES>) {
+    for (lane, &target) in targets.iter().enumerate() {
+        if matches!(target, Target::Class(_)) {
+            continue;
+        }
+        let value = A::of(value_of(target));
+        losses.main[lane] = value;
+        losses.penalty[lane] = value;
+        for class in gradient.chunks_exact_mut(LANES) {
+            class[lane] = value;
+        }
     }
 }
 

@@ -101,17 +101,19 @@ pub(crate) enum Cut {
 impl Cut {
     /// Elements in a part: enough to make the cost of handing it to a thread small, and few enough
     /// to spread tensors that are worth spreading.
-    const ELEMENTS: usize = 1 << 15;
+    const ELEMENTS: Range<usize> = 1 << 13..1 << 16;
     /// The shortest run of a class in a part, which keeps the list of runs small beside the runs.
     const SHORTEST_RUN: usize = 8 * LANES;
 
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let Geometry { classes, inner, .. } = *geometry;
-        if classes * inner > Self::ELEMENTS && inner >= 2 * Self::SHORTEST_RUN {
-            let run = Self::ELEMENTS / classes / LANES * LANES;
+        let elements = geometry.rows() * classes;
+        let elements = (elements / 64).clamp(Self::ELEMENTS.start, Self::ELEMENTS.end);
+        if classes * inner > elements && inner >= 2 * Self::SHORTEST_RUN {
+            let run = elements / classes / LANES * LANES;
             return Self::Inner(run.max(Self::SHORTEST_RUN));
         }
-        let outer = (Self::ELEMENTS / (classes * inner)).max(1);
+        let outer = (elements / (classes * inner)).max(1);
         // Whole units of lanes where there is more than one.
         Self::Outer(if inner == 1 && outer > LANES {
             outer / LANES * LANES
@@ -343,10 +345,11 @@ impl<S: Number, A: Float> Task for LoadLanes<'_, '_, S, A> {
             numbers,
         } = self;
         if geometry.inner == 1 {
+            let (blocks, _) = numbers.as_chunks_mut::<LANES>();
             for (lane, row) in rows.enumerate() {
-                let blocks = numbers.chunks_exact_mut(LANES);
-                for (block, &stored) in blocks.zip(runs.row(geometry, row)) {
-                    block[lane] = stored.widen();
+                for (block, &stored) in blocks.iter_mut().zip(runs.row(geometry, row)) {
+                    // The remainder, so that no bound needs checking.
+                    block[lane % LANES] = stored.widen();
                 }
             }
             return;
@@ -384,10 +387,10 @@ impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
             numbers,
         } = self;
         if geometry.inner == 1 {
+            let (blocks, _) = numbers.as_chunks::<LANES>();
             for (lane, row) in rows.enumerate() {
-                let blocks = numbers.chunks_exact(LANES);
-                for (block, stored) in blocks.zip(runs.row_mut(geometry, row)) {
-                    *stored = S::narrow(block[lane]);
+                for (block, stored) in blocks.iter().zip(runs.row_mut(geometry, row)) {
+                    *stored = S::narrow(block[lane % LANES]);
                 }
             }
             return;

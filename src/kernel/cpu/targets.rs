@@ -1,5 +1,7 @@
 //! Targets as slices: which rows count, and by how much.
 
+use std::ops::Range;
+
 use super::float::Float;
 use super::storage::Floats;
 
@@ -51,13 +53,24 @@ macro_rules! over_indices {
 }
 
 impl Indices<'_> {
-    pub(crate) fn target(&self, row: usize, valid: &Valid<'_>) -> Target {
-        over_indices!(self, indices => valid.target(indices[row]))
+    /// The targets of consecutive rows; ignored beyond them.
+    pub(crate) fn targets<const W: usize>(
+        &self,
+        rows: Range<usize>,
+        valid: &Valid<'_>,
+    ) -> [Target; W] {
+        over_indices!(self, indices => {
+            let mut targets = [Target::Ignored; W];
+            for (target, &index) in targets.iter_mut().zip(&indices[rows]) {
+                *target = valid.target(index);
+            }
+            targets
+        })
     }
 
     /// Whether the row is neither ignored nor bad.
     pub(crate) fn counts(&self, row: usize, valid: &Valid<'_>) -> bool {
-        matches!(self.target(row, valid), Target::Class(_))
+        matches!(self.targets::<1>(row..row + 1, valid), [Target::Class(_)])
     }
 
     /// The first bad target: its row and its value.
