@@ -348,16 +348,18 @@ fn large() -> Size {
 /// through.
 ///
 /// A number per row is at most 0.3 % of the logits of f16 here, and a row per thread as much; there
-/// are several of either, for which the tenth is. Where there are few classes there are many rows: a
+/// are several of either, for which the 15 % are. Of strided classes each of two threads holds 64
+/// rows, up to three times (logits, distributions and their gradient), which is 37 %. Where there are few classes there are many rows: a
 /// number per row is 3.3 % of the logits of f16, and the losses, their upstream gradients and products
 /// and the copy of the indices in 64 bits are five to eight of them. Still that is no whole tensor.
 fn sizes() -> [Size; 4] {
-    let many = 0.1;
+    let many = 0.15;
+    let strided = 0.4;
     let few = 0.6;
     let threads = per_two_threads();
     [
-        ([2, 172 * threads, 771], 2, many),
-        ([2, 515, 257 * threads], 1, many),
+        ([2, 344 * threads, 771], 2, many),
+        ([4, 515, 257 * threads], 1, strided),
         ([2, 2150 * threads, 61], 2, few),
         ([4, 61, 1075 * threads], 1, few),
     ]
