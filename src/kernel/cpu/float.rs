@@ -49,6 +49,13 @@ pub(crate) trait Float:
 
     fn of(value: f64) -> Self;
     fn to_f64(self) -> f64;
+
+    /// Converts numbers, or copies them where that is all there is to do.
+    fn from_f32s(stored: &[f32], numbers: &mut [Self]);
+    fn to_f32s(numbers: &[Self], stored: &mut [f32]);
+    fn from_f64s(stored: &[f64], numbers: &mut [Self]);
+    fn to_f64s(numbers: &[Self], stored: &mut [f64]);
+
     fn abs(self) -> Self;
 
     /// `self * factor + term`, in one rounding where the processor can.
@@ -219,7 +226,37 @@ macro_rules! float {
     };
 }
 
+/// The methods that convert between slices of two types, and those that copy.
+macro_rules! conversions {
+    (copy: $from:ident, $to:ident; convert: $from_other:ident, $to_other:ident, $other:ident) => {
+        #[inline(always)]
+        fn $from(stored: &[Self], numbers: &mut [Self]) {
+            numbers.copy_from_slice(stored);
+        }
+
+        #[inline(always)]
+        fn $to(numbers: &[Self], stored: &mut [Self]) {
+            stored.copy_from_slice(numbers);
+        }
+
+        #[inline(always)]
+        fn $from_other(stored: &[$other], numbers: &mut [Self]) {
+            for (number, &stored) in numbers.iter_mut().zip(stored) {
+                *number = stored as Self;
+            }
+        }
+
+        #[inline(always)]
+        fn $to_other(numbers: &[Self], stored: &mut [$other]) {
+            for (stored, &number) in stored.iter_mut().zip(numbers) {
+                *stored = number as $other;
+            }
+        }
+    };
+}
+
 float!(f32, i32, u32, bits: 23,
+    conversions!(copy: from_f32s, to_f32s; convert: from_f64s, to_f64s, f64);
     const EXP_FLOOR: Self = -87.3;
     const LN_2: [Self; 2] = [0.693_359_4, -2.121_944_4e-4];
     const ROUNDING: Self = 12_582_912.0 + 127.0;
@@ -236,6 +273,7 @@ float!(f32, i32, u32, bits: 23,
 );
 
 float!(f64, i64, u64, bits: 52,
+    conversions!(copy: from_f64s, to_f64s; convert: from_f32s, to_f32s, f32);
     const EXP_FLOOR: Self = -708.3;
     const LN_2: [Self; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
     const ROUNDING: Self = 6_755_399_441_055_744.0 + 1023.0;

@@ -63,10 +63,9 @@ impl<S: Number, A: Float> Task for Multiply<'_, '_, S, A> {
             return;
         }
         for stretch in super::storage::stretches(geometry, rows) {
-            let from = stretch.outer * geometry.inner;
-            let factors = &factors[from + stretch.inner.start..from + stretch.inner.end];
+            let factors = &factors[stretch.rows(geometry)];
             for class in 0..geometry.classes {
-                let run = runs.run_mut(geometry, stretch.outer, class, stretch.inner.clone());
+                let run = runs.run_mut(geometry, &stretch, class);
                 for (number, &factor) in run.iter_mut().zip(factors) {
                     *number = S::narrow(number.widen::<A>() * factor);
                 }

@@ -13,6 +13,20 @@ pub(crate) trait Number: Copy + Send + Sync + 'static {
     fn widen<A: Float>(self) -> A;
     /// Rounds to nearest, ties to even.
     fn narrow<A: Float>(number: A) -> Self;
+
+    #[inline(always)]
+    fn widen_all<A: Float>(stored: &[Self], numbers: &mut [A]) {
+        for (number, stored) in numbers.iter_mut().zip(stored) {
+            *number = stored.widen();
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_all<A: Float>(numbers: &[A], stored: &mut [Self]) {
+        for (stored, &number) in stored.iter_mut().zip(numbers) {
+            *stored = Self::narrow(number);
+        }
+    }
 }
 
 impl Number for f32 {
@@ -25,6 +39,16 @@ impl Number for f32 {
     fn narrow<A: Float>(number: A) -> Self {
         number.to_f64() as f32
     }
+
+    #[inline(always)]
+    fn widen_all<A: Float>(stored: &[Self], numbers: &mut [A]) {
+        A::from_f32s(stored, numbers);
+    }
+
+    #[inline(always)]
+    fn narrow_all<A: Float>(numbers: &[A], stored: &mut [Self]) {
+        A::to_f32s(numbers, stored);
+    }
 }
 
 impl Number for f64 {
@@ -36,6 +60,16 @@ impl Number for f64 {
     #[inline(always)]
     fn narrow<A: Float>(number: A) -> Self {
         number.to_f64()
+    }
+
+    #[inline(always)]
+    fn widen_all<A: Float>(stored: &[Self], numbers: &mut [A]) {
+        A::from_f64s(stored, numbers);
+    }
+
+    #[inline(always)]
+    fn narrow_all<A: Float>(numbers: &[A], stored: &mut [Self]) {
+        A::to_f64s(numbers, stored);
     }
 }
 
@@ -120,7 +154,7 @@ impl<S: Number, A: Float> Task for Widen<'_, S, A> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        widen(self.stored, self.numbers);
+        S::widen_all(self.stored, self.numbers);
     }
 }
 
@@ -135,21 +169,7 @@ impl<S: Number, A: Float> Task for Narrow<'_, S, A> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        narrow(self.numbers, self.stored);
-    }
-}
-
-#[inline(always)]
-pub(crate) fn widen<S: Number, A: Float>(stored: &[S], numbers: &mut [A]) {
-    for (number, stored) in numbers.iter_mut().zip(stored) {
-        *number = stored.widen();
-    }
-}
-
-#[inline(always)]
-pub(crate) fn narrow<S: Number, A: Float>(numbers: &[A], stored: &mut [S]) {
-    for (stored, &number) in stored.iter_mut().zip(numbers) {
-        *stored = S::narrow(number);
+        S::narrow_all(self.numbers, self.stored);
     }
 }
 

@@ -8,7 +8,7 @@ use super::instructions::Instructions;
 use super::rows::{Losses, Rows};
 use super::shares::Shares;
 use super::storage::{Own, Part};
-use super::targets::{Indices, Target, Valid};
+use super::targets::{Indices, Resolved, Valid};
 use super::unit::Unit;
 use crate::operation::{Geometry, InputValues};
 
@@ -95,22 +95,20 @@ impl<A: Own> Plan<'_, A> {
     fn each_row(&self, mut work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         let mut sum = Sum::default();
         for row in work.rows.clone() {
-            let targets = self.targets::<1>(row..row + 1);
-            let losses = match targets[0] {
-                Target::Class(_) => self.row(row, &targets, &mut work, scratch),
-                target @ (Target::Ignored | Target::Bad) => {
-                    let value = value_of(target);
-                    if let Some(output) = &mut work.output {
-                        output.fill_row(&self.geometry, row, value);
-                    }
-                    Losses {
-                        main: [A::of(value)],
-                        penalty: [A::of(value)],
-                    }
+            let resolved = self.resolve::<1>(row..row + 1);
+            let losses = if resolved.counts[0] {
+                self.row(row, &resolved, &mut work, scratch)
+            } else {
+                let value = self.value_of_dropped(row);
+                if let Some(output) = &mut work.output {
+                    output.fill_row(&self.geometry, row, value);
+                }
+                Losses {
+                    main: [A::of(value)],
+                    penalty: [A::of(value)],
                 }
             };
-            let at = row - work.rows.start;
-            self.gather(&losses, 0, &mut sum, work.losses.get_mut(at));
+            self.gather(&losses, row..row + 1, &mut work, &mut sum);
         }
         sum
     }
@@ -119,7 +117,7 @@ impl<A: Own> Plan<'_, A> {
     fn row(
         &self,
         row: usize,
-        targets: &[Target; 1],
+        resolved: &Resolved<1>,
         work: &mut Work<'_, A>,
         scratch: &mut Scratch<A>,
     ) -> Losses<A, 1> {
@@ -139,12 +137,13 @@ impl<A: Own> Plan<'_, A> {
             }
         });
         let mut unit = Unit {
-            rows: self.rows::<1>(row..row + 1, targets),
+            rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
             targets_gradient: work
                 .targets_gradient
                 .is_some()
                 .then(|| sized(targets_gradient, geometry.classes)),
+            wants_gradient: work.output.is_some(),
         };
         let losses = match (&work.logits, &mut work.output) {
             (logits, Some(output)) => match A::runs_mut(output) {
@@ -180,16 +179,15 @@ impl<A: Own> Plan<'_, A> {
         losses
     }
 
-    /// Rows in the lanes of blocks.
+    /// Rows in the lanes of blocks. Several units are read and written together, for longer runs of
+    /// memory.
     fn lanes(&self, mut work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
+        const TOGETHER: usize = 1 << 14;
+        let units = (TOGETHER / (self.geometry.classes * LANES)).clamp(1, 8);
         let mut sum = Sum::default();
-        for first in work.rows.clone().step_by(LANES) {
-            let rows = first..work.rows.end.min(first + LANES);
-            let losses = self.some_lanes(rows.clone(), &mut work, scratch);
-            for (lane, row) in rows.enumerate() {
-                let at = row - work.rows.start;
-                self.gather(&losses, lane, &mut sum, work.losses.get_mut(at));
-            }
+        for first in work.rows.clone().step_by(LANES * units) {
+            let rows = first..work.rows.end.min(first + LANES * units);
+            self.some_lanes(rows, &mut work, scratch, &mut sum);
         }
         sum
     }
@@ -199,16 +197,17 @@ impl<A: Own> Plan<'_, A> {
         rows: Range<usize>,
         work: &mut Work<'_, A>,
         scratch: &mut Scratch<A>,
-    ) -> Losses<A, LANES> {
+        sum: &mut Sum,
+    ) {
         let (geometry, instructions) = (&self.geometry, self.instructions);
-        let length = geometry.classes * LANES;
+        let unit_length = geometry.classes * LANES;
+        let length = rows.len().div_ceil(LANES) * unit_length;
         let Scratch {
             x,
             spare,
             distribution,
             targets_gradient,
         } = scratch;
-        let targets = self.targets::<LANES>(rows.clone());
         let x = sized(x, length);
         match (&work.logits, &work.output) {
             (Some(part), _) | (None, Some(part)) => {
@@ -221,26 +220,33 @@ impl<A: Own> Plan<'_, A> {
             part.load_lanes(geometry, rows.clone(), numbers, instructions);
             &*numbers
         });
-        let mut unit = Unit {
-            rows: self.rows::<LANES>(rows.clone(), &targets),
-            shares: self.shares_of(distribution),
-            targets_gradient: work
-                .targets_gradient
-                .is_some()
-                .then(|| sized(targets_gradient, length)),
-        };
-        let mut losses = match work.output {
-            Some(_) => self.write(&mut unit, x, spare),
-            None => self.read(&mut unit, x, spare),
-        };
-        settle(&targets[..rows.len()], x, &mut losses);
+        let mut targets_gradient = work
+            .targets_gradient
+            .is_some()
+            .then(|| sized(targets_gradient, length));
+        for (at, first) in rows.clone().step_by(LANES).enumerate() {
+            let here = at * unit_length..(at + 1) * unit_length;
+            let rows = first..rows.end.min(first + LANES);
+            let x = &mut x[here.clone()];
+            let resolved = self.resolve::<LANES>(rows.clone());
+            let mut unit = Unit {
+                rows: self.rows(rows.clone(), &resolved),
+                shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
+                targets_gradient: targets_gradient
+                    .as_mut()
+                    .map(|numbers| &mut numbers[here.clone()]),
+                wants_gradient: work.output.is_some(),
+            };
+            let mut losses = self.write(&mut unit, x, spare);
+            self.settle(rows.clone(), &resolved, x, &mut losses);
+            self.gather(&losses, rows, work, sum);
+        }
         if let Some(output) = &mut work.output {
             output.store_lanes(geometry, rows.clone(), x, instructions);
         }
-        if let Some(part) = &mut work.targets_gradient {
-            part.store_lanes(geometry, rows, targets_gradient, instructions);
+        if let (Some(part), Some(gradient)) = (&mut work.targets_gradient, targets_gradient) {
+            part.store_lanes(geometry, rows, gradient, instructions);
         }
-        losses
     }
 
     /// The shares of rows with this distribution; none where only the target's class has one.
@@ -251,34 +257,50 @@ impl<A: Own> Plan<'_, A> {
         })
     }
 
+    /// Takes the losses of rows into the sum, and to their places.
     fn gather<const W: usize>(
         &self,
         losses: &Losses<A, W>,
-        lane: usize,
+        rows: Range<usize>,
+        work: &mut Work<'_, A>,
         sum: &mut Sum,
-        place: Option<&mut A>,
     ) {
-        let (main, penalty) = (losses.main[lane], losses.penalty[lane]);
-        sum.main += main.to_f64();
         let has_penalty = self.z_loss != A::ZERO;
-        if has_penalty {
-            sum.penalty += penalty.to_f64();
+        let (main, penalty) = (&losses.main[..rows.len()], &losses.penalty[..rows.len()]);
+        if work.losses.is_empty() {
+            sum.main += sum_of(main);
+            if has_penalty {
+                sum.penalty += sum_of(penalty);
+            }
+            return;
         }
-        if let Some(place) = place {
+        let from = rows.start - work.rows.start;
+        let places = &mut work.losses[from..from + rows.len()];
+        for ((place, &main), &penalty) in places.iter_mut().zip(main).zip(penalty) {
             *place = if has_penalty { main + penalty } else { main };
         }
     }
 
-    fn targets<const W: usize>(&self, rows: Range<usize>) -> [Target; W] {
+    fn resolve<const W: usize>(&self, rows: Range<usize>) -> Resolved<W> {
         match &self.indices {
-            Some(indices) => indices.targets(rows, &self.valid),
-            None => [Target::Class(0); W],
+            Some(indices) => indices.resolve(rows, &self.valid),
+            None => Resolved {
+                class: [0; W],
+                counts: [true; W],
+            },
         }
     }
 
-    fn rows<const W: usize>(&self, range: Range<usize>, targets: &[Target; W]) -> Rows<A, W> {
+    fn value_of_dropped(&self, row: usize) -> f64 {
+        match &self.indices {
+            Some(indices) => indices.value_of_dropped(row, &self.valid),
+            None => unreachable!("with distributions every row counts"),
+        }
+    }
+
+    fn rows<const W: usize>(&self, range: Range<usize>, resolved: &Resolved<W>) -> Rows<A, W> {
         let mut rows = Rows {
-            class: [0; W],
+            class: resolved.class,
             share: [A::ZERO; W],
             scale: [self.scales.main; W],
             penalty_scale: [self.scales.penalty; W],
@@ -289,39 +311,52 @@ impl<A: Own> Plan<'_, A> {
                 rows.penalty_scale[lane] = self.scales.penalty * factor;
             }
         }
-        if self.indices.is_none() {
-            return rows;
-        }
-        for (lane, target) in targets.iter().enumerate() {
-            if let &Target::Class(class) = target {
-                let weight = self.shares.weights.map_or(A::ONE, |weights| weights[class]);
-                rows.class[lane] = class;
-                rows.share[lane] = self.shares.kept * weight;
+        if self.indices.is_some() {
+            for lane in 0..W {
+                let weight = match self.shares.weights {
+                    Some(weights) => weights[resolved.class[lane]],
+                    None => A::ONE,
+                };
+                let share = self.shares.kept * weight;
+                rows.share[lane] = if resolved.counts[lane] { share } else { A::ZERO };
             }
         }
         rows
     }
-}
 
-/// Puts 0 in the place of what ignored rows came to, and NaN for bad ones. By assignment, never by
-/// multiplication, which would let the NaN of an ignored row through.
-fn settle<A: Float>(targets: &[Target], gradient: &mut [A], losses: &mut Losses<A, LANES>) {
-    for (lane, &target) in targets.iter().enumerate() {
-        if matches!(target, Target::Class(_)) {
-            continue;
+    /// Puts 0 in the place of what ignored rows came to, and NaN for bad ones. By assignment, never
+    /// by multiplication, which would let the NaN of an ignored row through.
+    fn settle(
+        &self,
+        rows: Range<usize>,
+        resolved: &Resolved<LANES>,
+        gradient: &mut [A],
+        losses: &mut Losses<A, LANES>,
+    ) {
+        if resolved.counts[..rows.len()].iter().all(|&counts| counts) {
+            return;
         }
-        let value = A::of(value_of(target));
-        losses.main[lane] = value;
-        losses.penalty[lane] = value;
-        for class in gradient.chunks_exact_mut(LANES) {
-            class[lane] = value;
+        for (lane, row) in rows.enumerate() {
+            if resolved.counts[lane] {
+                continue;
+            }
+            let value = A::of(self.value_of_dropped(row));
+            losses.main[lane] = value;
+            losses.penalty[lane] = value;
+            for class in gradient.chunks_exact_mut(LANES) {
+                class[lane] = value;
+            }
         }
     }
 }
 
-fn value_of(target: Target) -> f64 {
-    match target {
-        Target::Bad => f64::NAN,
-        Target::Ignored | Target::Class(_) => 0.0,
+/// In f64, eight sums side by side: a single one would wait for each of its additions.
+fn sum_of<A: Float>(numbers: &[A]) -> f64 {
+    let mut sums = [0.0; 8];
+    for numbers in numbers.chunks(8) {
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += number.to_f64();
+        }
     }
+    sums.iter().sum()
 }

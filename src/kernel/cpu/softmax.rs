@@ -55,10 +55,12 @@ impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
     }
 }
 
-/// The losses of rows, whose logits `x` the gradient replaces.
+/// The losses of rows, whose logits `x` the gradient replaces, or if that is not wanted the
+/// exponentials.
 pub(crate) struct GradientOver<'a, A, const W: usize> {
     pub(crate) softmax: Softmax<'a, A, W>,
     pub(crate) x: &'a mut [A],
+    pub(crate) wanted: bool,
 }
 
 impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
@@ -66,11 +68,14 @@ impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> Losses<A, W> {
-        let Self { softmax, x } = self;
+        let Self { softmax, x, wanted } = self;
         let targets = softmax.target_logits(x);
         let mut blocks = Write::new(x, -A::INFINITY);
         let sums = softmax.sums::<FMA>(&mut blocks);
         let finished = softmax.finish::<FMA>(&sums, &targets);
+        if !wanted {
+            return finished.losses;
+        }
         match softmax.shares {
             None => blocks.visit(
                 0..blocks.steps(),
@@ -180,7 +185,6 @@ struct Finished<A, const W: usize> {
 /// Sums of one run of blocks.
 struct Run<A> {
     others: Block<A>,
-    ties: Block<A>,
     gaps: Block<A>,
     at_maximum: Block<A>,
     elsewhere: Block<A>,
@@ -192,7 +196,6 @@ impl<A: Float> Run<A> {
         let zero = [A::ZERO; LANES];
         Self {
             others: zero,
-            ties: zero,
             gaps: zero,
             at_maximum: zero,
             elsewhere: zero,
@@ -213,18 +216,32 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
 
     #[inline(always)]
     fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
-        let maximum = self.maximum(x);
-        match self.shares {
+        let (maximum, ties) = self.maximum(x);
+        let mut sums = match self.shares {
             None => self.sums_below::<FMA, false>(x, maximum),
             Some(_) => self.sums_below::<FMA, true>(x, maximum),
+        };
+        for row in 0..W {
+            sums.others[row] += ties[row] - A::ONE;
         }
+        sums
     }
 
+    /// The maximum of each row, and how often it stands there.
     #[inline(always)]
-    fn maximum(&self, x: &mut impl Blocks<A>) -> [A; W] {
-        let mut largest = Largest([-A::INFINITY; LANES]);
+    fn maximum(&self, x: &mut impl Blocks<A>) -> ([A; W], [A; W]) {
+        let mut largest = Largest {
+            value: [-A::INFINITY; LANES],
+            ties: [A::ZERO; LANES],
+        };
         x.visit(0..x.steps(), &mut largest);
-        fold_maximum::<A, W>(largest.0)
+        let maximum = fold_maximum::<A, W>(largest.value);
+        for lane in 0..LANES {
+            let ties = largest.ties[lane];
+            let is_maximum = largest.value[lane] == of_lane(&maximum, lane);
+            largest.ties[lane] = if is_maximum { ties } else { A::ZERO };
+        }
+        (maximum, fold_sum::<A, W>(largest.ties))
     }
 
     #[inline(always)]
@@ -234,7 +251,6 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         maximum: [A; W],
     ) -> Sums<A, W> {
         let mut others = Total::new();
-        let mut ties = [A::ZERO; LANES];
         let [mut gaps, mut at_maximum, mut elsewhere] = [Total::new(); 3];
         let steps = x.steps();
         for first in (0..steps).step_by(RUN) {
@@ -246,19 +262,11 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             };
             x.visit(first..steps.min(first + RUN), &mut visitor);
             others.add(&run.others);
-            for lane in 0..LANES {
-                ties[lane] += run.ties[lane];
-            }
             if SHARES {
                 gaps.add(&run.gaps);
                 at_maximum.add(&run.at_maximum);
                 elsewhere.add(&run.elsewhere);
             }
-        }
-        let ties = fold_sum::<A, W>(ties);
-        let mut others = others.finish::<W>();
-        for row in 0..W {
-            others[row] += ties[row] - A::ONE;
         }
         let [mut all_gaps, mut shares_at_maximum, mut shares_elsewhere] = [[A::ZERO; W]; 3];
         if SHARES {
@@ -268,7 +276,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         }
         Sums {
             maximum,
-            others,
+            others: others.finish::<W>(),
             gaps: all_gaps,
             at_maximum: shares_at_maximum,
             elsewhere: shares_elsewhere,
@@ -339,15 +347,21 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 }
 
-/// Takes in the largest logits.
-struct Largest<A>(Block<A>);
+/// Takes in the largest logit of each lane, and how often it stands there.
+struct Largest<A> {
+    value: Block<A>,
+    ties: Block<A>,
+}
 
 impl<A: Float> Visitor<A> for Largest<A> {
     #[inline(always)]
     fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
         for lane in 0..LANES {
-            let (value, largest) = (block[lane], self.0[lane]);
-            self.0[lane] = if value > largest { value } else { largest };
+            let (value, largest) = (block[lane], self.value[lane]);
+            let more = if value == largest { A::ONE } else { A::ZERO };
+            let ties = self.ties[lane] + more;
+            self.ties[lane] = if value > largest { A::ONE } else { ties };
+            self.value[lane] = if value > largest { value } else { largest };
         }
         *block
     }
@@ -371,18 +385,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             run,
         } = self;
         let mut exponentials = [A::ZERO; LANES];
-        let mut others = [A::ZERO; LANES];
-        let mut ties = [A::ZERO; LANES];
         for lane in 0..LANES {
             let gap = (block[lane] - of_lane(maximum, lane)) * softmax.scale;
             let exponential = gap.exp::<FMA>();
             let is_maximum = gap == A::ZERO;
-            others[lane] = if is_maximum { A::ZERO } else { exponential };
-            ties[lane] = if is_maximum { A::ONE } else { A::ZERO };
+            run.others[lane] += if is_maximum { A::ZERO } else { exponential };
             exponentials[lane] = exponential;
         }
-        add::<A, W>(&mut run.others, &others);
-        add::<A, W>(&mut run.ties, &ties);
         if SHARES && let Some(shares) = &softmax.shares {
             let shares = shares.block::<W>(step);
             for lane in 0..LANES {
@@ -396,22 +405,6 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             }
         }
         exponentials
-    }
-}
-
-/// Adds a block to sums. Where a row lies across the lanes, half of them hold its sums, which leaves
-/// registers for the rest of the loop.
-#[inline(always)]
-fn add<A: Float, const W: usize>(sums: &mut Block<A>, block: &Block<A>) {
-    if W == 1 {
-        const HALF: usize = LANES / 2;
-        for lane in 0..HALF {
-            sums[lane] += block[lane] + block[lane + HALF];
-        }
-    } else {
-        for lane in 0..LANES {
-            sums[lane] += block[lane];
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use burn::tensor::{bf16, f16};
 use super::blocks::LANES;
 use super::float::Float;
 use super::instructions::{Instructions, Task};
-use super::number::{Narrow, Number, Widen, narrow, widen};
+use super::number::{Narrow, Number, Widen};
 use crate::operation::Geometry;
 
 /// Numbers of any float dtype, to be read.
@@ -195,37 +195,34 @@ impl<'a, S: Number> Runs<'a, S> {
         }
     }
 
+    /// The numbers of a class in some rows.
     #[inline(always)]
-    fn run(&self, geometry: &Geometry, outer: usize, class: usize, range: Range<usize>) -> &[S] {
-        let (slice, range) = match self {
-            Self::Whole(slice) => (*slice, at(geometry, outer, class, range)),
-            Self::Outer { first, slice } => (&**slice, at(geometry, outer - first, class, range)),
-            Self::Inner { first, pieces } => {
-                (&*pieces[class], range.start - first..range.end - first)
+    fn run(&self, geometry: &Geometry, rows: &Stretch, class: usize) -> &[S] {
+        match self {
+            Self::Whole(slice) => &slice[place(geometry, rows, class, 0)..][..rows.length],
+            Self::Outer { first, slice } => {
+                &slice[place(geometry, rows, class, *first)..][..rows.length]
             }
-        };
-        &slice[range]
+            Self::Inner { first, pieces } => &pieces[class][rows.inner - first..][..rows.length],
+        }
     }
 
     #[inline(always)]
     pub(crate) fn run_mut(
         &mut self,
         geometry: &Geometry,
-        outer: usize,
+        rows: &Stretch,
         class: usize,
-        range: Range<usize>,
     ) -> &mut [S] {
-        let (slice, range) = match self {
+        match self {
             Self::Whole(_) => unreachable!("the whole tensor is read only"),
             Self::Outer { first, slice } => {
-                (&mut **slice, at(geometry, outer - *first, class, range))
+                &mut slice[place(geometry, rows, class, *first)..][..rows.length]
             }
-            Self::Inner { first, pieces } => (
-                &mut *pieces[class],
-                range.start - *first..range.end - *first,
-            ),
-        };
-        &mut slice[range]
+            Self::Inner { first, pieces } => {
+                &mut pieces[class][rows.inner - *first..][..rows.length]
+            }
+        }
     }
 
     /// All the numbers, in pieces.
@@ -259,10 +256,10 @@ impl<'a, S: Number> Runs<'a, S> {
     }
 }
 
+/// Where the numbers of a class begin in a slice of the outer indices from `first` on.
 #[inline(always)]
-fn at(geometry: &Geometry, outer: usize, class: usize, range: Range<usize>) -> Range<usize> {
-    let start = (outer * geometry.classes + class) * geometry.inner;
-    start + range.start..start + range.end
+fn place(geometry: &Geometry, rows: &Stretch, class: usize, first: usize) -> usize {
+    ((rows.outer - first) * geometry.classes + class) * geometry.inner + rows.inner
 }
 
 impl Part<'_> {
@@ -299,7 +296,7 @@ impl Part<'_> {
         });
     }
 
-    /// Reads rows into the lanes of blocks, one block per class.
+    /// Reads rows into the lanes of blocks: for each [`LANES`] rows, one block per class.
     pub(crate) fn load_lanes<A: Float>(
         &self,
         geometry: &Geometry,
@@ -344,25 +341,32 @@ impl<S: Number, A: Float> Task for LoadLanes<'_, '_, S, A> {
             rows,
             numbers,
         } = self;
+        let classes = geometry.classes;
+        let (blocks, _) = numbers.as_chunks_mut::<LANES>();
         if geometry.inner == 1 {
-            let (blocks, _) = numbers.as_chunks_mut::<LANES>();
             for (lane, row) in rows.enumerate() {
+                let blocks = &mut blocks[lane / LANES * classes..][..classes];
                 for (block, &stored) in blocks.iter_mut().zip(runs.row(geometry, row)) {
-                    // The remainder, so that no bound needs checking.
                     block[lane % LANES] = stored.widen();
                 }
             }
             return;
         }
         for stretch in stretches(geometry, rows) {
-            let Stretch {
-                outer,
-                lanes,
-                inner,
-            } = stretch;
-            for (class, block) in numbers.chunks_exact_mut(LANES).enumerate() {
-                let stored = runs.run(geometry, outer, class, inner.clone());
-                widen(stored, &mut block[lanes.clone()]);
+            for class in 0..classes {
+                let mut run = runs.run(geometry, &stretch, class);
+                let mut lane = stretch.lane;
+                while !run.is_empty() {
+                    let block = &mut blocks[lane / LANES * classes + class];
+                    let length = run.len().min(LANES - lane % LANES);
+                    match run.first_chunk::<LANES>() {
+                        // Of known length, in a few wide moves.
+                        Some(run) if length == LANES => S::widen_all(run, block),
+                        _ => S::widen_all(&run[..length], &mut block[lane % LANES..][..length]),
+                    }
+                    run = &run[length..];
+                    lane += length;
+                }
             }
         }
     }
@@ -386,9 +390,11 @@ impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
             rows,
             numbers,
         } = self;
+        let classes = geometry.classes;
+        let (blocks, _) = numbers.as_chunks::<LANES>();
         if geometry.inner == 1 {
-            let (blocks, _) = numbers.as_chunks::<LANES>();
             for (lane, row) in rows.enumerate() {
+                let blocks = &blocks[lane / LANES * classes..][..classes];
                 for (block, stored) in blocks.iter().zip(runs.row_mut(geometry, row)) {
                     *stored = S::narrow(block[lane % LANES]);
                 }
@@ -396,14 +402,20 @@ impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
             return;
         }
         for stretch in stretches(geometry, rows) {
-            let Stretch {
-                outer,
-                lanes,
-                inner,
-            } = stretch;
-            for (class, block) in numbers.chunks_exact(LANES).enumerate() {
-                let stored = runs.run_mut(geometry, outer, class, inner.clone());
-                narrow(&block[lanes.clone()], stored);
+            for class in 0..classes {
+                let mut run = runs.run_mut(geometry, &stretch, class);
+                let mut lane = stretch.lane;
+                while !run.is_empty() {
+                    let block = &blocks[lane / LANES * classes + class];
+                    let length = run.len().min(LANES - lane % LANES);
+                    let (now, later) = run.split_at_mut(length);
+                    match now.first_chunk_mut::<LANES>() {
+                        Some(now) => S::narrow_all(block, now),
+                        None => S::narrow_all(&block[lane % LANES..][..length], now),
+                    }
+                    run = later;
+                    lane += length;
+                }
             }
         }
     }
@@ -411,27 +423,39 @@ impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
 
 /// Consecutive rows that share an outer index.
 pub(crate) struct Stretch {
-    pub(crate) outer: usize,
-    pub(crate) lanes: Range<usize>,
-    pub(crate) inner: Range<usize>,
+    outer: usize,
+    /// Where they begin in the inner dimension, and how many they are.
+    inner: usize,
+    length: usize,
+    /// How many rows come before, of those asked for.
+    lane: usize,
+}
+
+impl Stretch {
+    /// Which rows they are.
+    pub(crate) fn rows(&self, geometry: &Geometry) -> Range<usize> {
+        let from = self.outer * geometry.inner + self.inner;
+        from..from + self.length
+    }
 }
 
 #[inline(always)]
 pub(crate) fn stretches(geometry: &Geometry, rows: Range<usize>) -> impl Iterator<Item = Stretch> {
-    let inner = geometry.inner;
+    let size = geometry.inner;
     let mut row = rows.start;
     std::iter::from_fn(move || {
         if row >= rows.end {
             return None;
         }
-        let (outer, from) = (row / inner, row % inner);
-        let length = (inner - from).min(rows.end - row);
+        let (outer, inner) = (row / size, row % size);
+        let length = (size - inner).min(rows.end - row);
         let lane = row - rows.start;
         row += length;
         Some(Stretch {
             outer,
-            lanes: lane..lane + length,
-            inner: from..from + length,
+            inner,
+            length,
+            lane,
         })
     })
 }

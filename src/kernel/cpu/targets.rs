@@ -27,9 +27,18 @@ pub(crate) enum Indices<'a> {
     U8(&'a [u8]),
 }
 
+/// What index targets say of `W` rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resolved<const W: usize> {
+    /// 0 where the row does not count.
+    pub(crate) class: [usize; W],
+    /// Whether the row is neither ignored nor bad.
+    pub(crate) counts: [bool; W],
+}
+
 /// What an index target says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+enum Target {
     Class(usize),
     Ignored,
     /// No class, and not ignored.
@@ -53,24 +62,26 @@ macro_rules! over_indices {
 }
 
 impl Indices<'_> {
-    /// The targets of consecutive rows; ignored beyond them.
-    pub(crate) fn targets<const W: usize>(
+    /// The targets of consecutive rows; beyond them, rows that do not count.
+    pub(crate) fn resolve<const W: usize>(
         &self,
         rows: Range<usize>,
         valid: &Valid<'_>,
-    ) -> [Target; W] {
-        over_indices!(self, indices => {
-            let mut targets = [Target::Ignored; W];
-            for (target, &index) in targets.iter_mut().zip(&indices[rows]) {
-                *target = valid.target(index);
-            }
-            targets
-        })
+    ) -> Resolved<W> {
+        over_indices!(self, indices => valid.resolve(&indices[rows]))
+    }
+
+    /// What is put in the place of a row that does not count: 0 where it is ignored, else NaN.
+    pub(crate) fn value_of_dropped(&self, row: usize, valid: &Valid<'_>) -> f64 {
+        match over_indices!(self, indices => valid.target(indices[row])) {
+            Target::Bad => f64::NAN,
+            Target::Ignored | Target::Class(_) => 0.0,
+        }
     }
 
     /// Whether the row is neither ignored nor bad.
     pub(crate) fn counts(&self, row: usize, valid: &Valid<'_>) -> bool {
-        matches!(self.targets::<1>(row..row + 1, valid), [Target::Class(_)])
+        self.resolve::<1>(row..row + 1, valid).counts[0]
     }
 
     /// The first bad target: its row and its value.
@@ -106,6 +117,23 @@ impl Valid<'_> {
         } else {
             Target::Bad
         }
+    }
+
+    fn resolve<I: Index, const W: usize>(&self, indices: &[I]) -> Resolved<W> {
+        let mut resolved = Resolved {
+            class: [0; W],
+            counts: [false; W],
+        };
+        let places = resolved.class.iter_mut().zip(&mut resolved.counts);
+        for ((class, counts), &index) in places.zip(indices) {
+            *counts = match *self.ignored {
+                [] => index.is_below(self.classes),
+                [one] => index.is_below(self.classes) & !index.equals(one),
+                _ => matches!(self.target(index), Target::Class(_)),
+            };
+            *class = if *counts { index.class() } else { 0 };
+        }
+        resolved
     }
 
     fn first_bad<I: Index>(&self, indices: &[I]) -> Option<(usize, i128)> {

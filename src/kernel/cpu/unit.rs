@@ -14,10 +14,13 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) shares: Option<Shares<'a, A>>,
     /// Where the gradient of the distributions goes.
     pub(super) targets_gradient: Option<&'a mut [A]>,
+    /// Whether the gradient of the logits is wanted.
+    pub(super) wants_gradient: bool,
 }
 
 impl<A: Float> Plan<'_, A> {
-    /// The losses; the gradient replaces the logits (or probabilities) `x`.
+    /// The losses; the gradient, if it is wanted, replaces the logits (or probabilities) `x`, which
+    /// are used up in any case.
     pub(super) fn write<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
@@ -29,6 +32,12 @@ impl<A: Float> Plan<'_, A> {
             InputValues::Probabilities => {
                 self.probabilities_targets_gradient(unit, x);
                 let probabilities = probabilities_of(unit);
+                if !unit.wants_gradient {
+                    return instructions.run(probabilities::LossOf {
+                        probabilities,
+                        s: x,
+                    });
+                }
                 instructions.run(probabilities::GradientOver {
                     probabilities,
                     s: x,
@@ -47,11 +56,13 @@ impl<A: Float> Plan<'_, A> {
                 spare.extend_from_slice(x);
                 instructions.run(Bend { softcap, x });
                 let losses = self.write_logits(unit, A::ONE, x);
-                instructions.run(Unbend {
-                    softcap,
-                    logits: spare,
-                    gradient: x,
-                });
+                if unit.wants_gradient {
+                    instructions.run(Unbend {
+                        softcap,
+                        logits: spare,
+                        gradient: x,
+                    });
+                }
                 losses
             }
         }
@@ -99,7 +110,11 @@ impl<A: Float> Plan<'_, A> {
     ) -> Losses<A, W> {
         self.logits_targets_gradient(unit, scale, x);
         let softmax = self.softmax_of(unit, scale);
-        self.instructions.run(softmax::GradientOver { softmax, x })
+        self.instructions.run(softmax::GradientOver {
+            softmax,
+            x,
+            wanted: unit.wants_gradient,
+        })
     }
 
     fn read_logits<const W: usize>(
