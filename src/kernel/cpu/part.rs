@@ -318,7 +318,11 @@ impl<A: Own> Plan<'_, A> {
                     None => A::ONE,
                 };
                 let share = self.shares.kept * weight;
-                rows.share[lane] = if resolved.counts[lane] { share } else { A::ZERO };
+                rows.share[lane] = if resolved.counts[lane] {
+                    share
+                } else {
+                    A::ZERO
+                };
             }
         }
         rows

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::float::Float;
+use super::instructions::{Instructions, Task};
 use super::storage::Floats;
 
 /// The targets of a call.
@@ -137,16 +138,10 @@ impl Valid<'_> {
     }
 
     fn first_bad<I: Index>(&self, indices: &[I]) -> Option<(usize, i128)> {
-        // One comparison per row as long as all are fine.
+        // A few comparisons for many rows as long as all are fine.
         const RUN: usize = 1024;
         for (run, indices) in indices.chunks(RUN).enumerate() {
-            let fine = match *self.ignored {
-                [] => count(indices, |index| index.is_below(self.classes)),
-                [one] => count(indices, |index| {
-                    index.is_below(self.classes) | index.equals(one)
-                }),
-                _ => count(indices, |index| self.target(index) != Target::Bad),
-            };
+            let fine = self.count_with(indices, true);
             if fine < indices.len() {
                 let is_bad = |index: &I| self.target(*index) == Target::Bad;
                 let at = indices.iter().position(is_bad)?;
@@ -158,15 +153,17 @@ impl Valid<'_> {
 
     /// The number of rows that are neither ignored nor bad.
     fn count<I: Index>(&self, indices: &[I]) -> usize {
-        match *self.ignored {
-            [] => count(indices, |index| index.is_below(self.classes)),
-            [one] => count(indices, |index| {
-                index.is_below(self.classes) & !index.equals(one)
-            }),
-            _ => count(indices, |index| {
-                matches!(self.target(index), Target::Class(_))
-            }),
-        }
+        self.count_with(indices, false)
+    }
+
+    /// The number of rows that count, and with `ignored` those that are ignored.
+    fn count_with<I: Index>(&self, indices: &[I], ignored: bool) -> usize {
+        let valid = *self;
+        Instructions::best().run(Counted {
+            indices,
+            valid,
+            ignored,
+        })
     }
 
     fn total_weight<I: Index, A: Float>(&self, indices: &[I], weights: &[A]) -> f64 {
@@ -178,11 +175,44 @@ impl Valid<'_> {
     }
 }
 
-fn count<I: Index>(indices: &[I], is_counted: impl Fn(I) -> bool) -> usize {
-    indices
-        .iter()
-        .map(|&index| usize::from(is_counted(index)))
-        .sum()
+struct Counted<'a, I> {
+    indices: &'a [I],
+    valid: Valid<'a>,
+    ignored: bool,
+}
+
+impl<I: Index> Task for Counted<'_, I> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> usize {
+        let classes = self.valid.classes;
+        let mut counted = 0;
+        match *self.valid.ignored {
+            [] => {
+                for index in self.indices {
+                    counted += usize::from(index.is_below(classes));
+                }
+            }
+            [one] => {
+                for index in self.indices {
+                    let ignored = index.equals(one);
+                    let class = index.is_below(classes) & !ignored;
+                    counted += usize::from(class | (ignored & self.ignored));
+                }
+            }
+            _ => {
+                for &index in self.indices {
+                    counted += usize::from(match self.valid.target(index) {
+                        Target::Class(_) => true,
+                        Target::Ignored => self.ignored,
+                        Target::Bad => false,
+                    });
+                }
+            }
+        }
+        counted
+    }
 }
 
 trait Index: Copy {
