@@ -227,6 +227,41 @@ impl<H: HostTensor> HostInputs<H> {
         (of_logits && logits.dtype() == DType::F16) || targets == Some(DType::F16)
     }
 
+    /// One factor per row, 1 where the row does not count: its gradient of 0 stays 0, whatever it is
+    /// multiplied by. `None` where that holds for all rows, in a mean over nothing.
+    fn factors_of_counted_rows<A: Arithmetic>(
+        &self,
+        factors: Vec<A>,
+        geometry: &Geometry,
+        options: &Options,
+    ) -> Option<Vec<A>> {
+        let HostTargets::Indices(indices) = &self.targets else {
+            return Some(factors);
+        };
+        let indices = indices.indices();
+        let valid = Valid {
+            classes: geometry.classes,
+            ignored: &options.ignore_indices,
+        };
+        let weights = self.weights::<A>();
+        let (total, _) = indices.totals(weights.as_deref(), &valid);
+        if options.reduction == RowReduction::Mean && total == 0.0 {
+            return None;
+        }
+        let factor = |row| match factors[..] {
+            [factor] => factor,
+            _ => factors[row],
+        };
+        let rows = 0..geometry.rows();
+        Some(
+            rows.map(|row| match indices.counts(row, &valid) {
+                true => factor(row),
+                false => A::ONE,
+            })
+            .collect(),
+        )
+    }
+
     /// A buffer for the gradient of the distributions, if that is asked for.
     fn targets_gradient(&self, options: &Options) -> Option<H> {
         match (&self.targets, options.gradients_of) {
@@ -319,22 +354,11 @@ fn times<A: Arithmetic, H: HostTensor>(
     if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
         return gradient;
     }
-    if let HostTargets::Indices(indices) = &inputs.targets
-        && factors.iter().any(|factor| !factor.is_finite())
-    {
-        // The gradient of an ignored row stays 0, whatever it is multiplied by.
-        if options.reduction != RowReduction::None {
-            factors = vec![factors[0]; geometry.rows()];
-        }
-        let valid = Valid {
-            classes: geometry.classes,
-            ignored: &options.ignore_indices,
+    if factors.iter().any(|factor| !factor.is_finite()) {
+        factors = match inputs.factors_of_counted_rows(factors, &geometry, options) {
+            Some(factors) => factors,
+            None => return gradient,
         };
-        for (row, factor) in factors.iter_mut().enumerate() {
-            if !indices.indices().counts(row, &valid) {
-                *factor = A::ONE;
-            }
-        }
     }
     multiply(
         gradient.floats_mut(),

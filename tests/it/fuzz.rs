@@ -427,11 +427,13 @@ impl Case {
             .unwrap_or_else(|difference| panic!("{difference}"));
         expected.targets_gradient = of_targets;
         // The targets' gradient is computed in the one dtype and rounded to the other.
-        let coarser = [self.float, form.shares.unwrap_or(self.float)]
-            .map(tolerance::of)
-            .into_iter()
-            .max_by(|a, b| a.gradient.total_cmp(&b.gradient))
-            .expect("there are two");
+        let [of_logits, of_shares] =
+            [self.float, form.shares.unwrap_or(self.float)].map(tolerance::of);
+        let coarser = tolerance::Tolerance {
+            gradient: of_logits.gradient.max(of_shares.gradient),
+            floor: of_logits.floor.max(of_shares.floor),
+            ..of_logits
+        };
         tolerance::compare(&problem, &found, &expected, coarser)
             .unwrap_or_else(|difference| panic!("{difference}"));
     }

@@ -1,9 +1,8 @@
 //! The loss as a part of a user's model.
 
-use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction,
 };
@@ -104,6 +103,9 @@ fn a_loss_follows_its_model_to_another_device() {
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
 fn class_weights_follow_the_logits() {
+    use burn::backend::Dispatch;
+    use burn::tensor::{DType, TensorData};
+
     let loss: CrossEntropyLoss<Dispatch> = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0, 2.0]))
         .init(&Device::flex());

@@ -267,3 +267,90 @@ fn for_each<T: Send, S, R: Send>(
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::{GradientsOf, InputValues};
+
+    fn options() -> Options {
+        Options {
+            class_dim: 1,
+            ignore_indices: [-1].as_slice().into(),
+            label_smoothing: 0.1,
+            values: InputValues::Logits {
+                scale: 1.0,
+                softcap: None,
+            },
+            z_loss: 0.0,
+            reduction: RowReduction::None,
+            empty: EmptyReduction::Nan,
+            gradients_of: GradientsOf::Logits,
+        }
+    }
+
+    /// Loss and gradient of the row at `at(class)`, by the definition in f64.
+    fn row(logits: &[f32], target: i64, at: impl Fn(usize) -> usize, classes: usize) -> Vec<f64> {
+        let x: Vec<f64> = (0..classes).map(|c| logits[at(c)].into()).collect();
+        if target < 0 {
+            return vec![0.0; classes + 1];
+        }
+        let lse = x.iter().map(|x| x.exp()).sum::<f64>().ln();
+        let share = |class: usize| {
+            let one_hot = if class as i64 == target { 0.9 } else { 0.0 };
+            one_hot + 0.1 / classes as f64
+        };
+        let loss = (0..classes).map(|c| share(c) * (lse - x[c])).sum();
+        let gradient = (0..classes).map(|c| (x[c] - lse).exp() - share(c));
+        std::iter::once(loss).chain(gradient).collect()
+    }
+
+    #[test]
+    fn every_set_of_instructions_agrees_with_the_definition_in_every_layout() {
+        for (outer, classes, inner) in [(5, 131, 1), (67, 7, 1), (3, 9, 130), (2, 70, 3)] {
+            let geometry = Geometry {
+                outer,
+                classes,
+                inner,
+            };
+            let rows = geometry.rows();
+            let logits: Vec<f32> = (0..rows * classes)
+                .map(|at| (at * 7919 % 1013) as f32 / 90.0 - 5.0)
+                .collect();
+            let targets: Vec<i64> = (0..rows)
+                .map(|row| (row * 31 % (classes + 1)) as i64 - 1)
+                .collect();
+            for instructions in Instructions::available() {
+                let mut gradient = logits.clone();
+                let losses = Call::<f32> {
+                    geometry,
+                    options: &options(),
+                    targets: Targets::Indices(Indices::I64(&targets)),
+                    weights: None,
+                    upstream: None,
+                    instructions,
+                }
+                .solve(Buffers {
+                    logits: None,
+                    gradient: Some(FloatsMut::F32(&mut gradient)),
+                    targets_gradient: None,
+                });
+                for (index, &target) in targets.iter().enumerate() {
+                    let (o, i) = (index / inner, index % inner);
+                    let at = |class| (o * classes + class) * inner + i;
+                    let expected = row(&logits, target, at, classes);
+                    let found = std::iter::once(losses[index])
+                        .chain((0..classes).map(|class| gradient[at(class)]));
+                    for (found, expected) in found.zip(expected) {
+                        let off = (f64::from(found) - expected).abs();
+                        let allowed = 1e-6 * expected.abs().max(0.1);
+                        assert!(
+                            off <= allowed,
+                            "{instructions:?} {geometry:?} row {index}: {found} for {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
