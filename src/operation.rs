@@ -191,6 +191,24 @@ pub enum Gradients<B: Backend> {
     },
 }
 
+impl<B: Backend> Gradients<B> {
+    /// The same with every gradient changed.
+    pub(crate) fn map(self, change: impl Fn(FloatTensor<B>) -> FloatTensor<B>) -> Self {
+        match self {
+            Self::Logits { logits } => Self::Logits {
+                logits: change(logits),
+            },
+            Self::Targets { targets } => Self::Targets {
+                targets: change(targets),
+            },
+            Self::Both { logits, targets } => Self::Both {
+                logits: change(logits),
+                targets: change(targets),
+            },
+        }
+    }
+}
+
 /// The logits seen as `[outer, classes, inner]`: what lies before the class dimension, the classes,
 /// and what lies behind it. There are `outer * inner` rows.
 ///

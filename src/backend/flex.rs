@@ -5,36 +5,11 @@ use burn::tensor::{Bytes, DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use super::CrossEntropyBackend;
-use super::host::{self, HostBackend, HostTensor};
+use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
 use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
 
-impl CrossEntropyBackend for Flex {
-    fn cross_entropy(
-        logits: FloatTensor<Self>,
-        inputs: Inputs<Self>,
-        options: Options,
-    ) -> FloatTensor<Self> {
-        host::cross_entropy(logits, inputs, options)
-    }
-
-    fn cross_entropy_tracked(
-        logits: FloatTensor<Self>,
-        inputs: Inputs<Self>,
-        options: Options,
-    ) -> Tracked<Self> {
-        host::cross_entropy_tracked(logits, inputs, options)
-    }
-
-    fn cross_entropy_backward(
-        saved: Saved<Self>,
-        inputs: Inputs<Self>,
-        upstream: FloatTensor<Self>,
-        options: Options,
-    ) -> Gradients<Self> {
-        host::cross_entropy_backward(saved, inputs, upstream, options)
-    }
-}
+computes_on_host!(Flex);
 
 impl HostBackend for Flex {
     type Tensor = FlexTensor;

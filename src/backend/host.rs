@@ -52,6 +52,40 @@ pub(super) trait HostBackend:
     fn close(host: Self::Host) -> Self::Tensor;
 }
 
+/// Makes a backend compute with the functions below.
+macro_rules! computes_on_host {
+    ($backend:ty) => {
+        impl CrossEntropyBackend for $backend {
+            fn cross_entropy(
+                logits: FloatTensor<Self>,
+                inputs: Inputs<Self>,
+                options: Options,
+            ) -> FloatTensor<Self> {
+                $crate::backend::host::cross_entropy(logits, inputs, options)
+            }
+
+            fn cross_entropy_tracked(
+                logits: FloatTensor<Self>,
+                inputs: Inputs<Self>,
+                options: Options,
+            ) -> Tracked<Self> {
+                $crate::backend::host::cross_entropy_tracked(logits, inputs, options)
+            }
+
+            fn cross_entropy_backward(
+                saved: Saved<Self>,
+                inputs: Inputs<Self>,
+                upstream: FloatTensor<Self>,
+                options: Options,
+            ) -> Gradients<Self> {
+                $crate::backend::host::cross_entropy_backward(saved, inputs, upstream, options)
+            }
+        }
+    };
+}
+
+pub(super) use computes_on_host;
+
 /// What the arithmetic is done in: f32 or f64.
 trait Arithmetic: Own {
     fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H;
@@ -128,18 +162,7 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
                     times(gradient, &inputs, &upstream, &options)
                 ))
             };
-            match gradients {
-                Gradients::Logits { logits } => Gradients::Logits {
-                    logits: multiplied(logits),
-                },
-                Gradients::Targets { targets } => Gradients::Targets {
-                    targets: multiplied(targets),
-                },
-                Gradients::Both { logits, targets } => Gradients::Both {
-                    logits: multiplied(logits),
-                    targets: multiplied(targets),
-                },
-            }
+            gradients.map(multiplied)
         }
         Saved::AsGiven { input: logits } | Saved::Logits { logits, .. } => {
             let logits = B::open(logits).row_major();

@@ -183,18 +183,7 @@ fn multiplied<B: Backend>(
         let product = B::float_mul(call.view(gradient), upstream);
         cast::<B>(B::float_reshape(product, shape), dtype.into())
     };
-    match gradients {
-        Gradients::Logits { logits } => Gradients::Logits {
-            logits: multiply(logits),
-        },
-        Gradients::Targets { targets } => Gradients::Targets {
-            targets: multiply(targets),
-        },
-        Gradients::Both { logits, targets } => Gradients::Both {
-            logits: multiply(logits),
-            targets: multiply(targets),
-        },
-    }
+    gradients.map(multiply)
 }
 
 /// The denominator of [`RowReduction::Mean`] over index targets, shape `[1]`: the sum of
