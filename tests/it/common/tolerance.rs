@@ -155,7 +155,8 @@ fn compare_rows(
             .filter(|entry| entry.is_finite())
             .fold(0.0, f64::max);
         for at in entries() {
-            let allowed = if largest == 0.0 {
+            // Of a row that is ignored; another's gradient may be a difference of equal terms.
+            let allowed = if largest == 0.0 && terms[at] == 0.0 {
                 0.0
             } else {
                 tolerance.gradient * largest + tolerance.terms * terms[at] + tolerance.floor
