@@ -166,7 +166,10 @@ fn check(problem: &Problem) {
     for other in others {
         let (other_loss, other_gradient) = (other.forward_backward)(problem);
         let loss_off: f32 = (loss.clone() - other_loss).abs().into_scalar();
-        let off: f32 = (gradient.clone() - other_gradient).abs().max().into_scalar();
+        let off: f32 = (gradient.clone() - other_gradient)
+            .abs()
+            .max()
+            .into_scalar();
         // f32 sums over half a million rows, as burn::nn adds them, are off by that much.
         assert!(
             loss_off < 2e-3 && off < 1e-4 * largest,
