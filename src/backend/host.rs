@@ -267,8 +267,9 @@ impl<H: HostTensor> HostInputs<H> {
             ignored: &options.ignore_indices,
         };
         let weights = self.weights::<A>();
-        let (total, _) = indices.totals(weights.as_deref(), &valid);
-        if options.reduction == RowReduction::Mean && total == 0.0 {
+        let (total, counted) = indices.totals(weights.as_deref(), &valid);
+        let has_gradient = total != 0.0 || (options.z_loss != 0.0 && counted != 0.0);
+        if options.reduction == RowReduction::Mean && !has_gradient {
             return None;
         }
         let factor = |row| match factors[..] {

@@ -70,12 +70,14 @@ use crate::operation::{
 /// gradient is wanted, it is made in the same pass and written over the logits if nothing else holds
 /// their buffer (as when they come straight out of a layer), else into one new tensor. The backward
 /// multiplies it by the upstream gradient, if that is not 1. (For f16 the gradient is made in the
-/// backward, after the loss has been scaled, so that it does not fall below the smallest f16.)
-/// Without a gradient nothing of the size of the logits is allocated.
+/// backward, after the loss has been scaled, so that it does not fall below the smallest f16. That of
+/// bf16 is rounded a second time where the upstream gradient is no power of 2.)
+/// Without a gradient nothing of the size of the logits is allocated, unless they are a few rows of
+/// classes that do not lie together: 64 such rows are computed at a time.
 ///
 /// All positions of [`class_dim`](CrossEntropyLossConfig::class_dim) are served without a copy.
 /// Logits and distributions in another order of memory than that of their dimensions (transposed,
-/// flipped or expanded views) are copied into it first.
+/// flipped or expanded views, windows of other dimensions than the first) are copied into it first.
 ///
 /// The result does not depend on the number of threads.
 ///

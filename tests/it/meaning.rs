@@ -475,7 +475,22 @@ fn the_function_is_the_module_with_its_defaults<B: CrossEntropyBackend>(device: 
     );
 }
 
+/// A class that is nearly the maximum, and as good as it once both are scaled.
+fn a_gap_that_a_small_scale_takes_to_nothing_is_a_tie<B: CrossEntropyBackend>(device: &Device) {
+    let config = CrossEntropyLossConfig::new().with_logit_scale(1e-30);
+    let loss = config.init_for::<B>(device);
+    for classes in [2, 70] {
+        let mut values = vec![-1e35; classes];
+        values[..2].copy_from_slice(&[0.0, 1e-20]);
+        let logits = logits_of(&values, [1, classes], device);
+        let value = loss.forward(logits, labels(&[0], device));
+        let found = numbers(value)[0];
+        assert!((found / 2f64.ln() - 1.0).abs() < 1e-5, "{found:e}");
+    }
+}
+
 on_every_backend!(
+    a_gap_that_a_small_scale_takes_to_nothing_is_a_tie,
     confident_rows_keep_their_relative_accuracy,
     confident_rows_of_every_size_and_target,
     an_ignored_row_adds_nothing_whatever_it_holds,

@@ -229,7 +229,7 @@ impl<A: Own> Call<'_, A> {
 ///
 /// Each thread takes the next part from a queue when it is done with one, and keeps its scratch
 /// memory meanwhile: there is as much of it as there are threads. This thread is one of them, and
-/// begins at once; the others join when they have woken up.
+/// begins at once; the others join when they have woken up, and are waited for.
 fn for_each<T: Send, S, R: Send>(
     parts: Vec<T>,
     spread: bool,

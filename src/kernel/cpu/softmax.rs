@@ -322,14 +322,15 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             } else {
                 A::TWO * self.z_loss * lse * self.rows.penalty_scale[row] * inverse
             };
-            let elsewhere = sums.elsewhere[row] + if gap == A::ZERO { A::ZERO } else { share };
+            let is_maximum = targets[row] == maximum;
+            let elsewhere = sums.elsewhere[row] + if is_maximum { A::ZERO } else { share };
             let has_majority = others < A::ONE;
             // A multiple of the logits' gradient of `scale` times a logit's own.
             finished.factor[row] = (total * scale * inverse + pull) * self.scale;
             finished.majority[row] =
                 ((elsewhere - total * others * inverse) * scale + pull) * self.scale;
             finished.majority_exponential[row] = if has_majority { A::ONE } else { A::TWO };
-            finished.at_target[row] = if share == A::ZERO || (has_majority && gap == A::ZERO) {
+            finished.at_target[row] = if share == A::ZERO || (has_majority && is_maximum) {
                 A::ZERO
             } else {
                 share * scale * self.scale
@@ -388,8 +389,10 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
         for lane in 0..LANES {
             let gap = (block[lane] - of_lane(maximum, lane)) * softmax.scale;
             let exponential = gap.exp::<FMA>();
-            let is_maximum = gap == A::ZERO;
-            run.others[lane] += if is_maximum { A::ZERO } else { exponential };
+            // Not `gap == 0`, which a small factor can make of another number too. The gap of the
+            // maximum is 0, or NaN where it is infinite, which spoils the row.
+            let is_maximum = block[lane] == of_lane(maximum, lane);
+            run.others[lane] += if is_maximum { gap } else { exponential };
             exponentials[lane] = exponential;
         }
         if SHARES && let Some(shares) = &softmax.shares {
@@ -399,7 +402,7 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
                 let share = shares[lane];
                 let term = share * gap;
                 run.gaps[lane] += if share == A::ZERO { A::ZERO } else { term };
-                let is_maximum = gap == A::ZERO;
+                let is_maximum = block[lane] == of_lane(maximum, lane);
                 run.at_maximum[lane] += if is_maximum { share } else { A::ZERO };
                 run.elsewhere[lane] += if is_maximum { A::ZERO } else { share };
             }
@@ -495,7 +498,7 @@ impl<A: Float> Task for Unbend<'_, A> {
     fn run<const FMA: bool>(self) {
         let Softcap { scale, cap } = self.softcap;
         for (gradient, &logit) in self.gradient.iter_mut().zip(self.logits) {
-            *gradient = *gradient * (logit * (scale / cap)).tanh_slope::<FMA>() * scale;
+            *gradient = *gradient * (logit * scale / cap).tanh_slope::<FMA>() * scale;
         }
     }
 }

@@ -2,8 +2,8 @@
 //! from there into the arithmetic and back.
 //!
 //! Everything here is in row-major order as `[outer, classes, inner]`, see
-//! [`Geometry`](crate::operation::Geometry). No unsafe code: where the rows of a part do not lie
-//! together, because the classes come before other dimensions, the part holds one slice per class.
+//! [`Geometry`](crate::operation::Geometry). No unsafe code: where a part has only some of the inner
+//! indices, its rows do not lie together, and it holds one slice per class.
 
 use std::ops::Range;
 
@@ -103,7 +103,7 @@ impl Cut {
     /// to spread tensors that are worth spreading.
     const ELEMENTS: Range<usize> = 1 << 13..1 << 16;
     /// The shortest run of a class in a part, which keeps the list of runs small beside the runs.
-    const SHORTEST_RUN: usize = 8 * LANES;
+    const SHORTEST_RUN: usize = 4 * LANES;
 
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let Geometry { classes, inner, .. } = *geometry;
@@ -114,8 +114,10 @@ impl Cut {
             return Self::Inner(run.max(Self::SHORTEST_RUN));
         }
         let outer = (elements / (classes * inner)).max(1);
-        // Whole units of lanes where there is more than one.
-        Self::Outer(if inner == 1 && outer > LANES {
+        Self::Outer(if inner > 1 {
+            // A unit of lanes is computed whole, so a part fills at least one.
+            outer.max(LANES.div_ceil(inner))
+        } else if outer > LANES {
             outer / LANES * LANES
         } else {
             outer
