@@ -363,7 +363,7 @@ fn large() -> Size {
 /// the size of the logits; plain tensor operations need at least three.
 fn sizes() -> [Size; 4] {
     let many = 0.1;
-    let few = 0.8;
+    let few = 0.9;
     let threads = per_two_threads();
     [
         ([2, 344 * threads, 771], 2, many),
