@@ -10,7 +10,8 @@ use std::ops::Range;
 use super::float::Float;
 
 /// Wide enough to keep several vector registers busy, so that one addition need not wait for the
-/// last; at 128 lanes the sums no longer fit the registers.
+/// last. With 32 the compiler unrolls the lanes and makes vectors across the blocks instead, which
+/// it has to gather.
 pub(crate) const LANES: usize = 64;
 
 pub(crate) type Block<A> = [A; LANES];
