@@ -149,7 +149,8 @@ mod precision {
     use crate::common::backends::on_every_cpu_backend;
 
     /// The largest errors of PyTorch 2.15 in f32 over the cases of [`Case::is_plain`]: of a loss, relative,
-    /// and of an entry of a gradient, relative to the largest of its row.
+    /// and of an entry of a gradient, relative to the largest of its row. Remade by
+    /// `tests/fixtures/f32_errors.py`.
     const PYTORCH_F32: [f64; 2] = [4.35e-5, 5.09e-5];
 
     impl Case {
