@@ -133,16 +133,18 @@ pub struct Options {
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Saved<B: Backend> {
-    /// The logits as they came in, and two numbers per row of the scaled and capped logits, shape
-    /// `[outer, 1, inner]`. `p[c]` is `exp(x[c] - maximum) / (1 + others)`; by way of the
-    /// log-sum-exp it would inherit the rounding of numbers as large as the logits.
+    /// The logits as they came in, and a few numbers per row.
     Logits {
         /// The logits as they came in.
         logits: FloatTensor<B>,
-        /// Largest value of each row.
-        maximum: FloatTensor<B>,
-        /// The row's sum of `exp(x - maximum)` without the maximum's own 1.
-        others: FloatTensor<B>,
+        /// The largest value of each row, then the row's sum of `exp(x - maximum)` without the
+        /// maximum's own 1, then what else the implementation wants to know of a row; shape
+        /// `[numbers, rows]`. `p[c]` is `exp(x[c] - maximum) / (1 + others)`: by way of the
+        /// log-sum-exp it would inherit the rounding of numbers as large as the logits.
+        statistics: FloatTensor<B>,
+        /// What the sum of the losses and that of the z-losses were divided by, shape `[2]`; of no
+        /// meaning where they were not added up.
+        denominators: FloatTensor<B>,
     },
     /// The input as it came in, for a backward that starts from there.
     AsGiven {
@@ -269,6 +271,19 @@ impl Options {
             _ => Shape::new([1]),
         }
     }
+
+    /// Whether classes besides an index target have a share of the loss.
+    #[cfg(feature = "cube")]
+    pub(crate) fn is_spread(&self, distributions: bool) -> bool {
+        distributions || self.label_smoothing != 0.0
+    }
+
+    /// Numbers of each row that the fused kernels keep for the backward: the maximum and the others,
+    /// and where the shares are spread their sum at the maximum and elsewhere.
+    #[cfg(feature = "cube")]
+    pub(crate) fn statistics_per_row(&self, distributions: bool) -> usize {
+        if self.is_spread(distributions) { 4 } else { 2 }
+    }
 }
 
 /// The shape of the logits without the class dimension; `[1]` where nothing else is left.
@@ -312,20 +327,20 @@ pub(crate) mod metadata {
 
     pub(crate) fn cross_entropy_tracked(
         logits: &TensorSpec,
-        _inputs: &InputsMetadata,
+        inputs: &InputsMetadata,
         options: &Options,
     ) -> TrackedMetadata {
-        let statistic = TensorSpec::new(
-            Geometry::new(&logits.shape, options.class_dim).per_row(),
-            accumulation_dtype(logits.dtype).into(),
-        );
+        let dtype = accumulation_dtype(logits.dtype).into();
+        let rows = Geometry::new(&logits.shape, options.class_dim).rows();
+        let is_distribution = matches!(inputs.targets, TargetsMetadata::Distributions(_));
+        let statistics = options.statistics_per_row(is_distribution);
         TrackedMetadata {
             loss: loss(logits, options),
             saved: match options.values {
                 InputValues::Logits { .. } => SavedMetadata::Logits {
                     logits: logits.clone(),
-                    maximum: statistic.clone(),
-                    others: statistic,
+                    statistics: TensorSpec::new(Shape::new([statistics, rows]), dtype),
+                    denominators: TensorSpec::new(Shape::new([2]), dtype),
                 },
                 InputValues::Probabilities => SavedMetadata::AsGiven {
                     input: logits.clone(),

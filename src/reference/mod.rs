@@ -53,7 +53,7 @@ mod elementary;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{BoolDType, FloatDType, Shape};
+use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
 use self::counting::Counting;
 use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope};
@@ -74,7 +74,8 @@ pub fn cross_entropy<B: Backend>(
         return call.loss_of_no_rows();
     }
     let scores = call.scores(logits);
-    call.loss(&scores, inputs)
+    let rows = call.rows(&inputs);
+    call.loss(&scores, &inputs, &rows)
 }
 
 /// The loss, and what [`cross_entropy_backward`] needs later.
@@ -91,14 +92,15 @@ pub fn cross_entropy_tracked<B: Backend>(
         };
     }
     let scores = call.scores(logits.clone());
-    let loss = call.loss(&scores, inputs);
+    let rows = call.rows(&inputs);
+    let loss = call.loss(&scores, &inputs, &rows);
     let saved = match scores {
         Scores::Logits {
             maximum, others, ..
         } => Saved::Logits {
             logits,
-            maximum,
-            others,
+            statistics: call.stacked([maximum, others]),
+            denominators: call.denominators(&rows),
         },
         Scores::Probabilities(_) => Saved::AsGiven { input: logits },
     };
@@ -114,10 +116,8 @@ pub fn cross_entropy_backward<B: Backend>(
 ) -> Gradients<B> {
     let (logits, statistics) = match saved {
         Saved::Logits {
-            logits,
-            maximum,
-            others,
-        } => (logits, Some((maximum, others))),
+            logits, statistics, ..
+        } => (logits, Some(statistics)),
         Saved::AsGiven { input } => (input, None),
         Saved::Gradients { gradients } => {
             return multiplied::<B>(gradients, upstream, options);
@@ -130,10 +130,10 @@ pub fn cross_entropy_backward<B: Backend>(
         return call.gradients_of_no_rows(logits, inputs);
     }
     let scores = match statistics {
-        Some((maximum, others)) => Scores::Logits {
+        Some(statistics) => Scores::Logits {
             x: call.transformed(call.view(logits.clone())),
-            maximum,
-            others,
+            maximum: call.unstacked(&statistics, 0),
+            others: call.unstacked(&statistics, 1),
         },
         None => call.scores(logits.clone()),
     };
@@ -420,11 +420,11 @@ impl<'a, B: Backend> Call<'a, B> {
         match self.options.values {
             InputValues::Probabilities => Saved::AsGiven { input: logits },
             InputValues::Logits { .. } => {
-                let nothing = full::<B>(self.geometry.per_row(), 0.0, &self.device, self.float);
+                let nothing = |shape| full::<B>(shape, 0.0, &self.device, self.float);
                 Saved::Logits {
                     logits,
-                    maximum: nothing.clone(),
-                    others: nothing,
+                    statistics: nothing(Shape::new([2, 0])),
+                    denominators: nothing(Shape::new([2])),
                 }
             }
         }
@@ -443,10 +443,35 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    fn loss(&self, scores: &Scores<B>, inputs: Inputs<B>) -> FloatTensor<B> {
+    /// Numbers per row as one tensor of shape `[numbers, rows]`.
+    fn stacked<const N: usize>(&self, numbers: [FloatTensor<B>; N]) -> FloatTensor<B> {
+        let line = Shape::new([1, self.geometry.rows()]);
+        let lines = numbers.map(|number| B::float_reshape(number, line.clone()));
+        B::float_cat(lines.to_vec(), 0)
+    }
+
+    /// One of the stacked numbers, in the shape of [`Geometry::per_row`].
+    fn unstacked(&self, stacked: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
+        let line = [Slice::new(at, Some(at + 1), 1), Slice::full()];
+        let line = B::float_slice(stacked.clone(), &line);
+        B::float_reshape(line, self.geometry.per_row())
+    }
+
+    /// What the losses and the z-losses are divided by, for a reader that knows nothing of the rows.
+    fn denominators(&self, rows: &Rows<B>) -> FloatTensor<B> {
+        let one = |number: &FloatTensor<B>| B::float_reshape(number.clone(), Shape::new([1]));
+        match (&rows.totals, self.options.reduction) {
+            (Some((total, counted)), _) => B::float_cat(vec![one(total), one(counted)], 0),
+            (None, RowReduction::BatchMean(samples)) => {
+                full::<B>(Shape::new([2]), samples as f64, &self.device, self.float)
+            }
+            (None, _) => full::<B>(Shape::new([2]), 1.0, &self.device, self.float),
+        }
+    }
+
+    fn loss(&self, scores: &Scores<B>, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
         let output = self.options.loss_shape(&self.shape);
-        let rows = self.rows(&inputs);
-        let (shares, none) = self.shares(&inputs, rows.counting.as_ref());
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let terms = B::float_mul(shares, self.surprisals(scores));
         let losses = sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()));
         let losses = self.spoiled(losses, scores);

@@ -1,0 +1,55 @@
+//! Functions that hold their digits on every device: the shader languages' own lose them where the
+//! argument is small.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+/// `ln(1 + s)` for `s >= 0`: below a quarter by the series of `2 atanh(s / (2 + s))`, which ends
+/// beneath f64's precision there.
+#[cube]
+pub(crate) fn ln_1p<A: Float>(s: A) -> A {
+    let z = s / (s + A::new(2.0));
+    let square = z * z;
+    let mut series = A::new(2.0) / A::new(17.0);
+    #[unroll]
+    for step in 0..8u32 {
+        let odd = comptime!((15 - 2 * step) as f32);
+        series = series * square + A::new(2.0) / A::new(odd);
+    }
+    select(s < A::new(0.25), series * z, (s + A::new(1.0)).ln())
+}
+
+/// `tanh(v)`: for small `v` by Lambert's continued fraction `v / (1 + v^2 / (3 + v^2 / (5 + ..)))`,
+/// cut off beneath f64's precision, else from `exp(-2 |v|)`, which cannot overflow.
+#[cube]
+pub(crate) fn tanh<A: Float, N: Size>(v: Vector<A, N>) -> Vector<A, N> {
+    let one = Vector::<A, N>::new(A::new(1.0));
+    let square = v * v;
+    let mut fraction = square / Vector::new(A::new(19.0)) + Vector::new(A::new(17.0));
+    #[unroll]
+    for step in 0..8u32 {
+        let odd = comptime!((15 - 2 * step) as f32);
+        fraction = square / fraction + Vector::new(A::new(odd));
+    }
+    let t = exp_of_minus_twice(v);
+    let size = (one - t) / (one + t);
+    let zero = Vector::<A, N>::new(A::new(0.0));
+    let large = select_many(v.less_than(&zero), zero - size, size);
+    let is_small = square.less_than(&Vector::new(A::new(0.25)));
+    select_many(is_small, v / fraction, large)
+}
+
+/// `1 - tanh(v)^2` as `4 t / (1 + t)^2` with `t = exp(-2 |v|)`, where nothing cancels.
+#[cube]
+pub(crate) fn tanh_slope<A: Float, N: Size>(v: Vector<A, N>) -> Vector<A, N> {
+    let t = exp_of_minus_twice(v);
+    let sum = t + Vector::new(A::new(1.0));
+    Vector::new(A::new(4.0)) * t / (sum * sum)
+}
+
+#[cube]
+fn exp_of_minus_twice<A: Float, N: Size>(v: Vector<A, N>) -> Vector<A, N> {
+    let zero = Vector::<A, N>::new(A::new(0.0));
+    let size = select_many(v.less_than(&zero), zero - v, v);
+    (size * Vector::new(A::new(-2.0))).exp()
+}

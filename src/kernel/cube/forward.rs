@@ -1,0 +1,392 @@
+//! The loss of every row, from one read of its logits.
+//!
+//! With `x` the scores (scaled or capped logits) of a row, `m` their maximum, and shares `a[c]`:
+//!
+//! ```text
+//! others  = sum_c exp(x[c] - m), without the maximum's own 1
+//! lse - m = ln(1 + others)
+//! loss    = sum_c a[c] (m - x[c]) + A (lse - m)          A = sum_c a[c]
+//! ```
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::elementary::ln_1p;
+use super::group::Group;
+use super::layout::{place_of_class, start_of_row};
+use super::plan::Along;
+use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
+use super::state::{Row, State, larger, scale_of_scores, scores, zeros};
+use super::targets::{Inputs, Target, every_class, target_of_row};
+
+/// What a run of a sum adds up, see [`State::end_run`].
+const BLOCKS_OF_A_RUN: usize = 64;
+
+/// What a launch of the kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    /// From logits to losses.
+    Whole,
+    /// From logits to what a part of each row adds up to.
+    Part,
+    /// From these parts to losses.
+    Merge,
+}
+
+/// What the kernel writes.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Results<A: Float> {
+    /// `[rows]`, or with a z-loss `[2, rows]`: the losses, the z-losses. Between the stages
+    /// `[fields, rows, parts]`.
+    pub(crate) losses: Box<[A]>,
+    /// `[statistics, rows]`, for a backward.
+    pub(crate) statistics: ComptimeOption<Box<[A]>>,
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    inputs: Inputs<A, P, I, N>,
+    parts: ComptimeOption<&[A]>,
+    mut results: Results<A>,
+    numbers: Numbers,
+    extent: Extent,
+    #[comptime] stage: Stage,
+    #[comptime] spec: Spec,
+    #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
+) {
+    let tile = comptime!(spec.tile);
+    let span = span(&extent, tile);
+    let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
+    let start = start_of_row(span.slot, extent.inner, &extent.logits);
+    let first = scores::<F, A, N>(logits[start], &numbers, spec.values);
+    let first = match comptime!(tile.along) {
+        Along::Positions => first,
+        Along::Classes => Vector::new(first.extract(0usize)),
+    };
+    let mut state = State::<A, N>::new(first);
+    match comptime!(stage) {
+        Stage::Whole | Stage::Part => scan::<F, A, P, I, K, N>(
+            logits,
+            &inputs,
+            &mut state,
+            &span,
+            &numbers,
+            &extent,
+            spec.clone(),
+        ),
+        Stage::Merge =>
+        {
+            #[comptime]
+            if let ComptimeOption::Some(parts) = parts {
+                let mut part = span.unit;
+                while part < extent.parts {
+                    let row = read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
+                    state.merge(State::of_row(row), scale, comptime!(spec.is_spread));
+                    part += comptime!(tile.units as usize);
+                }
+            }
+        }
+    }
+    match comptime!(tile.along) {
+        Along::Positions =>
+        {
+            #[unroll]
+            for lane in 0..N::value().comptime() {
+                let row = span.slot * N::value().comptime() + lane;
+                let target = target_of::<A, P, I, K, N>(&inputs, row, &extent, spec.clone());
+                let place = place_of_class(start, target.class as usize, &extent.logits);
+                let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
+                if span.exists {
+                    let sums = state.row(lane);
+                    let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
+                    let finished = finish(sums, target, logit, share, &numbers, spec.clone());
+                    finished.write(&mut results, row, extent.rows, spec.clone());
+                }
+            }
+        }
+        Along::Classes => {
+            let sums = sums_of_group(state, scale, spec.clone());
+            if span.unit == 0 && span.exists {
+                if comptime!(stage == Stage::Part) {
+                    write_part(
+                        &mut results.losses,
+                        sums,
+                        &span,
+                        &extent,
+                        comptime!(spec.is_spread),
+                    );
+                } else {
+                    let target =
+                        target_of::<A, P, I, K, N>(&inputs, span.slot, &extent, spec.clone());
+                    let lanes = N::value().comptime();
+                    let class = target.class as usize;
+                    let place = place_of_class(start, class / lanes, &extent.logits);
+                    let logit = scores::<F, A, N>(logits[place], &numbers, spec.values)
+                        .extract_dynamic(class % lanes);
+                    let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
+                    let finished = finish(sums, target, logit, share, &numbers, spec.clone());
+                    finished.write(&mut results, span.slot, extent.rows, spec.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Takes in the unit's share of the row's classes.
+#[cube]
+fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    state: &mut State<A, N>,
+    span: &Span,
+    numbers: &Numbers,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) {
+    let tile = comptime!(spec.tile);
+    let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
+    let start = start_of_row(span.slot, extent.inner, &extent.logits);
+    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets);
+    let mut end = span.end;
+    if comptime!(tile.along == Along::Classes) {
+        // The logits of a row that does not count are not read.
+        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
+        end = select(target.counts, end, 0usize);
+    }
+    if comptime!(spec.values == Values::Probabilities && !spec.is_spread) {
+        end = 0usize.runtime();
+    }
+    let units = comptime!(tile.units as usize);
+    let mut at = span.first;
+    let block_of_units = comptime!(units * tile.unroll as usize);
+    while at < end {
+        let end_of_run = end.min(at + BLOCKS_OF_A_RUN * block_of_units);
+        while at < end_of_run {
+            let mut block = Sequence::<Vector<A, N>>::new();
+            let mut shares = Sequence::<Vector<A, N>>::new();
+            let mut maximum = state.maximum;
+            #[unroll]
+            for step in 0..comptime!(tile.unroll as usize) {
+                let step = at + step * units;
+                // Beyond the last class a score below all others, whose share is nothing.
+                let mut x = Vector::<A, N>::new(numbers.lowest.get::<A>());
+                let mut share = zeros::<A, N>();
+                if step < end {
+                    let place = place_of_class(start, step, &extent.logits);
+                    x = scores::<F, A, N>(logits[place], numbers, spec.values);
+                    if comptime!(spec.is_spread) {
+                        let place = place_of_class(targets_start, step, &extent.targets);
+                        share = inputs.shares(place, step, numbers, tile.along);
+                    }
+                }
+                maximum = larger(maximum, x);
+                block.push(x);
+                shares.push(share);
+            }
+            if comptime!(spec.values == Values::Probabilities) {
+                state.add_surprisals(&block, &shares);
+            } else {
+                state.rise_to(maximum, scale, comptime!(spec.is_spread));
+                state.add_scores(&block, scale);
+                if comptime!(spec.is_spread) {
+                    state.add_shares(&block, &shares, scale);
+                }
+            }
+            at += block_of_units;
+        }
+        state.end_run();
+    }
+}
+
+/// Brings the lanes of a unit and the units of a group together.
+#[cube]
+fn sums_of_group<A: Float, N: Size>(
+    state: State<A, N>,
+    scale: A,
+    #[comptime] spec: Spec,
+) -> Row<A> {
+    let mut state = state;
+    let mut group = Group::<A>::new(comptime!(spec.tile));
+    let mut maximum = state.maximum.extract(0usize);
+    #[unroll]
+    for lane in 1..N::value().comptime() {
+        let other = state.maximum.extract(lane);
+        maximum = select(other > maximum, other, maximum);
+    }
+    let maximum = group.maximum(maximum);
+    state.rise_to(Vector::new(maximum), scale, comptime!(spec.is_spread));
+    let sums = group.sums(state.sums(comptime!(spec.is_spread)));
+    let mut row = Row::<A> {
+        maximum,
+        others: sums[0],
+        ties: sums[1],
+        gaps: A::new(0.0),
+        at_maximum: A::new(0.0),
+        elsewhere: A::new(0.0),
+    };
+    if comptime!(spec.is_spread) {
+        row.gaps = sums[2];
+        row.at_maximum = sums[3];
+        row.elsewhere = sums[4];
+    }
+    row
+}
+
+#[cube]
+fn write_part<A: Float>(
+    parts: &mut [A],
+    row: Row<A>,
+    span: &Span,
+    extent: &Extent,
+    #[comptime] is_spread: bool,
+) {
+    let field = extent.rows * extent.parts;
+    let at = span.slot * extent.parts + span.part;
+    parts[at] = row.maximum;
+    parts[at + field] = row.others;
+    parts[at + 2 * field] = row.ties;
+    if comptime!(is_spread) {
+        parts[at + 3 * field] = row.gaps;
+        parts[at + 4 * field] = row.at_maximum;
+        parts[at + 5 * field] = row.elsewhere;
+    }
+}
+
+#[cube]
+fn read_part<A: Float>(
+    parts: &[A],
+    row: usize,
+    part: usize,
+    extent: &Extent,
+    #[comptime] is_spread: bool,
+) -> Row<A> {
+    let field = extent.rows * extent.parts;
+    let at = row * extent.parts + part;
+    let mut sums = Row::<A> {
+        maximum: parts[at],
+        others: parts[at + field],
+        ties: parts[at + 2 * field],
+        gaps: A::new(0.0),
+        at_maximum: A::new(0.0),
+        elsewhere: A::new(0.0),
+    };
+    if comptime!(is_spread) {
+        sums.gaps = parts[at + 3 * field];
+        sums.at_maximum = parts[at + 4 * field];
+        sums.elsewhere = parts[at + 5 * field];
+    }
+    sums
+}
+
+#[cube]
+pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
+    inputs: &Inputs<A, P, I, N>,
+    row: usize,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) -> Target {
+    #[comptime]
+    match &inputs.indices {
+        ComptimeOption::Some(indices) => target_of_row::<I, K>(
+            indices,
+            row,
+            extent.classes,
+            comptime!(spec.ignored.clone()),
+        ),
+        ComptimeOption::None => every_class(),
+    }
+}
+
+/// What an index target adds to the share of its class.
+#[cube]
+pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
+    inputs: &Inputs<A, P, I, N>,
+    target: &Target,
+    numbers: &Numbers,
+) -> A {
+    #[comptime]
+    match &inputs.indices {
+        ComptimeOption::Some(_) => numbers.kept.get::<A>() * inputs.weight(target.class as usize),
+        ComptimeOption::None => A::new(0.0),
+    }
+}
+
+/// A row's loss, its z-loss, and what the backward needs.
+#[derive(CubeType)]
+struct Finished<A: Float> {
+    loss: A,
+    penalty: A,
+    maximum: A,
+    others: A,
+    at_maximum: A,
+    elsewhere: A,
+}
+
+#[cube]
+fn finish<A: Float>(
+    sums: Row<A>,
+    target: Target,
+    logit: A,
+    share: A,
+    numbers: &Numbers,
+    #[comptime] spec: Spec,
+) -> Finished<A> {
+    let zero = A::new(0.0);
+    let nan = numbers.nan.get::<A>();
+    let mut finished = Finished::<A> {
+        loss: sums.gaps,
+        penalty: zero,
+        maximum: sums.maximum,
+        others: zero,
+        at_maximum: sums.at_maximum,
+        elsewhere: sums.elsewhere,
+    };
+    if comptime!(spec.values == Values::Probabilities) {
+        finished.loss += select(share == zero, zero, share * (zero - logit.ln()));
+    } else {
+        let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
+        // A row without a finite maximum has no distribution.
+        let is_finite = sums.maximum.abs() < zero - numbers.lowest.get::<A>();
+        let others = sums.others + (sums.ties - A::new(1.0));
+        let others = select(is_finite, others, nan);
+        let above = ln_1p::<A>(others);
+        let gap = (sums.maximum - logit) * scale;
+        let total = share + sums.at_maximum + sums.elsewhere;
+        let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
+        finished.loss = loss;
+        finished.others = others;
+        if comptime!(spec.z_loss != ZLoss::Off) {
+            let lse = sums.maximum * scale + above;
+            finished.penalty = numbers.z_loss.get::<A>() * lse * lse;
+        }
+        if comptime!(spec.z_loss == ZLoss::Added) {
+            finished.loss += finished.penalty;
+        }
+    }
+    let dropped = select(target.is_bad, nan, zero);
+    finished.loss = select(target.counts, finished.loss, dropped);
+    finished.penalty = select(target.counts, finished.penalty, dropped);
+    finished
+}
+
+#[cube]
+impl<A: Float> Finished<A> {
+    fn write(&self, results: &mut Results<A>, row: usize, rows: usize, #[comptime] spec: Spec) {
+        results.losses[row] = self.loss;
+        if comptime!(spec.z_loss == ZLoss::Apart) {
+            results.losses[rows + row] = self.penalty;
+        }
+        if comptime!(spec.values != Values::Probabilities) {
+            #[comptime]
+            if let ComptimeOption::Some(statistics) = &mut results.statistics {
+                statistics[row] = self.maximum;
+                statistics[rows + row] = self.others;
+                if comptime!(spec.is_spread) {
+                    statistics[2 * rows + row] = self.at_maximum;
+                    statistics[3 * rows + row] = self.elsewhere;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! From the buffers of a call to the launches of its kernels.
+
+use burn_cubecl::cubecl;
+use cubecl::client::Client;
+use cubecl::features::Plane;
+use cubecl::ir::{ElemType, FloatKind, IntKind, UIntKind};
+use cubecl::prelude::*;
+use cubecl::server::Handle;
+
+use super::backward::{GivenLaunch, GradientsLaunch, gradients_of_rows};
+use super::forward::{ResultsLaunch, Stage, losses_of_rows};
+use super::layout::{Layout, strides_in_vectors};
+use super::plan::{Hardware, Plan, Problem};
+use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
+use super::targets::InputsLaunch;
+use super::totals::{
+    Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, loss_of_sums, sums_of_rows,
+};
+use crate::operation::{EmptyReduction, Geometry, InputValues, Options, RowReduction};
+
+/// Numbers in the memory of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Buffer {
+    pub(crate) handle: Handle,
+    pub(crate) dtype: ElemType,
+    /// In elements.
+    pub(crate) length: usize,
+}
+
+/// A number for each logit.
+#[derive(Clone, Debug)]
+pub(crate) struct Full {
+    pub(crate) buffer: Buffer,
+    pub(crate) layout: Layout,
+}
+
+/// The target of every row.
+#[derive(Clone, Debug)]
+pub(crate) enum Targets {
+    /// One class per row.
+    Indices(Buffer),
+    /// One number per logit.
+    Distributions(Full),
+}
+
+/// What a backward needs besides the inputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// Absent over probabilities.
+    pub(crate) statistics: Option<Buffer>,
+    /// Absent where the losses were not added up.
+    pub(crate) denominators: Option<Buffer>,
+    /// The gradient of the loss: one number, or without denominators one per row.
+    pub(crate) upstream: Buffer,
+}
+
+/// Where a gradient goes.
+#[derive(Clone, Debug)]
+pub(crate) enum GradientBuffer {
+    /// Over what it is the gradient of, whose buffer nobody else reads.
+    InPlace,
+    New(Full),
+}
+
+/// One call of the operation over at least one row.
+pub(crate) struct Call<'a> {
+    pub(crate) client: Client,
+    pub(crate) geometry: Geometry,
+    pub(crate) options: &'a Options,
+    pub(crate) logits: Full,
+    pub(crate) targets: Targets,
+    /// In the dtype of the arithmetic.
+    pub(crate) weights: Option<Buffer>,
+}
+
+impl Buffer {
+    fn argument(&self) -> BufferArg {
+        // SAFETY: `length` is the number of elements that the buffer holds, from its tensor's shape
+        // and strides, or from its own allocation below.
+        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.length) }
+    }
+
+    fn new(client: &Client, dtype: ElemType, length: usize) -> Self {
+        Self {
+            handle: client.empty(length * dtype.size()),
+            dtype,
+            length,
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The losses of the rows, `[rows]` or where they will be added up with a z-loss `[2, rows]`,
+    /// and with `keep` the statistics, `[numbers, rows]`.
+    pub(crate) fn losses(&self, keep: bool) -> (Buffer, Option<Buffer>) {
+        let plan = self.plan([]);
+        let spec = self.spec(&plan);
+        let rows = self.geometry.rows();
+        let arithmetic = self.arithmetic();
+        let terms = if spec.z_loss == ZLoss::Apart { 2 } else { 1 };
+        let losses = Buffer::new(&self.client, arithmetic, terms * rows);
+        let statistics = (keep && spec.values != Values::Probabilities).then(|| {
+            let numbers = self.options.statistics_per_row(self.has_distributions());
+            Buffer::new(&self.client, arithmetic, numbers * rows)
+        });
+        if plan.parts == 1 {
+            self.launch_forward(&plan, Stage::Whole, None, (&losses, statistics.as_ref()));
+        } else {
+            let length = spec.fields_of_part() * rows * plan.parts;
+            let parts = Buffer::new(&self.client, arithmetic, length);
+            self.launch_forward(&plan, Stage::Part, None, (&parts, None));
+            let results = (&losses, statistics.as_ref());
+            self.launch_forward(&plan, Stage::Merge, Some(&parts), results);
+        }
+        (losses, statistics)
+    }
+
+    fn launch_forward(
+        &self,
+        plan: &Plan,
+        stage: Stage,
+        parts: Option<&Buffer>,
+        (losses, statistics): (&Buffer, Option<&Buffer>),
+    ) {
+        let cubes = match stage {
+            Stage::Whole | Stage::Part => plan.cubes(),
+            Stage::Merge => plan.slots,
+        };
+        let largest = [losses.length, parts.map_or(0, |parts| parts.length)];
+        // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
+        // there are, classes to those of their row, whatever the targets hold.
+        unsafe {
+            losses_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(cubes),
+                CubeDim::new_1d(plan.units_per_cube()),
+                self.address_type(largest),
+                plan.vector_size,
+                self.logits.buffer.argument(),
+                self.inputs(),
+                parts.map(Buffer::argument).into(),
+                ResultsLaunch::new(losses.argument(), statistics.map(Buffer::argument).into()),
+                self.numbers(),
+                self.extent(plan, [None, None]),
+                stage,
+                self.spec(plan),
+                self.dtypes(),
+            );
+        }
+    }
+
+    /// What the losses come to, if they are given, and what they and the z-losses are divided by.
+    pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
+        const ROWS_OF_A_UNIT: usize = 16;
+        const MOST_CUBES: usize = 1024;
+        let hardware = hardware(&self.client);
+        let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
+        let planes = (hardware.plane_operations && hardware.plane_size <= units)
+            .then_some(hardware.plane_size);
+        let arithmetic = self.arithmetic();
+        let rows = self.geometry.rows();
+        let has_weights = self.options.reduction == RowReduction::Mean && !self.has_distributions();
+        let spec = TotalsSpec {
+            units,
+            planes,
+            has_losses: losses.is_some(),
+            has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
+            denominator: if has_weights {
+                Denominator::Weight
+            } else {
+                Denominator::Given
+            },
+            ignored: self.ignored(),
+        };
+        let cubes = rows
+            .div_ceil(units as usize * ROWS_OF_A_UNIT)
+            .clamp(1, MOST_CUBES);
+        let partials = Buffer::new(&self.client, arithmetic, cubes * SUMS);
+        let loss = losses.map(|_| Buffer::new(&self.client, arithmetic, 1));
+        let denominators = Buffer::new(&self.client, arithmetic, 2);
+        let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
+        // SAFETY: as above; cubes without rows read nothing and write nothing.
+        unsafe {
+            sums_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(cubes),
+                CubeDim::new_1d(units),
+                address_type,
+                losses.map(Buffer::argument).into(),
+                InputsLaunch::new(
+                    self.indices().map(Buffer::argument).into(),
+                    ComptimeOptionArgs::None,
+                    self.weights.as_ref().map(Buffer::argument).into(),
+                ),
+                partials.argument(),
+                rows,
+                self.geometry.classes,
+                cubes,
+                spec.clone(),
+                [arithmetic, arithmetic, self.index(), self.comparison()],
+            );
+            loss_of_sums::launch_unchecked(
+                &self.client,
+                CubeCount::Static(1, 1, 1),
+                CubeDim::new_1d(units),
+                address_type,
+                partials.argument(),
+                OutcomeLaunch::new(
+                    loss.as_ref().map(Buffer::argument).into(),
+                    denominators.argument(),
+                ),
+                MeanLaunch::new(
+                    self.number(match self.options.empty {
+                        EmptyReduction::Nan => f64::NAN,
+                        EmptyReduction::Zero => 0.0,
+                    }),
+                    self.number(match self.options.reduction {
+                        RowReduction::BatchMean(samples) => samples as f64,
+                        RowReduction::Mean => rows as f64,
+                        RowReduction::Sum | RowReduction::None => 1.0,
+                    }),
+                ),
+                cubes,
+                spec,
+                arithmetic,
+            );
+        }
+        (loss, denominators)
+    }
+
+    /// Writes the gradients of the logits and of the distributions, as far as they have a place.
+    pub(crate) fn gradients(&self, kept: &Kept, places: [Option<GradientBuffer>; 2]) {
+        let inputs = [Some(&self.logits), self.distributions()];
+        let layout = |at: usize| match &places[at] {
+            Some(GradientBuffer::New(full)) => Some(full.layout),
+            Some(GradientBuffer::InPlace) | None => inputs[at].map(|full| full.layout),
+        };
+        let argument = |at: usize| match &places[at] {
+            None => None,
+            Some(GradientBuffer::New(full)) => Some(full.buffer.argument()),
+            Some(GradientBuffer::InPlace) => {
+                inputs[at].map(|full| BufferArg::alias(at, full.buffer.length))
+            }
+        };
+        let length = |place: &Option<GradientBuffer>| match place {
+            Some(GradientBuffer::New(full)) => full.buffer.length,
+            Some(GradientBuffer::InPlace) | None => 0,
+        };
+        let layouts = [layout(0), layout(1)];
+        let plan = self.plan(layouts.into_iter().flatten());
+        // SAFETY: as above; a gradient goes over its own tensor only where nobody else holds that, and
+        // each of its elements is written by the unit that read it, after it did.
+        unsafe {
+            gradients_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(plan.cubes()),
+                CubeDim::new_1d(plan.units_per_cube()),
+                self.address_type(places.iter().map(length)),
+                plan.vector_size,
+                self.logits.buffer.argument(),
+                self.inputs(),
+                GradientsLaunch::new(argument(0).into(), argument(1).into()),
+                GivenLaunch::new(
+                    kept.statistics.as_ref().map(Buffer::argument).into(),
+                    kept.denominators.as_ref().map(Buffer::argument).into(),
+                    kept.upstream.argument(),
+                ),
+                self.numbers(),
+                self.extent(&plan, layouts),
+                self.spec(&plan),
+                self.dtypes(),
+            );
+        }
+    }
+
+    fn plan(&self, gradients: impl IntoIterator<Item = Layout>) -> Plan {
+        let mut layouts = vec![self.logits.layout];
+        let mut widest = self.logits.buffer.dtype.size();
+        if let Some(targets) = self.distributions() {
+            layouts.push(targets.layout);
+            widest = widest.max(targets.buffer.dtype.size());
+        }
+        layouts.extend(gradients);
+        let problem = Problem {
+            rows: self.geometry.rows(),
+            classes: self.geometry.classes,
+            inner: self.geometry.inner,
+            layouts,
+            vector_sizes: self.client.io_optimized_vector_sizes(widest).collect(),
+        };
+        Plan::new(&problem, &hardware(&self.client), super::plan::forced())
+    }
+
+    fn spec(&self, plan: &Plan) -> Spec {
+        Spec {
+            tile: plan.tile,
+            values: match self.options.values {
+                InputValues::Logits { softcap: None, .. } => Values::Logits,
+                InputValues::Logits { .. } => Values::Capped,
+                InputValues::Probabilities => Values::Probabilities,
+            },
+            is_spread: self.options.is_spread(self.has_distributions()),
+            z_loss: match (self.options.z_loss == 0.0, self.options.reduction) {
+                (true, _) => ZLoss::Off,
+                (false, RowReduction::None) => ZLoss::Added,
+                (false, _) => ZLoss::Apart,
+            },
+            ignored: self.ignored(),
+        }
+    }
+
+    fn extent(&self, plan: &Plan, gradients: [Option<Layout>; 2]) -> ExtentLaunch {
+        let logits = self.logits.layout;
+        let targets = self.distributions().map_or(logits, |full| full.layout);
+        let [gradient, targets_gradient] = gradients;
+        let strides = |layout: Layout| strides_in_vectors(&layout, plan.vector_size);
+        let rows_of_a_slot = self.geometry.rows() / plan.slots;
+        ExtentLaunch::new(
+            self.geometry.rows(),
+            self.geometry.classes,
+            plan.slots,
+            self.geometry.inner / rows_of_a_slot,
+            plan.steps,
+            plan.parts,
+            strides(logits),
+            strides(targets),
+            strides(gradient.unwrap_or(logits)),
+            strides(targets_gradient.unwrap_or(targets)),
+        )
+    }
+
+    fn inputs<A: Float, P: Float, I: Int, N: Size>(&self) -> InputsLaunch<A, P, I, N> {
+        InputsLaunch::new(
+            self.indices().map(Buffer::argument).into(),
+            self.distributions()
+                .map(|targets| targets.buffer.argument())
+                .into(),
+            self.weights.as_ref().map(Buffer::argument).into(),
+        )
+    }
+
+    fn numbers(&self) -> NumbersLaunch {
+        let (scale, cap) = match self.options.values {
+            InputValues::Logits { scale, softcap } => (scale, softcap.unwrap_or(1.0)),
+            InputValues::Probabilities => (1.0, 1.0),
+        };
+        let smoothing = self.options.label_smoothing;
+        NumbersLaunch::new(
+            self.number(1.0 - smoothing),
+            self.number(smoothing / self.geometry.classes as f64),
+            self.number(scale),
+            self.number(cap),
+            self.number(self.options.z_loss),
+            self.number(f64::NEG_INFINITY),
+            self.number(f64::NAN),
+        )
+    }
+
+    fn number(&self, number: f64) -> InputScalar {
+        InputScalar::new(number, self.arithmetic())
+    }
+
+    fn has_distributions(&self) -> bool {
+        self.distributions().is_some()
+    }
+
+    fn distributions(&self) -> Option<&Full> {
+        match &self.targets {
+            Targets::Distributions(targets) => Some(targets),
+            Targets::Indices(_) => None,
+        }
+    }
+
+    fn indices(&self) -> Option<&Buffer> {
+        match &self.targets {
+            Targets::Indices(indices) => Some(indices),
+            Targets::Distributions(_) => None,
+        }
+    }
+
+    fn arithmetic(&self) -> ElemType {
+        arithmetic_of(self.logits.buffer.dtype)
+    }
+
+    /// The dtype of the index targets; any where there are none.
+    fn index(&self) -> ElemType {
+        self.indices()
+            .map_or(IntKind::I32.into(), |indices| indices.dtype)
+    }
+
+    /// A dtype that holds every index and the number of classes.
+    fn comparison(&self) -> ElemType {
+        match self.index() {
+            ElemType::Int(IntKind::I64) => IntKind::I64.into(),
+            ElemType::UInt(UIntKind::U64) => UIntKind::U64.into(),
+            ElemType::UInt(UIntKind::U32) => UIntKind::U32.into(),
+            _ => IntKind::I32.into(),
+        }
+    }
+
+    /// The ignored indices that the targets can hold.
+    fn ignored(&self) -> Vec<i64> {
+        let ElemRange { least, most } = range_of(self.index());
+        let ignored = self.options.ignore_indices.iter().copied();
+        ignored
+            .filter(|index| (least..=most).contains(&i128::from(*index)))
+            .collect()
+    }
+
+    fn dtypes(&self) -> [ElemType; 5] {
+        let targets = self.distributions().unwrap_or(&self.logits).buffer.dtype;
+        [
+            self.logits.buffer.dtype,
+            self.arithmetic(),
+            targets,
+            self.index(),
+            self.comparison(),
+        ]
+    }
+
+    /// Wide enough for every buffer of a launch.
+    fn address_type(&self, others: impl IntoIterator<Item = usize>) -> AddressType {
+        let targets = match &self.targets {
+            Targets::Indices(indices) => indices.length,
+            Targets::Distributions(targets) => targets.buffer.length,
+        };
+        let largest = others.into_iter().chain([targets]);
+        AddressType::from_len(largest.fold(self.logits.buffer.length, usize::max))
+    }
+
+    /// As many cubes, in as many dimensions as they need, or some more.
+    fn cube_count(&self, cubes: usize) -> CubeCount {
+        cubecl::calculate_cube_count_elemwise(&self.client, cubes, CubeDim::new_1d(1))
+    }
+}
+
+/// The dtype that numbers of this dtype are computed in.
+pub(crate) fn arithmetic_of(dtype: ElemType) -> ElemType {
+    match dtype {
+        ElemType::Float(FloatKind::F64) => FloatKind::F64.into(),
+        _ => FloatKind::F32.into(),
+    }
+}
+
+struct ElemRange {
+    least: i128,
+    most: i128,
+}
+
+fn range_of(dtype: ElemType) -> ElemRange {
+    let (least, most) = match dtype {
+        ElemType::Int(IntKind::I8) => (i8::MIN.into(), i8::MAX.into()),
+        ElemType::Int(IntKind::I16) => (i16::MIN.into(), i16::MAX.into()),
+        ElemType::Int(IntKind::I32) => (i32::MIN.into(), i32::MAX.into()),
+        ElemType::UInt(UIntKind::U8) => (0, u8::MAX.into()),
+        ElemType::UInt(UIntKind::U16) => (0, u16::MAX.into()),
+        ElemType::UInt(UIntKind::U32) => (0, u32::MAX.into()),
+        ElemType::UInt(UIntKind::U64) => (0, u64::MAX.into()),
+        _ => (i64::MIN.into(), i64::MAX.into()),
+    };
+    ElemRange { least, most }
+}
+
+fn hardware(client: &Client) -> Hardware {
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    let same_size = hardware.plane_size_min == hardware.plane_size_max;
+    Hardware {
+        plane_size: hardware.plane_size_max,
+        plane_operations: same_size && properties.features.plane.contains(Plane::Ops),
+        units_per_cube: hardware.max_units_per_cube.min(hardware.max_cube_dim.0),
+        multiprocessors: hardware.num_streaming_multiprocessors,
+        is_cpu: hardware.num_cpu_cores.is_some(),
+    }
+}

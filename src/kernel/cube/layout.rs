@@ -1,0 +1,159 @@
+//! Where the numbers of a row lie in memory.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+/// The strides, in elements, of a tensor seen as `[outer, classes, inner]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) outer: usize,
+    pub(crate) class: usize,
+    pub(crate) inner: usize,
+    /// Elements before the first.
+    pub(crate) offset: usize,
+}
+
+impl Layout {
+    /// `None` where the dimensions before the class dimension, or those behind it, are not one run of
+    /// equal steps.
+    pub(crate) fn new(
+        shape: &[usize],
+        strides: &[usize],
+        class_dim: usize,
+        offset: usize,
+    ) -> Option<Self> {
+        Some(Self {
+            outer: one_stride(&shape[..class_dim], &strides[..class_dim])?,
+            class: strides[class_dim],
+            inner: one_stride(&shape[class_dim + 1..], &strides[class_dim + 1..])?,
+            offset,
+        })
+    }
+}
+
+/// The step between consecutive positions of several dimensions taken as one.
+fn one_stride(shape: &[usize], strides: &[usize]) -> Option<usize> {
+    let mut dims = shape
+        .iter()
+        .zip(strides)
+        .filter(|(size, _)| **size != 1)
+        .rev();
+    let Some((size, stride)) = dims.next() else {
+        return Some(0);
+    };
+    let mut next = size * stride;
+    for (size, outer_stride) in dims {
+        if *outer_stride != next {
+            return None;
+        }
+        next = size * outer_stride;
+    }
+    Some(*stride)
+}
+
+/// The strides as a kernel takes them, in vectors.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Strides {
+    outer: usize,
+    class: usize,
+    inner: usize,
+}
+
+/// `size` elements to the vector, which run along the classes or along the positions.
+pub(crate) fn strides_in_vectors(layout: &Layout, size: usize) -> StridesLaunch {
+    let vectors = |stride: usize| {
+        if size == 1 {
+            stride
+        } else {
+            (stride / size).max(1)
+        }
+    };
+    StridesLaunch::new(
+        layout.outer / size,
+        vectors(layout.class),
+        vectors(layout.inner),
+    )
+}
+
+/// The place of a row's first element. With vectors along the positions a row is `size` rows, and
+/// `inner` counts vectors too.
+#[cube]
+pub(crate) fn start_of_row(row: usize, inner: usize, strides: &Strides) -> usize {
+    row / inner * strides.outer + row % inner * strides.inner
+}
+
+/// The place of a row's class, or of the vector that holds it.
+#[cube]
+pub(crate) fn place_of_class(start: usize, class: usize, strides: &Strides) -> usize {
+    start + class * strides.class
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_collapse_where_the_memory_is_one_run() {
+        let contiguous = Layout::new(&[2, 3, 5, 7], &[105, 35, 7, 1], 1, 0);
+        let expected = Layout {
+            outer: 105,
+            class: 35,
+            inner: 1,
+            offset: 0,
+        };
+        assert_eq!(contiguous, Some(expected));
+        // The same numbers with the classes last in memory.
+        let permuted = Layout::new(&[2, 3, 5, 7], &[105, 1, 21, 3], 1, 4);
+        let expected = Layout {
+            outer: 105,
+            class: 1,
+            inner: 3,
+            offset: 4,
+        };
+        assert_eq!(permuted, Some(expected));
+        // Rows cut out of longer ones.
+        let cut = Layout::new(&[2, 3, 5], &[40, 8, 1], 2, 0);
+        assert_eq!(cut, None);
+        let padded = Layout::new(&[2, 3, 5], &[24, 8, 1], 2, 0);
+        assert_eq!(padded.map(|layout| layout.outer), Some(8));
+        // A dimension of size 1 has any stride.
+        let single = Layout::new(&[1, 3, 1], &[99, 1, 77], 1, 0);
+        assert_eq!(
+            single.map(|layout| (layout.outer, layout.inner)),
+            Some((0, 0))
+        );
+    }
+
+    /// The functions that the kernels are made of, run here with the addresses that a tensor of
+    /// 2^33 elements needs.
+    #[test]
+    fn places_beyond_32_bits_are_right() {
+        let classes = 128_256usize;
+        let rows = (1usize << 33) / classes;
+        let strides = Strides {
+            outer: classes,
+            class: 1,
+            inner: 0,
+        };
+        let last = rows - 1;
+        let start = start_of_row(last, 1, &strides);
+        assert_eq!(start, last * classes);
+        assert!(start > u32::MAX as usize);
+        let place = place_of_class(start, classes - 1, &strides);
+        assert_eq!(place, rows * classes - 1);
+
+        // [3, 21, 2^27], vectors of four along the positions.
+        let inner = (1usize << 27) / 4;
+        let strides = Strides {
+            outer: 21 * inner,
+            class: inner,
+            inner: 1,
+        };
+        let row = 2 * inner + 5;
+        let start = start_of_row(row, inner, &strides);
+        let place = place_of_class(start, 20, &strides);
+        assert_eq!(place, (2 * 21 + 20) * inner + 5);
+        assert!(place * 4 > u32::MAX as usize);
+    }
+}

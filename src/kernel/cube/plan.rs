@@ -1,0 +1,452 @@
+//! How the rows are spread over the units of a device: a pure function of the problem and of the
+//! limits of the hardware.
+//!
+//! | strategy | where | a row's sums come together |
+//! |---|---|---|
+//! | a unit per row | few classes, or strided ones with many rows side by side | in the unit |
+//! | a plane per row | up to some thousand classes | by plane operations, or in shared memory |
+//! | a cube per row | more classes | the same, then across planes in shared memory |
+//! | several cubes per row | few rows of very many classes | in a second kernel |
+
+use std::sync::{Mutex, PoisonError};
+
+use super::layout::Layout;
+
+/// What runs along the elements of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Along {
+    /// Consecutive classes of one row.
+    Classes,
+    /// One class of consecutive rows.
+    Positions,
+}
+
+/// Who computes a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// A unit.
+    Unit,
+    /// As many units as a plane has.
+    Plane,
+    /// A cube.
+    Cube,
+    /// Several cubes.
+    Cubes,
+}
+
+/// What the choice depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) rows: usize,
+    pub(crate) classes: usize,
+    /// Rows side by side behind the class dimension.
+    pub(crate) inner: usize,
+    /// Of every tensor of the logits' size.
+    pub(crate) layouts: Vec<Layout>,
+    /// Vector sizes that the device loads at once, the largest first.
+    pub(crate) vector_sizes: Vec<usize>,
+}
+
+/// The limits of a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hardware {
+    pub(crate) plane_size: u32,
+    /// Whether all planes have this size and can add up.
+    pub(crate) plane_operations: bool,
+    pub(crate) units_per_cube: u32,
+    /// Where known.
+    pub(crate) multiprocessors: Option<u32>,
+    /// A processor whose units are threads.
+    pub(crate) is_cpu: bool,
+}
+
+/// What replaces a choice, for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Forced {
+    /// Who computes a row.
+    pub strategy: Strategy,
+    /// Plane operations, also where the device hides that it has them.
+    pub planes: bool,
+}
+
+static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
+
+/// The choice that stands instead of the plan's own, on every thread.
+pub(crate) fn forced() -> Option<Forced> {
+    *FORCED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts a choice in the place of the plan's own, or gives it back.
+pub fn force(choice: Option<Forced>) {
+    *FORCED.lock().unwrap_or_else(PoisonError::into_inner) = choice;
+}
+
+/// The part of a plan that is compiled into the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tile {
+    pub(crate) along: Along,
+    /// Units that share a row, a power of two.
+    pub(crate) units: u32,
+    /// Rows (or vectors of rows) of a cube.
+    pub(crate) rows: u32,
+    /// Vectors that a unit loads before it computes.
+    pub(crate) unroll: u32,
+    /// Size of a plane, where planes add up.
+    pub(crate) planes: Option<u32>,
+}
+
+/// The choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) tile: Tile,
+    /// Elements to a vector.
+    pub(crate) vector_size: usize,
+    /// Vectors (or rows) from the first to the last class.
+    pub(crate) steps: usize,
+    /// Cubes that share a row.
+    pub(crate) parts: usize,
+    /// Rows, or vectors of rows.
+    pub(crate) slots: usize,
+}
+
+/// Rows with at most this many classes are too short to share.
+const CLASSES_OF_A_UNIT: usize = 32;
+/// Vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
+const UNROLL: usize = 8;
+/// The same in elements of f32.
+const ELEMENTS_IN_FLIGHT: usize = 32;
+const UNITS_PER_CUBE: u32 = 256;
+/// Where the device does not tell.
+const MULTIPROCESSORS: usize = 32;
+
+impl Plan {
+    pub(crate) fn new(problem: &Problem, hardware: &Hardware, forced: Option<Forced>) -> Self {
+        let along = problem.along();
+        let vector_size = problem.vector_size(along);
+        let (steps, slots) = match along {
+            Along::Classes => (problem.classes / vector_size, problem.rows),
+            Along::Positions => (problem.classes, problem.rows / vector_size),
+        };
+        let choice = Choice {
+            hardware: *hardware,
+            along,
+            vector_size,
+            steps,
+            slots,
+        };
+        let strategy = match forced {
+            Some(forced) if along == Along::Classes => forced.strategy,
+            _ => choice.strategy(problem),
+        };
+        let planes = match forced {
+            Some(forced) => forced.planes,
+            None => hardware.plane_operations,
+        };
+        choice.plan(strategy, planes)
+    }
+
+    /// Cubes to launch.
+    pub(crate) fn cubes(&self) -> usize {
+        self.slots.div_ceil(self.tile.rows as usize) * self.parts
+    }
+
+    /// Units of a cube.
+    pub(crate) fn units_per_cube(&self) -> u32 {
+        self.tile.units * self.tile.rows
+    }
+}
+
+impl Problem {
+    fn along(&self) -> Along {
+        let along_classes = self.layouts.iter().all(|layout| layout.class == 1);
+        let along_positions = self.layouts.iter().all(|layout| layout.inner == 1);
+        if !along_classes && along_positions && self.inner > 1 {
+            Along::Positions
+        } else {
+            Along::Classes
+        }
+    }
+
+    fn vector_size(&self, along: Along) -> usize {
+        let outer = self.rows / self.inner;
+        let fits = |size: &usize| {
+            let size = *size;
+            self.layouts.iter().all(|layout| {
+                let fits = |stride: usize, count: usize| count == 1 || stride.is_multiple_of(size);
+                layout.offset.is_multiple_of(size)
+                    && fits(layout.outer, outer)
+                    && match along {
+                        Along::Classes => {
+                            layout.class == 1
+                                && self.classes.is_multiple_of(size)
+                                && fits(layout.inner, self.inner)
+                        }
+                        Along::Positions => {
+                            layout.inner == 1
+                                && self.inner.is_multiple_of(size)
+                                && fits(layout.class, self.classes)
+                        }
+                    }
+            })
+        };
+        self.vector_sizes.iter().copied().find(fits).unwrap_or(1)
+    }
+}
+
+struct Choice {
+    hardware: Hardware,
+    along: Along,
+    vector_size: usize,
+    steps: usize,
+    slots: usize,
+}
+
+impl Choice {
+    fn multiprocessors(&self) -> usize {
+        self.hardware
+            .multiprocessors
+            .map_or(MULTIPROCESSORS, |count| count as usize)
+    }
+
+    fn max_units(&self) -> u32 {
+        let units = self.hardware.units_per_cube.min(UNITS_PER_CUBE).max(1);
+        1 << units.ilog2()
+    }
+
+    fn unroll(&self) -> usize {
+        UNROLL.min(ELEMENTS_IN_FLIGHT / self.vector_size).max(1)
+    }
+
+    fn strategy(&self, problem: &Problem) -> Strategy {
+        if self.hardware.is_cpu || self.along == Along::Positions {
+            return Strategy::Unit;
+        }
+        if problem.classes <= CLASSES_OF_A_UNIT {
+            return Strategy::Unit;
+        }
+        let strided = problem.layouts.iter().any(|layout| layout.class != 1);
+        if strided && self.slots >= 64 * self.multiprocessors() {
+            return Strategy::Unit;
+        }
+        let units = self.steps.div_ceil(self.unroll());
+        if units <= self.hardware.plane_size.max(32) as usize {
+            return Strategy::Plane;
+        }
+        if self.parts() > 1 {
+            Strategy::Cubes
+        } else {
+            Strategy::Cube
+        }
+    }
+
+    /// Cubes per row that give every multiprocessor two cubes, as far as the classes last.
+    fn parts(&self) -> usize {
+        let wanted = (2 * self.multiprocessors()).div_ceil(self.slots.max(1));
+        let steps_of_a_cube = self.max_units() as usize * self.unroll();
+        wanted.min(self.steps / steps_of_a_cube).max(1)
+    }
+
+    fn plan(&self, strategy: Strategy, planes: bool) -> Plan {
+        let max_units = self.max_units();
+        let plane = self.hardware.plane_size.max(1);
+        // One that shared memory could halve.
+        let plane = if plane.is_power_of_two() { plane } else { 1 };
+        let units = match strategy {
+            Strategy::Unit => 1,
+            Strategy::Plane if planes => plane,
+            Strategy::Plane => 32,
+            Strategy::Cube | Strategy::Cubes => {
+                let wanted = self.steps.div_ceil(self.unroll()).next_power_of_two();
+                (wanted as u32).clamp(2 * plane.max(32), max_units.max(2))
+            }
+        }
+        .min(max_units);
+        let rows = match strategy {
+            Strategy::Unit | Strategy::Plane => {
+                let most = max_units / units;
+                // Fewer rows to a cube where there would not be enough cubes for all.
+                let spread = self.slots.div_ceil(2 * self.multiprocessors());
+                let least = (plane / units).clamp(1, most);
+                (spread.next_power_of_two() as u32).clamp(least, most)
+            }
+            Strategy::Cube | Strategy::Cubes => 1,
+        };
+        let parts = match strategy {
+            Strategy::Cubes => self.parts().max(2).min(self.steps).max(1),
+            _ => 1,
+        };
+        let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
+        Plan {
+            tile: Tile {
+                along: self.along,
+                units,
+                rows,
+                unroll: steps_of_a_unit
+                    .next_power_of_two()
+                    .min(self.unroll())
+                    .max(1) as u32,
+                planes: (planes && units >= plane && units > 1 && plane > 1).then_some(plane),
+            },
+            vector_size: self.vector_size,
+            steps: self.steps,
+            parts,
+            slots: self.slots,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H200: Hardware = Hardware {
+        plane_size: 32,
+        plane_operations: true,
+        units_per_cube: 1024,
+        multiprocessors: Some(132),
+        is_cpu: false,
+    };
+    const SOFTWARE: Hardware = Hardware {
+        plane_size: 8,
+        plane_operations: false,
+        units_per_cube: 1024,
+        multiprocessors: None,
+        is_cpu: false,
+    };
+
+    /// Contiguous logits of 4 bytes.
+    fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
+        Problem {
+            rows: outer * inner,
+            classes,
+            inner,
+            layouts: vec![Layout {
+                outer: classes * inner,
+                class: inner,
+                inner: 1,
+                offset: 0,
+            }],
+            vector_sizes: vec![4, 2, 1],
+        }
+    }
+
+    fn plan(problem: &Problem, hardware: &Hardware) -> Plan {
+        Plan::new(problem, hardware, None)
+    }
+
+    /// Units per row, rows per cube, parts.
+    fn shape(plan: &Plan) -> (u32, u32, usize) {
+        (plan.tile.units, plan.tile.rows, plan.parts)
+    }
+
+    #[test]
+    fn few_classes_take_a_unit_per_row() {
+        let plan = plan(&problem(1 << 20, 10, 1), &H200);
+        assert_eq!(shape(&plan), (1, 256, 1));
+        assert_eq!((plan.vector_size, plan.tile.along), (2, Along::Classes));
+        assert_eq!(plan.tile.planes, None);
+        assert_eq!(plan.cubes(), 4096);
+    }
+
+    #[test]
+    fn strided_classes_take_vectors_of_rows() {
+        let plan = plan(&problem(8, 21, 512 * 512), &H200);
+        assert_eq!((plan.vector_size, plan.tile.along), (4, Along::Positions));
+        assert_eq!(shape(&plan), (1, 256, 1));
+        assert_eq!(plan.slots, 8 * 512 * 512 / 4);
+        // 21 positions do not divide into vectors.
+        let odd = Plan::new(&problem(64, 19, 21), &H200, None);
+        assert_eq!((odd.vector_size, odd.tile.along), (1, Along::Positions));
+    }
+
+    #[test]
+    fn a_thousand_classes_take_a_plane() {
+        let plan = plan(&problem(65536, 1000, 1), &H200);
+        assert_eq!(shape(&plan), (32, 8, 1));
+        assert_eq!(plan.tile.planes, Some(32));
+        assert_eq!((plan.vector_size, plan.tile.unroll), (4, 8));
+        // No multiple of a vector.
+        let odd = Plan::new(&problem(65536, 997, 1), &H200, None);
+        assert_eq!((odd.vector_size, odd.tile.units), (1, 128));
+    }
+
+    #[test]
+    fn many_classes_take_a_cube_or_several() {
+        let tall = plan(&problem(4096, 32000, 1), &H200);
+        assert_eq!(shape(&tall), (256, 1, 1));
+        let wide = plan(&problem(2, 262_144, 1), &H200);
+        assert_eq!((wide.tile.units, wide.tile.rows), (256, 1));
+        assert_eq!((wide.parts, wide.cubes()), (32, 64));
+    }
+
+    #[test]
+    fn without_plane_operations_the_sums_meet_in_shared_memory() {
+        for classes in [1000, 32000] {
+            let plan = plan(&problem(512, classes, 1), &SOFTWARE);
+            assert_eq!(plan.tile.planes, None);
+            assert!(plan.tile.units.is_power_of_two() && plan.tile.units > 1);
+        }
+        let forced = Forced {
+            strategy: Strategy::Cube,
+            planes: true,
+        };
+        let plan = Plan::new(&problem(512, 1000, 1), &SOFTWARE, Some(forced));
+        assert_eq!(plan.tile.planes, Some(8));
+        assert!(plan.tile.units > 8);
+    }
+
+    #[test]
+    fn a_cpu_takes_a_thread_per_row() {
+        let cpu = Hardware {
+            plane_size: 1,
+            plane_operations: false,
+            units_per_cube: 6,
+            multiprocessors: None,
+            is_cpu: true,
+        };
+        let plan = plan(&problem(512, 32000, 1), &cpu);
+        assert_eq!((plan.tile.units, plan.parts), (1, 1));
+        assert!(plan.units_per_cube() <= 6);
+    }
+
+    #[test]
+    fn vectors_stay_inside_rows_and_on_their_boundaries() {
+        let mut cut = problem(16, 64, 1);
+        assert_eq!(plan(&cut, &H200).vector_size, 4);
+        cut.layouts[0].outer = 66;
+        assert_eq!(plan(&cut, &H200).vector_size, 2);
+        cut.layouts[0].offset = 1;
+        assert_eq!(plan(&cut, &H200).vector_size, 1);
+        // Targets in another order of memory.
+        let mut mixed = problem(16, 64, 4);
+        mixed.layouts.push(Layout {
+            outer: 256,
+            class: 1,
+            inner: 64,
+            offset: 0,
+        });
+        let plan = plan(&mixed, &H200);
+        assert_eq!((plan.vector_size, plan.tile.along), (1, Along::Classes));
+    }
+
+    #[test]
+    fn every_plan_covers_every_row_within_the_limits() {
+        for outer in [1, 2, 3, 100, 65_536, 70_001] {
+            for classes in [1, 2, 10, 33, 999, 50_257, 262_144] {
+                for inner in [1, 7, 64] {
+                    for hardware in [H200, SOFTWARE] {
+                        let problem = problem(outer, classes, inner);
+                        let plan = plan(&problem, &hardware);
+                        let rows_of_a_slot = problem.rows / plan.slots;
+                        assert_eq!(plan.slots * rows_of_a_slot, problem.rows);
+                        assert!(plan.units_per_cube() <= hardware.units_per_cube);
+                        assert!(plan.units_per_cube().is_power_of_two());
+                        let rows = plan.cubes() / plan.parts * plan.tile.rows as usize;
+                        assert!(rows >= plan.slots, "{plan:?}");
+                        assert!(plan.parts <= plan.steps.max(1), "{plan:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the kernels are told: constants that are compiled in, numbers that are not.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::layout::Strides;
+use super::plan::Tile;
+
+/// What the values of the input are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Values {
+    Logits,
+    /// Logits with a softcap.
+    Capped,
+    Probabilities,
+}
+
+/// What becomes of a row's z-loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ZLoss {
+    /// There is none.
+    Off,
+    /// It is added to the row's loss.
+    Added,
+    /// It stands behind the losses, to be averaged over another number of rows.
+    Apart,
+}
+
+/// What is compiled into the kernels over the rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Spec {
+    pub(crate) tile: Tile,
+    pub(crate) values: Values,
+    /// Whether classes besides an index target have a share.
+    pub(crate) is_spread: bool,
+    pub(crate) z_loss: ZLoss,
+    /// Index targets that count for nothing, those that the index dtype has.
+    pub(crate) ignored: Vec<i64>,
+}
+
+impl Spec {
+    /// Numbers per row that a cube leaves to the kernel that brings several together.
+    pub(crate) fn fields_of_part(&self) -> usize {
+        if self.is_spread { 6 } else { 3 }
+    }
+}
+
+/// Numbers of a call, in the dtype of the arithmetic.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Numbers {
+    /// `1 - e`, with `e` the label smoothing.
+    pub(crate) kept: InputScalar,
+    /// `e / C`.
+    pub(crate) even: InputScalar,
+    /// Factor of the logits.
+    pub(crate) scale: InputScalar,
+    /// 1, or the bound that the softcap bends to.
+    pub(crate) cap: InputScalar,
+    /// Factor of the squared log-sum-exp.
+    pub(crate) z_loss: InputScalar,
+    /// Minus infinity, which shader languages have no literal for.
+    pub(crate) lowest: InputScalar,
+    /// NaN, likewise.
+    pub(crate) nan: InputScalar,
+}
+
+/// Sizes of a call.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Extent {
+    pub(crate) rows: usize,
+    pub(crate) classes: usize,
+    /// Rows, or vectors of rows.
+    pub(crate) slots: usize,
+    /// Slots side by side behind the class dimension.
+    pub(crate) inner: usize,
+    /// Vectors (or rows of them) from the first to the last class.
+    pub(crate) steps: usize,
+    /// Cubes that share a row.
+    pub(crate) parts: usize,
+    pub(crate) logits: Strides,
+    /// Of the distributions.
+    pub(crate) targets: Strides,
+    /// Of the gradient of the logits.
+    pub(crate) gradient: Strides,
+    /// Of the gradient of the distributions.
+    pub(crate) targets_gradient: Strides,
+}
+
+/// The share of the row's classes that a unit visits.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Span {
+    /// The row, or vector of rows.
+    pub(crate) slot: usize,
+    /// Whether there is such a row; cubes of the last rows have units to spare.
+    pub(crate) exists: bool,
+    /// Which of the cubes that share the row.
+    pub(crate) part: usize,
+    /// Which of the units that share the row, in this cube.
+    pub(crate) unit: usize,
+    /// The first step of this unit.
+    pub(crate) first: usize,
+    /// The step behind the last of this cube.
+    pub(crate) end: usize,
+}
+
+/// Where this unit stands.
+#[cube]
+pub(crate) fn span(extent: &Extent, #[comptime] tile: Tile) -> Span {
+    let part = CUBE_POS % extent.parts;
+    let group = (UNIT_POS / tile.units) as usize;
+    let slot = CUBE_POS / extent.parts * comptime!(tile.rows as usize) + group;
+    let unit = (UNIT_POS % tile.units) as usize;
+    let length = extent.steps.div_ceil(extent.parts);
+    let begin = (part * length).min(extent.steps);
+    Span {
+        slot: slot.min(extent.slots - 1),
+        exists: slot < extent.slots,
+        part,
+        unit,
+        first: begin + unit,
+        end: (begin + length).min(extent.steps),
+    }
+}

@@ -1,0 +1,139 @@
+//! Which rows count, and the share of every class.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::plan::Along;
+use super::spec::Numbers;
+
+/// What a kernel reads besides the logits.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
+    /// One class per row.
+    pub(crate) indices: ComptimeOption<Box<[I]>>,
+    /// One number per logit.
+    pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
+    /// One number per class.
+    pub(crate) weights: ComptimeOption<Box<[A]>>,
+}
+
+/// What the target says of a row.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Target {
+    /// 0 where the row does not count.
+    pub(crate) class: u32,
+    /// Whether the row is neither ignored nor bad.
+    pub(crate) counts: bool,
+    /// Whether the row's target is no class, and not ignored.
+    pub(crate) is_bad: bool,
+}
+
+/// The target of a row of distributions.
+#[cube]
+pub(crate) fn every_class() -> Target {
+    Target {
+        class: 0u32.runtime(),
+        counts: true.runtime(),
+        is_bad: false.runtime(),
+    }
+}
+
+/// The target of a row. `K` is wide enough for the indices and for the number of classes.
+#[cube]
+pub(crate) fn target_of_row<I: Int, K: Int>(
+    indices: &[I],
+    row: usize,
+    classes: usize,
+    #[comptime] ignored: Vec<i64>,
+) -> Target {
+    let index = K::cast_from(indices[row]);
+    let mut is_ignored = false.runtime();
+    #[unroll]
+    for at in 0..comptime!(ignored.len()) {
+        is_ignored = is_ignored || index == K::from_int(comptime!(ignored[at]));
+    }
+    let is_class = index >= K::from_int(0) && index < K::cast_from(classes);
+    let counts = is_class && !is_ignored;
+    Target {
+        class: select(counts, u32::cast_from(index), 0u32),
+        counts,
+        is_bad: !is_class && !is_ignored,
+    }
+}
+
+#[cube]
+impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
+    /// The weight of a class.
+    pub(crate) fn weight(&self, class: usize) -> A {
+        let mut weight = A::new(1.0);
+        #[comptime]
+        if let ComptimeOption::Some(weights) = &self.weights {
+            weight = weights[class];
+        }
+        weight
+    }
+
+    /// The spread shares of a step, `w[c] ((1 - e) p[c] + e / C)`: what distributions and label
+    /// smoothing give every class. `place` is that of the distributions' vector.
+    pub(crate) fn shares(
+        &self,
+        place: usize,
+        step: usize,
+        numbers: &Numbers,
+        #[comptime] along: Along,
+    ) -> Vector<A, N> {
+        let mut shares = Vector::<A, N>::new(numbers.even.get::<A>());
+        #[comptime]
+        if let ComptimeOption::Some(distributions) = &self.distributions {
+            let p = Vector::<A, N>::cast_from(distributions[place]);
+            shares += Vector::new(numbers.kept.get::<A>()) * p;
+        }
+        shares * self.weights(first_class::<N>(step, along), along)
+    }
+
+    /// The weights of the classes in a vector that begins with `class`.
+    pub(crate) fn weights(&self, class: usize, #[comptime] along: Along) -> Vector<A, N> {
+        let mut weights = Vector::<A, N>::new(A::new(1.0));
+        #[comptime]
+        if let ComptimeOption::Some(given) = &self.weights {
+            match comptime!(along) {
+                Along::Positions => weights = Vector::new(given[class]),
+                Along::Classes =>
+                {
+                    #[unroll]
+                    for lane in 0..N::value().comptime() {
+                        weights.insert(lane, given[class + lane]);
+                    }
+                }
+            }
+        }
+        weights
+    }
+}
+
+/// The first class of a step.
+#[cube]
+pub(crate) fn first_class<N: Size>(step: usize, #[comptime] along: Along) -> usize {
+    match comptime!(along) {
+        Along::Classes => step * N::value().comptime(),
+        Along::Positions => step,
+    }
+}
+
+/// The classes of the lanes of a vector that begins with `class`.
+#[cube]
+pub(crate) fn classes_of_lanes<N: Size>(class: usize, #[comptime] along: Along) -> Vector<u32, N> {
+    let mut classes = Vector::<u32, N>::new(class as u32);
+    match comptime!(along) {
+        Along::Positions => {}
+        Along::Classes =>
+        {
+            #[unroll]
+            for lane in 0..N::value().comptime() {
+                classes.insert(lane, class as u32 + comptime!(lane as u32));
+            }
+        }
+    }
+    classes
+}

@@ -1,0 +1,203 @@
+//! The losses of the rows as one number: in two stages, always in the same order, so that the same
+//! inputs give the same bits.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::group::Group;
+use super::plan::{Along, Tile};
+use super::targets::{Inputs, target_of_row};
+
+/// What the mean over nothing, or the sum, is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Denominator {
+    /// What the rows weigh; the z-loss over the number of counted rows.
+    Weight,
+    /// A number that is known beforehand.
+    Given,
+}
+
+/// What is compiled into the kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TotalsSpec {
+    /// Units of the one group that a cube is.
+    pub(crate) units: u32,
+    pub(crate) planes: Option<u32>,
+    /// Whether the losses are added up, not only what the rows weigh.
+    pub(crate) has_losses: bool,
+    pub(crate) has_z_loss: bool,
+    pub(crate) denominator: Denominator,
+    pub(crate) ignored: Vec<i64>,
+}
+
+impl TotalsSpec {
+    fn tile(&self) -> Tile {
+        Tile {
+            along: Along::Classes,
+            units: self.units,
+            rows: 1,
+            unroll: 1,
+            planes: self.planes,
+        }
+    }
+}
+
+/// Losses, z-losses, weight and number of rows.
+pub(crate) const SUMS: usize = 4;
+
+/// Numbers of a reduction besides those of every call.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Mean {
+    /// What the mean over nothing is.
+    pub(crate) empty: InputScalar,
+    /// Where the denominator is given.
+    pub(crate) denominator: InputScalar,
+}
+
+#[derive(CubeType)]
+struct Sums<A: Float> {
+    loss: A,
+    penalty: A,
+    weight: A,
+    counted: A,
+}
+
+/// Adds up `rows` rows from the cube's own on, as one of `SUMS` numbers per cube.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(crate) fn sums_of_rows<A: Float, P: Float, I: Int, K: Int>(
+    losses: ComptimeOption<&[A]>,
+    inputs: Inputs<A, P, I, Const<1>>,
+    partials: &mut [A],
+    rows: usize,
+    classes: usize,
+    cubes: usize,
+    #[comptime] spec: TotalsSpec,
+    #[define(A, P, I, K)] _dtypes: [ElemType; 4],
+) {
+    let units = comptime!(spec.units as usize);
+    let length = rows.div_ceil(cubes);
+    let first = (CUBE_POS * length).min(rows);
+    let end = (first + length).min(rows);
+    let mut sums = Sums::<A> {
+        loss: A::new(0.0),
+        penalty: A::new(0.0),
+        weight: A::new(0.0),
+        counted: A::new(0.0),
+    };
+    let mut row = first + UNIT_POS as usize;
+    while row < end {
+        #[comptime]
+        if let ComptimeOption::Some(losses) = losses {
+            sums.loss += losses[row];
+            if comptime!(spec.has_z_loss) {
+                sums.penalty += losses[rows + row];
+            }
+        }
+        if comptime!(spec.denominator == Denominator::Weight) {
+            #[comptime]
+            if let ComptimeOption::Some(indices) = &inputs.indices {
+                let target =
+                    target_of_row::<I, K>(indices, row, classes, comptime!(spec.ignored.clone()));
+                let weight = inputs.weight(target.class as usize);
+                sums.weight += select(target.counts, weight, A::new(0.0));
+                sums.counted += select(target.counts, A::new(1.0), A::new(0.0));
+            }
+        }
+        row += units;
+    }
+    sums.add_up(spec.clone());
+    if UNIT_POS == 0 && CUBE_POS < cubes {
+        let at = CUBE_POS * SUMS;
+        partials[at] = sums.loss;
+        partials[at + 1] = sums.penalty;
+        partials[at + 2] = sums.weight;
+        partials[at + 3] = sums.counted;
+    }
+}
+
+/// What the second stage writes.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Outcome<A: Float> {
+    /// One number.
+    pub(crate) loss: ComptimeOption<Box<[A]>>,
+    /// What the losses and the z-losses are divided by.
+    pub(crate) denominators: Box<[A]>,
+}
+
+/// The loss from the sums of the cubes, and the denominators of its two terms.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(crate) fn loss_of_sums<A: Float>(
+    partials: &[A],
+    mut outcome: Outcome<A>,
+    mean: Mean,
+    cubes: usize,
+    #[comptime] spec: TotalsSpec,
+    #[define(A)] _dtype: ElemType,
+) {
+    let mut sums = Sums::<A> {
+        loss: A::new(0.0),
+        penalty: A::new(0.0),
+        weight: A::new(0.0),
+        counted: A::new(0.0),
+    };
+    let mut cube = UNIT_POS as usize;
+    while cube < cubes {
+        let at = cube * SUMS;
+        sums.loss += partials[at];
+        sums.penalty += partials[at + 1];
+        sums.weight += partials[at + 2];
+        sums.counted += partials[at + 3];
+        cube += comptime!(spec.units as usize);
+    }
+    sums.add_up(spec.clone());
+    if UNIT_POS == 0 && CUBE_POS == 0 {
+        let given = mean.denominator.get::<A>();
+        let mut weight = given;
+        let mut counted = given;
+        if comptime!(spec.denominator == Denominator::Weight) {
+            weight = sums.weight;
+            counted = sums.counted;
+        }
+        outcome.denominators[0] = weight;
+        outcome.denominators[1] = counted;
+        #[comptime]
+        if let ComptimeOption::Some(loss) = &mut outcome.loss {
+            let empty = mean.empty.get::<A>();
+            let mut result = mean_of::<A>(sums.loss, weight, empty);
+            if comptime!(spec.has_z_loss) {
+                result += mean_of::<A>(sums.penalty, counted, empty);
+            }
+            loss[0] = result;
+        }
+    }
+}
+
+/// The mean, or what `empty` says where there is nothing to share the sum among. NaN stays: a bad
+/// target is no empty mean.
+#[cube]
+fn mean_of<A: Float>(sum: A, total: A, empty: A) -> A {
+    let is_number = sum >= A::new(0.0) || sum < A::new(0.0);
+    let is_empty = total == A::new(0.0) && is_number;
+    let mut mean = empty;
+    if !is_empty {
+        mean = sum / total;
+    }
+    mean
+}
+
+#[cube]
+impl<A: Float> Sums<A> {
+    fn add_up(&mut self, #[comptime] spec: TotalsSpec) {
+        let mut group = Group::<A>::new(comptime!(spec.tile()));
+        let mut sums = Sequence::<A>::new();
+        sums.push(self.loss);
+        sums.push(self.penalty);
+        sums.push(self.weight);
+        sums.push(self.counted);
+        let sums = group.sums(sums);
+        self.loss = sums[0];
+        self.penalty = sums[1];
+        self.weight = sums[2];
+        self.counted = sums[3];
+    }
+}
