@@ -92,6 +92,13 @@ pub use loss::{
 };
 pub use operation::EmptyReduction;
 
+/// What the tests of the GPU kernels turn by hand.
+#[cfg(feature = "cube")]
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::kernel::cube::plan::{Forced, Strategy, forcing};
+}
+
 /// The code of the README, compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

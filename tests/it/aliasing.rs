@@ -1,12 +1,10 @@
 //! Tensors that share their memory: views of another, clones that are kept, one tensor in two
 //! places. A loss that writes its gradient over its input must not be seen to do so.
-//!
-//! On the CPU, where kernels do that; what holds on a device too is in `meaning` and `forms`.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::CrossEntropyBackend;
 
-use crate::common::backends::on_every_cpu_backend;
+use crate::common::backends::on_every_backend;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{Form, Layout, assert_agrees, float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -376,7 +374,7 @@ fn the_same_tensors_give_the_same_bits_again<B: CrossEntropyBackend>(device: &De
     }
 }
 
-on_every_cpu_backend!(
+on_every_backend!(
     views_agree_with_copies,
     two_losses_on_the_same_logits_add_their_gradients,
     logits_are_there_after_the_loss,

@@ -34,7 +34,7 @@ fn layouts(classes: usize) -> [(Vec<usize>, usize); 3] {
 }
 
 /// Every option that changes the arithmetic of a row.
-fn with_every_option(problem: Problem) -> Problem {
+pub fn with_every_option(problem: Problem) -> Problem {
     let problem = problem.with_weights().with_ignored(-7);
     problem.with_config(|config| {
         config
@@ -104,7 +104,7 @@ fn a_size_of_either_layout(device: &Device) {
 /// The loss goes down to 7e-10 as the target's logit goes up. The others' distance to it, up to 26,
 /// is rounded to 9.5e-7 of 1, which is the relative error of their exponentials; the 1e-5 leaves
 /// room for that, for the exponential itself and for the sums.
-fn confident_rows_keep_their_relative_accuracy_in_every_layout(device: &Device) {
+pub fn confident_rows_keep_their_relative_accuracy_in_every_layout(device: &Device) {
     const ALLOWED: f64 = 1e-5;
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {
@@ -154,7 +154,7 @@ fn confident(shape: &[usize], class_dim: usize, soft: bool) -> (Problem, Vec<usi
 }
 
 /// A third of the classes of every row can not be; in one row out of five that may be the target.
-fn classes_at_minus_infinity_have_no_part(device: &Device) {
+pub fn classes_at_minus_infinity_have_no_part(device: &Device) {
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {
             for soft in [false, true] {
@@ -212,7 +212,7 @@ fn spoil(problem: &mut Problem, rows: &[usize]) {
     }
 }
 
-fn a_row_without_a_distribution_spoils_no_other(device: &Device) {
+pub fn a_row_without_a_distribution_spoils_no_other(device: &Device) {
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {
             for soft in [false, true] {
@@ -250,7 +250,7 @@ fn assert_spoiled_alone(problem: &Problem, spoiled: &[usize], device: &Device) {
 }
 
 /// Whatever it holds, and whatever the gradient of its loss is.
-fn an_ignored_row_has_a_gradient_of_zero_in_every_layout(device: &Device) {
+pub fn an_ignored_row_has_a_gradient_of_zero_in_every_layout(device: &Device) {
     let upstream = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 3.0];
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {
@@ -291,7 +291,7 @@ fn nothing_but_ignored_rows_have_a_gradient_of_zero(device: &Device) {
 
 const UPSTREAM: [f64; 4] = [1.0, 2.0, -0.3, 0.0];
 
-fn the_gradient_is_multiplied_by_the_upstream_gradient(device: &Device) {
+pub fn the_gradient_is_multiplied_by_the_upstream_gradient(device: &Device) {
     for classes in [7, 65] {
         for (shape, class_dim) in layouts(classes) {
             for soft in [false, true] {
@@ -340,7 +340,15 @@ on_the_cpu!(
     nothing_but_ignored_rows_have_a_gradient_of_zero,
     the_gradient_is_multiplied_by_the_upstream_gradient,
 );
-on_wgpu!(a_size_of_either_layout);
+on_wgpu!(
+    a_size_of_either_layout,
+    confident_rows_keep_their_relative_accuracy_in_every_layout,
+    classes_at_minus_infinity_have_no_part,
+    a_row_without_a_distribution_spoils_no_other,
+    an_ignored_row_has_a_gradient_of_zero_in_every_layout,
+    nothing_but_ignored_rows_have_a_gradient_of_zero,
+    the_gradient_is_multiplied_by_the_upstream_gradient,
+);
 
 /// The mean over 65 536 rows divides every gradient below what f16 can hold, unless the factor of
 /// 65 536 that the loss is scaled by has come in before it is rounded.

@@ -1,4 +1,5 @@
-//! Random problems in random forms under random options, against the portable path in f64.
+//! Random problems in random forms under random options, against the portable path in f64, or on a
+//! device without f64 against the oracle.
 //!
 //! `FUZZ_CASES` is their number. They are the same in every run. A failure prints the smallest case
 //! that was found as a line of JSON; `FUZZ_CASE='<line>'` runs that case alone.
@@ -16,13 +17,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::common::backends::on_the_cpu;
+use crate::common::backends::{is_cpu, on_the_cpu, on_wgpu};
 use crate::common::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
 use crate::common::run::{self, Form, Layout, float_tensor, numbers};
 use crate::common::{oracle, tolerance};
 
 /// As many as a build without optimisation runs in a few seconds.
 const DEFAULT_CASES: u32 = 200;
+/// Nearly every case is compiled anew there.
+const DEFAULT_CASES_OF_A_DEVICE: u32 = 60;
 /// As many as such a build computes in milliseconds.
 const MOST_ELEMENTS: usize = 12_000;
 
@@ -177,14 +180,8 @@ fn layouts() -> impl Strategy<Value = Layout> {
     prop_oneof![3 => Just(Layout::Contiguous), 3 => prop::sample::select(Layout::VIEWS.to_vec())]
 }
 
-fn targets(floats: Vec<DType>) -> impl Strategy<Value = Target> {
-    let int = prop::sample::select(vec![
-        DType::I64,
-        DType::I32,
-        DType::U32,
-        DType::I16,
-        DType::U8,
-    ]);
+fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target> {
+    let int = prop::sample::select(ints);
     let ignored = prop::sample::select(vec![
         Ignored::Nothing,
         Ignored::AClass,
@@ -227,9 +224,9 @@ fn reductions() -> impl Strategy<Value = Reducing> {
     })
 }
 
-fn cases(floats: Vec<DType>) -> impl Strategy<Value = Case> {
+fn cases(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Case> {
     let float = prop::sample::select(floats.clone());
-    let sides = (sizes(), inputs(), targets(floats), reductions());
+    let sides = (sizes(), inputs(), targets(floats, ints), reductions());
     (sides, float, layouts(), any::<bool>(), any::<u64>()).prop_map(
         |((size, input, target, reduction), float, layout, owned, seed)| Case {
             size,
@@ -412,6 +409,13 @@ impl Case {
     fn check(&self, device: &Device) {
         let (problem, form) = (self.problem(), self.form());
         let exact = oracle::solve(&problem);
+        if !is_cpu(device) {
+            let found = run::solve_in::<Dispatch>(&problem, form, device);
+            let tolerance = self.coarser_tolerance(form);
+            tolerance::compare(&problem, &found, &exact, tolerance)
+                .unwrap_or_else(|difference| panic!("{difference}"));
+            return;
+        }
         let portable = Outcome {
             terms: exact.terms.clone(),
             ..solve_portably(&problem, &device.clone().without_autodiff())
@@ -426,16 +430,20 @@ impl Case {
         tolerance::compare(&problem, &found, &expected, tolerance::of(self.float))
             .unwrap_or_else(|difference| panic!("{difference}"));
         expected.targets_gradient = of_targets;
-        // The targets' gradient is computed in the one dtype and rounded to the other.
+        let coarser = self.coarser_tolerance(form);
+        tolerance::compare(&problem, &found, &expected, coarser)
+            .unwrap_or_else(|difference| panic!("{difference}"));
+    }
+
+    /// The targets' gradient is computed in the one dtype and rounded to the other.
+    fn coarser_tolerance(&self, form: Form) -> tolerance::Tolerance {
         let [of_logits, of_shares] =
             [self.float, form.shares.unwrap_or(self.float)].map(tolerance::of);
-        let coarser = tolerance::Tolerance {
+        tolerance::Tolerance {
             gradient: of_logits.gradient.max(of_shares.gradient),
             floor: of_logits.floor.max(of_shares.floor),
             ..of_logits
-        };
-        tolerance::compare(&problem, &found, &expected, coarser)
-            .unwrap_or_else(|difference| panic!("{difference}"));
+        }
     }
 }
 
@@ -538,28 +546,39 @@ fn portable_options(problem: &Problem) -> Options {
 }
 
 fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
+    let default = if is_cpu(device) {
+        DEFAULT_CASES
+    } else {
+        DEFAULT_CASES_OF_A_DEVICE
+    };
+    let number = std::env::var("FUZZ_CASES").map_or(default, |number| {
+        number.parse().expect("FUZZ_CASES is a number")
+    });
+    random_problems_agree(number, device);
+}
+
+/// As many random problems as that, the same ones every time, or the one that the environment names.
+pub fn random_problems_agree(number: u32, device: &Device) {
     if let Ok(case) = std::env::var("FUZZ_CASE") {
         let case: Case = serde_json::from_str(&case).expect("FUZZ_CASE is what a failure printed");
         eprintln!("{:#?}\n{:?}", case.form(), case.problem());
         case.check(device);
         return;
     }
-    let number = std::env::var("FUZZ_CASES").map_or(DEFAULT_CASES, |number| {
-        number.parse().expect("FUZZ_CASES is a number")
-    });
     let config = Config {
         cases: number,
         failure_persistence: None,
         max_shrink_iters: 2000,
         ..Config::default()
     };
+    let has = |dtype: &DType| device.supports_dtype(*dtype);
     let floats = [DType::F32, DType::F32, DType::F64, DType::BF16, DType::F16];
-    let floats: Vec<DType> = floats
-        .into_iter()
-        .filter(|dtype| device.supports_dtype(*dtype))
-        .collect();
+    let computes = |dtype: &DType| has(dtype) && (is_cpu(device) || *dtype != DType::F64);
+    let floats = floats.into_iter().filter(computes).collect();
+    let ints = [DType::I64, DType::I32, DType::U32, DType::I16, DType::U8];
+    let ints = ints.into_iter().filter(has).collect();
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let outcome = TestRunner::new_with_rng(config, rng).run(&cases(floats), |case| {
+    let outcome = TestRunner::new_with_rng(config, rng).run(&cases(floats, ints), |case| {
         case.check(device);
         Ok(())
     });
@@ -574,3 +593,4 @@ fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
 }
 
 on_the_cpu!(a_random_problem_agrees_with_the_portable_path);
+on_wgpu!(a_random_problem_agrees_with_the_portable_path);

@@ -17,4 +17,8 @@ mod meaning;
 mod modules;
 mod properties;
 mod seeds;
+#[cfg(feature = "wgpu")]
+mod strategies;
 mod threads;
+#[cfg(feature = "wgpu")]
+mod unfused;

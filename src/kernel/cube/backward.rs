@@ -15,7 +15,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::elementary::{ln_1p, tanh_slope};
+use super::elementary::{ln, ln_1p, tanh_slope};
 use super::forward::{share_of_target, target_of};
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
@@ -96,7 +96,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let span = span(&extent, tile);
+    let span = span(&extent, extent.parts, tile);
     if !span.exists {
         terminate!();
     }
@@ -158,7 +158,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                 #[comptime]
                 if let ComptimeOption::Some(gradient) = &mut gradients.targets {
                     let surprisal = match comptime!(spec.values) {
-                        Values::Probabilities => zeros::<A, N>() - x.ln(),
+                        Values::Probabilities => zeros::<A, N>() - ln(x),
                         Values::Logits | Values::Capped => {
                             (lanes.maximum - x) * Vector::new(scale) + lanes.above
                         }

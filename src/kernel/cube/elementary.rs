@@ -1,22 +1,40 @@
 //! Functions that hold their digits on every device: the shader languages' own lose them where the
-//! argument is small.
+//! result is small.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// `ln(1 + s)` for `s >= 0`: below a quarter by the series of `2 atanh(s / (2 + s))`, which ends
-/// beneath f64's precision there.
+/// `ln(1 + s)` for `s >= 0`.
 #[cube]
 pub(crate) fn ln_1p<A: Float>(s: A) -> A {
-    let z = s / (s + A::new(2.0));
+    let s = Vector::<A, Const<1>>::new(s);
+    let one = Vector::new(A::new(1.0));
+    select_many(s.less_than(&one), ln_above(s), (s + one).ln()).extract(0usize)
+}
+
+/// `ln(s)`.
+#[cube]
+pub(crate) fn ln<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
+    let one = Vector::<A, N>::new(A::new(1.0));
+    let is_below = s.less_than(&Vector::new(A::new(2.0)));
+    let is_near_one = s.greater_than(&Vector::new(A::new(0.5))).vec_and(is_below);
+    // A difference without rounding between these bounds.
+    select_many(is_near_one, ln_above(s - one), s.ln())
+}
+
+/// `ln(1 + s)` for `s` from -1/2 to 1, by the series of `2 atanh(z)` with `z = s / (2 + s)`: up to
+/// the 25th power of a third, beneath the tolerance of f64.
+#[cube]
+fn ln_above<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
+    let z = s / (s + Vector::new(A::new(2.0)));
     let square = z * z;
-    let mut series = A::new(2.0) / A::new(17.0);
+    let mut series = Vector::<A, N>::new(A::new(2.0) / A::new(25.0));
     #[unroll]
-    for step in 0..8u32 {
-        let odd = comptime!((15 - 2 * step) as f32);
-        series = series * square + A::new(2.0) / A::new(odd);
+    for step in 0..12u32 {
+        let odd = comptime!((23 - 2 * step) as f32);
+        series = series * square + Vector::new(A::new(2.0) / A::new(odd));
     }
-    select(s < A::new(0.25), series * z, (s + A::new(1.0)).ln())
+    series * z
 }
 
 /// `tanh(v)`: for small `v` by Lambert's continued fraction `v / (1 + v^2 / (3 + v^2 / (5 + ..)))`,

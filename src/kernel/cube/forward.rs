@@ -11,7 +11,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::elementary::ln_1p;
+use super::elementary::{ln, ln_1p};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
@@ -56,7 +56,11 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let span = span(&extent, tile);
+    let parts_of_row = match comptime!(stage) {
+        Stage::Whole | Stage::Part => extent.parts,
+        Stage::Merge => 1usize.runtime(),
+    };
+    let span = span(&extent, parts_of_row, tile);
     let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
     let start = start_of_row(span.slot, extent.inner, &extent.logits);
     let first = scores::<F, A, N>(logits[start], &numbers, spec.values);
@@ -343,7 +347,8 @@ fn finish<A: Float>(
         elsewhere: sums.elsewhere,
     };
     if comptime!(spec.values == Values::Probabilities) {
-        finished.loss += select(share == zero, zero, share * (zero - logit.ln()));
+        let ln_of_probability = ln::<A, Const<1>>(Vector::new(logit)).extract(0usize);
+        finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
     } else {
         let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
         // A row without a finite maximum has no distribution.

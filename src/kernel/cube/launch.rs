@@ -465,11 +465,15 @@ fn hardware(client: &Client) -> Hardware {
     let properties = client.properties();
     let hardware = &properties.hardware;
     let same_size = hardware.plane_size_min == hardware.plane_size_max;
+    let plane_operations = same_size && properties.features.plane.contains(Plane::Ops);
+    // A software adapter does not say that it is one. It has the processor's vectors for planes, and
+    // CubeCL does not let it add up across them.
+    let is_software = same_size && !plane_operations && hardware.plane_size_max <= 16;
     Hardware {
         plane_size: hardware.plane_size_max,
-        plane_operations: same_size && properties.features.plane.contains(Plane::Ops),
+        plane_operations,
         units_per_cube: hardware.max_units_per_cube.min(hardware.max_cube_dim.0),
         multiprocessors: hardware.num_streaming_multiprocessors,
-        is_cpu: hardware.num_cpu_cores.is_some(),
+        is_cpu: hardware.num_cpu_cores.is_some() || is_software,
     }
 }

@@ -60,17 +60,12 @@ pub(crate) struct Strides {
     inner: usize,
 }
 
-/// `size` elements to the vector, which run along the classes or along the positions.
+/// `size` elements to the vector, which run along the dimension of stride 1; all other strides are
+/// multiples of `size`.
 pub(crate) fn strides_in_vectors(layout: &Layout, size: usize) -> StridesLaunch {
-    let vectors = |stride: usize| {
-        if size == 1 {
-            stride
-        } else {
-            (stride / size).max(1)
-        }
-    };
+    let vectors = |stride: usize| if stride == 1 { 1 } else { stride / size };
     StridesLaunch::new(
-        layout.outer / size,
+        vectors(layout.outer),
         vectors(layout.class),
         vectors(layout.inner),
     )

@@ -8,7 +8,7 @@
 //! | a cube per row | more classes | the same, then across planes in shared memory |
 //! | several cubes per row | few rows of very many classes | in a second kernel |
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::Layout;
 
@@ -56,7 +56,7 @@ pub(crate) struct Hardware {
     pub(crate) units_per_cube: u32,
     /// Where known.
     pub(crate) multiprocessors: Option<u32>,
-    /// A processor whose units are threads.
+    /// A processor, which reads a row fastest from one end to the other.
     pub(crate) is_cpu: bool,
 }
 
@@ -71,14 +71,29 @@ pub struct Forced {
 
 static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
 
-/// The choice that stands instead of the plan's own, on every thread.
+/// The choice that stands in the place of a plan's own.
 pub(crate) fn forced() -> Option<Forced> {
-    *FORCED.lock().unwrap_or_else(PoisonError::into_inner)
+    *locked(&FORCED)
 }
 
-/// Puts a choice in the place of the plan's own, or gives it back.
-pub fn force(choice: Option<Forced>) {
-    *FORCED.lock().unwrap_or_else(PoisonError::into_inner) = choice;
+/// Runs a function with a choice in the place of every plan's own, one such function at a time.
+pub fn forcing<R>(choice: Forced, run: impl FnOnce() -> R) -> R {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    struct GivenBack;
+    impl Drop for GivenBack {
+        fn drop(&mut self) {
+            *locked(&FORCED) = None;
+        }
+    }
+    let _alone = locked(&ONE_AT_A_TIME);
+    *locked(&FORCED) = Some(choice);
+    let _given_back = GivenBack;
+    run()
+}
+
+/// A test that panicked leaves nothing half done behind the lock.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The part of a plan that is compiled into the kernels.
@@ -306,7 +321,7 @@ mod tests {
         multiprocessors: Some(132),
         is_cpu: false,
     };
-    const SOFTWARE: Hardware = Hardware {
+    const PLANELESS: Hardware = Hardware {
         plane_size: 8,
         plane_operations: false,
         units_per_cube: 1024,
@@ -382,7 +397,7 @@ mod tests {
     #[test]
     fn without_plane_operations_the_sums_meet_in_shared_memory() {
         for classes in [1000, 32000] {
-            let plan = plan(&problem(512, classes, 1), &SOFTWARE);
+            let plan = plan(&problem(512, classes, 1), &PLANELESS);
             assert_eq!(plan.tile.planes, None);
             assert!(plan.tile.units.is_power_of_two() && plan.tile.units > 1);
         }
@@ -390,13 +405,13 @@ mod tests {
             strategy: Strategy::Cube,
             planes: true,
         };
-        let plan = Plan::new(&problem(512, 1000, 1), &SOFTWARE, Some(forced));
+        let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));
         assert_eq!(plan.tile.planes, Some(8));
         assert!(plan.tile.units > 8);
     }
 
     #[test]
-    fn a_cpu_takes_a_thread_per_row() {
+    fn a_processor_takes_a_unit_per_row() {
         let cpu = Hardware {
             plane_size: 1,
             plane_operations: false,
@@ -434,7 +449,7 @@ mod tests {
         for outer in [1, 2, 3, 100, 65_536, 70_001] {
             for classes in [1, 2, 10, 33, 999, 50_257, 262_144] {
                 for inner in [1, 7, 64] {
-                    for hardware in [H200, SOFTWARE] {
+                    for hardware in [H200, PLANELESS] {
                         let problem = problem(outer, classes, inner);
                         let plan = plan(&problem, &hardware);
                         let rows_of_a_slot = problem.rows / plan.slots;

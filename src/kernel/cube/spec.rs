@@ -104,14 +104,14 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
-/// Where this unit stands.
+/// Where this unit stands, if `parts` cubes share a row.
 #[cube]
-pub(crate) fn span(extent: &Extent, #[comptime] tile: Tile) -> Span {
-    let part = CUBE_POS % extent.parts;
+pub(crate) fn span(extent: &Extent, parts: usize, #[comptime] tile: Tile) -> Span {
+    let part = CUBE_POS % parts;
     let group = (UNIT_POS / tile.units) as usize;
-    let slot = CUBE_POS / extent.parts * comptime!(tile.rows as usize) + group;
+    let slot = CUBE_POS / parts * comptime!(tile.rows as usize) + group;
     let unit = (UNIT_POS % tile.units) as usize;
-    let length = extent.steps.div_ceil(extent.parts);
+    let length = extent.steps.div_ceil(parts);
     let begin = (part * length).min(extent.steps);
     Span {
         slot: slot.min(extent.slots - 1),

@@ -8,7 +8,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::elementary::tanh;
+use super::elementary::{ln, tanh};
 use super::spec::{Numbers, Spec, Values};
 
 /// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
@@ -172,7 +172,7 @@ impl<A: Float, N: Size> State<A, N> {
         let mut gaps = zeros::<A, N>();
         #[unroll]
         for step in 0..block.len() {
-            gaps += times(shares[step], zeros::<A, N>() - block[step].ln());
+            gaps += times(shares[step], zeros::<A, N>() - ln(block[step]));
         }
         self.gaps.add(gaps);
     }

@@ -1,0 +1,161 @@
+//! The GPU kernels in every way of spreading a row over units, whichever a device would be given:
+//! a unit, a plane, a cube or several cubes per row; with sums by plane operations or in shared
+//! memory.
+//!
+//! A software adapter says that it has no plane operations, but has them: so these kernels are
+//! tested on a machine without a GPU too. While one of these tests runs, the other tests of this
+//! process compute in its way, which must not make a difference to them.
+
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::testing::{Forced, Strategy, forcing};
+
+use crate::common::backends::on_wgpu;
+use crate::common::problem::{Problem, Targets};
+use crate::common::run::{Form, assert_agrees, float_tensor, numbers};
+use crate::{fused, fuzz};
+
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::Unit,
+    Strategy::Plane,
+    Strategy::Cube,
+    Strategy::Cubes,
+];
+
+/// Rows of fewer classes than a group has units, of a few times as many, and of more than one block
+/// of every unit; multiples of a vector and others.
+const CLASSES: [usize; 4] = [2, 31, 516, 5003];
+
+/// Runs a test with every strategy, with and without plane operations.
+fn in_every_way(test: impl Fn()) {
+    for strategy in STRATEGIES {
+        for planes in [false, true] {
+            let forced = Forced { strategy, planes };
+            let run = || forcing(forced, &test);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|reason| {
+                eprintln!("with {forced:?}");
+                std::panic::resume_unwind(reason)
+            });
+        }
+    }
+}
+
+fn every_number_of_classes(device: &Device) {
+    in_every_way(|| {
+        for classes in CLASSES {
+            let indices = Problem::random(&[5, classes], 1, false, 1);
+            let shares = Problem::random(&[5, classes], 1, true, 2);
+            for problem in [
+                indices.clone(),
+                fused::with_every_option(indices).unreduced(),
+                shares.clone(),
+                fused::with_every_option(shares),
+            ] {
+                assert_agrees::<Dispatch>(&problem, Form::default(), device);
+            }
+        }
+    });
+}
+
+/// Strided classes take the same ways where the rows are few.
+fn strided_classes(device: &Device) {
+    in_every_way(|| {
+        let problem = Problem::random(&[2, 301, 3], 1, true, 3).with_weights();
+        assert_agrees::<Dispatch>(&problem, Form::default(), device);
+        let problem = Problem::random(&[301, 7], 0, false, 3).unreduced();
+        assert_agrees::<Dispatch>(&problem, Form::default(), device);
+    });
+}
+
+fn probabilities(device: &Device) {
+    in_every_way(|| {
+        for soft in [false, true] {
+            let problem = Problem::random(&[3, 515], 1, soft, 4).with_weights();
+            let mut problem = problem.with_config(|config| config.with_logits(false));
+            for (at, probability) in problem.logits.iter_mut().enumerate() {
+                *probability = (1 + at * 7 % 64) as f64 / 64.0;
+            }
+            assert_agrees::<Dispatch>(&problem, Form::default(), device);
+        }
+    });
+}
+
+/// As many rows as a device has cubes in one dimension, and more.
+fn more_rows_than_cubes_in_one_dimension(device: &Device) {
+    let problem = Problem::random(&[65_601, 3], 1, false, 5).with_ignored(-1);
+    assert_agrees::<Dispatch>(&problem, Form::default(), device);
+    for strategy in [Strategy::Plane, Strategy::Cube] {
+        let forced = Forced {
+            strategy,
+            planes: false,
+        };
+        forcing(forced, || {
+            assert_agrees::<Dispatch>(&problem, Form::default(), device);
+        });
+    }
+}
+
+fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
+    in_every_way(|| {
+        fused::classes_at_minus_infinity_have_no_part(device);
+        fused::a_row_without_a_distribution_spoils_no_other(device);
+        fused::an_ignored_row_has_a_gradient_of_zero_in_every_layout(device);
+        fused::confident_rows_keep_their_relative_accuracy_in_every_layout(device);
+    });
+}
+
+/// A bad target spoils its own row, and reads nothing outside of it.
+fn bad_targets(device: &Device) {
+    const CLASSES: usize = 70;
+    const BAD: [(usize, i64); 3] = [(1, 70), (2, i32::MAX as i64), (4, -1)];
+    in_every_way(|| {
+        let mut problem = Problem::random(&[6, CLASSES], 1, false, 6).unreduced();
+        let good = losses_and_gradient(&problem, device);
+        if let Targets::Indices(indices) = &mut problem.targets {
+            for (row, target) in BAD {
+                indices[row] = target;
+            }
+        }
+        let found = losses_and_gradient(&problem, device);
+        for row in 0..problem.rows() {
+            let of_row = |gradient: &[f64]| gradient[row * CLASSES..(row + 1) * CLASSES].to_vec();
+            if BAD.iter().any(|(bad, _)| *bad == row) {
+                assert!(found.0[row].is_nan());
+                assert!(of_row(&found.1).iter().all(|entry| entry.is_nan()));
+            } else {
+                assert_eq!(found.0[row], good.0[row]);
+                assert_eq!(of_row(&found.1), of_row(&good.1));
+            }
+        }
+    });
+}
+
+/// Without the look at the targets that `try_forward` takes.
+fn losses_and_gradient(problem: &Problem, device: &Device) -> (Vec<f64>, Vec<f64>) {
+    let Targets::Indices(indices) = &problem.targets else {
+        panic!("indices are asked for");
+    };
+    let targets = TensorData::new(indices.clone(), [problem.rows()]);
+    let targets = Tensor::<1, Int>::from_data(targets, device);
+    let logits: Tensor<2> = float_tensor(&problem.logits, &problem.shape, (device, DType::F32));
+    let logits = logits.require_grad();
+    let loss = problem.config.init(device);
+    let losses = loss.forward_no_reduction(logits.clone(), targets);
+    let gradients = losses.clone().sum().backward();
+    let gradient = logits.grad(&gradients).expect("the logits require it");
+    (numbers(losses), numbers(gradient))
+}
+
+fn random_problems(device: &Device) {
+    in_every_way(|| fuzz::random_problems_agree(25, device));
+}
+
+on_wgpu!(
+    every_number_of_classes,
+    strided_classes,
+    probabilities,
+    more_rows_than_cubes_in_one_dimension,
+    masked_spoiled_ignored_and_confident_rows,
+    bad_targets,
+    random_problems,
+);

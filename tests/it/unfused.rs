@@ -1,0 +1,161 @@
+//! The operation on the CubeCL backend itself, without Burn's fusion around it, and in the middle of
+//! a stream that is fused.
+
+use burn::backend::TensorMetadata;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::operation::{
+    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Saved,
+    Targets, Tracked,
+};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::common::backends::on_wgpu;
+use crate::common::problem::{self, Outcome, Problem};
+use crate::common::run::{self, numbers};
+use crate::common::{oracle, tolerance};
+
+type CubeDevice = <CubeBackend as burn::backend::BackendTypes>::Device;
+
+fn device() -> CubeDevice {
+    CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default())
+}
+
+fn float(values: &[f64], shape: &[usize]) -> CubeTensor {
+    let data = TensorData::new(values.to_vec(), shape.to_vec()).convert_dtype(DType::F32);
+    CubeBackend::float_from_data(data, &device())
+}
+
+fn values(tensor: FloatTensor<CubeBackend>) -> Vec<f64> {
+    let data = burn::backend::read_sync(CubeBackend::float_into_data(tensor));
+    data.expect("the device computes").iter().collect()
+}
+
+fn options(problem: &Problem) -> Options {
+    Options {
+        class_dim: problem.class_dim,
+        ignore_indices: problem.config.ignore_indices.as_slice().into(),
+        label_smoothing: problem.config.label_smoothing.into(),
+        values: InputValues::Logits {
+            scale: 1.0,
+            softcap: None,
+        },
+        z_loss: problem.config.z_loss.into(),
+        reduction: RowReduction::Mean,
+        empty: EmptyReduction::Nan,
+        gradients_of: match problem.targets {
+            problem::Targets::Indices(_) => GradientsOf::Logits,
+            problem::Targets::Distributions(_) => GradientsOf::Both,
+        },
+    }
+}
+
+fn inputs(problem: &Problem) -> Inputs<CubeBackend> {
+    Inputs {
+        targets: match &problem.targets {
+            problem::Targets::Indices(indices) => {
+                let data = TensorData::new(indices.clone(), run::row_shape(problem));
+                let data = data.convert_dtype(DType::I32);
+                Targets::Indices(CubeBackend::int_from_data(data, &device()))
+            }
+            problem::Targets::Distributions(shares) => {
+                Targets::Distributions(float(shares, &problem.shape))
+            }
+        },
+        weights: ClassWeights::Equal,
+    }
+}
+
+fn problems() -> Vec<Problem> {
+    let shapes: [&[usize]; 3] = [&[7, 131], &[2, 5, 33], &[67, 12]];
+    let problem = |(seed, shape): (usize, &[usize]), soft| {
+        Problem::random(shape, 1, soft, seed as u64)
+            .with_config(|config| config.with_label_smoothing(0.1).with_z_loss(0.01))
+    };
+    let soft = shapes.into_iter().enumerate().map(|of| problem(of, true));
+    let indices = shapes.into_iter().enumerate().map(|of| problem(of, false));
+    indices.chain(soft).collect()
+}
+
+/// The forward keeps the logits; the backward writes over them, and over the distributions, since
+/// nobody else holds either.
+fn the_backend_alone_computes_in_place(_device: &Device) {
+    for problem in problems() {
+        let options = options(&problem);
+        let logits = float(&problem.logits, &problem.shape);
+        let inputs = inputs(&problem);
+        let Tracked { loss, saved } =
+            CubeBackend::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+        let Saved::Logits { statistics, .. } = &saved else {
+            panic!("the logits are kept");
+        };
+        let rows = problem.rows();
+        assert_eq!(statistics.shape().num_elements() / rows, 4);
+        let loss = values(loss);
+        let alone = values(CubeBackend::cross_entropy(
+            float(&problem.logits, &problem.shape),
+            inputs.clone(),
+            options.clone(),
+        ));
+        assert_eq!(loss, alone, "with and without a backward");
+        let upstream = float(&problem.upstream, &[1]);
+        let (logits_gradient, targets_gradient) =
+            match CubeBackend::cross_entropy_backward(saved, inputs, upstream, options) {
+                Gradients::Logits { logits } => (logits, None),
+                Gradients::Both { logits, targets } => (logits, Some(targets)),
+                Gradients::Targets { .. } => panic!("that of the logits was asked for"),
+            };
+        let found = Outcome {
+            loss,
+            logits_gradient: values(logits_gradient),
+            targets_gradient: targets_gradient.map(values),
+            terms: problem::Terms::default(),
+        };
+        let expected = oracle::solve(&problem);
+        tolerance::assert_close("unfused", &problem, &found, &expected, DType::F32);
+    }
+}
+
+/// Operations before and behind the loss, none of which has run when the loss is called.
+fn the_middle_of_a_fused_stream(device: &Device) {
+    for problem in problems() {
+        let problem::Targets::Indices(indices) = &problem.targets else {
+            continue;
+        };
+        let [rows, classes] = [problem.rows(), problem.classes()];
+        if problem.inner() != 1 {
+            continue;
+        }
+        let halves: Vec<f64> = problem.logits.iter().map(|logit| logit / 2.0).collect();
+        let leaf: Tensor<2> = run::float_tensor(&halves, &[rows, classes], (device, DType::F32));
+        let leaf = leaf.require_grad();
+        let data = TensorData::new(indices.clone(), [rows]);
+        let targets = Tensor::<1, Int>::from_data(data, device);
+        let config = CrossEntropyLossConfig::new()
+            .with_label_smoothing(problem.config.label_smoothing)
+            .with_z_loss(problem.config.z_loss);
+        let logits = (leaf.clone() + 3.0) * 2.0 - 6.0;
+        let loss = config.init(device).forward(logits, targets);
+        let doubled = (loss * 4.0 + 1.0) * 0.5;
+        let gradient = leaf
+            .grad(&doubled.backward())
+            .expect("the leaf requires it");
+        let expected = oracle::solve(&problem);
+        let factor = 4.0 / problem.upstream[0];
+        for (found, expected) in numbers(gradient).iter().zip(&expected.logits_gradient) {
+            let expected = factor * expected;
+            // The logits were rounded on the way.
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+        let found = numbers(doubled)[0];
+        assert!((found - (2.0 * expected.loss[0] + 0.5)).abs() < 1e-4);
+    }
+}
+
+on_wgpu!(
+    the_backend_alone_computes_in_place,
+    the_middle_of_a_fused_stream,
+);
