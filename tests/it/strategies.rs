@@ -1,6 +1,6 @@
 //! The GPU kernels in every way of spreading a row over units, whichever a device would be given:
 //! a unit, a plane, a cube or several cubes per row; with sums by plane operations or in shared
-//! memory.
+//! memory; and with rows in parts.
 //!
 //! A software adapter says that it has no plane operations, but has them: so these kernels are
 //! tested on a machine without a GPU too. While one of these tests runs, the other tests of this
@@ -15,11 +15,13 @@ use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Form, assert_agrees, float_tensor, numbers};
 use crate::{fused, fuzz};
 
-const STRATEGIES: [Strategy; 4] = [
-    Strategy::Unit,
-    Strategy::Plane,
-    Strategy::Cube,
-    Strategy::Cubes,
+/// Who computes a row, and whether it has several parts.
+const STRATEGIES: [(Strategy, bool); 5] = [
+    (Strategy::Unit, false),
+    (Strategy::Unit, true),
+    (Strategy::Plane, false),
+    (Strategy::Cube, false),
+    (Strategy::Cube, true),
 ];
 
 /// Rows of fewer classes than a group has units, of a few times as many, and of more than one block
@@ -28,9 +30,17 @@ const CLASSES: [usize; 4] = [2, 31, 516, 5003];
 
 /// Runs a test with every strategy, with and without plane operations.
 fn in_every_way(test: impl Fn()) {
-    for strategy in STRATEGIES {
+    for (strategy, in_parts) in STRATEGIES {
         for planes in [false, true] {
-            let forced = Forced { strategy, planes };
+            if strategy == Strategy::Unit && planes {
+                // A unit has no plane to add up with.
+                continue;
+            }
+            let forced = Forced {
+                strategy,
+                in_parts,
+                planes,
+            };
             let run = || forcing(forced, &test);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|reason| {
                 eprintln!("with {forced:?}");
@@ -87,6 +97,7 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
     for strategy in [Strategy::Plane, Strategy::Cube] {
         let forced = Forced {
             strategy,
+            in_parts: false,
             planes: false,
         };
         forcing(forced, || {

@@ -143,7 +143,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                         Values::Probabilities => {
                             lanes.slope_of_probabilities(x, shares, first_class, tile.along)
                         }
-                        Values::Logits | Values::Capped => {
+                        Values::Logits | Values::Scaled | Values::Capped => {
                             lanes.slope(x, shares, first_class, scale, tile.along)
                         }
                     };
@@ -159,7 +159,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                 if let ComptimeOption::Some(gradient) = &mut gradients.targets {
                     let surprisal = match comptime!(spec.values) {
                         Values::Probabilities => zeros::<A, N>() - ln(x),
-                        Values::Logits | Values::Capped => {
+                        Values::Logits | Values::Scaled | Values::Capped => {
                             (lanes.maximum - x) * Vector::new(scale) + lanes.above
                         }
                     };

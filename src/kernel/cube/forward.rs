@@ -101,8 +101,13 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                 let target = target_of::<A, P, I, K, N>(&inputs, row, &extent, spec.clone());
                 let place = place_of_class(start, target.class as usize, &extent.logits);
                 let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
-                if span.exists {
-                    let sums = state.row(lane);
+                let sums = state.row(lane);
+                if comptime!(stage == Stage::Part) {
+                    if span.exists {
+                        let parts = &mut results.losses;
+                        write_part(parts, sums, row, &span, &extent, comptime!(spec.is_spread));
+                    }
+                } else if span.exists {
                     let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
                     let finished = finish(sums, target, logit, share, &numbers, spec.clone());
                     finished.write(&mut results, row, extent.rows, spec.clone());
@@ -116,6 +121,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                     write_part(
                         &mut results.losses,
                         sums,
+                        span.slot,
                         &span,
                         &extent,
                         comptime!(spec.is_spread),
@@ -240,20 +246,21 @@ fn sums_of_group<A: Float, N: Size>(
 #[cube]
 fn write_part<A: Float>(
     parts: &mut [A],
-    row: Row<A>,
+    sums: Row<A>,
+    row: usize,
     span: &Span,
     extent: &Extent,
     #[comptime] is_spread: bool,
 ) {
     let field = extent.rows * extent.parts;
-    let at = span.slot * extent.parts + span.part;
-    parts[at] = row.maximum;
-    parts[at + field] = row.others;
-    parts[at + 2 * field] = row.ties;
+    let at = row * extent.parts + span.part;
+    parts[at] = sums.maximum;
+    parts[at + field] = sums.others;
+    parts[at + 2 * field] = sums.ties;
     if comptime!(is_spread) {
-        parts[at + 3 * field] = row.gaps;
-        parts[at + 4 * field] = row.at_maximum;
-        parts[at + 5 * field] = row.elsewhere;
+        parts[at + 3 * field] = sums.gaps;
+        parts[at + 4 * field] = sums.at_maximum;
+        parts[at + 5 * field] = sums.elsewhere;
     }
 }
 

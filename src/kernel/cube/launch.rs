@@ -110,7 +110,8 @@ impl Call<'_> {
             let parts = Buffer::new(&self.client, arithmetic, length);
             self.launch_forward(&plan, Stage::Part, None, (&parts, None));
             let results = (&losses, statistics.as_ref());
-            self.launch_forward(&plan, Stage::Merge, Some(&parts), results);
+            let of_merge = plan.of_merge(&self.problem([]), &hardware(&self.client));
+            self.launch_forward(&of_merge, Stage::Merge, Some(&parts), results);
         }
         (losses, statistics)
     }
@@ -124,7 +125,7 @@ impl Call<'_> {
     ) {
         let cubes = match stage {
             Stage::Whole | Stage::Part => plan.cubes(),
-            Stage::Merge => plan.slots,
+            Stage::Merge => plan.cubes_of_a_part(),
         };
         let largest = [losses.length, parts.map_or(0, |parts| parts.length)];
         // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
@@ -274,6 +275,11 @@ impl Call<'_> {
     }
 
     fn plan(&self, gradients: impl IntoIterator<Item = Layout>) -> Plan {
+        let problem = self.problem(gradients);
+        Plan::new(&problem, &hardware(&self.client), super::plan::forced())
+    }
+
+    fn problem(&self, gradients: impl IntoIterator<Item = Layout>) -> Problem {
         let mut layouts = vec![self.logits.layout];
         let mut widest = self.logits.buffer.dtype.size();
         if let Some(targets) = self.distributions() {
@@ -281,22 +287,24 @@ impl Call<'_> {
             widest = widest.max(targets.buffer.dtype.size());
         }
         layouts.extend(gradients);
-        let problem = Problem {
+        Problem {
             rows: self.geometry.rows(),
             classes: self.geometry.classes,
             inner: self.geometry.inner,
             layouts,
             vector_sizes: self.client.io_optimized_vector_sizes(widest).collect(),
-        };
-        Plan::new(&problem, &hardware(&self.client), super::plan::forced())
+        }
     }
 
     fn spec(&self, plan: &Plan) -> Spec {
         Spec {
             tile: plan.tile,
             values: match self.options.values {
-                InputValues::Logits { softcap: None, .. } => Values::Logits,
-                InputValues::Logits { .. } => Values::Capped,
+                InputValues::Logits {
+                    softcap: Some(_), ..
+                } => Values::Capped,
+                InputValues::Logits { scale: 1.0, .. } => Values::Logits,
+                InputValues::Logits { .. } => Values::Scaled,
                 InputValues::Probabilities => Values::Probabilities,
             },
             is_spread: self.options.is_spread(self.has_distributions()),

@@ -3,10 +3,12 @@
 //!
 //! | strategy | where | a row's sums come together |
 //! |---|---|---|
-//! | a unit per row | few classes, or strided ones with many rows side by side | in the unit |
+//! | a unit per row | few classes, or strided ones with rows side by side | in the unit |
 //! | a plane per row | up to some thousand classes | by plane operations, or in shared memory |
 //! | a cube per row | more classes | the same, then across planes in shared memory |
-//! | several cubes per row | few rows of very many classes | in a second kernel |
+//!
+//! Where the rows are few and the classes very many, each of these takes a part of a row only, and a
+//! second kernel brings the parts together.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,8 +32,6 @@ pub enum Strategy {
     Plane,
     /// A cube.
     Cube,
-    /// Several cubes.
-    Cubes,
 }
 
 /// What the choice depends on.
@@ -63,8 +63,10 @@ pub(crate) struct Hardware {
 /// What replaces a choice, for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Forced {
-    /// Who computes a row.
+    /// Who computes a row, or a part of one.
     pub strategy: Strategy,
+    /// Whether a row has several parts.
+    pub in_parts: bool,
     /// Plane operations, also where the device hides that it has them.
     pub planes: bool,
 }
@@ -131,6 +133,12 @@ const UNROLL: usize = 8;
 /// The same in elements of f32.
 const ELEMENTS_IN_FLIGHT: usize = 32;
 const UNITS_PER_CUBE: u32 = 256;
+/// Fewer units are not worth the exchange of their sums.
+const LEAST_GROUP: u32 = 32;
+/// Rows that keep a multiprocessor's units busy, each with one of its own.
+const ROWS_OF_A_MULTIPROCESSOR: usize = 64;
+/// A row of fewer steps is done before a second kernel has begun.
+const STEPS_WORTH_PARTS: usize = 4096;
 /// Where the device does not tell.
 const MULTIPROCESSORS: usize = 32;
 
@@ -144,25 +152,44 @@ impl Plan {
         };
         let choice = Choice {
             hardware: *hardware,
+            forced,
             along,
             vector_size,
             steps,
             slots,
         };
-        let strategy = match forced {
-            Some(forced) if along == Along::Classes => forced.strategy,
-            _ => choice.strategy(problem),
+        choice.plan(choice.strategy(problem))
+    }
+
+    /// The plan of the kernel that brings the parts of rows together.
+    pub(crate) fn of_merge(&self, problem: &Problem, hardware: &Hardware) -> Self {
+        let choice = Choice {
+            hardware: *hardware,
+            forced: None,
+            along: Along::Classes,
+            vector_size: 1,
+            steps: self.parts,
+            slots: problem.rows,
         };
-        let planes = match forced {
-            Some(forced) => forced.planes,
-            None => hardware.plane_operations,
+        let strategy = match self.parts {
+            ..=8 => Strategy::Unit,
+            _ => Strategy::Plane,
         };
-        choice.plan(strategy, planes)
+        Self {
+            steps: problem.classes,
+            parts: self.parts,
+            ..choice.plan(strategy)
+        }
     }
 
     /// Cubes to launch.
     pub(crate) fn cubes(&self) -> usize {
-        self.slots.div_ceil(self.tile.rows as usize) * self.parts
+        self.cubes_of_a_part() * self.parts
+    }
+
+    /// Cubes for as many rows as there are.
+    pub(crate) fn cubes_of_a_part(&self) -> usize {
+        self.slots.div_ceil(self.tile.rows as usize)
     }
 
     /// Units of a cube.
@@ -210,6 +237,7 @@ impl Problem {
 
 struct Choice {
     hardware: Hardware,
+    forced: Option<Forced>,
     along: Along,
     vector_size: usize,
     steps: usize,
@@ -217,10 +245,57 @@ struct Choice {
 }
 
 impl Choice {
+    fn strategy(&self, problem: &Problem) -> Strategy {
+        let enough_rows = self.slots >= ROWS_OF_A_MULTIPROCESSOR * self.multiprocessors();
+        let is_strided = problem.layouts.iter().any(|layout| layout.class != 1);
+        // Units side by side read positions side by side.
+        let is_along = self.along == Along::Positions;
+        if let Some(forced) = self.forced
+            && !is_along
+        {
+            forced.strategy
+        } else if self.hardware.is_cpu || is_along || (is_strided && enough_rows) {
+            Strategy::Unit
+        } else if problem.classes <= CLASSES_OF_A_UNIT {
+            Strategy::Unit
+        } else if self.steps.div_ceil(self.unroll()) <= self.plane().max(LEAST_GROUP) as usize {
+            Strategy::Plane
+        } else {
+            Strategy::Cube
+        }
+    }
+
+    fn plan(&self, strategy: Strategy) -> Plan {
+        let planes = self
+            .forced
+            .map_or(self.hardware.plane_operations, |forced| forced.planes);
+        let plane = self.plane();
+        let units = self.units(strategy, planes);
+        let rows = match strategy {
+            Strategy::Unit | Strategy::Plane => self.rows_of_a_cube(units),
+            Strategy::Cube => 1,
+        };
+        let parts = self.parts(units, rows);
+        let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
+        let unroll = steps_of_a_unit.next_power_of_two().clamp(1, self.unroll());
+        Plan {
+            tile: Tile {
+                along: self.along,
+                units,
+                rows,
+                unroll: unroll as u32,
+                planes: (planes && plane > 1 && units >= plane).then_some(plane),
+            },
+            vector_size: self.vector_size,
+            steps: self.steps,
+            parts,
+            slots: self.slots,
+        }
+    }
+
     fn multiprocessors(&self) -> usize {
-        self.hardware
-            .multiprocessors
-            .map_or(MULTIPROCESSORS, |count| count as usize)
+        let count = self.hardware.multiprocessors;
+        count.map_or(MULTIPROCESSORS, |count| count as usize)
     }
 
     fn max_units(&self) -> u32 {
@@ -228,84 +303,54 @@ impl Choice {
         1 << units.ilog2()
     }
 
+    /// The size of a plane, if groups of units can be made of whole ones.
+    fn plane(&self) -> u32 {
+        match self.hardware.plane_size {
+            size if size.is_power_of_two() => size,
+            _ => 1,
+        }
+    }
+
     fn unroll(&self) -> usize {
         UNROLL.min(ELEMENTS_IN_FLIGHT / self.vector_size).max(1)
     }
 
-    fn strategy(&self, problem: &Problem) -> Strategy {
-        if self.hardware.is_cpu || self.along == Along::Positions {
-            return Strategy::Unit;
-        }
-        if problem.classes <= CLASSES_OF_A_UNIT {
-            return Strategy::Unit;
-        }
-        let strided = problem.layouts.iter().any(|layout| layout.class != 1);
-        if strided && self.slots >= 64 * self.multiprocessors() {
-            return Strategy::Unit;
-        }
-        let units = self.steps.div_ceil(self.unroll());
-        if units <= self.hardware.plane_size.max(32) as usize {
-            return Strategy::Plane;
-        }
-        if self.parts() > 1 {
-            Strategy::Cubes
-        } else {
-            Strategy::Cube
-        }
-    }
-
-    /// Cubes per row that give every multiprocessor two cubes, as far as the classes last.
-    fn parts(&self) -> usize {
-        let wanted = (2 * self.multiprocessors()).div_ceil(self.slots.max(1));
-        let steps_of_a_cube = self.max_units() as usize * self.unroll();
-        wanted.min(self.steps / steps_of_a_cube).max(1)
-    }
-
-    fn plan(&self, strategy: Strategy, planes: bool) -> Plan {
-        let max_units = self.max_units();
-        let plane = self.hardware.plane_size.max(1);
-        // One that shared memory could halve.
-        let plane = if plane.is_power_of_two() { plane } else { 1 };
+    /// Units that share a row.
+    fn units(&self, strategy: Strategy, planes: bool) -> u32 {
+        let plane = self.plane();
         let units = match strategy {
             Strategy::Unit => 1,
             Strategy::Plane if planes => plane,
-            Strategy::Plane => 32,
-            Strategy::Cube | Strategy::Cubes => {
+            Strategy::Plane => LEAST_GROUP,
+            Strategy::Cube => {
                 let wanted = self.steps.div_ceil(self.unroll()).next_power_of_two();
-                (wanted as u32).clamp(2 * plane.max(32), max_units.max(2))
+                let wanted = u32::try_from(wanted).unwrap_or(UNITS_PER_CUBE);
+                wanted.clamp(2 * plane.max(LEAST_GROUP), 2 * plane.max(UNITS_PER_CUBE))
             }
-        }
-        .min(max_units);
-        let rows = match strategy {
-            Strategy::Unit | Strategy::Plane => {
-                let most = max_units / units;
-                // Fewer rows to a cube where there would not be enough cubes for all.
-                let spread = self.slots.div_ceil(2 * self.multiprocessors());
-                let least = (plane / units).clamp(1, most);
-                (spread.next_power_of_two() as u32).clamp(least, most)
-            }
-            Strategy::Cube | Strategy::Cubes => 1,
         };
-        let parts = match strategy {
-            Strategy::Cubes => self.parts().max(2).min(self.steps).max(1),
-            _ => 1,
-        };
-        let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
-        Plan {
-            tile: Tile {
-                along: self.along,
-                units,
-                rows,
-                unroll: steps_of_a_unit
-                    .next_power_of_two()
-                    .min(self.unroll())
-                    .max(1) as u32,
-                planes: (planes && units >= plane && units > 1 && plane > 1).then_some(plane),
-            },
-            vector_size: self.vector_size,
-            steps: self.steps,
-            parts,
-            slots: self.slots,
+        units.min(self.max_units())
+    }
+
+    /// As many rows as a cube has room for, but fewer where there would not be enough cubes for all
+    /// multiprocessors.
+    fn rows_of_a_cube(&self, units: u32) -> u32 {
+        let most = self.max_units() / units;
+        let least = (self.plane() / units).clamp(1, most);
+        let spread = self.slots.div_ceil(2 * self.multiprocessors());
+        let spread = u32::try_from(spread.next_power_of_two()).unwrap_or(most);
+        spread.clamp(least, most)
+    }
+
+    /// Parts that give every multiprocessor two cubes, as far as the classes last.
+    fn parts(&self, units: u32, rows: u32) -> usize {
+        let cubes = self.slots.div_ceil(rows as usize).max(1);
+        let wanted = (2 * self.multiprocessors()).div_ceil(cubes);
+        let most = self.steps / (units as usize * self.unroll());
+        match self.forced {
+            Some(forced) if forced.in_parts => wanted.min(most).max(2).min(self.steps).max(1),
+            Some(_) => 1,
+            None if self.hardware.is_cpu || self.steps < STEPS_WORTH_PARTS => 1,
+            None => wanted.min(most).max(1),
         }
     }
 }
@@ -369,6 +414,10 @@ mod tests {
         assert_eq!((plan.vector_size, plan.tile.along), (4, Along::Positions));
         assert_eq!(shape(&plan), (1, 256, 1));
         assert_eq!(plan.slots, 8 * 512 * 512 / 4);
+        // Few positions, so the classes are shared.
+        let few = Plan::new(&problem(1, 50_257, 64), &H200, None);
+        assert_eq!(few.tile.along, Along::Positions);
+        assert!(few.parts > 100, "{few:?}");
         // 21 positions do not divide into vectors.
         let odd = Plan::new(&problem(64, 19, 21), &H200, None);
         assert_eq!((odd.vector_size, odd.tile.along), (1, Along::Positions));
@@ -392,6 +441,9 @@ mod tests {
         let wide = plan(&problem(2, 262_144, 1), &H200);
         assert_eq!((wide.tile.units, wide.tile.rows), (256, 1));
         assert_eq!((wide.parts, wide.cubes()), (32, 64));
+        let of_merge = wide.of_merge(&problem(2, 262_144, 1), &H200);
+        assert_eq!((of_merge.slots, of_merge.parts), (2, 32));
+        assert_eq!(of_merge.tile.units, 32);
     }
 
     #[test]
@@ -403,6 +455,7 @@ mod tests {
         }
         let forced = Forced {
             strategy: Strategy::Cube,
+            in_parts: false,
             planes: true,
         };
         let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));

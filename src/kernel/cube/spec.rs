@@ -9,8 +9,11 @@ use super::plan::Tile;
 /// What the values of the input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Values {
+    /// Logits as they are.
     Logits,
-    /// Logits with a softcap.
+    /// Logits with a factor.
+    Scaled,
+    /// Logits with a factor and a softcap.
     Capped,
     Probabilities,
 }

@@ -233,7 +233,7 @@ pub(crate) fn scores<F: Float, A: Float, N: Size>(
 ) -> Vector<A, N> {
     let x = Vector::<A, N>::cast_from(logits);
     match comptime!(values) {
-        Values::Logits | Values::Probabilities => x,
+        Values::Logits | Values::Scaled | Values::Probabilities => x,
         Values::Capped => {
             let cap = Vector::new(numbers.cap.get::<A>());
             let scale = Vector::new(numbers.scale.get::<A>());
@@ -242,19 +242,20 @@ pub(crate) fn scores<F: Float, A: Float, N: Size>(
     }
 }
 
-/// The factor that is left for the differences of scores.
+/// The factor that is left for the differences of scores; a constant where it is 1, which compilers
+/// leave out.
 #[cube]
 pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Spec) -> A {
     match comptime!(spec.values) {
-        Values::Capped => A::new(1.0),
-        Values::Logits | Values::Probabilities => numbers.scale.get::<A>(),
+        Values::Scaled => numbers.scale.get::<A>(),
+        Values::Logits | Values::Capped | Values::Probabilities => A::new(1.0),
     }
 }
 
 /// The larger of two scores; NaN has no place in an order and spoils its row elsewhere.
 #[cube]
 pub(crate) fn larger<A: Float, N: Size>(a: Vector<A, N>, b: Vector<A, N>) -> Vector<A, N> {
-    select_many(b.greater_than(&a), b, a)
+    max(a, b)
 }
 
 /// A product in which 0 times infinity is 0.
