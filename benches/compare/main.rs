@@ -24,30 +24,22 @@
 //! `backward` free themselves. The machine has to be idle otherwise.
 
 mod agreement;
+mod calls;
 mod entries;
-mod floor;
 mod machine;
-mod ours;
 mod pytorch;
+mod report;
 mod rounds;
 mod table;
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::agreement::check;
-use crate::entries::{Entry, Phase, entries};
-use crate::floor::Copy;
-use crate::machine::{cores, processor, warn_if_busy};
-use crate::ours::{Ours, Way, workload};
-use crate::pytorch::{PyTorch, Theirs};
-use crate::rounds::{Contender, Plan, at_least_one};
-use crate::table::{Times, head};
+use crate::machine::warn_if_busy;
+use crate::rounds::{Plan, at_least_one};
 
 const COMMAND: &str = "cargo bench --bench compare --";
 
@@ -111,108 +103,25 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let threads = arguments.threads.unwrap_or_else(cores);
+    let entries = entries::named(entries::beside_pytorch(), &arguments.only)?;
     warn_if_busy();
-    // SAFETY: no other thread has been started.
-    unsafe { env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-
-    let entries = chosen(&arguments.only)?;
-    let pytorch = PyTorch::start(&arguments.python, threads)?;
-    let mut comparison = Comparison {
-        report: Report::new(entries.len()),
+    let request = pytorch::Request {
+        python: &arguments.python,
+        threads: arguments.threads,
         plan: arguments.plan,
         quartiles: arguments.quartiles,
-        threads,
-        pytorch,
+        command: command(),
     };
-    comparison.report.add(&comparison.introduction());
-    comparison.run(&entries)?;
-    comparison.report.close(arguments.out.as_deref())
+    request.run(&entries, arguments.out.as_deref())
 }
 
-fn chosen(part: &str) -> Result<Vec<Entry>, String> {
-    let (chosen, others): (Vec<Entry>, Vec<Entry>) = entries()
-        .into_iter()
-        .partition(|entry| entry.to_string().contains(part));
-    if chosen.is_empty() {
-        let names: Vec<String> = others.iter().map(Entry::to_string).collect();
-        return Err(format!(
-            "no row's name contains {part:?}; the rows are\n{}",
-            names.join("\n")
-        ));
-    }
-    Ok(chosen)
-}
-
-struct Comparison {
-    report: Report,
-    plan: Plan,
-    quartiles: bool,
-    threads: usize,
-    pytorch: PyTorch,
-}
-
-impl Comparison {
-    fn introduction(&self) -> String {
-        let options = env::args().skip(1).filter(|option| option != "--bench");
-        let options: Vec<String> = options.map(quoted).collect();
-        format!(
-            "{}, threads: {}. PyTorch {}, {} {}. Medians of `{}`.",
-            processor(),
-            self.threads,
-            self.pytorch.version,
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION"),
-            format!("{COMMAND} {}", options.join(" ")).trim_end(),
-        )
-    }
-
-    fn run(&mut self, entries: &[Entry]) -> Result<(), String> {
-        let mut phase = None;
-        for entry in entries {
-            self.report.starts(entry);
-            let row = self.row(entry)?;
-            if phase.replace(entry.phase) != Some(entry.phase) {
-                self.report.add(&format!("\n{}", head(entry.phase)));
-            }
-            self.report.add(&row);
-            self.report.bar.inc(1);
-        }
-        Ok(())
-    }
-
-    fn row(&mut self, entry: &Entry) -> Result<String, String> {
-        let ways = match entry.phase {
-            Phase::ForwardBackward => &[Way::Owned, Way::Shared][..],
-            Phase::Forward => &[Way::Untracked],
-        };
-        let workload = workload(entry);
-        let probes = match entry.phase {
-            Phase::ForwardBackward => entry.probes(),
-            Phase::Forward => Vec::new(),
-        };
-        let theirs = self.pytorch.outcome(entry, &probes)?;
-        for &way in ways {
-            check(entry, way, &workload.outcome(way, &probes), &theirs)?;
-        }
-
-        let pytorch = &mut self.pytorch;
-        let mut theirs = Theirs { pytorch, entry };
-        let workload = &*workload;
-        let mut here: Vec<Ours> = ways.iter().map(|&way| Ours { workload, way }).collect();
-        let mut copy = Copy::new(entry.bytes(), self.threads);
-        let mut contenders: Vec<&mut dyn Contender> = vec![&mut theirs];
-        contenders.extend(here.iter_mut().map(|ours| ours as &mut dyn Contender));
-        contenders.push(&mut copy);
-
-        let spreads = self.plan.measure(&mut contenders)?;
-        let times = Times {
-            pytorch: spreads[0],
-            here: spreads[1..=ways.len()].to_vec(),
-            copy: spreads[ways.len() + 1],
-        };
-        Ok(times.row(entry, self.quartiles))
-    }
+/// The command line as it was typed.
+fn command() -> String {
+    let options = env::args().skip(1).filter(|option| option != "--bench");
+    let options: Vec<String> = options.map(quoted).collect();
+    format!("{COMMAND} {}", options.join(" "))
+        .trim_end()
+        .to_string()
 }
 
 /// An option as it is typed.
@@ -220,43 +129,5 @@ fn quoted(option: String) -> String {
     match option.contains(char::is_whitespace) {
         true => format!("'{option}'"),
         false => option,
-    }
-}
-
-/// The text so far, which is printed as it grows, and the progress on stderr.
-struct Report {
-    text: String,
-    bar: ProgressBar,
-}
-
-impl Report {
-    fn new(rows: usize) -> Self {
-        let bar = ProgressBar::new(rows as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}") {
-            bar.set_style(style);
-        }
-        Self {
-            text: String::new(),
-            bar,
-        }
-    }
-
-    fn starts(&self, entry: &Entry) {
-        self.bar.set_message(entry.to_string());
-    }
-
-    fn add(&mut self, lines: &str) {
-        self.text += lines;
-        self.text += "\n";
-        self.bar.suspend(|| println!("{lines}"));
-    }
-
-    fn close(self, file: Option<&Path>) -> Result<(), String> {
-        self.bar.finish_and_clear();
-        match file {
-            Some(file) => fs::write(file, self.text)
-                .map_err(|error| format!("{} cannot be written: {error}", file.display())),
-            None => Ok(()),
-        }
     }
 }
