@@ -66,22 +66,23 @@ impl Tolerance {
         }
     }
 
-    /// An error that shows both sides if they disagree.
-    pub fn check(&self, here: &Outcome, name: &str, other: &Outcome) -> Result<(), String> {
-        let near = |here: f64, other: f64, share: f64, floor: f64| {
-            (here - other).abs() <= share * other.abs() + floor
+    /// An error that shows both sides, by their names, if they disagree.
+    pub fn check(&self, one: (&str, &Outcome), other: (&str, &Outcome)) -> Result<(), String> {
+        let ((name, one), (other_name, other)) = (one, other);
+        let near = |one: f64, other: f64, share: f64, floor: f64| {
+            (one - other).abs() <= share * other.abs() + floor
         };
-        let loss = near(here.loss, other.loss, self.loss, 0.0);
-        let (sum, other_sum) = (here.gradient_sum, other.gradient_sum);
+        let loss = near(one.loss, other.loss, self.loss, 0.0);
+        let (sum, other_sum) = (one.gradient_sum, other.gradient_sum);
         let sum = near(sum, other_sum, self.gradient_sum, 0.0);
-        let mut probes = here.probes.iter().zip(&other.probes);
-        let probes = here.probes.len() == other.probes.len()
-            && probes.all(|(&here, &other)| near(here, other, self.probe, self.probe_floor));
+        let mut probes = one.probes.iter().zip(&other.probes);
+        let probes = one.probes.len() == other.probes.len()
+            && probes.all(|(&one, &other)| near(one, other, self.probe, self.probe_floor));
         if loss && sum && probes {
             return Ok(());
         }
         Err(format!(
-            "this crate and {name} disagree\nhere: {here}\n{name}: {other}"
+            "{name} and {other_name} disagree\n{name}: {one}\n{other_name}: {other}"
         ))
     }
 }

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
+use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyTarget};
 
 use crate::agreement::Outcome;
 use crate::rounds::Contender;
@@ -40,10 +41,19 @@ pub trait Workload {
 
     /// Seconds of one call. Making the logits and dropping the results is outside.
     fn seconds(&self, way: Way) -> Result<f64, String>;
+
+    /// Seconds of making as many logits again from those that there are.
+    fn fresh_seconds(&self) -> Result<f64, String>;
 }
 
 /// A loss as a function of logits and targets.
 pub type Loss<const D: usize, T> = Box<dyn Fn(Tensor<D>, T) -> Tensor<1>>;
+
+/// This crate's.
+pub fn here<const D: usize, T: CrossEntropyTarget<D>>(device: &Device) -> Loss<D, T> {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    Box::new(move |logits, targets| loss.forward(logits, targets))
+}
 
 /// `T` are the targets.
 pub struct Call<const D: usize, T> {
@@ -149,6 +159,16 @@ impl<const D: usize, T: Clone> Workload for Call<D, T> {
             Way::Shared => self.shared(),
             Way::Untracked => self.untracked(),
         }
+    }
+
+    fn fresh_seconds(&self) -> Result<f64, String> {
+        self.sync()?;
+        let start = Instant::now();
+        let logits = (self.fresh)();
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        black_box(logits);
+        Ok(seconds)
     }
 }
 

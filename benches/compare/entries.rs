@@ -22,6 +22,14 @@ const SHAPES: [&[usize]; 7] = [
 ];
 const WIDE: &[usize] = &[512, 32000];
 const LONG: &[usize] = &[8192, 1000];
+const SMALL: [&[usize]; 3] = [&[256, 1000], &[4096, 10], WIDE];
+// As in gpu.py.
+const LARGE: [&[usize]; 4] = [
+    &[4096, 32000],
+    &[8192, 128_256],
+    &[65536, 1000],
+    &[8, 21, 512, 512],
+];
 
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +85,22 @@ pub fn beside_pytorch() -> Vec<Entry> {
         with_indices(Phase::Forward),
     ]
     .concat()
+}
+
+/// Sizes that any device holds.
+pub fn small() -> Vec<Entry> {
+    in_both_phases(&SMALL, &[Precision::F32])
+}
+
+/// Sizes that keep a large device busy.
+pub fn large() -> Vec<Entry> {
+    in_both_phases(&LARGE, &[Precision::F32, Precision::Bf16])
+}
+
+fn in_both_phases(shapes: &[&'static [usize]], precisions: &[Precision]) -> Vec<Entry> {
+    let phases = [Phase::ForwardBackward, Phase::Forward];
+    let entries = phases.map(|phase| indices(shapes, precisions, phase));
+    entries.concat()
 }
 
 fn indices(shapes: &[&'static [usize]], precisions: &[Precision], phase: Phase) -> Vec<Entry> {

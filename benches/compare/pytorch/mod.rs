@@ -9,9 +9,9 @@ use std::env;
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyTarget};
+use burn_cross_entropy::CrossEntropyTarget;
 
-use crate::calls::{Call, Calls, Way, Workload};
+use crate::calls::{Call, Calls, Way, Workload, here};
 use crate::entries::{Entry, Kind, Phase};
 use crate::machine::{cores, processor};
 use crate::report::Report;
@@ -66,7 +66,8 @@ impl Request<'_> {
             if overflows(entry, here.loss) && theirs.loss == f64::INFINITY {
                 theirs.loss = here.loss;
             }
-            let agree = tolerance(entry, &theirs).check(&here, "PyTorch", &theirs);
+            let tolerance = tolerance(entry, &theirs);
+            let agree = tolerance.check(("this crate", &here), ("PyTorch", &theirs));
             agree.map_err(|error| format!("with logits {way}, {error}"))?;
         }
 
@@ -97,25 +98,25 @@ fn workload(entry: &Entry) -> Box<dyn Workload> {
     match (entry.kind, entry.shape.len()) {
         (Kind::Index, 2) => {
             let targets = Tensor::<1, Int>::from_data(indices(), &device);
-            Box::new(here::<2, _>(entry.logits(), targets, device))
+            Box::new(call::<2, _>(entry.logits(), targets, device))
         }
         (Kind::Index, 4) => {
             let targets = Tensor::<3, Int>::from_data(indices(), &device);
-            Box::new(here::<4, _>(entry.logits(), targets, device))
+            Box::new(call::<4, _>(entry.logits(), targets, device))
         }
         (Kind::Soft, 2) => {
             let targets = Tensor::<2>::from_data(entry.shares(), &device);
-            Box::new(here::<2, _>(entry.logits(), targets, device))
+            Box::new(call::<2, _>(entry.logits(), targets, device))
         }
         (_, rank) => unreachable!("no entry has {} targets of rank {rank}", entry.kind),
     }
 }
 
-fn here<const D: usize, T>(data: TensorData, targets: T, device: Device) -> Call<D, T>
+fn call<const D: usize, T>(data: TensorData, targets: T, device: Device) -> Call<D, T>
 where
     T: CrossEntropyTarget<D> + Clone,
 {
-    let loss = CrossEntropyLossConfig::new().init(&device);
+    let loss = here(&device);
     let logits = {
         let device = device.clone();
         move || Tensor::from_data(data.clone(), (&device, data.dtype()))
@@ -125,6 +126,6 @@ where
         logits: logits(),
         fresh: Box::new(logits),
         targets,
-        loss: Box::new(move |logits, targets| loss.forward(logits, targets)),
+        loss,
     }
 }
