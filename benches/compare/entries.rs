@@ -1,12 +1,12 @@
 //! What is compared: the shapes, kinds of targets, dtypes and phases, and the data, which is a
-//! function of the index so that both sides make the same without exchanging it.
+//! function of the index so that all sides make the same without exchanging it.
 
 use std::fmt::{self, Display};
 
 use burn::tensor::{DType, TensorData};
 use serde::Serialize;
 
-// As in pytorch.py.
+// As in pytorch/pytorch.py.
 const LOGITS: u32 = 0x1000_0001;
 const TARGETS: u32 = 0x2000_0002;
 const SHARES: u32 = 0x3000_0003;
@@ -22,6 +22,14 @@ const SHAPES: [&[usize]; 7] = [
 ];
 const WIDE: &[usize] = &[512, 32000];
 const LONG: &[usize] = &[8192, 1000];
+const SMALL: [&[usize]; 3] = [&[256, 1000], &[4096, 10], WIDE];
+// As in gpu.py.
+const LARGE: [&[usize]; 4] = [
+    &[4096, 32000],
+    &[8192, 128_256],
+    &[65536, 1000],
+    &[8, 21, 512, 512],
+];
 
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,15 +63,8 @@ pub struct Entry {
     pub phase: Phase,
 }
 
-/// The entries in the order of the tables.
-pub fn entries() -> Vec<Entry> {
-    let entry = |shape, kind, precision, phase| Entry {
-        shape,
-        kind,
-        precision,
-        phase,
-    };
-    let in_f32 = |phase| SHAPES.map(|shape| entry(shape, Kind::Index, Precision::F32, phase));
+/// The comparison with PyTorch, in the order of the tables.
+pub fn beside_pytorch() -> Vec<Entry> {
     let rest = [
         (WIDE, Kind::Soft, Precision::F32),
         (WIDE, Kind::Index, Precision::Bf16),
@@ -71,13 +72,62 @@ pub fn entries() -> Vec<Entry> {
         (WIDE, Kind::Index, Precision::F16),
         (LONG, Kind::Index, Precision::F16),
     ]
-    .map(|(shape, kind, precision)| entry(shape, kind, precision, Phase::ForwardBackward));
+    .map(|(shape, kind, precision)| Entry {
+        shape,
+        kind,
+        precision,
+        phase: Phase::ForwardBackward,
+    });
+    let with_indices = |phase| indices(&SHAPES, &[Precision::F32], phase);
     [
-        &in_f32(Phase::ForwardBackward)[..],
-        &rest,
-        &in_f32(Phase::Forward),
+        with_indices(Phase::ForwardBackward),
+        rest.to_vec(),
+        with_indices(Phase::Forward),
     ]
     .concat()
+}
+
+/// Sizes that any device holds.
+pub fn small() -> Vec<Entry> {
+    in_both_phases(&SMALL, &[Precision::F32])
+}
+
+/// Sizes that keep a large device busy.
+pub fn large() -> Vec<Entry> {
+    in_both_phases(&LARGE, &[Precision::F32, Precision::Bf16])
+}
+
+fn in_both_phases(shapes: &[&'static [usize]], precisions: &[Precision]) -> Vec<Entry> {
+    let phases = [Phase::ForwardBackward, Phase::Forward];
+    let entries = phases.map(|phase| indices(shapes, precisions, phase));
+    entries.concat()
+}
+
+fn indices(shapes: &[&'static [usize]], precisions: &[Precision], phase: Phase) -> Vec<Entry> {
+    let of_precision = |&precision| {
+        shapes.iter().map(move |&shape| Entry {
+            shape,
+            kind: Kind::Index,
+            precision,
+            phase,
+        })
+    };
+    precisions.iter().flat_map(of_precision).collect()
+}
+
+/// Those whose name contains `part`.
+pub fn named(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, String> {
+    let (chosen, others): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .partition(|entry| entry.to_string().contains(part));
+    if chosen.is_empty() {
+        let names: Vec<String> = others.iter().map(Entry::to_string).collect();
+        return Err(format!(
+            "no row's name contains {part:?}; the rows are\n{}",
+            names.join("\n")
+        ));
+    }
+    Ok(chosen)
 }
 
 impl Entry {
@@ -130,13 +180,16 @@ impl Entry {
     /// Where gradients are looked at one by one: entries spread over the tensor, and the target
     /// entries of the first, the middle and the last row, which are the large ones.
     pub fn probes(&self) -> Vec<usize> {
+        if self.phase == Phase::Forward {
+            return Vec::new();
+        }
         let spread = (0..=6).map(|step| step * (self.size() - 1) / 6);
         let rows = [0, self.rows() / 2, self.rows() - 1];
         let at_targets = rows.map(|row| self.position(row, self.class_of(row) as usize));
         spread.chain(at_targets).collect()
     }
 
-    fn classes(&self) -> usize {
+    pub fn classes(&self) -> usize {
         self.shape[1]
     }
 
@@ -149,17 +202,17 @@ impl Entry {
         self.shape[2..].iter().product()
     }
 
-    fn position(&self, row: usize, class: usize) -> usize {
+    pub fn position(&self, row: usize, class: usize) -> usize {
         let (outer, inner) = (row / self.stride(), row % self.stride());
         (outer * self.classes() + class) * self.stride() + inner
     }
 
-    fn row_of(&self, position: usize) -> usize {
+    pub fn row_of(&self, position: usize) -> usize {
         let outer = position / (self.classes() * self.stride());
         outer * self.stride() + position % self.stride()
     }
 
-    fn class_of(&self, row: usize) -> i64 {
+    pub fn class_of(&self, row: usize) -> i64 {
         i64::from(hash(row as u32 ^ TARGETS)) % self.classes() as i64
     }
 }

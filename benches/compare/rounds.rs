@@ -8,6 +8,8 @@ use std::time::Duration;
 const HANDOVER: Duration = Duration::from_millis(5);
 const MOST_REPETITIONS: usize = 10_000;
 const FIRST_REPETITIONS: usize = 3;
+/// A try that takes more than this share of the quickest before is no quicker.
+const SETTLED: f64 = 0.9;
 
 /// Something to time.
 pub trait Contender {
@@ -40,18 +42,26 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 impl Plan {
-    /// Warms up for about the time of a turn, and says how many repetitions fit into one.
+    /// Warms up for about the time of a turn, and on until a try is no quicker than the one before:
+    /// a device compiles kernels and tries variants of them at first. Says how many repetitions fit
+    /// into a turn.
     fn warm_up(&self, contender: &mut dyn Contender) -> Result<usize, String> {
         let turn_seconds = self.turn as f64 / 1e3;
         let mut repetitions = FIRST_REPETITIONS;
-        let quickest = loop {
+        let mut quickest = f64::INFINITY;
+        loop {
             let seconds = turn(contender, repetitions)?;
-            let total: f64 = seconds.iter().sum();
-            if total >= turn_seconds / 2.0 || repetitions >= MOST_REPETITIONS {
-                break seconds.into_iter().fold(f64::INFINITY, f64::min);
+            let is_long = seconds.iter().sum::<f64>() >= turn_seconds / 2.0;
+            let median = Spread::of(seconds).median;
+            let is_settled = median >= SETTLED * quickest;
+            quickest = quickest.min(median);
+            if is_long && is_settled || repetitions >= MOST_REPETITIONS {
+                break;
             }
-            repetitions *= 4;
-        };
+            if !is_long {
+                repetitions *= 4;
+            }
+        }
         let fitting = (turn_seconds / quickest.max(1e-9)) as usize;
         Ok(fitting.clamp(self.repetitions, self.repetitions.max(MOST_REPETITIONS)))
     }
@@ -87,7 +97,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         Self {
             lower: quantile(&values, 0.25),

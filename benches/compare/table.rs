@@ -1,68 +1,32 @@
-//! The tables: a heading per phase, a row per entry, times and ratios with three digits.
+//! Tables in markdown: a heading per phase, a row per entry, times and ratios with three digits.
 
 use crate::entries::{Entry, Phase};
 use crate::rounds::Spread;
 
-const FORWARD_BACKWARD: [&str; 9] = [
-    "logits",
-    "kind",
-    "PyTorch",
-    "here, gradient over the logits",
-    "here, logits kept",
-    "PyTorch / here, over the logits",
-    "PyTorch / here, kept",
-    "copy",
-    "here, over the logits / copy",
-];
-const FORWARD: [&str; 7] = [
-    "logits",
-    "kind",
-    "PyTorch",
-    "here",
-    "PyTorch / here",
-    "copy",
-    "here / copy",
-];
-
 /// The title and the head of the table of a phase.
-pub fn head(phase: Phase) -> String {
-    let (title, columns) = match phase {
-        Phase::ForwardBackward => ("Forward and backward", &FORWARD_BACKWARD[..]),
-        Phase::Forward => ("Forward alone", &FORWARD[..]),
+pub fn head(phase: Phase, columns: &[&str]) -> String {
+    let title = match phase {
+        Phase::ForwardBackward => "Forward and backward",
+        Phase::Forward => "Forward alone",
     };
     let rule = columns.iter().map(|_| "---".to_string()).collect();
     let columns = columns.iter().map(|column| column.to_string()).collect();
     format!("{title}:\n\n{}\n{}", line(columns), line(rule))
 }
 
-/// What PyTorch, this crate in each of its ways, and the copy took.
-pub struct Times {
-    pub pytorch: Spread,
-    pub here: Vec<Spread>,
-    pub copy: Spread,
+/// The first two cells of a row.
+pub fn names(entry: &Entry) -> Vec<String> {
+    let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
+    let kind = format!("{}, {}", entry.kind, entry.precision);
+    vec![shape.join(" x "), kind]
 }
 
-impl Times {
-    /// The row of an entry; with `quartiles` every time is followed by them.
-    pub fn row(&self, entry: &Entry, quartiles: bool) -> String {
-        let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
-        let kind = format!("{}, {}", entry.kind, entry.precision);
-        let time = |spread: &Spread| spread_cell(spread, quartiles);
-        let mut cells = vec![shape.join(" x "), kind, time(&self.pytorch)];
-        cells.extend(self.here.iter().map(time));
-        let ratio = |here: &Spread| three_digits(self.pytorch.median / here.median);
-        cells.extend(self.here.iter().map(ratio));
-        cells.push(time(&self.copy));
-        cells.push(three_digits(self.here[0].median / self.copy.median));
-        line(cells)
-    }
-}
-
-fn line(cells: Vec<String>) -> String {
+pub fn line(cells: Vec<String>) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-fn spread_cell(spread: &Spread, quartiles: bool) -> String {
+/// The median; with `quartiles` it is followed by them.
+pub fn time(spread: &Spread, quartiles: bool) -> String {
     let median = duration(spread.median);
     if !quartiles {
         return median;
@@ -71,7 +35,7 @@ fn spread_cell(spread: &Spread, quartiles: bool) -> String {
     format!("{median} ({lower} to {upper})")
 }
 
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let (factor, unit) = match seconds {
         ..1e-6 => (1e9, "ns"),
         ..1e-3 => (1e6, "us"),
@@ -81,7 +45,7 @@ fn duration(seconds: f64) -> String {
     format!("{} {unit}", three_digits(seconds * factor))
 }
 
-fn three_digits(value: f64) -> String {
+pub fn three_digits(value: f64) -> String {
     let decimals = match value {
         ..1.0 => 3,
         ..10.0 => 2,

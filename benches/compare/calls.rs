@@ -1,0 +1,188 @@
+//! One call of a loss on the data of an entry, timed, and what it computes, to be compared.
+
+use std::fmt::{self, Display};
+use std::hint::black_box;
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyTarget};
+
+use crate::agreement::Outcome;
+use crate::rounds::Contender;
+
+/// Elements of a gradient that are read from the device at once: few enough to be no burden beside
+/// a gradient of gigabytes.
+const BLOCK: usize = 1 << 26;
+
+/// How the logits are handed to the loss.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Way {
+    /// Moved: the gradient may be written over them.
+    Owned,
+    /// A clone, while the caller keeps the logits.
+    Shared,
+    /// Without autodiff: the forward pass alone.
+    Untracked,
+}
+
+impl Display for Way {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Way::Owned => "moved into the loss",
+            Way::Shared => "kept",
+            Way::Untracked => "without autodiff",
+        })
+    }
+}
+
+/// A loss on the data of one entry.
+pub trait Workload {
+    fn outcome(&self, way: Way, probes: &[usize]) -> Result<Outcome, String>;
+
+    /// Seconds of one call. Making the logits and dropping the results is outside.
+    fn seconds(&self, way: Way) -> Result<f64, String>;
+
+    /// Seconds of making as many logits again from those that there are.
+    fn fresh_seconds(&self) -> Result<f64, String>;
+}
+
+/// A loss as a function of logits and targets.
+pub type Loss<const D: usize, T> = Box<dyn Fn(Tensor<D>, T) -> Tensor<1>>;
+
+/// This crate's.
+pub fn here<const D: usize, T: CrossEntropyTarget<D>>(device: &Device) -> Loss<D, T> {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    Box::new(move |logits, targets| loss.forward(logits, targets))
+}
+
+/// `T` are the targets.
+pub struct Call<const D: usize, T> {
+    /// With autodiff where there is a backward pass.
+    pub device: Device,
+    pub logits: Tensor<D>,
+    /// The logits in a tensor of its own, every page of it written.
+    pub fresh: Box<dyn Fn() -> Tensor<D>>,
+    pub targets: T,
+    pub loss: Loss<D, T>,
+}
+
+impl<const D: usize, T: Clone> Call<D, T> {
+    fn owned(&self) -> Result<f64, String> {
+        let logits = (self.fresh)().require_grad();
+        let targets = self.targets.clone();
+        self.sync()?;
+        let start = Instant::now();
+        let loss = (self.loss)(logits, targets);
+        let gradients = loss.backward();
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        black_box(gradients);
+        read(loss)?;
+        Ok(seconds)
+    }
+
+    fn shared(&self) -> Result<f64, String> {
+        let leaf = self.logits.clone().require_grad();
+        let targets = self.targets.clone();
+        self.sync()?;
+        let start = Instant::now();
+        let loss = (self.loss)(leaf.clone(), targets);
+        let gradients = loss.backward();
+        let gradient = leaf.grad(&gradients);
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        black_box((gradients, gradient));
+        read(loss)?;
+        Ok(seconds)
+    }
+
+    fn untracked(&self) -> Result<f64, String> {
+        let (logits, targets) = (self.logits.clone(), self.targets.clone());
+        self.sync()?;
+        let start = Instant::now();
+        let loss = (self.loss)(logits, targets);
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        read(loss)?;
+        Ok(seconds)
+    }
+
+    /// Has everything computed that was asked for so far. A CPU backend has no work left.
+    fn sync(&self) -> Result<(), String> {
+        let done = self.device.sync();
+        done.map_err(|error| format!("the device failed: {error}"))
+    }
+}
+
+/// A device that did not run what it was given says so when the results are read, not before.
+fn read(loss: Tensor<1>) -> Result<f64, String> {
+    let value = loss.try_into_scalar::<f32>();
+    let value = value.map_err(|error| format!("the loss cannot be read: {error}"))?;
+    Ok(value.into())
+}
+
+impl<const D: usize, T: Clone> Workload for Call<D, T> {
+    fn outcome(&self, way: Way, probes: &[usize]) -> Result<Outcome, String> {
+        let targets = self.targets.clone();
+        if way == Way::Untracked {
+            let loss = (self.loss)(self.logits.clone(), targets);
+            return Ok(Outcome::of_loss(read(loss)?));
+        }
+        let leaf = self.logits.clone().require_grad();
+        // Logits that are moved away have no gradient to ask for; those of a product by 1 reach
+        // its leaf, and the loss is the product's only owner.
+        let logits = match way {
+            Way::Owned => leaf.clone().mul_scalar(1.0),
+            _ => leaf.clone(),
+        };
+        let loss = (self.loss)(logits, targets);
+        let gradient = leaf.grad(&loss.backward()).expect("the leaf requires it");
+        let mut outcome = Outcome::of_loss(read(loss)?);
+        let outer = gradient.dims()[0];
+        let inner = gradient.shape().num_elements() / outer;
+        let block = (BLOCK / inner).clamp(1, outer);
+        for first in (0..outer).step_by(block) {
+            let length = block.min(outer - first);
+            let entries = gradient.clone().narrow(0, first, length).try_into_data();
+            let entries =
+                entries.map_err(|error| format!("the gradient cannot be read: {error}"))?;
+            let entries = entries.convert::<f32>();
+            let entries = entries.as_slice::<f32>().expect("it was converted");
+            outcome.add(entries, first * inner, probes);
+        }
+        Ok(outcome)
+    }
+
+    fn seconds(&self, way: Way) -> Result<f64, String> {
+        match way {
+            Way::Owned => self.owned(),
+            Way::Shared => self.shared(),
+            Way::Untracked => self.untracked(),
+        }
+    }
+
+    fn fresh_seconds(&self) -> Result<f64, String> {
+        self.sync()?;
+        let start = Instant::now();
+        let logits = (self.fresh)();
+        self.sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        black_box(logits);
+        Ok(seconds)
+    }
+}
+
+/// A loss's part in the rounds, in one way.
+pub struct Calls<'a> {
+    pub workload: &'a dyn Workload,
+    pub way: Way,
+}
+
+impl Contender for Calls<'_> {
+    fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String> {
+        self.workload.seconds(self.way)?;
+        (0..repetitions)
+            .map(|_| self.workload.seconds(self.way))
+            .collect()
+    }
+}

@@ -1,0 +1,165 @@
+//! The comparison with `burn::nn` and a copy, on one device.
+
+mod exact;
+mod hardware;
+mod panics;
+mod runtimes;
+mod sides;
+mod table;
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use clap::ValueEnum;
+
+use crate::calls::{Calls, Way};
+use crate::entries::{self, Entry, Phase};
+use crate::report::Report;
+use crate::rounds::{Contender, Plan, Spread};
+use crate::table::duration;
+use hardware::{Hardware, megabytes};
+use panics::{guarded, listen};
+pub use runtimes::Runtime;
+use sides::{Copies, Sides};
+use table::{Times, columns, without_times};
+
+const IDLE_SYNCS: usize = 100;
+
+/// The rows that there are.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Set {
+    /// 256x1000, 4096x10 and 512x32000 in f32.
+    Small,
+    /// 4096x32000, 8192x128256, 65536x1000 and 8x21x512x512 in f32 and bf16: up to 4.2 GB of logits,
+    /// of which the device needs to hold some five times as much, and the host twice.
+    Large,
+}
+
+impl Set {
+    pub fn entries(self) -> Vec<Entry> {
+        match self {
+            Set::Small => entries::small(),
+            Set::Large => entries::large(),
+        }
+    }
+}
+
+/// What is asked for.
+pub struct Request {
+    pub runtime: Runtime,
+    pub plan: Plan,
+    pub quartiles: bool,
+    /// The command that does the same again.
+    pub command: String,
+}
+
+impl Request {
+    pub fn run(&self, entries: &[Entry], out: Option<&Path>) -> Result<(), String> {
+        listen();
+        let name = self.runtime.name;
+        let device = (self.runtime.open)();
+        let opened = guarded(|| Ok((Hardware::of(&device), idle_sync(&device)?)));
+        let (hardware, idle) = opened
+            .map_err(|error| format!("{name} finds no device that it can use here: {error}"))?;
+        let mut report = Report::new(&format!(
+            "{hardware}. To wait for the idle device takes {}. {} {}. Medians of `{}`.",
+            duration(idle.median),
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION"),
+            self.command,
+        ));
+        let mut notes = Vec::new();
+        report.tables(entries, columns, |entry| {
+            let row = guarded(|| {
+                free(&device)?;
+                possible(entry, &device, &hardware)?;
+                self.row(entry, &device, &mut notes)
+            });
+            Ok(row.unwrap_or_else(|reason| {
+                if reason.contains('\n') {
+                    notes.push(format!("{entry} is not timed: {reason}"));
+                }
+                without_times(entry, &reason)
+            }))
+        })?;
+        for note in notes {
+            report.add(&format!("\n{note}"));
+        }
+        report.close(out)
+    }
+
+    fn row(
+        &self,
+        entry: &Entry,
+        device: &Device,
+        notes: &mut Vec<String>,
+    ) -> Result<String, String> {
+        let logits = entry.logits();
+        let exact = exact::outcome(entry, &logits, &entry.probes());
+        let sides = Sides::new(entry, logits, device);
+        let (ways, burn_way) = match entry.phase {
+            Phase::ForwardBackward => (&[Way::Owned, Way::Shared][..], Way::Shared),
+            Phase::Forward => (&[Way::Untracked][..], Way::Untracked),
+        };
+        for &way in ways {
+            let agree = sides.check_here(entry, way, &exact);
+            agree.map_err(|error| format!("with logits {way}, {error}"))?;
+        }
+        let burn_is_right = guarded(|| sides.check_burn_nn(entry, burn_way, &exact));
+
+        let mut copies = Copies(&*sides.here);
+        let calls = |workload, way| Calls { workload, way };
+        let mut here = Vec::from_iter(ways.iter().map(|&way| calls(&*sides.here, way)));
+        let mut burn_nn = calls(&*sides.burn_nn, burn_way);
+        let mut contenders: Vec<&mut dyn Contender> = vec![&mut copies];
+        contenders.extend(here.iter_mut().map(|calls| calls as &mut dyn Contender));
+        match burn_is_right {
+            Ok(()) => contenders.push(&mut burn_nn),
+            Err(reason) => notes.push(format!("{entry} without burn::nn: {reason}")),
+        }
+        let spreads = self.plan.measure(&mut contenders)?;
+        let times = Times {
+            copy: spreads[0],
+            here: spreads[1..=ways.len()].to_vec(),
+            burn_nn: spreads.get(ways.len() + 1).copied(),
+        };
+        Ok(times.row(entry, self.quartiles))
+    }
+}
+
+/// Gives the memory of the row before back.
+fn free(device: &Device) -> Result<(), String> {
+    // What was dropped is still held by operations that wait to be run.
+    let done = device.sync();
+    done.map_err(|error| format!("the device failed: {error}"))?;
+    device.memory_cleanup();
+    Ok(())
+}
+
+/// Whether the device has the dtype, and buffers of the size.
+fn possible(entry: &Entry, device: &Device, hardware: &Hardware) -> Result<(), String> {
+    if !device.supports_dtype(entry.dtype()) {
+        return Err(format!("the device does not compute {}", entry.precision));
+    }
+    let bytes = entry.bytes() as u64;
+    if bytes > hardware.largest_buffer {
+        return Err(format!(
+            "the logits take {}, a buffer of the device at most {}",
+            megabytes(bytes),
+            megabytes(hardware.largest_buffer)
+        ));
+    }
+    Ok(())
+}
+
+/// What the clock takes for nothing: every time in the tables contains it once.
+fn idle_sync(device: &Device) -> Result<Spread, String> {
+    let sync = |_| {
+        let start = Instant::now();
+        let done = device.sync().map(|()| start.elapsed().as_secs_f64());
+        done.map_err(|error| format!("{error}"))
+    };
+    let seconds = (0..IDLE_SYNCS).map(sync).collect::<Result<_, _>>()?;
+    Ok(Spread::of(seconds))
+}

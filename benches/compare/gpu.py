@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Times the cross-entropy losses of PyTorch and Liger on an NVIDIA GPU, beside a copy of the logits,
+on the shapes of `compare --device cuda --set large`, and prints the medians as markdown tables.
+
+Needs PyTorch with CUDA; torch.compile needs Triton, which comes with it. Liger (pip install
+liger-kernel) is left out where it is missing. The clock starts and stops when the GPU is idle, as in
+compare, and making logits, setting gradients to None and dropping results is outside of it. The
+results are checked to agree with PyTorch's before they are timed.
+"""
+
+import argparse
+import gc
+import importlib.metadata
+import math
+import statistics
+import sys
+import time
+
+DEVICE = "cuda"
+# As in entries.rs.
+SHAPES = [(4096, 32000), (8192, 128256), (65536, 1000), (8, 21, 512, 512)]
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+# Shares of PyTorch's value: the loss, and the sum of the gradient's absolute values.
+TOLERANCES = {"f32": 1e-4, "bf16": 2e-2}
+# How often one passes over as many bytes as the logits have, at least.
+PASSES = {"forward+backward": 3, "forward alone": 1}
+COPY_PASSES = 2
+TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward alone"}
+# Names of the columns.
+EAGER, COMPILED, LIGER = "PyTorch", "torch.compile", "Liger"
+IDLE_SYNCS = 100
+# A try that takes more than this share of the quickest before is no quicker.
+SETTLED = 0.9
+MOST_REPETITIONS = 10_000
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only",
+        metavar="SUBSTRING",
+        default="",
+        help="only the rows whose name contains this; a name is, for example, `4096x32000 index bf16 "
+        "forward+backward` or `65536x1000 index f32 forward alone`",
+    )
+    parser.add_argument("--rounds", metavar="N", type=positive, default=7, help="rounds per row of a table (7)")
+    parser.add_argument(
+        "--turn", metavar="MS", type=positive, default=200, help="milliseconds that a turn should take (200)"
+    )
+    parser.add_argument(
+        "--repetitions", metavar="N", type=positive, default=3, help="repetitions that a turn has at least (3)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    return parser.parse_args()
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} was given, at least 1 is needed")
+    return number
+
+
+def rows_of(only):
+    """Phase, shape and dtype of the rows, in the order of the tables."""
+    rows = [(phase, shape, dtype) for phase in PASSES for dtype in DTYPES for shape in SHAPES]
+    chosen = [row for row in rows if only in name_of(*row)]
+    if not chosen:
+        names = [name_of(*row) for row in rows]
+        sys.exit(f"No row's name contains {only!r}; the rows are\n" + "\n".join(names))
+    return chosen
+
+
+def name_of(phase, shape, dtype):
+    """As in compare."""
+    return f"{'x'.join(map(str, shape))} index {dtype} {phase}"
+
+
+class Contender:
+    """A loss on the data of a row."""
+
+    def __init__(self, loss, logits, targets, phase, in_place=False):
+        self.loss, self.logits, self.targets = loss, logits, targets
+        self.backward = phase == "forward+backward"
+        self.in_place = in_place
+
+    def leaf(self):
+        """Logits whose gradient is None; a copy where the loss overwrites them."""
+        logits = self.logits.clone() if self.in_place else self.logits.detach()
+        return logits.requires_grad_(self.backward)
+
+    def once(self):
+        """Seconds, loss and leaf of one call."""
+        logits = self.leaf()
+        with torch.set_grad_enabled(self.backward):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            loss = self.loss(logits, self.targets)
+            if self.backward:
+                loss.backward()
+            torch.cuda.synchronize()
+            return time.perf_counter() - start, loss, logits
+
+    def seconds(self):
+        return self.once()[0]
+
+    def outcome(self):
+        _, loss, logits = self.once()
+        if not self.backward:
+            return [loss.item()]
+        parts = logits.grad.chunk(16)
+        return [loss.item(), sum(part.abs().sum(dtype=torch.float64).item() for part in parts)]
+
+
+class Copy:
+    """The floor: the bytes of the logits read and written once."""
+
+    def __init__(self, logits):
+        self.source, self.destination = logits, torch.empty_like(logits)
+
+    def seconds(self):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        self.destination.copy_(self.source)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def eager(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def liger():
+    """Liger's loss and version, or None and the reason."""
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy
+
+        version = importlib.metadata.version("liger-kernel")
+    except ImportError as error:
+        return None, f"Liger is left out, because this Python does not have it ({error}): pip install liger-kernel."
+
+    def loss(logits, targets):
+        # It takes rows of classes only; its users bring the classes to the end.
+        if logits.dim() > 2:
+            logits = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+        result = liger_cross_entropy(logits, targets.flatten())
+        return result[0] if isinstance(result, tuple) else result
+
+    return loss, version
+
+
+def data(shape, dtype):
+    """Logits uniform in [-6, 6), and a class per row."""
+    torch.manual_seed(7)
+    logits = torch.empty(shape, device=DEVICE).uniform_(-6, 6).to(getattr(torch, DTYPES[dtype]))
+    return logits, torch.randint(shape[1], shape[:1] + shape[2:], device=DEVICE)
+
+
+def warm_up(contender, turn):
+    """Repeats until a try is no quicker than the one before, and says how many repetitions fit into a turn."""
+    repetitions, quickest = 3, math.inf
+    while True:
+        seconds = [contender.seconds() for _ in range(repetitions)]
+        median = statistics.median(seconds)
+        is_long, is_settled = sum(seconds) >= turn / 2, median >= SETTLED * quickest
+        quickest = min(quickest, median)
+        if is_long and is_settled or repetitions >= MOST_REPETITIONS:
+            return min(int(turn / quickest), MOST_REPETITIONS)
+        if not is_long:
+            repetitions *= 4
+
+
+def measure(contenders, options):
+    """The median of each contender, which take turns."""
+    turn = options.turn / 1e3
+    repetitions = [max(warm_up(contender, turn), options.repetitions) for contender in contenders]
+    seconds = [[] for _ in contenders]
+    for _ in range(options.rounds):
+        for contender, count, times in zip(contenders, repetitions, seconds):
+            contender.seconds()
+            times += [contender.seconds() for _ in range(count)]
+    return [statistics.median(times) for times in seconds]
+
+
+def right(contenders, dtype):
+    """Those that agree with PyTorch, the first of them, and why others do not."""
+    reference, agreeing, reasons = None, {}, []
+    for side, contender in contenders.items():
+        try:
+            outcome = contender.outcome()
+        except Exception as error:  # Out of memory, a compiler that gives up: the others are timed.
+            reasons.append(f"{side} is not timed: {reason_of(error)}")
+            continue
+        reference = reference or outcome
+        share = TOLERANCES[dtype]
+        if all(abs(one - other) <= share * abs(other) for one, other in zip(outcome, reference)):
+            agreeing[side] = contender
+        else:
+            reasons.append(f"{side} is not timed: loss and sum of |gradient| {outcome}, expected {reference}")
+    return agreeing, reasons
+
+
+def reason_of(error):
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def cells_of(phase, shape, dtype, losses, options):
+    """The cells of a row behind the names, and what is to be said of it."""
+    logits, targets = data(shape, dtype)
+    contenders = {
+        side: Contender(loss, logits, targets, phase, in_place=side == LIGER) for side, loss in losses.items()
+    }
+    agreeing, reasons = right(contenders, dtype)
+    copy, *medians = measure([Copy(logits), *agreeing.values()], options)
+    times = dict(zip(agreeing, medians))
+    shares = {side: PASSES[phase] / time * copy / COPY_PASSES for side, time in times.items()}
+    bandwidth = COPY_PASSES * logits.numel() * logits.element_size() / copy
+    cells = [duration(times[side]) if side in times else "not timed" for side in losses]
+    cells.append(duration(copy))
+    cells += [f"{100 * shares[side]:.0f} %" if side in shares else "" for side in losses]
+    return [*cells, f"{digits(bandwidth / 1e9)} GB/s"], reasons
+
+
+def line(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def columns_of(losses):
+    shares = [f"of the copy's bandwidth, {side}" for side in losses]
+    return ["logits", "kind", *losses, "copy", *shares, "bandwidth of the copy"]
+
+
+def head(phase, columns):
+    return f"\n{TITLES[phase]}:\n\n{line(columns)}\n{line(['---'] * len(columns))}"
+
+
+def digits(value):
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def duration(seconds):
+    for factor, unit in (1e9, "ns"), (1e6, "us"), (1e3, "ms"):
+        if seconds * factor < 1000:
+            return f"{digits(seconds * factor)} {unit}"
+    return f"{digits(seconds)} s"
+
+
+def idle_sync():
+    def once():
+        start = time.perf_counter()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return statistics.median(once() for _ in range(IDLE_SYNCS))
+
+
+def main():
+    options = arguments()
+    rows = rows_of(options.only)
+    if not torch.cuda.is_available():
+        sys.exit(
+            f"PyTorch {torch.__version__} finds no CUDA device here, and nothing is timed without one: run this on a "
+            "machine with an NVIDIA GPU and its driver, with a PyTorch that has CUDA."
+        )
+    gc.disable()
+    losses, notes = {EAGER: eager}, []
+    if not options.no_compile:
+        losses[COMPILED] = torch.compile(eager, dynamic=False)
+    loss, version = liger()
+    if loss:
+        losses[LIGER] = loss
+        version = f"Liger {version}"
+    print(
+        f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}. {version}"
+        f"{'.' if loss else ''} To wait for the idle device takes {duration(idle_sync())}. "
+        f"Medians of `{' '.join(['gpu.py', *sys.argv[1:]])}`."
+    )
+    columns, last_phase = columns_of(losses), None
+    for phase, shape, dtype in rows:
+        if COMPILED in losses:
+            torch.compiler.reset()
+        names = [" x ".join(map(str, shape)), f"index, {dtype}"]
+        try:
+            cells, reasons = cells_of(phase, shape, dtype, losses, options)
+        except RuntimeError as error:  # Out of memory, above all.
+            cells, reasons = [f"not timed: {reason_of(error)}"], []
+        notes += [f"{name_of(phase, shape, dtype)}: {reason}" for reason in reasons]
+        gc.collect()
+        torch.cuda.empty_cache()
+        if phase != last_phase:
+            print(head(phase, columns))
+            last_phase = phase
+        cells = names + cells
+        print(line(cells + [""] * (len(columns) - len(cells))), flush=True)
+    for note in notes:
+        print(f"\n{note}")
+
+
+if __name__ == "__main__":
+    try:
+        import torch
+    except ImportError as error:
+        sys.exit(f"This Python has no PyTorch ({error}): pip install torch, with CUDA.")
+    main()
