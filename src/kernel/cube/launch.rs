@@ -14,7 +14,8 @@ use super::plan::{Hardware, Plan, Problem};
 use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
 use super::targets::InputsLaunch;
 use super::totals::{
-    Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, loss_of_sums, sums_of_rows,
+    CountsLaunch, Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
+    totals_of_rows,
 };
 use crate::operation::{EmptyReduction, Geometry, InputValues, Options, RowReduction};
 
@@ -152,40 +153,25 @@ impl Call<'_> {
 
     /// What the losses come to, if they are given, and what they and the z-losses are divided by.
     pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
-        const ROWS_OF_A_UNIT: usize = 16;
+        const ROWS_OF_A_UNIT: usize = 32;
         const MOST_CUBES: usize = 1024;
-        let hardware = hardware(&self.client);
-        let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
-        let planes = (hardware.plane_operations && hardware.plane_size <= units)
-            .then_some(hardware.plane_size);
         let arithmetic = self.arithmetic();
+        let spec = self.totals_spec(losses);
+        let units = spec.units as usize;
         let rows = self.geometry.rows();
-        let has_weights = self.options.reduction == RowReduction::Mean && !self.has_distributions();
-        let spec = TotalsSpec {
-            units,
-            planes,
-            has_losses: losses.is_some(),
-            has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
-            denominator: if has_weights {
-                Denominator::Weight
-            } else {
-                Denominator::Given
-            },
-            ignored: self.ignored(),
-        };
-        let cubes = rows
-            .div_ceil(units as usize * ROWS_OF_A_UNIT)
-            .clamp(1, MOST_CUBES);
-        let partials = Buffer::new(&self.client, arithmetic, cubes * SUMS);
+        let cubes = rows.div_ceil(units * ROWS_OF_A_UNIT).clamp(1, MOST_CUBES);
         let loss = losses.map(|_| Buffer::new(&self.client, arithmetic, 1));
         let denominators = Buffer::new(&self.client, arithmetic, 2);
+        let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
+        let counts = || CountsLaunch::new(rows, self.geometry.classes, cubes);
         let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
+        let cube_dim = CubeDim::new_1d(spec.units);
         // SAFETY: as above; cubes without rows read nothing and write nothing.
         unsafe {
-            sums_of_rows::launch_unchecked(
+            totals_of_rows::launch_unchecked(
                 &self.client,
                 self.cube_count(cubes),
-                CubeDim::new_1d(units),
+                cube_dim,
                 address_type,
                 losses.map(Buffer::argument).into(),
                 InputsLaunch::new(
@@ -193,40 +179,67 @@ impl Call<'_> {
                     ComptimeOptionArgs::None,
                     self.weights.as_ref().map(Buffer::argument).into(),
                 ),
-                partials.argument(),
-                rows,
-                self.geometry.classes,
-                cubes,
+                match &partials {
+                    None => conclusion(loss.as_ref(), &denominators),
+                    Some(partials) => OutcomeLaunch::new(
+                        Some(partials.argument()).into(),
+                        ComptimeOptionArgs::None,
+                        ComptimeOptionArgs::None,
+                    ),
+                },
+                self.mean(),
+                counts(),
                 spec.clone(),
                 [arithmetic, arithmetic, self.index(), self.comparison()],
             );
-            loss_of_sums::launch_unchecked(
-                &self.client,
-                CubeCount::Static(1, 1, 1),
-                CubeDim::new_1d(units),
-                address_type,
-                partials.argument(),
-                OutcomeLaunch::new(
-                    loss.as_ref().map(Buffer::argument).into(),
-                    denominators.argument(),
-                ),
-                MeanLaunch::new(
-                    self.number(match self.options.empty {
-                        EmptyReduction::Nan => f64::NAN,
-                        EmptyReduction::Zero => 0.0,
-                    }),
-                    self.number(match self.options.reduction {
-                        RowReduction::BatchMean(samples) => samples as f64,
-                        RowReduction::Mean => rows as f64,
-                        RowReduction::Sum | RowReduction::None => 1.0,
-                    }),
-                ),
-                cubes,
-                spec,
-                arithmetic,
-            );
+            if let Some(partials) = partials {
+                totals_of_cubes::launch_unchecked(
+                    &self.client,
+                    CubeCount::Static(1, 1, 1),
+                    cube_dim,
+                    address_type,
+                    partials.argument(),
+                    conclusion(loss.as_ref(), &denominators),
+                    self.mean(),
+                    counts(),
+                    spec,
+                    arithmetic,
+                );
+            }
         }
         (loss, denominators)
+    }
+
+    fn totals_spec(&self, losses: Option<&Buffer>) -> TotalsSpec {
+        let hardware = hardware(&self.client);
+        let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
+        let has_planes = hardware.plane_operations && hardware.plane_size <= units;
+        let has_weights = self.options.reduction == RowReduction::Mean && !self.has_distributions();
+        TotalsSpec {
+            units,
+            planes: has_planes.then_some(hardware.plane_size),
+            has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
+            denominator: if has_weights {
+                Denominator::Weight
+            } else {
+                Denominator::Given
+            },
+            ignored: self.ignored(),
+        }
+    }
+
+    fn mean(&self) -> MeanLaunch {
+        MeanLaunch::new(
+            self.number(match self.options.empty {
+                EmptyReduction::Nan => f64::NAN,
+                EmptyReduction::Zero => 0.0,
+            }),
+            self.number(match self.options.reduction {
+                RowReduction::BatchMean(samples) => samples as f64,
+                RowReduction::Mean => self.geometry.rows() as f64,
+                RowReduction::Sum | RowReduction::None => 1.0,
+            }),
+        )
     }
 
     /// Writes the gradients of the logits and of the distributions, as far as they have a place.
@@ -440,6 +453,15 @@ impl Call<'_> {
     fn cube_count(&self, cubes: usize) -> CubeCount {
         cubecl::calculate_cube_count_elemwise(&self.client, cubes, CubeDim::new_1d(1))
     }
+}
+
+/// What a kernel writes that adds up the last sums.
+fn conclusion<A: Float>(loss: Option<&Buffer>, denominators: &Buffer) -> OutcomeLaunch<A> {
+    OutcomeLaunch::new(
+        ComptimeOptionArgs::None,
+        loss.map(Buffer::argument).into(),
+        Some(denominators.argument()).into(),
+    )
 }
 
 /// The dtype that numbers of this dtype are computed in.

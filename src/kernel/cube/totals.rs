@@ -1,5 +1,5 @@
-//! The losses of the rows as one number: in two stages, always in the same order, so that the same
-//! inputs give the same bits.
+//! The losses of the rows as one number: by one cube, or where the rows are many in two stages; always
+//! in the same order, so that the same inputs give the same bits.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -17,14 +17,12 @@ pub(crate) enum Denominator {
     Given,
 }
 
-/// What is compiled into the kernels.
+/// What is compiled into the kernels over the sums.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TotalsSpec {
     /// Units of the one group that a cube is.
     pub(crate) units: u32,
     pub(crate) planes: Option<u32>,
-    /// Whether the losses are added up, not only what the rows weigh.
-    pub(crate) has_losses: bool,
     pub(crate) has_z_loss: bool,
     pub(crate) denominator: Denominator,
     pub(crate) ignored: Vec<i64>,
@@ -62,28 +60,42 @@ struct Sums<A: Float> {
     counted: A,
 }
 
-/// Adds up `rows` rows from the cube's own on, as one of `SUMS` numbers per cube.
+/// How many there are.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Counts {
+    pub(crate) rows: usize,
+    pub(crate) classes: usize,
+    /// That share the rows.
+    pub(crate) cubes: usize,
+}
+
+/// What the kernels write.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Outcome<A: Float> {
+    /// `SUMS` numbers per cube, where another kernel adds them up.
+    pub(crate) partials: ComptimeOption<Box<[A]>>,
+    /// One number, if the losses are added up.
+    pub(crate) loss: ComptimeOption<Box<[A]>>,
+    /// What the losses and the z-losses are divided by.
+    pub(crate) denominators: ComptimeOption<Box<[A]>>,
+}
+
+/// Adds up the rows: each cube its own, or the only one all.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(crate) fn sums_of_rows<A: Float, P: Float, I: Int, K: Int>(
+pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     losses: ComptimeOption<&[A]>,
     inputs: Inputs<A, P, I, Const<1>>,
-    partials: &mut [A],
-    rows: usize,
-    classes: usize,
-    cubes: usize,
+    mut outcome: Outcome<A>,
+    mean: Mean,
+    counts: Counts,
     #[comptime] spec: TotalsSpec,
     #[define(A, P, I, K)] _dtypes: [ElemType; 4],
 ) {
-    let units = comptime!(spec.units as usize);
-    let length = rows.div_ceil(cubes);
+    let rows = counts.rows;
+    let length = rows.div_ceil(counts.cubes);
     let first = (CUBE_POS * length).min(rows);
     let end = (first + length).min(rows);
-    let mut sums = Sums::<A> {
-        loss: A::new(0.0),
-        penalty: A::new(0.0),
-        weight: A::new(0.0),
-        counted: A::new(0.0),
-    };
+    let mut sums = Sums::<A>::nothing();
     let mut row = first + UNIT_POS as usize;
     while row < end {
         #[comptime]
@@ -96,52 +108,38 @@ pub(crate) fn sums_of_rows<A: Float, P: Float, I: Int, K: Int>(
         if comptime!(spec.denominator == Denominator::Weight) {
             #[comptime]
             if let ComptimeOption::Some(indices) = &inputs.indices {
-                let target =
-                    target_of_row::<I, K>(indices, row, classes, comptime!(spec.ignored.clone()));
+                let ignored = comptime!(spec.ignored.clone());
+                let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
                 let weight = inputs.weight(target.class as usize);
                 sums.weight += select(target.counts, weight, A::new(0.0));
                 sums.counted += select(target.counts, A::new(1.0), A::new(0.0));
             }
         }
-        row += units;
+        row += comptime!(spec.units as usize);
     }
     sums.add_up(spec.clone());
-    if UNIT_POS == 0 && CUBE_POS < cubes {
-        let at = CUBE_POS * SUMS;
-        partials[at] = sums.loss;
-        partials[at + 1] = sums.penalty;
-        partials[at + 2] = sums.weight;
-        partials[at + 3] = sums.counted;
+    if UNIT_POS == 0 && CUBE_POS < counts.cubes {
+        #[comptime]
+        match &mut outcome.partials {
+            ComptimeOption::Some(partials) => sums.write(partials),
+            ComptimeOption::None => sums.conclude(&mut outcome, &mean, spec.clone()),
+        }
     }
 }
 
-/// What the second stage writes.
-#[derive(CubeType, CubeLaunch)]
-pub(crate) struct Outcome<A: Float> {
-    /// One number.
-    pub(crate) loss: ComptimeOption<Box<[A]>>,
-    /// What the losses and the z-losses are divided by.
-    pub(crate) denominators: Box<[A]>,
-}
-
-/// The loss from the sums of the cubes, and the denominators of its two terms.
+/// Adds up what the cubes have added up.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(crate) fn loss_of_sums<A: Float>(
+pub(crate) fn totals_of_cubes<A: Float>(
     partials: &[A],
     mut outcome: Outcome<A>,
     mean: Mean,
-    cubes: usize,
+    counts: Counts,
     #[comptime] spec: TotalsSpec,
     #[define(A)] _dtype: ElemType,
 ) {
-    let mut sums = Sums::<A> {
-        loss: A::new(0.0),
-        penalty: A::new(0.0),
-        weight: A::new(0.0),
-        counted: A::new(0.0),
-    };
+    let mut sums = Sums::<A>::nothing();
     let mut cube = UNIT_POS as usize;
-    while cube < cubes {
+    while cube < counts.cubes {
         let at = cube * SUMS;
         sums.loss += partials[at];
         sums.penalty += partials[at + 1];
@@ -151,24 +149,7 @@ pub(crate) fn loss_of_sums<A: Float>(
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS == 0 {
-        let given = mean.denominator.get::<A>();
-        let mut weight = given;
-        let mut counted = given;
-        if comptime!(spec.denominator == Denominator::Weight) {
-            weight = sums.weight;
-            counted = sums.counted;
-        }
-        outcome.denominators[0] = weight;
-        outcome.denominators[1] = counted;
-        #[comptime]
-        if let ComptimeOption::Some(loss) = &mut outcome.loss {
-            let empty = mean.empty.get::<A>();
-            let mut result = mean_of::<A>(sums.loss, weight, empty);
-            if comptime!(spec.has_z_loss) {
-                result += mean_of::<A>(sums.penalty, counted, empty);
-            }
-            loss[0] = result;
-        }
+        sums.conclude(&mut outcome, &mean, spec.clone());
     }
 }
 
@@ -187,6 +168,48 @@ fn mean_of<A: Float>(sum: A, total: A, empty: A) -> A {
 
 #[cube]
 impl<A: Float> Sums<A> {
+    fn nothing() -> Sums<A> {
+        Sums::<A> {
+            loss: A::new(0.0),
+            penalty: A::new(0.0),
+            weight: A::new(0.0),
+            counted: A::new(0.0),
+        }
+    }
+
+    fn write(&self, partials: &mut [A]) {
+        let at = CUBE_POS * SUMS;
+        partials[at] = self.loss;
+        partials[at + 1] = self.penalty;
+        partials[at + 2] = self.weight;
+        partials[at + 3] = self.counted;
+    }
+
+    /// The loss, and the denominators of its two terms.
+    fn conclude(&self, outcome: &mut Outcome<A>, mean: &Mean, #[comptime] spec: TotalsSpec) {
+        let given = mean.denominator.get::<A>();
+        let mut weight = given;
+        let mut counted = given;
+        if comptime!(spec.denominator == Denominator::Weight) {
+            weight = self.weight;
+            counted = self.counted;
+        }
+        #[comptime]
+        if let ComptimeOption::Some(denominators) = &mut outcome.denominators {
+            denominators[0] = weight;
+            denominators[1] = counted;
+        }
+        #[comptime]
+        if let ComptimeOption::Some(loss) = &mut outcome.loss {
+            let empty = mean.empty.get::<A>();
+            let mut result = mean_of::<A>(self.loss, weight, empty);
+            if comptime!(spec.has_z_loss) {
+                result += mean_of::<A>(self.penalty, counted, empty);
+            }
+            loss[0] = result;
+        }
+    }
+
     fn add_up(&mut self, #[comptime] spec: TotalsSpec) {
         let mut group = Group::<A>::new(comptime!(spec.tile()));
         let mut sums = Sequence::<A>::new();
