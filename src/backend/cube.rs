@@ -354,3 +354,172 @@ const _: () = {
     const fn is_implemented<B: CrossEntropyBackend>() {}
     is_implemented::<burn_wgpu::Wgpu>();
 };
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use super::*;
+    use crate::operation::{
+        ClassWeightsMetadata, EmptyReduction, GradientsMetadata, InputsMetadata, SavedMetadata,
+        TargetsMetadata, metadata,
+    };
+    use burn::backend::fusion::custom::TensorSpec;
+    use burn::backend::ops::IntTensorOps;
+    use burn::tensor::{IntDType, Shape};
+
+    const REDUCTIONS: [RowReduction; 4] = [
+        RowReduction::None,
+        RowReduction::Mean,
+        RowReduction::Sum,
+        RowReduction::BatchMean(2),
+    ];
+
+    fn device() -> CubeDevice {
+        CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default())
+    }
+
+    fn zeros(shape: &Shape, dtype: FloatDType) -> CubeTensor {
+        CubeBackend::float_zeros(shape.clone(), &device(), dtype)
+    }
+
+    fn spec(tensor: &CubeTensor) -> TensorSpec {
+        TensorSpec::new(tensor.meta.shape().clone(), tensor.dtype)
+    }
+
+    fn every_option() -> Vec<Options> {
+        use crate::operation::InputValues::{Logits, Probabilities};
+        let plain = Logits {
+            scale: 1.0,
+            softcap: None,
+        };
+        let mut all = Vec::new();
+        for reduction in REDUCTIONS {
+            for values in [plain, Probabilities] {
+                for smoothing in [0.0, 0.1] {
+                    for class_dim in [0, 1, 2] {
+                        all.push(Options {
+                            class_dim,
+                            ignore_indices: [-100].as_slice().into(),
+                            label_smoothing: smoothing,
+                            values,
+                            z_loss: 0.0,
+                            reduction,
+                            empty: EmptyReduction::Nan,
+                            gradients_of: GradientsOf::Logits,
+                        });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Fusion believes it without a look at the tensors that come later.
+    #[test]
+    fn what_fusion_is_told_of_the_results_is_what_comes() {
+        for dims in [[2, 3, 5], [2, 0, 5], [1, 1, 1]] {
+            for options in every_option() {
+                let shape = Shape::new(dims);
+                if shape[options.class_dim] == 0 {
+                    continue;
+                }
+                let mut rows = shape.clone();
+                rows[options.class_dim] = 1;
+                for (dtype, soft) in [(FloatDType::F32, false), (FloatDType::F16, true)] {
+                    let gradients_of = if soft {
+                        GradientsOf::Both
+                    } else {
+                        GradientsOf::Logits
+                    };
+                    let options = Options {
+                        gradients_of,
+                        ..options.clone()
+                    };
+                    let targets = if soft {
+                        Targets::Distributions(zeros(&shape, FloatDType::F32))
+                    } else {
+                        let indices =
+                            CubeBackend::int_zeros(rows.clone(), &device(), IntDType::I32);
+                        Targets::Indices(indices)
+                    };
+                    assert_told(zeros(&shape, dtype), targets, &options);
+                }
+            }
+        }
+    }
+
+    fn assert_told(logits: CubeTensor, targets: Targets<CubeBackend>, options: &Options) {
+        let told_inputs = InputsMetadata {
+            targets: match &targets {
+                Targets::Indices(indices) => TargetsMetadata::Indices(spec(indices)),
+                Targets::Distributions(targets) => TargetsMetadata::Distributions(spec(targets)),
+            },
+            weights: ClassWeightsMetadata::Equal,
+        };
+        let inputs = Inputs {
+            targets,
+            weights: ClassWeights::Equal,
+        };
+        let told_loss = metadata::cross_entropy(&spec(&logits), &told_inputs, options);
+        let told = metadata::cross_entropy_tracked(&spec(&logits), &told_inputs, options);
+        let loss = CubeBackend::cross_entropy(logits.clone(), inputs.clone(), options.clone());
+        assert_same(&loss, &told_loss);
+        let Tracked { loss, saved } =
+            CubeBackend::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+        assert_same(&loss, &told.loss);
+        match (&saved, &told.saved) {
+            (
+                Saved::Logits {
+                    logits,
+                    statistics,
+                    denominators,
+                },
+                SavedMetadata::Logits {
+                    logits: told_logits,
+                    statistics: told_statistics,
+                    denominators: told_denominators,
+                },
+            ) => {
+                assert_same(logits, told_logits);
+                assert_same(statistics, told_statistics);
+                assert_same(denominators, told_denominators);
+            }
+            (Saved::AsGiven { input }, SavedMetadata::AsGiven { input: told }) => {
+                assert_same(input, told);
+            }
+            _ => panic!("another variant was announced"),
+        }
+        let upstream = CubeBackend::float_ones(
+            loss.meta.shape().clone(),
+            &device(),
+            accumulation_dtype(loss.dtype),
+        );
+        let told =
+            metadata::cross_entropy_backward(&told.saved, &told_inputs, &spec(&upstream), options);
+        let gradients =
+            CubeBackend::cross_entropy_backward(saved, inputs, upstream, options.clone());
+        match (&gradients, &told) {
+            (Gradients::Logits { logits }, GradientsMetadata::Logits { logits: told }) => {
+                assert_same(logits, told);
+            }
+            (
+                Gradients::Both { logits, targets },
+                GradientsMetadata::Both {
+                    logits: told_logits,
+                    targets: told_targets,
+                },
+            ) => {
+                assert_same(logits, told_logits);
+                assert_same(targets, told_targets);
+            }
+            _ => panic!("another variant was announced"),
+        }
+    }
+
+    #[track_caller]
+    fn assert_same(tensor: &CubeTensor, told: &TensorSpec) {
+        assert_eq!(
+            (tensor.meta.shape(), tensor.dtype),
+            (&told.shape, told.dtype)
+        );
+    }
+}

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::{on_the_cpu, on_wgpu};
+use crate::common::backends::{on_every_gpu, on_the_cpu};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{self, Form, assert_agrees};
 use crate::common::{oracle, tolerance};
@@ -91,7 +91,7 @@ fn every_number_of_positions_and_of_strided_classes(device: &Device) {
 }
 
 /// Every shape costs a device seconds of compilation.
-#[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
+#[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
 fn a_size_of_either_layout(device: &Device) {
     for (shape, class_dim) in [(vec![17, 65], 1), (vec![2, 7, 33], 1)] {
         for soft in [false, true] {
@@ -340,7 +340,7 @@ on_the_cpu!(
     nothing_but_ignored_rows_have_a_gradient_of_zero,
     the_gradient_is_multiplied_by_the_upstream_gradient,
 );
-on_wgpu!(
+on_every_gpu!(
     a_size_of_either_layout,
     confident_rows_keep_their_relative_accuracy_in_every_layout,
     classes_at_minus_infinity_have_no_part,

@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::common::backends::{is_cpu, on_the_cpu, on_wgpu};
+use crate::common::backends::{is_cpu, on_every_gpu, on_the_cpu};
 use crate::common::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
 use crate::common::run::{self, Form, Layout, float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -593,4 +593,4 @@ pub fn random_problems_agree(number: u32, device: &Device) {
 }
 
 on_the_cpu!(a_random_problem_agrees_with_the_portable_path);
-on_wgpu!(a_random_problem_agrees_with_the_portable_path);
+on_every_gpu!(a_random_problem_agrees_with_the_portable_path);

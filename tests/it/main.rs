@@ -17,8 +17,8 @@ mod meaning;
 mod modules;
 mod properties;
 mod seeds;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod strategies;
 mod threads;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod unfused;

@@ -10,7 +10,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 
-use crate::common::backends::on_wgpu;
+use crate::common::backends::on_every_gpu;
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Form, assert_agrees, float_tensor, numbers};
 use crate::{fused, fuzz};
@@ -161,7 +161,7 @@ fn random_problems(device: &Device) {
     in_every_way(|| fuzz::random_problems_agree(25, device));
 }
 
-on_wgpu!(
+on_every_gpu!(
     every_number_of_classes,
     strided_classes,
     probabilities,

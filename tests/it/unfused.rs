@@ -13,15 +13,21 @@ use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduc
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::common::backends::on_wgpu;
+use crate::common::backends::on_every_gpu;
 use crate::common::problem::{self, Outcome, Problem};
 use crate::common::run::{self, numbers};
 use crate::common::{oracle, tolerance};
 
 type CubeDevice = <CubeBackend as burn::backend::BackendTypes>::Device;
 
+#[cfg(feature = "wgpu")]
 fn device() -> CubeDevice {
     CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default())
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn device() -> CubeDevice {
+    CubeDevice::Cuda(Default::default())
 }
 
 fn float(values: &[f64], shape: &[usize]) -> CubeTensor {
@@ -155,7 +161,7 @@ fn the_middle_of_a_fused_stream(device: &Device) {
     }
 }
 
-on_wgpu!(
+on_every_gpu!(
     the_backend_alone_computes_in_place,
     the_middle_of_a_fused_stream,
 );

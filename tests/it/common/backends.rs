@@ -17,6 +17,11 @@ pub fn wgpu() -> Device {
     Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
 }
 
+#[cfg(feature = "cuda")]
+pub fn cuda() -> Device {
+    Device::cuda(0)
+}
+
 /// Whether the device is one of Burn's CPU backends.
 pub fn is_cpu(device: &Device) -> bool {
     let name = format!("{device:?}");
@@ -33,10 +38,14 @@ macro_rules! on_every_backend {
         mod wgpu {
             $crate::common::backends::on_backend!(wgpu, burn_wgpu::Wgpu, $($test),*);
         }
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $crate::common::backends::on_backend!(cuda, burn::backend::Cuda, $($test),*);
+        }
     };
 }
 
-/// As [`on_every_backend`], without wgpu.
+/// As [`on_every_backend`], without the devices.
 macro_rules! on_every_cpu_backend {
     ($($test:ident),* $(,)?) => {
         #[cfg(feature = "flex")]
@@ -111,12 +120,16 @@ macro_rules! on_the_cpu {
     };
 }
 
-/// As [`on_the_cpu`], for wgpu.
-macro_rules! on_wgpu {
+/// As [`on_the_cpu`], for what CubeCL drives: wgpu and CUDA.
+macro_rules! on_every_gpu {
     ($($test:ident),* $(,)?) => {
         #[cfg(feature = "wgpu")]
         mod wgpu {
             $crate::common::backends::on_device!(wgpu, $($test),*);
+        }
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $crate::common::backends::on_device!(cuda, $($test),*);
         }
     };
 }
@@ -131,5 +144,5 @@ macro_rules! on_device {
 }
 
 pub(crate) use {
-    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_the_cpu, on_wgpu,
+    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_gpu, on_the_cpu,
 };
