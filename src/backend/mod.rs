@@ -35,8 +35,8 @@ use crate::operation::metadata;
 /// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
 ///
 /// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
-/// made of. Every method has the portable implementation of [`mod@reference`] as its body; Flex and
-/// NdArray have their own.
+/// made of. Every method has the portable implementation of [`mod@reference`] as its body; Flex,
+/// NdArray and CubeCL's backend have kernels of their own.
 ///
 /// ```
 /// use burn::backend::Flex;

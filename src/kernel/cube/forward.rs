@@ -15,23 +15,12 @@ use super::elementary::{ln, ln_1p};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
-use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
+use super::spec::{Extent, Numbers, Span, Spec, Stage, Values, ZLoss, span};
 use super::state::{Row, State, larger, scale_of_scores, scores, zeros};
 use super::targets::{Inputs, Target, every_class, target_of_row};
 
 /// What a run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
-
-/// What a launch of the kernel does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Stage {
-    /// From logits to losses.
-    Whole,
-    /// From logits to what a part of each row adds up to.
-    Part,
-    /// From these parts to losses.
-    Merge,
-}
 
 /// What the kernel writes.
 #[derive(CubeType, CubeLaunch)]
@@ -51,12 +40,11 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     mut results: Results<A>,
     numbers: Numbers,
     extent: Extent,
-    #[comptime] stage: Stage,
     #[comptime] spec: Spec,
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let parts_of_row = match comptime!(stage) {
+    let parts_of_row = match comptime!(spec.stage) {
         Stage::Whole | Stage::Part => extent.parts,
         Stage::Merge => 1usize.runtime(),
     };
@@ -69,7 +57,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         Along::Classes => Vector::new(first.extract(0usize)),
     };
     let mut state = State::<A, N>::new(first);
-    match comptime!(stage) {
+    match comptime!(spec.stage) {
         Stage::Whole | Stage::Part => scan::<F, A, P, I, K, N>(
             logits,
             &inputs,
@@ -102,7 +90,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                 let place = place_of_class(start, target.class as usize, &extent.logits);
                 let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
                 let sums = state.row(lane);
-                if comptime!(stage == Stage::Part) {
+                if comptime!(spec.stage == Stage::Part) {
                     if span.exists {
                         let parts = &mut results.losses;
                         write_part(parts, sums, row, &span, &extent, comptime!(spec.is_spread));
@@ -117,7 +105,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         Along::Classes => {
             let sums = sums_of_group(state, scale, spec.clone());
             if span.unit == 0 && span.exists {
-                if comptime!(stage == Stage::Part) {
+                if comptime!(spec.stage == Stage::Part) {
                     write_part(
                         &mut results.losses,
                         sums,

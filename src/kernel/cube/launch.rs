@@ -8,10 +8,10 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::backward::{GivenLaunch, GradientsLaunch, gradients_of_rows};
-use super::forward::{ResultsLaunch, Stage, losses_of_rows};
+use super::forward::{ResultsLaunch, losses_of_rows};
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
-use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
+use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Stage, Values, ZLoss};
 use super::targets::InputsLaunch;
 use super::totals::{
     CountsLaunch, Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
@@ -144,8 +144,10 @@ impl Call<'_> {
                 ResultsLaunch::new(losses.argument(), statistics.map(Buffer::argument).into()),
                 self.numbers(),
                 self.extent(plan, [None, None]),
-                stage,
-                self.spec(plan),
+                Spec {
+                    stage,
+                    ..self.spec(plan)
+                },
                 self.dtypes(),
             );
         }
@@ -312,6 +314,7 @@ impl Call<'_> {
     fn spec(&self, plan: &Plan) -> Spec {
         Spec {
             tile: plan.tile,
+            stage: Stage::Whole,
             values: match self.options.values {
                 InputValues::Logits {
                     softcap: Some(_), ..
