@@ -208,6 +208,7 @@ impl Operands {
     fn loss(&self, call: &Call<'_>, losses: Buffer) -> (CubeTensor, CubeTensor) {
         let shape = call.options.loss_shape(self.logits.meta.shape());
         let (loss, denominators) = match call.options.reduction {
+            // Nobody reads the denominators, but fusion has been told of them.
             RowReduction::None => (losses, self.empty(Shape::new([2]))),
             _ => {
                 let (loss, denominators) = call.totals(Some(&losses));

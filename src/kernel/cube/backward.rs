@@ -108,34 +108,29 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     let targets_gradient_start = start_of_row(span.slot, extent.inner, &extent.targets_gradient);
     let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
     let units = comptime!(tile.units as usize);
-    let mut at = span.first;
-    while at < span.end {
-        // All loads before the first store, which the compiler could not move them across.
-        let mut logits_of_block = Sequence::<Vector<A, N>>::new();
-        let mut shares_of_block = Sequence::<Vector<A, N>>::new();
+    let mut base = span.begin;
+    while base < span.end {
+        // All loads before the first store, which the compiler could not move them across; those
+        // beyond the last class from the last.
+        let mut logits_of_block = Sequence::<Vector<F, N>>::new();
+        let mut targets_of_block = Sequence::<Vector<P, N>>::new();
         #[unroll]
         for step in 0..comptime!(tile.unroll as usize) {
-            let step = at + step * units;
-            let mut x = zeros::<A, N>();
-            let mut shares = zeros::<A, N>();
-            if step < span.end {
-                let place = place_of_class(start, step, &extent.logits);
-                x = Vector::cast_from(logits[place]);
-                if comptime!(spec.is_spread) {
-                    let place = place_of_class(targets_start, step, &extent.targets);
-                    shares = inputs.shares(place, step, &numbers, tile.along);
-                }
-            }
-            logits_of_block.push(x);
-            shares_of_block.push(shares);
+            let step = (base + span.unit + step * units).min(span.end - 1);
+            logits_of_block.push(logits[place_of_class(start, step, &extent.logits)]);
+            let place = place_of_class(targets_start, step, &extent.targets);
+            targets_of_block.push(inputs.distribution(place));
         }
         #[unroll]
-        for step in 0..comptime!(tile.unroll as usize) {
-            let logit = logits_of_block[step];
-            let shares = shares_of_block[step];
-            let step = at + step * units;
+        for at in 0..comptime!(tile.unroll as usize) {
+            let step = base + span.unit + at * units;
             if step < span.end {
-                let x = scores::<A, A, N>(logit, &numbers, spec.values);
+                let logit = Vector::<A, N>::cast_from(logits_of_block[at]);
+                let x = scores::<F, A, N>(logits_of_block[at], &numbers, spec.values);
+                let mut shares = zeros::<A, N>();
+                if comptime!(spec.is_spread) {
+                    shares = inputs.shares(targets_of_block[at], step, &numbers, tile.along);
+                }
                 #[comptime]
                 if let ComptimeOption::Some(gradient) = &mut gradients.logits {
                     let first_class = first_class::<N>(step, tile.along);
@@ -144,13 +139,13 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                             lanes.slope_of_probabilities(x, shares, first_class, tile.along)
                         }
                         Values::Logits | Values::Scaled | Values::Capped => {
-                            lanes.slope(x, shares, first_class, scale, tile.along)
+                            lanes.slope(x, shares, first_class, scale, comptime!(&spec))
                         }
                     };
                     if comptime!(spec.values == Values::Capped) {
+                        let bend = Vector::new(numbers.bend.get::<A>());
                         let scale = Vector::new(numbers.scale.get::<A>());
-                        let cap = Vector::new(numbers.cap.get::<A>());
-                        slope = slope * tanh_slope(logit * scale / cap) * scale;
+                        slope = slope * tanh_slope(logit * bend) * scale;
                     }
                     let place = place_of_class(gradient_start, step, &extent.gradient);
                     gradient[place] = Vector::cast_from(lanes.settled(slope));
@@ -160,7 +155,9 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                     let surprisal = match comptime!(spec.values) {
                         Values::Probabilities => zeros::<A, N>() - ln(x),
                         Values::Logits | Values::Scaled | Values::Capped => {
-                            (lanes.maximum - x) * Vector::new(scale) + lanes.above
+                            let gap = (lanes.maximum - x) * Vector::new(scale);
+                            let is_maximum = x.equal(&lanes.maximum);
+                            select_many(is_maximum, zeros(), gap) + lanes.above
                         }
                     };
                     let first_class = first_class::<N>(step, tile.along);
@@ -173,7 +170,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
                 }
             }
         }
-        at += comptime!(units * tile.unroll as usize);
+        base += comptime!(units * tile.unroll as usize);
     }
 }
 
@@ -186,11 +183,14 @@ impl<A: Float, N: Size> Lanes<A, N> {
         shares: Vector<A, N>,
         class: usize,
         scale: A,
-        #[comptime] along: Along,
+        #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
-        let is_target = classes_of_lanes::<N>(class, along).equal(&self.class);
+        let is_target = classes_of_lanes::<N>(class, spec.tile.along).equal(&self.class);
         let exponential = ((x - self.maximum) * Vector::new(scale)).exp();
-        let slope = exponential * self.factor - shares * self.scale;
+        let mut slope = exponential * self.factor;
+        if comptime!(spec.is_spread) {
+            slope -= shares * self.scale;
+        }
         let slope = slope - select_many(is_target, self.at_target, zeros());
         let majority = select_many(is_target, self.majority_at_target, self.majority_elsewhere);
         let is_majority = x

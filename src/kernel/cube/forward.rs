@@ -16,7 +16,7 @@ use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
 use super::spec::{Extent, Numbers, Span, Spec, Stage, Values, ZLoss, span};
-use super::state::{Row, State, larger, scale_of_scores, scores, zeros};
+use super::state::{Row, State, larger, largest_lane, scale_of_scores, scores, zeros};
 use super::targets::{Inputs, Target, every_class, target_of_row};
 
 /// What a run of a sum adds up, see [`State::end_run`].
@@ -71,11 +71,15 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         {
             #[comptime]
             if let ComptimeOption::Some(parts) = parts {
-                let mut part = span.unit;
-                while part < extent.parts {
-                    let row = read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
-                    state.merge(State::of_row(row), scale, comptime!(spec.is_spread));
-                    part += comptime!(tile.units as usize);
+                let mut base = 0usize;
+                while base < extent.parts {
+                    let part = base + span.unit;
+                    if part < extent.parts {
+                        let sums =
+                            read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
+                        state.merge(State::of_row(sums), scale, comptime!(&spec));
+                    }
+                    base += comptime!(tile.units as usize);
                 }
             }
         }
@@ -156,26 +160,35 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         end = 0usize.runtime();
     }
     let units = comptime!(tile.units as usize);
-    let mut at = span.first;
     let block_of_units = comptime!(units * tile.unroll as usize);
-    while at < end {
-        let end_of_run = end.min(at + BLOCKS_OF_A_RUN * block_of_units);
-        while at < end_of_run {
+    let mut base = span.begin;
+    while base < end {
+        let end_of_run = end.min(base + BLOCKS_OF_A_RUN * block_of_units);
+        while base < end_of_run {
+            // All loads at once, those beyond the last class from the last: a load behind a branch
+            // would wait for the one before.
+            let mut logits_of_block = Sequence::<Vector<F, N>>::new();
+            let mut targets_of_block = Sequence::<Vector<P, N>>::new();
+            #[unroll]
+            for step in 0..comptime!(tile.unroll as usize) {
+                let step = (base + span.unit + step * units).min(end - 1);
+                logits_of_block.push(logits[place_of_class(start, step, &extent.logits)]);
+                let place = place_of_class(targets_start, step, &extent.targets);
+                targets_of_block.push(inputs.distribution(place));
+            }
             let mut block = Sequence::<Vector<A, N>>::new();
             let mut shares = Sequence::<Vector<A, N>>::new();
             let mut maximum = state.maximum;
             #[unroll]
-            for step in 0..comptime!(tile.unroll as usize) {
-                let step = at + step * units;
+            for at in 0..comptime!(tile.unroll as usize) {
+                let step = base + span.unit + at * units;
                 // Beyond the last class a score below all others, whose share is nothing.
                 let mut x = Vector::<A, N>::new(numbers.lowest.get::<A>());
                 let mut share = zeros::<A, N>();
                 if step < end {
-                    let place = place_of_class(start, step, &extent.logits);
-                    x = scores::<F, A, N>(logits[place], numbers, spec.values);
+                    x = scores::<F, A, N>(logits_of_block[at], numbers, spec.values);
                     if comptime!(spec.is_spread) {
-                        let place = place_of_class(targets_start, step, &extent.targets);
-                        share = inputs.shares(place, step, numbers, tile.along);
+                        share = inputs.shares(targets_of_block[at], step, numbers, tile.along);
                     }
                 }
                 maximum = larger(maximum, x);
@@ -185,13 +198,17 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             if comptime!(spec.values == Values::Probabilities) {
                 state.add_surprisals(&block, &shares);
             } else {
-                state.rise_to(maximum, scale, comptime!(spec.is_spread));
+                let maximum = match comptime!(tile.along) {
+                    Along::Positions => maximum,
+                    Along::Classes => Vector::new(largest_lane(maximum)),
+                };
+                state.rise_to(maximum, scale, comptime!(&spec));
                 state.add_scores(&block, scale);
                 if comptime!(spec.is_spread) {
                     state.add_shares(&block, &shares, scale);
                 }
             }
-            at += block_of_units;
+            base += block_of_units;
         }
         state.end_run();
     }
@@ -206,14 +223,8 @@ fn sums_of_group<A: Float, N: Size>(
 ) -> Row<A> {
     let mut state = state;
     let mut group = Group::<A>::new(comptime!(spec.tile));
-    let mut maximum = state.maximum.extract(0usize);
-    #[unroll]
-    for lane in 1..N::value().comptime() {
-        let other = state.maximum.extract(lane);
-        maximum = select(other > maximum, other, maximum);
-    }
-    let maximum = group.maximum(maximum);
-    state.rise_to(Vector::new(maximum), scale, comptime!(spec.is_spread));
+    let maximum = group.maximum(state.maximum.extract(0usize));
+    state.rise_to(Vector::new(maximum), scale, comptime!(&spec));
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
     let mut row = Row::<A> {
         maximum,
@@ -348,10 +359,13 @@ fn finish<A: Float>(
         let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
         // A row without a finite maximum has no distribution.
         let is_finite = sums.maximum.abs() < zero - numbers.lowest.get::<A>();
-        let others = sums.others + (sums.ties - A::new(1.0));
+        // As an integer, so that no compiler takes the 1 from the sum instead.
+        let ties = A::cast_from(u32::cast_from(sums.ties) - 1u32);
+        let others = sums.others + ties;
         let others = select(is_finite, others, nan);
         let above = ln_1p::<A>(others);
-        let gap = (sums.maximum - logit) * scale;
+        // Not the difference of equal numbers, one of which may have been computed with more digits.
+        let gap = select(logit == sums.maximum, zero, (sums.maximum - logit) * scale);
         let total = share + sums.at_maximum + sums.elsewhere;
         let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
         finished.loss = loss;

@@ -55,6 +55,21 @@ pub(crate) struct Kept {
     pub(crate) upstream: Buffer,
 }
 
+impl Kept {
+    fn lengths(&self) -> [usize; 2] {
+        let statistics = self.statistics.as_ref();
+        [
+            statistics.map_or(0, |statistics| statistics.length),
+            self.upstream.length,
+        ]
+    }
+
+    /// Buffers that there are.
+    fn count(&self) -> usize {
+        1 + usize::from(self.statistics.is_some()) + usize::from(self.denominators.is_some())
+    }
+}
+
 /// Where a gradient goes.
 #[derive(Clone, Debug)]
 pub(crate) enum GradientBuffer {
@@ -128,7 +143,8 @@ impl Call<'_> {
             Stage::Whole | Stage::Part => plan.cubes(),
             Stage::Merge => plan.cubes_of_a_part(),
         };
-        let largest = [losses.length, parts.map_or(0, |parts| parts.length)];
+        let length = |buffer: Option<&Buffer>| buffer.map_or(0, |buffer| buffer.length);
+        let largest = [losses.length, length(statistics), length(parts)];
         // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
         // there are, classes to those of their row, whatever the targets hold.
         unsafe {
@@ -155,13 +171,18 @@ impl Call<'_> {
 
     /// What the losses come to, if they are given, and what they and the z-losses are divided by.
     pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
-        const ROWS_OF_A_UNIT: usize = 32;
+        const ROWS_OF_ONE_CUBE: usize = 4096;
+        const ROWS_OF_A_UNIT: usize = 8;
         const MOST_CUBES: usize = 1024;
         let arithmetic = self.arithmetic();
         let spec = self.totals_spec(losses);
         let units = spec.units as usize;
         let rows = self.geometry.rows();
-        let cubes = rows.div_ceil(units * ROWS_OF_A_UNIT).clamp(1, MOST_CUBES);
+        let cubes = match rows {
+            // A second kernel would take longer to begin.
+            ..=ROWS_OF_ONE_CUBE => 1,
+            _ => rows.div_ceil(units * ROWS_OF_A_UNIT).min(MOST_CUBES),
+        };
         let loss = losses.map(|_| Buffer::new(&self.client, arithmetic, 1));
         let denominators = Buffer::new(&self.client, arithmetic, 2);
         let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
@@ -246,6 +267,15 @@ impl Call<'_> {
 
     /// Writes the gradients of the logits and of the distributions, as far as they have a place.
     pub(crate) fn gradients(&self, kept: &Kept, places: [Option<GradientBuffer>; 2]) {
+        let is_new = |place: &Option<GradientBuffer>| matches!(place, Some(GradientBuffer::New(_)));
+        let buffers = 2 + usize::from(self.weights.is_some()) + kept.count() + 2;
+        let bindings = self.client.properties().hardware.max_bindings as usize;
+        if places.iter().all(is_new) && buffers > bindings {
+            // WebGPU promises no more than 8 buffers; the second launch reads everything again.
+            let [logits, targets] = places;
+            self.gradients(kept, [logits, None]);
+            return self.gradients(kept, [None, targets]);
+        }
         let inputs = [Some(&self.logits), self.distributions()];
         let layout = |at: usize| match &places[at] {
             Some(GradientBuffer::New(full)) => Some(full.layout),
@@ -271,7 +301,7 @@ impl Call<'_> {
                 &self.client,
                 self.cube_count(plan.cubes()),
                 CubeDim::new_1d(plan.units_per_cube()),
-                self.address_type(places.iter().map(length)),
+                self.address_type(places.iter().map(length).chain(kept.lengths())),
                 plan.vector_size,
                 self.logits.buffer.argument(),
                 self.inputs(),
@@ -374,6 +404,7 @@ impl Call<'_> {
             self.number(smoothing / self.geometry.classes as f64),
             self.number(scale),
             self.number(cap),
+            self.number(scale / cap),
             self.number(self.options.z_loss),
             self.number(f64::NEG_INFINITY),
             self.number(f64::NAN),
@@ -498,10 +529,13 @@ fn hardware(client: &Client) -> Hardware {
     let properties = client.properties();
     let hardware = &properties.hardware;
     let same_size = hardware.plane_size_min == hardware.plane_size_max;
-    let plane_operations = same_size && properties.features.plane.contains(Plane::Ops);
+    let plane_operations = same_size
+        && hardware.plane_size_max.is_power_of_two()
+        && properties.features.plane.contains(Plane::Ops);
     // A software adapter does not say that it is one. It has the processor's vectors for planes, and
     // CubeCL does not let it add up across them.
-    let is_software = same_size && !plane_operations && hardware.plane_size_max <= 16;
+    let is_narrow = (2..=16).contains(&hardware.plane_size_max);
+    let is_software = same_size && !plane_operations && is_narrow;
     Hardware {
         plane_size: hardware.plane_size_max,
         plane_operations,

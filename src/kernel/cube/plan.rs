@@ -137,8 +137,11 @@ const UNITS_PER_CUBE: u32 = 256;
 const LEAST_GROUP: u32 = 32;
 /// Rows that keep a multiprocessor's units busy, each with one of its own.
 const ROWS_OF_A_MULTIPROCESSOR: usize = 64;
-/// A row of fewer steps is done before a second kernel has begun.
-const STEPS_WORTH_PARTS: usize = 4096;
+/// Units that hide the memory's latency from each other.
+const UNITS_OF_A_MULTIPROCESSOR: usize = 512;
+/// A unit with fewer blocks is done before a second kernel has begun.
+const BLOCKS_WORTH_PARTS: usize = 8;
+const MOST_PARTS: usize = 256;
 /// Where the device does not tell.
 const MULTIPROCESSORS: usize = 32;
 
@@ -175,6 +178,8 @@ impl Plan {
             ..=8 => Strategy::Unit,
             _ => Strategy::Plane,
         };
+        // The tile is made for steps that are parts; the kernel is told of the classes, in which it
+        // looks up the target, and of how many parts there are.
         Self {
             steps: problem.classes,
             parts: self.parts,
@@ -275,7 +280,7 @@ impl Choice {
             Strategy::Unit | Strategy::Plane => self.rows_of_a_cube(units),
             Strategy::Cube => 1,
         };
-        let parts = self.parts(units, rows);
+        let parts = self.parts(units);
         let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
         let unroll = steps_of_a_unit.next_power_of_two().clamp(1, self.unroll());
         Plan {
@@ -341,16 +346,18 @@ impl Choice {
         spread.clamp(least, most)
     }
 
-    /// Parts that give every multiprocessor two cubes, as far as the classes last.
-    fn parts(&self, units: u32, rows: u32) -> usize {
-        let cubes = self.slots.div_ceil(rows as usize).max(1);
-        let wanted = (2 * self.multiprocessors()).div_ceil(cubes);
-        let most = self.steps / (units as usize * self.unroll());
+    /// Parts that keep the units of every multiprocessor busy, as far as the classes last.
+    fn parts(&self, units: u32) -> usize {
+        let units = units as usize;
+        let wanted = (UNITS_OF_A_MULTIPROCESSOR * self.multiprocessors())
+            .div_ceil(self.slots.max(1) * units)
+            .min(MOST_PARTS);
+        let blocks = self.steps / (units * self.unroll());
         match self.forced {
-            Some(forced) if forced.in_parts => wanted.min(most).max(2).min(self.steps).max(1),
+            Some(forced) if forced.in_parts => wanted.min(blocks).max(2).min(self.steps).max(1),
             Some(_) => 1,
-            None if self.hardware.is_cpu || self.steps < STEPS_WORTH_PARTS => 1,
-            None => wanted.min(most).max(1),
+            None if self.hardware.is_cpu || blocks < BLOCKS_WORTH_PARTS => 1,
+            None => wanted.min(blocks).max(1),
         }
     }
 }

@@ -70,8 +70,10 @@ pub(crate) struct Numbers {
     pub(crate) even: InputScalar,
     /// Factor of the logits.
     pub(crate) scale: InputScalar,
-    /// 1, or the bound that the softcap bends to.
+    /// The bound that the softcap bends to.
     pub(crate) cap: InputScalar,
+    /// `scale / cap`.
+    pub(crate) bend: InputScalar,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: InputScalar,
     /// Minus infinity, which shader languages have no literal for.
@@ -114,8 +116,9 @@ pub(crate) struct Span {
     pub(crate) part: usize,
     /// Which of the units that share the row, in this cube.
     pub(crate) unit: usize,
-    /// The first step of this unit.
-    pub(crate) first: usize,
+    /// The first step of this cube. Every unit of a group loops from here, as often as the others,
+    /// and takes the steps that are its own: planes add up when their units come out together.
+    pub(crate) begin: usize,
     /// The step behind the last of this cube.
     pub(crate) end: usize,
 }
@@ -134,7 +137,7 @@ pub(crate) fn span(extent: &Extent, parts: usize, #[comptime] tile: Tile) -> Spa
         exists: slot < extent.slots,
         part,
         unit,
-        first: begin + unit,
+        begin,
         end: (begin + length).min(extent.steps),
     }
 }

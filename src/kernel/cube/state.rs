@@ -9,6 +9,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, tanh};
+use super::plan::Along;
 use super::spec::{Numbers, Spec, Values};
 
 /// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
@@ -52,7 +53,7 @@ impl<A: Float, N: Size> Sum<A, N> {
 /// The state of each lane: a row's, or a part of one.
 #[derive(CubeType)]
 pub(crate) struct State<A: Float, N: Size> {
-    /// The largest score so far. It begins with one of the row's own, so that no unit holds a number
+    /// The largest score so far, along classes the same in all lanes. It begins with one of the row's own, so that no unit holds a number
     /// that is not in its row.
     pub(crate) maximum: Vector<A, N>,
     /// The sum of `exp((x - maximum) scale)` over the scores below the maximum.
@@ -106,14 +107,19 @@ impl<A: Float, N: Size> State<A, N> {
     }
 
     /// Carries everything over to a maximum that is no smaller.
-    pub(crate) fn rise_to(&mut self, maximum: Vector<A, N>, scale: A, #[comptime] is_spread: bool) {
+    pub(crate) fn rise_to(&mut self, maximum: Vector<A, N>, scale: A, #[comptime] spec: &Spec) {
         let stays = self.maximum.equal(&maximum);
         // NaN between equal infinities, where it is not chosen.
         let rise = (maximum - self.maximum) * Vector::new(scale);
-        let exponentials = (self.others.value() + self.ties) * (zeros::<A, N>() - rise).exp();
+        let fall = match comptime!(spec.tile.along) {
+            Along::Positions => (zeros::<A, N>() - rise).exp(),
+            // The same in all lanes: one exponential for them.
+            Along::Classes => Vector::new((A::new(0.0) - rise.extract(0usize)).exp()),
+        };
+        let exponentials = (self.others.value() + self.ties) * fall;
         self.others.unless(stays, exponentials);
         self.ties = select_many(stays, self.ties, zeros());
-        if comptime!(is_spread) {
+        if comptime!(spec.is_spread) {
             let shares = self.at_maximum.value() + self.elsewhere.value();
             let gaps = self.gaps.value() + times(shares, rise);
             self.gaps.unless(stays, gaps);
@@ -186,11 +192,11 @@ impl<A: Float, N: Size> State<A, N> {
     }
 
     /// Takes in another state of the same row.
-    pub(crate) fn merge(&mut self, other: State<A, N>, scale: A, #[comptime] is_spread: bool) {
+    pub(crate) fn merge(&mut self, other: State<A, N>, scale: A, #[comptime] spec: &Spec) {
         let mut other = other;
         let maximum = larger(self.maximum, other.maximum);
-        self.rise_to(maximum, scale, is_spread);
-        other.rise_to(maximum, scale, is_spread);
+        self.rise_to(maximum, scale, spec);
+        other.rise_to(maximum, scale, spec);
         self.others.add(other.others.value());
         self.ties += other.ties;
         self.gaps.add(other.gaps.value());
@@ -236,8 +242,7 @@ pub(crate) fn scores<F: Float, A: Float, N: Size>(
         Values::Logits | Values::Scaled | Values::Probabilities => x,
         Values::Capped => {
             let cap = Vector::new(numbers.cap.get::<A>());
-            let scale = Vector::new(numbers.scale.get::<A>());
-            cap * tanh(x * scale / cap)
+            cap * tanh(x * Vector::new(numbers.bend.get::<A>()))
         }
     }
 }
@@ -256,6 +261,17 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
 #[cube]
 pub(crate) fn larger<A: Float, N: Size>(a: Vector<A, N>, b: Vector<A, N>) -> Vector<A, N> {
     max(a, b)
+}
+
+/// The largest score of a vector.
+#[cube]
+pub(crate) fn largest_lane<A: Float, N: Size>(x: Vector<A, N>) -> A {
+    let mut largest = x.extract(0usize);
+    #[unroll]
+    for lane in 1..N::value().comptime() {
+        largest = max(largest, x.extract(lane));
+    }
+    largest
 }
 
 /// A product in which 0 times infinity is 0.

@@ -74,19 +74,28 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         weight
     }
 
+    /// The distributions' vector at a place; nothing where there are none.
+    pub(crate) fn distribution(&self, place: usize) -> Vector<P, N> {
+        #[comptime]
+        match &self.distributions {
+            ComptimeOption::Some(distributions) => distributions[place],
+            ComptimeOption::None => Vector::new(P::new(0.0)),
+        }
+    }
+
     /// The spread shares of a step, `w[c] ((1 - e) p[c] + e / C)`: what distributions and label
-    /// smoothing give every class. `place` is that of the distributions' vector.
+    /// smoothing give every class.
     pub(crate) fn shares(
         &self,
-        place: usize,
+        distribution: Vector<P, N>,
         step: usize,
         numbers: &Numbers,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
         let mut shares = Vector::<A, N>::new(numbers.even.get::<A>());
         #[comptime]
-        if let ComptimeOption::Some(distributions) = &self.distributions {
-            let p = Vector::<A, N>::cast_from(distributions[place]);
+        if let ComptimeOption::Some(_) = &self.distributions {
+            let p = Vector::<A, N>::cast_from(distribution);
             shares += Vector::new(numbers.kept.get::<A>()) * p;
         }
         shares * self.weights(first_class::<N>(step, along), along)

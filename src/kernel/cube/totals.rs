@@ -96,26 +96,30 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     let first = (CUBE_POS * length).min(rows);
     let end = (first + length).min(rows);
     let mut sums = Sums::<A>::nothing();
-    let mut row = first + UNIT_POS as usize;
-    while row < end {
-        #[comptime]
-        if let ComptimeOption::Some(losses) = losses {
-            sums.loss += losses[row];
-            if comptime!(spec.has_z_loss) {
-                sums.penalty += losses[rows + row];
-            }
-        }
-        if comptime!(spec.denominator == Denominator::Weight) {
+    // As often in every unit, see `Span::begin`.
+    let mut base = first;
+    while base < end {
+        let row = base + UNIT_POS as usize;
+        if row < end {
             #[comptime]
-            if let ComptimeOption::Some(indices) = &inputs.indices {
-                let ignored = comptime!(spec.ignored.clone());
-                let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
-                let weight = inputs.weight(target.class as usize);
-                sums.weight += select(target.counts, weight, A::new(0.0));
-                sums.counted += select(target.counts, A::new(1.0), A::new(0.0));
+            if let ComptimeOption::Some(losses) = losses {
+                sums.loss += losses[row];
+                if comptime!(spec.has_z_loss) {
+                    sums.penalty += losses[rows + row];
+                }
+            }
+            if comptime!(spec.denominator == Denominator::Weight) {
+                #[comptime]
+                if let ComptimeOption::Some(indices) = &inputs.indices {
+                    let ignored = comptime!(spec.ignored.clone());
+                    let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
+                    let weight = inputs.weight(target.class as usize);
+                    sums.weight += select(target.counts, weight, A::new(0.0));
+                    sums.counted += select(target.counts, A::new(1.0), A::new(0.0));
+                }
             }
         }
-        row += comptime!(spec.units as usize);
+        base += comptime!(spec.units as usize);
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS < counts.cubes {
@@ -138,14 +142,17 @@ pub(crate) fn totals_of_cubes<A: Float>(
     #[define(A)] _dtype: ElemType,
 ) {
     let mut sums = Sums::<A>::nothing();
-    let mut cube = UNIT_POS as usize;
-    while cube < counts.cubes {
-        let at = cube * SUMS;
-        sums.loss += partials[at];
-        sums.penalty += partials[at + 1];
-        sums.weight += partials[at + 2];
-        sums.counted += partials[at + 3];
-        cube += comptime!(spec.units as usize);
+    let mut base = 0usize;
+    while base < counts.cubes {
+        let cube = base + UNIT_POS as usize;
+        if cube < counts.cubes {
+            let at = cube * SUMS;
+            sums.loss += partials[at];
+            sums.penalty += partials[at + 1];
+            sums.weight += partials[at + 2];
+            sums.counted += partials[at + 3];
+        }
+        base += comptime!(spec.units as usize);
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS == 0 {
