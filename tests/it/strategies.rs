@@ -1,6 +1,6 @@
 //! The GPU kernels in every way of spreading a row over units, whichever a device would be given:
 //! a unit, a plane, a cube or several cubes per row; with sums by plane operations or in shared
-//! memory; and with rows in parts.
+//! memory; with rows in parts; and with a launch for each gradient.
 //!
 //! A software adapter says that it has no plane operations, but has them: so these kernels are
 //! tested on a machine without a GPU too. While one of these tests runs, the other tests of this
@@ -40,6 +40,7 @@ fn in_every_way(test: impl Fn()) {
                 strategy,
                 in_parts,
                 planes,
+                few_buffers: in_parts,
             };
             let run = || forcing(forced, &test);
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|reason| {
@@ -99,6 +100,7 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
             strategy,
             in_parts: false,
             planes: false,
+            few_buffers: false,
         };
         forcing(forced, || {
             assert_agrees::<Dispatch>(&problem, Form::default(), device);

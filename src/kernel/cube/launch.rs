@@ -270,7 +270,8 @@ impl Call<'_> {
         let is_new = |place: &Option<GradientBuffer>| matches!(place, Some(GradientBuffer::New(_)));
         let buffers = 2 + usize::from(self.weights.is_some()) + kept.count() + 2;
         let bindings = self.client.properties().hardware.max_bindings as usize;
-        if places.iter().all(is_new) && buffers > bindings {
+        let few_buffers = super::plan::forced().is_some_and(|forced| forced.few_buffers);
+        if places.iter().all(is_new) && (buffers > bindings || few_buffers) {
             // WebGPU promises no more than 8 buffers; the second launch reads everything again.
             let [logits, targets] = places;
             self.gradients(kept, [logits, None]);

@@ -69,6 +69,8 @@ pub struct Forced {
     pub in_parts: bool,
     /// Plane operations, also where the device hides that it has them.
     pub planes: bool,
+    /// A launch for each gradient, as where a device takes few buffers.
+    pub few_buffers: bool,
 }
 
 static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
@@ -282,7 +284,9 @@ impl Choice {
         };
         let parts = self.parts(units);
         let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
-        let unroll = steps_of_a_unit.next_power_of_two().clamp(1, self.unroll());
+        // As many blocks as it takes, all of the same size.
+        let blocks = steps_of_a_unit.div_ceil(self.unroll()).max(1);
+        let unroll = steps_of_a_unit.div_ceil(blocks).max(1);
         Plan {
             tile: Tile {
                 along: self.along,
@@ -464,6 +468,7 @@ mod tests {
             strategy: Strategy::Cube,
             in_parts: false,
             planes: true,
+            few_buffers: false,
         };
         let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));
         assert_eq!(plan.tile.planes, Some(8));
