@@ -243,7 +243,7 @@ impl Operands {
 enum Destination {
     /// Over the tensor that it is the gradient of.
     InPlace,
-    New(CubeTensor),
+    New(Box<CubeTensor>),
 }
 
 impl Destination {
@@ -252,7 +252,7 @@ impl Destination {
         if tensor.can_mut() && tensor.is_nonoverlapping() {
             Self::InPlace
         } else {
-            Self::New(new_like(tensor))
+            Self::New(Box::new(new_like(tensor)))
         }
     }
 
@@ -266,7 +266,7 @@ impl Destination {
     fn finish(self, input: CubeTensor) -> CubeTensor {
         match self {
             Self::InPlace => input,
-            Self::New(tensor) => tensor,
+            Self::New(tensor) => *tensor,
         }
     }
 }

@@ -136,6 +136,7 @@ fn place(#[comptime] tile: Tile) -> usize {
 }
 
 /// Whether this unit speaks for its entry.
+#[allow(clippy::manual_is_multiple_of)] // A kernel has the remainder only.
 #[cube]
 fn is_first_of_entry(#[comptime] tile: Tile) -> bool {
     match comptime!(tile.planes) {

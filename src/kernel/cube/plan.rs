@@ -261,9 +261,11 @@ impl Choice {
             && !is_along
         {
             forced.strategy
-        } else if self.hardware.is_cpu || is_along || (is_strided && enough_rows) {
-            Strategy::Unit
-        } else if problem.classes <= CLASSES_OF_A_UNIT {
+        } else if self.hardware.is_cpu
+            || is_along
+            || (is_strided && enough_rows)
+            || problem.classes <= CLASSES_OF_A_UNIT
+        {
             Strategy::Unit
         } else if self.steps.div_ceil(self.unroll()) <= self.plane().max(LEAST_GROUP) as usize {
             Strategy::Plane
@@ -308,7 +310,7 @@ impl Choice {
     }
 
     fn max_units(&self) -> u32 {
-        let units = self.hardware.units_per_cube.min(UNITS_PER_CUBE).max(1);
+        let units = self.hardware.units_per_cube.clamp(1, UNITS_PER_CUBE);
         1 << units.ilog2()
     }
 

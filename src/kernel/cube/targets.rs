@@ -40,6 +40,7 @@ pub(crate) fn every_class() -> Target {
 }
 
 /// The target of a row. `K` is wide enough for the indices and for the number of classes.
+#[allow(clippy::needless_range_loop)] // What a kernel unrolls.
 #[cube]
 pub(crate) fn target_of_row<I: Int, K: Int>(
     indices: &[I],
