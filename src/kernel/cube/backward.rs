@@ -96,16 +96,26 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let span = span(&extent, extent.parts, tile);
+    let span = span(&extent, tile);
     if !span.exists {
         terminate!();
     }
     let lanes =
         lanes_of_slot::<A, P, I, K, N>(&inputs, &given, span.slot, &numbers, &extent, spec.clone());
-    let start = start_of_row(span.slot, extent.inner, &extent.logits);
-    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets);
-    let gradient_start = start_of_row(span.slot, extent.inner, &extent.gradient);
-    let targets_gradient_start = start_of_row(span.slot, extent.inner, &extent.targets_gradient);
+    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
+    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
+    let gradient_start = start_of_row(
+        span.slot,
+        extent.inner,
+        &extent.gradient,
+        tile.has_positions,
+    );
+    let targets_gradient_start = start_of_row(
+        span.slot,
+        extent.inner,
+        &extent.targets_gradient,
+        tile.has_positions,
+    );
     let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
     let units = comptime!(tile.units as usize);
     let mut base = span.begin;

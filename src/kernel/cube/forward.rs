@@ -44,13 +44,9 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let parts_of_row = match comptime!(spec.stage) {
-        Stage::Whole | Stage::Part => extent.parts,
-        Stage::Merge => 1usize.runtime(),
-    };
-    let span = span(&extent, parts_of_row, tile);
+    let span = span(&extent, tile);
     let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
-    let start = start_of_row(span.slot, extent.inner, &extent.logits);
+    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
     let first = scores::<F, A, N>(logits[start], &numbers, spec.values);
     let first = match comptime!(tile.along) {
         Along::Positions => first,
@@ -148,8 +144,8 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
 ) {
     let tile = comptime!(spec.tile);
     let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
-    let start = start_of_row(span.slot, extent.inner, &extent.logits);
-    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets);
+    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
+    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
     let mut end = span.end;
     if comptime!(tile.along == Along::Classes) {
         // The logits of a row that does not count are not read.

@@ -74,8 +74,17 @@ pub(crate) fn strides_in_vectors(layout: &Layout, size: usize) -> StridesLaunch 
 /// The place of a row's first element. With vectors along the positions a row is `size` rows, and
 /// `inner` counts vectors too.
 #[cube]
-pub(crate) fn start_of_row(row: usize, inner: usize, strides: &Strides) -> usize {
-    row / inner * strides.outer + row % inner * strides.inner
+pub(crate) fn start_of_row(
+    row: usize,
+    inner: usize,
+    strides: &Strides,
+    #[comptime] has_positions: bool,
+) -> usize {
+    if comptime!(has_positions) {
+        row / inner * strides.outer + row % inner * strides.inner
+    } else {
+        row * strides.outer
+    }
 }
 
 /// The place of a row's class, or of the vector that holds it.
@@ -132,7 +141,7 @@ mod tests {
             inner: 0,
         };
         let last = rows - 1;
-        let start = start_of_row(last, 1, &strides);
+        let start = start_of_row(last, 1, &strides, false);
         assert_eq!(start, last * classes);
         assert!(start > u32::MAX as usize);
         let place = place_of_class(start, classes - 1, &strides);
@@ -146,7 +155,7 @@ mod tests {
             inner: 1,
         };
         let row = 2 * inner + 5;
-        let start = start_of_row(row, inner, &strides);
+        let start = start_of_row(row, inner, &strides, true);
         let place = place_of_class(start, 20, &strides);
         assert_eq!(place, (2 * 21 + 20) * inner + 5);
         assert!(place * 4 > u32::MAX as usize);

@@ -112,6 +112,11 @@ pub(crate) struct Tile {
     pub(crate) unroll: u32,
     /// Size of a plane, where planes add up.
     pub(crate) planes: Option<u32>,
+    /// Whether there are rows side by side behind the class dimension. Without them, as without parts,
+    /// a row is found by multiplication alone.
+    pub(crate) has_positions: bool,
+    /// Whether several cubes share a row.
+    pub(crate) in_parts: bool,
 }
 
 /// The choice.
@@ -162,6 +167,7 @@ impl Plan {
             vector_size,
             steps,
             slots,
+            inner: problem.inner / (problem.rows / slots),
         };
         choice.plan(choice.strategy(problem))
     }
@@ -175,17 +181,20 @@ impl Plan {
             vector_size: 1,
             steps: self.parts,
             slots: problem.rows,
+            inner: problem.inner,
         };
         let strategy = match self.parts {
             ..=8 => Strategy::Unit,
             _ => Strategy::Plane,
         };
-        // The tile is made for steps that are parts; the kernel is told of the classes, in which it
-        // looks up the target, and of how many parts there are.
+        let mut plan = choice.plan(strategy);
+        // The tile is made for steps that are parts, one cube to a row; the kernel is told of the
+        // classes, in which it looks up the target, and of how many parts there are.
+        plan.tile.in_parts = false;
         Self {
             steps: problem.classes,
             parts: self.parts,
-            ..choice.plan(strategy)
+            ..plan
         }
     }
 
@@ -249,6 +258,8 @@ struct Choice {
     vector_size: usize,
     steps: usize,
     slots: usize,
+    /// Slots side by side behind the class dimension.
+    inner: usize,
 }
 
 impl Choice {
@@ -296,6 +307,8 @@ impl Choice {
                 rows,
                 unroll: unroll as u32,
                 planes: (planes && plane > 1 && units >= plane).then_some(plane),
+                has_positions: self.inner > 1,
+                in_parts: parts > 1,
             },
             vector_size: self.vector_size,
             steps: self.steps,

@@ -123,21 +123,34 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
-/// Where this unit stands, if `parts` cubes share a row.
+/// Where this unit stands.
 #[cube]
-pub(crate) fn span(extent: &Extent, parts: usize, #[comptime] tile: Tile) -> Span {
-    let part = CUBE_POS % parts;
+pub(crate) fn span(extent: &Extent, #[comptime] tile: Tile) -> Span {
     let group = (UNIT_POS / tile.units) as usize;
-    let slot = CUBE_POS / parts * comptime!(tile.rows as usize) + group;
     let unit = (UNIT_POS % tile.units) as usize;
-    let length = extent.steps.div_ceil(parts);
-    let begin = (part * length).min(extent.steps);
-    Span {
-        slot: slot.min(extent.slots - 1),
-        exists: slot < extent.slots,
-        part,
-        unit,
-        begin,
-        end: (begin + length).min(extent.steps),
+    let rows = comptime!(tile.rows as usize);
+    if comptime!(tile.in_parts) {
+        let slot = CUBE_POS / extent.parts * rows + group;
+        let part = CUBE_POS % extent.parts;
+        let length = extent.steps.div_ceil(extent.parts);
+        let begin = (part * length).min(extent.steps);
+        Span {
+            slot: slot.min(extent.slots - 1),
+            exists: slot < extent.slots,
+            part,
+            unit,
+            begin,
+            end: (begin + length).min(extent.steps),
+        }
+    } else {
+        let slot = CUBE_POS * rows + group;
+        Span {
+            slot: slot.min(extent.slots - 1),
+            exists: slot < extent.slots,
+            part: 0usize.runtime(),
+            unit,
+            begin: 0usize.runtime(),
+            end: extent.steps,
+        }
     }
 }

@@ -36,6 +36,8 @@ impl TotalsSpec {
             rows: 1,
             unroll: 1,
             planes: self.planes,
+            has_positions: false,
+            in_parts: false,
         }
     }
 }
