@@ -117,7 +117,7 @@ fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
     });
 }
 
-/// A bad target spoils its own row, and reads nothing outside of it.
+/// A bad target spoils its own row, and leaves the others as they are to the bit.
 fn bad_targets(device: &Device) {
     const CLASSES: usize = 70;
     const BAD: [(usize, i64); 3] = [(1, 70), (2, i32::MAX as i64), (4, -1)];

@@ -16,12 +16,11 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p, tanh_slope};
-use super::forward::{share_of_target, target_of};
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
 use super::spec::{Extent, Numbers, Spec, Values, ZLoss, span};
 use super::state::{ones, scale_of_scores, scores, times, zeros};
-use super::targets::{Inputs, classes_of_lanes, first_class};
+use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 
 /// What the forward left and what came from above.
 #[derive(CubeType, CubeLaunch)]

@@ -15,9 +15,9 @@ use super::elementary::{ln, ln_1p};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
-use super::spec::{Extent, Numbers, Span, Spec, Stage, Values, ZLoss, span};
+use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
 use super::state::{Row, State, larger, largest_lane, scale_of_scores, scores, zeros};
-use super::targets::{Inputs, Target, every_class, target_of_row};
+use super::targets::{Inputs, Target, share_of_target, target_of};
 
 /// What a run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
@@ -25,13 +25,15 @@ const BLOCKS_OF_A_RUN: usize = 64;
 /// What the kernel writes.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Results<A: Float> {
-    /// `[rows]`, or with a z-loss `[2, rows]`: the losses, the z-losses. Between the stages
-    /// `[fields, rows, parts]`.
+    /// `[rows]`, or with a z-loss `[2, rows]`: the losses, the z-losses. Where rows are in parts
+    /// `[fields, rows, parts]`: what each part adds up to.
     pub(crate) losses: Box<[A]>,
     /// `[statistics, rows]`, for a backward.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
 }
 
+/// From logits to losses, or to what the parts of rows add up to; where `parts` are given, from these
+/// to losses.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     logits: &[Vector<F, N>],
@@ -53,8 +55,9 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         Along::Classes => Vector::new(first.extract(0usize)),
     };
     let mut state = State::<A, N>::new(first);
-    match comptime!(spec.stage) {
-        Stage::Whole | Stage::Part => scan::<F, A, P, I, K, N>(
+    #[comptime]
+    match parts {
+        ComptimeOption::None => scan::<F, A, P, I, K, N>(
             logits,
             &inputs,
             &mut state,
@@ -63,20 +66,16 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
             &extent,
             spec.clone(),
         ),
-        Stage::Merge =>
-        {
-            #[comptime]
-            if let ComptimeOption::Some(parts) = parts {
-                let mut base = 0usize;
-                while base < extent.parts {
-                    let part = base + span.unit;
-                    if part < extent.parts {
-                        let sums =
-                            read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
-                        state.merge(State::of_row(sums), scale, comptime!(&spec));
-                    }
-                    base += comptime!(tile.units as usize);
+        ComptimeOption::Some(parts) => {
+            let mut base = 0usize;
+            while base < extent.parts {
+                let part = base + span.unit;
+                if part < extent.parts {
+                    let sums =
+                        read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
+                    state.merge(State::of_row(sums), scale, comptime!(&spec));
                 }
+                base += comptime!(tile.units as usize);
             }
         }
     }
@@ -90,7 +89,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                 let place = place_of_class(start, target.class as usize, &extent.logits);
                 let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
                 let sums = state.row(lane);
-                if comptime!(spec.stage == Stage::Part) {
+                if comptime!(tile.in_parts) {
                     if span.exists {
                         let parts = &mut results.losses;
                         write_part(parts, sums, row, &span, &extent, comptime!(spec.is_spread));
@@ -105,7 +104,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         Along::Classes => {
             let sums = sums_of_group(state, scale, spec.clone());
             if span.unit == 0 && span.exists {
-                if comptime!(spec.stage == Stage::Part) {
+                if comptime!(tile.in_parts) {
                     write_part(
                         &mut results.losses,
                         sums,
@@ -218,7 +217,7 @@ fn sums_of_group<A: Float, N: Size>(
     #[comptime] spec: Spec,
 ) -> Row<A> {
     let mut state = state;
-    let mut group = Group::<A>::new(comptime!(spec.tile));
+    let mut group = Group::<A>::new(comptime!(spec.tile.group()));
     let maximum = group.maximum(state.maximum.extract(0usize));
     state.rise_to(Vector::new(maximum), scale, comptime!(&spec));
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
@@ -283,39 +282,6 @@ fn read_part<A: Float>(
         sums.elsewhere = parts[at + 5 * field];
     }
     sums
-}
-
-#[cube]
-pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
-    inputs: &Inputs<A, P, I, N>,
-    row: usize,
-    extent: &Extent,
-    #[comptime] spec: Spec,
-) -> Target {
-    #[comptime]
-    match &inputs.indices {
-        ComptimeOption::Some(indices) => target_of_row::<I, K>(
-            indices,
-            row,
-            extent.classes,
-            comptime!(spec.ignored.clone()),
-        ),
-        ComptimeOption::None => every_class(),
-    }
-}
-
-/// What an index target adds to the share of its class.
-#[cube]
-pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
-    inputs: &Inputs<A, P, I, N>,
-    target: &Target,
-    numbers: &Numbers,
-) -> A {
-    #[comptime]
-    match &inputs.indices {
-        ComptimeOption::Some(_) => numbers.kept.get::<A>() * inputs.weight(target.class as usize),
-        ComptimeOption::None => A::new(0.0),
-    }
 }
 
 /// A row's loss, its z-loss, and what the backward needs.

@@ -3,10 +3,19 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::plan::Tile;
-
 /// Values of a unit that its group adds up at once.
 pub(crate) const FIELDS: usize = 5;
+
+/// How the units of a cube make groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GroupSize {
+    /// Units of a group, a power of two.
+    pub(crate) units: u32,
+    /// Groups of a cube, one for each of its rows.
+    pub(crate) rows: u32,
+    /// Size of a plane, where planes add up.
+    pub(crate) planes: Option<u32>,
+}
 
 /// Consecutive units of a cube with the row that they share.
 #[derive(CubeType)]
@@ -14,43 +23,43 @@ pub(crate) struct Group<A: Float> {
     /// A number per field and entry; an entry is a unit, or where planes add up a plane.
     entries: Shared<[A]>,
     #[cube(comptime)]
-    tile: Tile,
+    size: GroupSize,
 }
 
 /// Entries of one cube.
-fn entries_of_cube(tile: Tile) -> usize {
-    match entries_of_group(tile) {
+fn entries_of_cube(size: GroupSize) -> usize {
+    match entries_of_group(size) {
         // Nothing to exchange.
         1 => 1,
-        entries => (entries * tile.rows) as usize,
+        entries => (entries * size.rows) as usize,
     }
 }
 
 /// Entries of one group.
-fn entries_of_group(tile: Tile) -> u32 {
-    tile.units / tile.planes.unwrap_or(1)
+fn entries_of_group(size: GroupSize) -> u32 {
+    size.units / size.planes.unwrap_or(1)
 }
 
 #[cube]
 impl<A: Float> Group<A> {
-    pub(crate) fn new(#[comptime] tile: Tile) -> Group<A> {
+    pub(crate) fn new(#[comptime] size: GroupSize) -> Group<A> {
         Group::<A> {
-            entries: Shared::new_slice(comptime!(FIELDS * entries_of_cube(tile))),
-            tile,
+            entries: Shared::new_slice(comptime!(FIELDS * entries_of_cube(size))),
+            size,
         }
     }
 
     /// The largest value of the group.
     pub(crate) fn maximum(&mut self, value: A) -> A {
-        let tile = comptime!(self.tile);
+        let size = comptime!(self.size);
         let mut largest = value;
-        if comptime!(tile.planes.is_some()) {
+        if comptime!(size.planes.is_some()) {
             largest = plane_max(largest);
         }
-        let entries = comptime!(entries_of_group(tile));
+        let entries = comptime!(entries_of_group(size));
         if comptime!(entries > 1) {
-            let at = place(tile);
-            if is_first_of_entry(tile) {
+            let at = place(size);
+            if is_first_of_entry(size) {
                 self.entries[at] = largest;
             }
             let within = at % comptime!(entries as usize);
@@ -58,7 +67,7 @@ impl<A: Float> Group<A> {
             for step in 0..comptime!(entries.ilog2()) {
                 let width = comptime!((entries >> (step + 1)) as usize);
                 sync_cube();
-                if is_first_of_entry(tile) && within < width {
+                if is_first_of_entry(size) && within < width {
                     let other = self.entries[at + width];
                     self.entries[at] = self.entries[at].max(other);
                 }
@@ -72,17 +81,17 @@ impl<A: Float> Group<A> {
 
     /// The sums of the group, of each value by itself.
     pub(crate) fn sums(&mut self, values: Sequence<A>) -> Sequence<A> {
-        let tile = comptime!(self.tile);
+        let size = comptime!(self.size);
         let fields = comptime!(values.len());
         let mut of_entry = Sequence::<A>::new();
         #[unroll]
         for field in 0..fields {
-            match comptime!(tile.planes) {
+            match comptime!(size.planes) {
                 Some(_) => of_entry.push(plane_sum(values[field])),
                 None => of_entry.push(values[field]),
             }
         }
-        let entries = comptime!(entries_of_group(tile));
+        let entries = comptime!(entries_of_group(size));
         if comptime!(entries > 1) {
             self.sums_of_entries(of_entry)
         } else {
@@ -92,13 +101,13 @@ impl<A: Float> Group<A> {
 
     /// By halves, in shared memory.
     fn sums_of_entries(&mut self, values: Sequence<A>) -> Sequence<A> {
-        let tile = comptime!(self.tile);
+        let size = comptime!(self.size);
         let fields = comptime!(values.len());
-        let all = comptime!(entries_of_cube(tile));
-        let entries = comptime!(entries_of_group(tile));
-        let at = place(tile);
+        let all = comptime!(entries_of_cube(size));
+        let entries = comptime!(entries_of_group(size));
+        let at = place(size);
         let within = at % comptime!(entries as usize);
-        if is_first_of_entry(tile) {
+        if is_first_of_entry(size) {
             #[unroll]
             for field in 0..fields {
                 self.entries[at + field * all] = values[field];
@@ -108,7 +117,7 @@ impl<A: Float> Group<A> {
         for step in 0..comptime!(entries.ilog2()) {
             let width = comptime!((entries >> (step + 1)) as usize);
             sync_cube();
-            if is_first_of_entry(tile) && within < width {
+            if is_first_of_entry(size) && within < width {
                 #[unroll]
                 for field in 0..fields {
                     let other = self.entries[at + width + field * all];
@@ -130,17 +139,17 @@ impl<A: Float> Group<A> {
 
 /// The entry of this unit.
 #[cube]
-fn place(#[comptime] tile: Tile) -> usize {
-    let size = comptime!(tile.planes.unwrap_or(1));
-    (UNIT_POS / size) as usize
+fn place(#[comptime] size: GroupSize) -> usize {
+    let units = comptime!(size.planes.unwrap_or(1));
+    (UNIT_POS / units) as usize
 }
 
 /// Whether this unit speaks for its entry.
 #[allow(clippy::manual_is_multiple_of)] // A kernel has the remainder only.
 #[cube]
-fn is_first_of_entry(#[comptime] tile: Tile) -> bool {
-    match comptime!(tile.planes) {
-        Some(size) => UNIT_POS % size == 0,
+fn is_first_of_entry(#[comptime] size: GroupSize) -> bool {
+    match comptime!(size.planes) {
+        Some(plane) => UNIT_POS % plane == 0,
         None => true.runtime(),
     }
 }

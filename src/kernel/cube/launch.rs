@@ -9,9 +9,10 @@ use cubecl::server::Handle;
 
 use super::backward::{GivenLaunch, GradientsLaunch, gradients_of_rows};
 use super::forward::{ResultsLaunch, losses_of_rows};
+use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
-use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Stage, Values, ZLoss};
+use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
 use super::targets::InputsLaunch;
 use super::totals::{
     CountsLaunch, Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
@@ -120,14 +121,14 @@ impl Call<'_> {
             Buffer::new(&self.client, arithmetic, numbers * rows)
         });
         if plan.parts == 1 {
-            self.launch_forward(&plan, Stage::Whole, None, (&losses, statistics.as_ref()));
+            self.launch_forward(&plan, None, (&losses, statistics.as_ref()));
         } else {
             let length = spec.fields_of_part() * rows * plan.parts;
             let parts = Buffer::new(&self.client, arithmetic, length);
-            self.launch_forward(&plan, Stage::Part, None, (&parts, None));
+            self.launch_forward(&plan, None, (&parts, None));
             let results = (&losses, statistics.as_ref());
             let of_merge = plan.of_merge(&self.problem([]), &hardware(&self.client));
-            self.launch_forward(&of_merge, Stage::Merge, Some(&parts), results);
+            self.launch_forward(&of_merge, Some(&parts), results);
         }
         (losses, statistics)
     }
@@ -135,14 +136,9 @@ impl Call<'_> {
     fn launch_forward(
         &self,
         plan: &Plan,
-        stage: Stage,
         parts: Option<&Buffer>,
         (losses, statistics): (&Buffer, Option<&Buffer>),
     ) {
-        let cubes = match stage {
-            Stage::Whole | Stage::Part => plan.cubes(),
-            Stage::Merge => plan.cubes_of_a_part(),
-        };
         let length = |buffer: Option<&Buffer>| buffer.map_or(0, |buffer| buffer.length);
         let largest = [losses.length, length(statistics), length(parts)];
         // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
@@ -150,7 +146,7 @@ impl Call<'_> {
         unsafe {
             losses_of_rows::launch_unchecked(
                 &self.client,
-                self.cube_count(cubes),
+                self.cube_count(plan.cubes()),
                 CubeDim::new_1d(plan.units_per_cube()),
                 self.address_type(largest),
                 plan.vector_size,
@@ -160,10 +156,7 @@ impl Call<'_> {
                 ResultsLaunch::new(losses.argument(), statistics.map(Buffer::argument).into()),
                 self.numbers(),
                 self.extent(plan, [None, None]),
-                Spec {
-                    stage,
-                    ..self.spec(plan)
-                },
+                self.spec(plan),
                 self.dtypes(),
             );
         }
@@ -176,7 +169,7 @@ impl Call<'_> {
         const MOST_CUBES: usize = 1024;
         let arithmetic = self.arithmetic();
         let spec = self.totals_spec(losses);
-        let units = spec.units as usize;
+        let units = spec.group.units as usize;
         let rows = self.geometry.rows();
         let cubes = match rows {
             // A second kernel would take longer to begin.
@@ -188,7 +181,7 @@ impl Call<'_> {
         let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
         let counts = || CountsLaunch::new(rows, self.geometry.classes, cubes);
         let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
-        let cube_dim = CubeDim::new_1d(spec.units);
+        let cube_dim = CubeDim::new_1d(spec.group.units);
         // SAFETY: as above; cubes without rows read nothing and write nothing.
         unsafe {
             totals_of_rows::launch_unchecked(
@@ -239,8 +232,11 @@ impl Call<'_> {
         let has_planes = hardware.plane_operations && hardware.plane_size <= units;
         let has_weights = self.options.reduction == RowReduction::Mean && !self.has_distributions();
         TotalsSpec {
-            units,
-            planes: has_planes.then_some(hardware.plane_size),
+            group: GroupSize {
+                units,
+                rows: 1,
+                planes: has_planes.then_some(hardware.plane_size),
+            },
             has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
             denominator: if has_weights {
                 Denominator::Weight
@@ -345,7 +341,6 @@ impl Call<'_> {
     fn spec(&self, plan: &Plan) -> Spec {
         Spec {
             tile: plan.tile,
-            stage: Stage::Whole,
             values: match self.options.values {
                 InputValues::Logits {
                     softcap: Some(_), ..

@@ -12,6 +12,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::group::GroupSize;
 use super::layout::Layout;
 
 /// What runs along the elements of a vector.
@@ -115,8 +116,19 @@ pub(crate) struct Tile {
     /// Whether there are rows side by side behind the class dimension. Without them, as without parts,
     /// a row is found by multiplication alone.
     pub(crate) has_positions: bool,
-    /// Whether several cubes share a row.
+    /// Whether a cube takes one of several parts of a row.
     pub(crate) in_parts: bool,
+}
+
+impl Tile {
+    /// The units that share a row, and their like in the cube.
+    pub(crate) fn group(&self) -> GroupSize {
+        GroupSize {
+            units: self.units,
+            rows: self.rows,
+            planes: self.planes,
+        }
+    }
 }
 
 /// The choice.
@@ -127,7 +139,7 @@ pub(crate) struct Plan {
     pub(crate) vector_size: usize,
     /// Vectors (or rows) from the first to the last class.
     pub(crate) steps: usize,
-    /// Cubes that share a row.
+    /// Parts of a row.
     pub(crate) parts: usize,
     /// Rows, or vectors of rows.
     pub(crate) slots: usize,
@@ -200,12 +212,8 @@ impl Plan {
 
     /// Cubes to launch.
     pub(crate) fn cubes(&self) -> usize {
-        self.cubes_of_a_part() * self.parts
-    }
-
-    /// Cubes for as many rows as there are.
-    pub(crate) fn cubes_of_a_part(&self) -> usize {
-        self.slots.div_ceil(self.tile.rows as usize)
+        let cubes_of_a_part = self.slots.div_ceil(self.tile.rows as usize);
+        cubes_of_a_part * if self.tile.in_parts { self.parts } else { 1 }
     }
 
     /// Units of a cube.
@@ -469,6 +477,7 @@ mod tests {
         assert_eq!((wide.parts, wide.cubes()), (32, 64));
         let of_merge = wide.of_merge(&problem(2, 262_144, 1), &H200);
         assert_eq!((of_merge.slots, of_merge.parts), (2, 32));
+        assert!(of_merge.cubes() <= 2 && !of_merge.tile.in_parts);
         assert_eq!(of_merge.tile.units, 32);
     }
 

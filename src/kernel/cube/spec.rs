@@ -29,23 +29,10 @@ pub(crate) enum ZLoss {
     Apart,
 }
 
-/// What a launch of the forward does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Stage {
-    /// From logits to losses.
-    Whole,
-    /// From logits to what a part of each row adds up to.
-    Part,
-    /// From these parts to losses.
-    Merge,
-}
-
 /// What is compiled into the kernels over the rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spec {
     pub(crate) tile: Tile,
-    /// Whole for a backward.
-    pub(crate) stage: Stage,
     pub(crate) values: Values,
     /// Whether classes besides an index target have a share.
     pub(crate) is_spread: bool,

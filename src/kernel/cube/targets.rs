@@ -4,7 +4,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::plan::Along;
-use super::spec::Numbers;
+use super::spec::{Extent, Numbers, Spec};
 
 /// What a kernel reads besides the logits.
 #[derive(CubeType, CubeLaunch)]
@@ -31,7 +31,7 @@ pub(crate) struct Target {
 
 /// The target of a row of distributions.
 #[cube]
-pub(crate) fn every_class() -> Target {
+fn every_class() -> Target {
     Target {
         class: 0u32.runtime(),
         counts: true.runtime(),
@@ -60,6 +60,40 @@ pub(crate) fn target_of_row<I: Int, K: Int>(
         class: select(counts, u32::cast_from(index), 0u32),
         counts,
         is_bad: !is_class && !is_ignored,
+    }
+}
+
+/// The target of a row, whatever kind the targets are of.
+#[cube]
+pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
+    inputs: &Inputs<A, P, I, N>,
+    row: usize,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) -> Target {
+    #[comptime]
+    match &inputs.indices {
+        ComptimeOption::Some(indices) => target_of_row::<I, K>(
+            indices,
+            row,
+            extent.classes,
+            comptime!(spec.ignored.clone()),
+        ),
+        ComptimeOption::None => every_class(),
+    }
+}
+
+/// What an index target adds to the share of its class.
+#[cube]
+pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
+    inputs: &Inputs<A, P, I, N>,
+    target: &Target,
+    numbers: &Numbers,
+) -> A {
+    #[comptime]
+    match &inputs.indices {
+        ComptimeOption::Some(_) => numbers.kept.get::<A>() * inputs.weight(target.class as usize),
+        ComptimeOption::None => A::new(0.0),
     }
 }
 

@@ -4,8 +4,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::group::Group;
-use super::plan::{Along, Tile};
+use super::group::{Group, GroupSize};
 use super::targets::{Inputs, target_of_row};
 
 /// What the mean over nothing, or the sum, is divided by.
@@ -20,26 +19,11 @@ pub(crate) enum Denominator {
 /// What is compiled into the kernels over the sums.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TotalsSpec {
-    /// Units of the one group that a cube is.
-    pub(crate) units: u32,
-    pub(crate) planes: Option<u32>,
+    /// One to a cube.
+    pub(crate) group: GroupSize,
     pub(crate) has_z_loss: bool,
     pub(crate) denominator: Denominator,
     pub(crate) ignored: Vec<i64>,
-}
-
-impl TotalsSpec {
-    fn tile(&self) -> Tile {
-        Tile {
-            along: Along::Classes,
-            units: self.units,
-            rows: 1,
-            unroll: 1,
-            planes: self.planes,
-            has_positions: false,
-            in_parts: false,
-        }
-    }
 }
 
 /// Losses, z-losses, weight and number of rows.
@@ -121,7 +105,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                 }
             }
         }
-        base += comptime!(spec.units as usize);
+        base += comptime!(spec.group.units as usize);
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS < counts.cubes {
@@ -154,7 +138,7 @@ pub(crate) fn totals_of_cubes<A: Float>(
             sums.weight += partials[at + 2];
             sums.counted += partials[at + 3];
         }
-        base += comptime!(spec.units as usize);
+        base += comptime!(spec.group.units as usize);
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS == 0 {
@@ -220,7 +204,7 @@ impl<A: Float> Sums<A> {
     }
 
     fn add_up(&mut self, #[comptime] spec: TotalsSpec) {
-        let mut group = Group::<A>::new(comptime!(spec.tile()));
+        let mut group = Group::<A>::new(comptime!(spec.group));
         let mut sums = Sequence::<A>::new();
         sums.push(self.loss);
         sums.push(self.penalty);
