@@ -15,8 +15,8 @@ use burn::backend::Dispatch;
 use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::operation::{
-    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
-    Tracked,
+    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
+    Options, RowReduction, Targets,
 };
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, reference};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -92,7 +92,7 @@ fn backward(
     (loss.without_autodiff(), gradient)
 }
 
-fn options() -> Options {
+fn options(keep: bool) -> Options {
     Options {
         class_dim: 1,
         ignore_indices: [-100].as_slice().into(),
@@ -105,6 +105,8 @@ fn options() -> Options {
         reduction: RowReduction::Mean,
         empty: EmptyReduction::Nan,
         gradients_of: GradientsOf::Logits,
+        keep,
+        details: DetailsOf::Nothing,
     }
 }
 
@@ -112,23 +114,27 @@ fn inputs(problem: &Problem) -> Inputs<Dispatch> {
     Inputs {
         targets: Targets::Indices(problem.targets.clone().into_dispatch()),
         weights: ClassWeights::Equal,
+        normalizer: Denominators::OfRows,
     }
 }
 
 fn portable(problem: &Problem) -> Tensor<1> {
     let logits = problem.logits.clone().into_dispatch();
-    let loss = reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options());
+    let options = options(false);
+    let Forward { loss, .. } =
+        reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options);
     Tensor::from_dispatch(loss)
 }
 
 fn portable_with_gradient(problem: &Problem) -> (Tensor<1>, Tensor<3>) {
     let logits = problem.logits.clone().into_dispatch();
-    let Tracked { loss, saved } =
-        reference::cross_entropy_tracked::<Dispatch>(logits, inputs(problem), &options());
+    let options = options(true);
+    let Forward { loss, saved, .. } =
+        reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options);
     let loss = Tensor::<1>::from_dispatch(loss);
     let one = loss.ones_like().into_dispatch();
     let gradients =
-        reference::cross_entropy_backward::<Dispatch>(saved, inputs(problem), one, &options());
+        reference::cross_entropy_backward::<Dispatch>(saved, inputs(problem), one, &options);
     let Gradients::Logits { logits } = gradients else {
         unreachable!("that of the logits was asked for");
     };

@@ -86,6 +86,15 @@ pub enum CrossEntropyError {
         /// The class dimension.
         class_dim: usize,
     },
+    /// A number of the normalizer is no number of its own.
+    #[error(
+        "cross-entropy: the normalizer has {elements} elements, expected 1: the total weight of all \
+         rows that the loss is averaged over; add up what there is of each batch or device"
+    )]
+    NormalizerShape {
+        /// Number of elements.
+        elements: usize,
+    },
     /// An index target is neither a class nor ignored.
     #[error(
         "cross-entropy: the target of row {row} is {value}, but the classes are 0..{classes} and \

@@ -83,12 +83,14 @@ mod kernel;
 mod loss;
 pub mod operation;
 pub mod reference;
+#[cfg(feature = "train")]
+pub mod train;
 
 pub use backend::CrossEntropyBackend;
 pub use error::CrossEntropyError;
 pub use loss::{
-    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses,
-    TargetTensor, cross_entropy,
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
+    Normalizer, RowClasses, RowLosses, TargetTensor, cross_entropy,
 };
 pub use operation::EmptyReduction;
 

@@ -42,6 +42,19 @@ pub struct Inputs<B: Backend> {
     /// The rescaling weight of each class.
     #[extension_type]
     pub weights: ClassWeights<B>,
+    /// What [`RowReduction::Normalized`] divides by.
+    #[extension_type]
+    pub normalizer: Denominators<B>,
+}
+
+/// What sums over rows are divided by, where that is not known from the rows of the call.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Denominators<B: Backend> {
+    /// Nothing but the rows of the call.
+    OfRows,
+    /// That of the losses, and that of the z-losses; shape `[2]`.
+    Given(FloatTensor<B>),
 }
 
 /// How the losses of the rows become the result.
@@ -55,6 +68,30 @@ pub enum RowReduction {
     Sum,
     /// The sum over the given number of samples.
     BatchMean(usize),
+    /// The sum over [`Inputs::normalizer`].
+    Normalized,
+}
+
+/// What is wanted of each row besides its loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetailsOf {
+    /// Nothing.
+    Nothing,
+    /// All of [`Details`] but the entropy.
+    Target,
+    /// All of [`Details`].
+    TargetAndEntropy,
+}
+
+impl DetailsOf {
+    /// Numbers of each row in [`Details::PerRow`].
+    pub(crate) fn numbers(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Target => 2,
+            Self::TargetAndEntropy => 3,
+        }
+    }
 }
 
 /// What the mean over nothing is: over no counted row, or with a total weight of 0.
@@ -127,12 +164,18 @@ pub struct Options {
     pub empty: EmptyReduction,
     /// Which inputs the backward is for; the forward may prepare for it.
     pub gradients_of: GradientsOf,
+    /// Whether a backward will follow.
+    pub keep: bool,
+    /// What is wanted of each row besides its loss.
+    pub details: DetailsOf,
 }
 
 /// What the backward needs from the forward besides [`Inputs`] and [`Options`].
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Saved<B: Backend> {
+    /// Nothing: no backward will follow.
+    Nothing,
     /// The logits as they came in, and a few numbers per row.
     Logits {
         /// The logits as they came in.
@@ -159,15 +202,38 @@ pub enum Saved<B: Backend> {
     },
 }
 
-/// The result of a forward that a backward will follow.
+/// What a row has come to besides its loss.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
-pub struct Tracked<B: Backend> {
+pub enum Details<B: Backend> {
+    /// They were not asked for.
+    Nothing,
+    /// One column per row.
+    PerRow {
+        /// The log-sum-exp (0 of probabilities), the log-probability of the target, and where it is
+        /// asked for the entropy; shape `[numbers, rows]`, in the dtype of the loss. The second is 0
+        /// where the row is ignored, NaN where its target is no class.
+        numbers: FloatTensor<B>,
+        /// The class of the largest logit (of several the first; NaN is below all numbers), and how
+        /// many classes stand before that of the target in this order; shape `[2, rows]`, i32. The
+        /// second is -1 where the row does not count. The target of a distribution is its largest
+        /// class.
+        classes: IntTensor<B>,
+    },
+}
+
+/// The result of the operation.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Forward<B: Backend> {
     /// The loss, in the shape of [`Options::loss_shape`].
     pub loss: FloatTensor<B>,
-    /// What the backward needs.
+    /// What the backward needs, if [`Options::keep`] says that there will be one.
     #[extension_type]
     pub saved: Saved<B>,
+    /// What [`Options::details`] asks for.
+    #[extension_type]
+    pub details: Details<B>,
 }
 
 /// The gradients of a call, in the variant that [`Options::gradients_of`] asks for.
@@ -304,6 +370,9 @@ pub fn accumulation_dtype(logits: DType) -> FloatDType {
     }
 }
 
+/// For a backward without its forward.
+pub(crate) const NOTHING_SAVED: &str = "a backward takes what a forward with `keep` has saved";
+
 /// Shapes and dtypes of the operation's results, for a backend that runs it later.
 #[cfg(feature = "cube")]
 pub(crate) mod metadata {
@@ -319,24 +388,18 @@ pub(crate) mod metadata {
 
     pub(crate) fn cross_entropy(
         logits: &TensorSpec,
-        _inputs: &InputsMetadata,
-        options: &Options,
-    ) -> TensorSpec {
-        loss(logits, options)
-    }
-
-    pub(crate) fn cross_entropy_tracked(
-        logits: &TensorSpec,
         inputs: &InputsMetadata,
         options: &Options,
-    ) -> TrackedMetadata {
+    ) -> ForwardMetadata {
         let dtype = accumulation_dtype(logits.dtype).into();
         let rows = Geometry::new(&logits.shape, options.class_dim).rows();
         let is_distribution = matches!(inputs.targets, TargetsMetadata::Distributions(_));
         let statistics = options.statistics_per_row(is_distribution);
-        TrackedMetadata {
+        let details = options.details.numbers();
+        ForwardMetadata {
             loss: loss(logits, options),
             saved: match options.values {
+                _ if !options.keep => SavedMetadata::Nothing,
                 InputValues::Logits { .. } => SavedMetadata::Logits {
                     logits: logits.clone(),
                     statistics: TensorSpec::new(Shape::new([statistics, rows]), dtype),
@@ -344,6 +407,13 @@ pub(crate) mod metadata {
                 },
                 InputValues::Probabilities => SavedMetadata::AsGiven {
                     input: logits.clone(),
+                },
+            },
+            details: match details {
+                0 => DetailsMetadata::Nothing,
+                _ => DetailsMetadata::PerRow {
+                    numbers: TensorSpec::new(Shape::new([details, rows]), dtype),
+                    classes: TensorSpec::new(Shape::new([2, rows]), DType::I32),
                 },
             },
         }
@@ -359,6 +429,7 @@ pub(crate) mod metadata {
             SavedMetadata::Logits { logits, .. } => logits.clone(),
             SavedMetadata::AsGiven { input } => input.clone(),
             SavedMetadata::Gradients { gradients } => return gradients.clone(),
+            SavedMetadata::Nothing => unreachable!("{}", NOTHING_SAVED),
         };
         // A gradient of the targets is asked for only where they are distributions.
         let targets = match &inputs.targets {

@@ -7,8 +7,8 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Backend, BackendTypes};
 use burn::tensor::{DType, TensorData};
 use burn_cross_entropy::operation::{
-    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
-    Tracked,
+    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
+    Options, RowReduction, Targets,
 };
 use burn_cross_entropy::{CrossEntropyBackend, EmptyReduction};
 use burn_cubecl::CubeBackend;
@@ -34,6 +34,8 @@ fn options(reduction: RowReduction, label_smoothing: f64, z_loss: f64) -> Option
         reduction,
         empty: EmptyReduction::Nan,
         gradients_of: GradientsOf::Logits,
+        keep: true,
+        details: DetailsOf::Nothing,
     }
 }
 
@@ -57,6 +59,7 @@ fn inputs(device: &CubeDevice) -> Inputs<CubeBackend> {
     Inputs {
         targets: Targets::Indices(CubeBackend::int_from_data(labels, device)),
         weights: ClassWeights::Equal,
+        normalizer: Denominators::OfRows,
     }
 }
 
@@ -87,8 +90,8 @@ fn besides_the_logits_a_loss_holds_less_than_one_percent_of_them() {
             let with_logits = in_use(&device) - before;
             assert!((LOGITS..LOGITS + ONE_PERCENT).contains(&with_logits));
 
-            let Tracked { loss, saved } =
-                CubeBackend::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+            let Forward { loss, saved, .. } =
+                CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
             let after_forward = in_use(&device) - before;
             assert!(after_forward < LOGITS + ONE_PERCENT, "{after_forward}");
 

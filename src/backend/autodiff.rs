@@ -1,8 +1,8 @@
 //! The gradient node: forward and backward are operations of the backend below, so no graph of
 //! tensor operations is recorded.
 
-use burn::backend::Autodiff;
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -11,7 +11,8 @@ use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 
 use super::CrossEntropyBackend;
 use crate::operation::{
-    ClassWeights, Gradients, GradientsOf, Inputs, Options, Saved, Targets, Tracked,
+    ClassWeights, Denominators, Details, Forward, Gradients, GradientsOf, Inputs, Options, Saved,
+    Targets,
 };
 
 /// What the node keeps between forward and backward.
@@ -89,16 +90,21 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
         logits: FloatTensor<Self>,
         inputs: Inputs<Self>,
         options: Options,
-    ) -> FloatTensor<Self> {
+    ) -> Forward<Self> {
         let weights = match inputs.weights {
             ClassWeights::Equal => ClassWeights::Equal,
             ClassWeights::PerClass(weights) => ClassWeights::PerClass(weights.into_primitive()),
+        };
+        let normalizer = match inputs.normalizer {
+            Denominators::OfRows => Denominators::OfRows,
+            Denominators::Given(numbers) => Denominators::Given(numbers.into_primitive()),
         };
         match inputs.targets {
             Targets::Indices(indices) => {
                 let inputs = Inputs {
                     targets: Targets::Indices(indices),
                     weights,
+                    normalizer,
                 };
                 let options = Options {
                     gradients_of: GradientsOf::Logits,
@@ -118,6 +124,7 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
                 let inputs = Inputs {
                     targets: Targets::Distributions(targets),
                     weights,
+                    normalizer,
                 };
                 let options = Options {
                     gradients_of,
@@ -129,58 +136,69 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
         }
     }
 
-    fn cross_entropy_tracked(
-        _logits: FloatTensor<Self>,
-        _inputs: Inputs<Self>,
-        _options: Options,
-    ) -> Tracked<Self> {
-        first_order_only()
-    }
-
     fn cross_entropy_backward(
         _saved: Saved<Self>,
         _inputs: Inputs<Self>,
         _upstream: FloatTensor<Self>,
         _options: Options,
     ) -> Gradients<Self> {
-        first_order_only()
+        panic!(
+            "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is \
+             of first order"
+        )
     }
 }
 
-/// Runs the forward and, where a parent is tracked, records the node.
+/// Runs the forward and, where a parent is tracked, records the node. The details are constants.
 fn record<B, C, N, const PARENTS: usize>(
     node: N,
     parents: [NodeGuard; PARENTS],
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
     options: Options,
-) -> FloatTensor<Autodiff<B, C>>
+) -> Forward<Autodiff<B, C>>
 where
     B: CrossEntropyBackend,
     C: CheckpointStrategy,
     N: Backward<B, PARENTS, State = State<B>>,
 {
     // Compute bound: recomputing the loss would need the logits kept alive, which is all it saves.
-    match node.prepare::<C>(parents).compute_bound().stateful() {
+    let (loss, details) = match node.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(preparation) => {
-            let Tracked { loss, saved } =
-                B::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+            let options = Options {
+                keep: true,
+                ..options
+            };
+            let Forward {
+                loss,
+                saved,
+                details,
+            } = B::cross_entropy(logits, inputs.clone(), options.clone());
             let state = State {
                 saved,
                 inputs,
                 options,
             };
-            preparation.finish(state, loss)
+            (preparation.finish(state, loss), details)
         }
         OpsKind::UnTracked(preparation) => {
-            preparation.finish(B::cross_entropy(logits, inputs, options))
+            let options = Options {
+                keep: false,
+                ..options
+            };
+            let Forward { loss, details, .. } = B::cross_entropy(logits, inputs, options);
+            (preparation.finish(loss), details)
         }
+    };
+    Forward {
+        loss,
+        saved: Saved::Nothing,
+        details: match details {
+            Details::Nothing => Details::Nothing,
+            Details::PerRow { numbers, classes } => Details::PerRow {
+                numbers: <Autodiff<B, C> as AutodiffBackend>::from_inner(numbers),
+                classes,
+            },
+        },
     }
-}
-
-fn first_order_only() -> ! {
-    panic!(
-        "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is of \
-         first order"
-    )
 }

@@ -14,12 +14,12 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use crate::kernel::cpu::{
-    Buffers, Call, Floats, FloatsMut, Indices, Instructions, Own, Targets as TargetSlices, Valid,
-    multiply,
+    Buffers, Call, Details, Floats, FloatsMut, Indices, Instructions, Own, Targets as TargetSlices,
+    Valid, multiply,
 };
 use crate::operation::{
-    ClassWeights, Geometry, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
-    Tracked,
+    self, ClassWeights, Denominators, DetailsOf, Forward, Geometry, Gradients, GradientsOf, Inputs,
+    NOTHING_SAVED, Options, RowReduction, Saved, Targets,
 };
 
 /// A tensor in the host's memory.
@@ -39,6 +39,7 @@ pub(super) trait HostTensor: Clone {
     fn zeros(shape: Shape, dtype: DType) -> Self;
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self;
     fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self;
+    fn of_i32(numbers: Vec<i32>, shape: Shape) -> Self;
 }
 
 /// A backend whose tensors are such, or become such by being opened.
@@ -60,16 +61,8 @@ macro_rules! computes_on_host {
                 logits: FloatTensor<Self>,
                 inputs: Inputs<Self>,
                 options: Options,
-            ) -> FloatTensor<Self> {
+            ) -> Forward<Self> {
                 $crate::backend::host::cross_entropy(logits, inputs, options)
-            }
-
-            fn cross_entropy_tracked(
-                logits: FloatTensor<Self>,
-                inputs: Inputs<Self>,
-                options: Options,
-            ) -> Tracked<Self> {
-                $crate::backend::host::cross_entropy_tracked(logits, inputs, options)
             }
 
             fn cross_entropy_backward(
@@ -117,29 +110,28 @@ pub(super) fn cross_entropy<B: HostBackend>(
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
     options: Options,
-) -> FloatTensor<B> {
+) -> Forward<B> {
     let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
-    B::close(in_arithmetic_of!(logits, loss(&logits, &inputs, &options)))
-}
-
-pub(super) fn cross_entropy_tracked<B: HostBackend>(
-    logits: FloatTensor<B>,
-    inputs: Inputs<B>,
-    options: Options,
-) -> Tracked<B> {
-    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
-    if inputs.has_gradient_in_f16(&logits, &options) {
-        return Tracked {
-            loss: B::close(in_arithmetic_of!(logits, loss(&logits, &inputs, &options))),
-            saved: Saved::AsGiven {
-                input: B::close(logits),
+    let gradient_comes_later = inputs.has_gradient_in_f16(&logits, &options);
+    if !options.keep || gradient_comes_later {
+        let (loss, details) = in_arithmetic_of!(logits, loss(&logits, &inputs, &options));
+        return Forward {
+            loss: B::close(loss),
+            details: details.close::<B>(),
+            saved: if options.keep {
+                Saved::AsGiven {
+                    input: B::close(logits),
+                }
+            } else {
+                Saved::Nothing
             },
         };
     }
-    let (loss, gradients) =
+    let (loss, details, gradients) =
         in_arithmetic_of!(logits, loss_and_gradients(logits, &inputs, &options, None));
-    Tracked {
+    Forward {
         loss: B::close(loss),
+        details: details.close::<B>(),
         saved: Saved::Gradients {
             gradients: gradients.close::<B>(),
         },
@@ -167,12 +159,17 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
         Saved::AsGiven { input: logits } | Saved::Logits { logits, .. } => {
             let logits = B::open(logits).row_major();
             let upstream = Some(&upstream);
-            let (_, gradients) = in_arithmetic_of!(
+            let options = Options {
+                details: DetailsOf::Nothing,
+                ..options
+            };
+            let (_, _, gradients) = in_arithmetic_of!(
                 logits,
                 loss_and_gradients(logits, &inputs, &options, upstream)
             );
             gradients.close::<B>()
         }
+        Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
     }
 }
 
@@ -191,6 +188,7 @@ struct HostInputs<H> {
     /// Indices or distributions.
     targets: HostTargets<H>,
     weights: Option<H>,
+    normalizer: Option<[f64; 2]>,
 }
 
 enum HostTargets<H> {
@@ -210,6 +208,13 @@ impl<H: HostTensor> HostInputs<H> {
             weights: match inputs.weights {
                 ClassWeights::Equal => None,
                 ClassWeights::PerClass(weights) => Some(B::open(weights).row_major()),
+            },
+            normalizer: match inputs.normalizer {
+                Denominators::OfRows => None,
+                Denominators::Given(given) => {
+                    let given = numbers::<f64, H>(&B::open(given).row_major());
+                    Some([given[0], given[1]])
+                }
             },
         }
     }
@@ -236,6 +241,7 @@ impl<H: HostTensor> HostInputs<H> {
             },
             weights,
             upstream,
+            normalizer: self.normalizer,
             instructions: Instructions::best(),
         }
     }
@@ -258,6 +264,14 @@ impl<H: HostTensor> HostInputs<H> {
         geometry: &Geometry,
         options: &Options,
     ) -> Option<Vec<A>> {
+        let has_gradient =
+            |[total, counted]: [f64; 2]| total != 0.0 || (options.z_loss != 0.0 && counted != 0.0);
+        if self
+            .normalizer
+            .is_some_and(|normalizer| !has_gradient(normalizer))
+        {
+            return None;
+        }
         let HostTargets::Indices(indices) = &self.targets else {
             return Some(factors);
         };
@@ -268,8 +282,7 @@ impl<H: HostTensor> HostInputs<H> {
         };
         let weights = self.weights::<A>();
         let (total, counted) = indices.totals(weights.as_deref(), &valid);
-        let has_gradient = total != 0.0 || (options.z_loss != 0.0 && counted != 0.0);
-        if options.reduction == RowReduction::Mean && !has_gradient {
+        if options.reduction == RowReduction::Mean && !has_gradient([total, counted]) {
             return None;
         }
         let factor = |row| match factors[..] {
@@ -314,16 +327,54 @@ impl<H: HostTensor> HostGradients<H> {
     }
 }
 
-fn loss<A: Arithmetic, H: HostTensor>(logits: &H, inputs: &HostInputs<H>, options: &Options) -> H {
+/// The details that were asked for.
+struct HostDetails<H> {
+    /// The numbers and the classes.
+    of_rows: Option<(H, H)>,
+}
+
+impl<H: HostTensor> HostDetails<H> {
+    fn new<A: Arithmetic>(details: Details<A>, rows: usize, options: &Options) -> Self {
+        let numbers = options.details.numbers();
+        Self {
+            of_rows: (numbers != 0).then(|| {
+                (
+                    A::host(details.numbers, Shape::new([numbers, rows])),
+                    H::of_i32(details.classes, Shape::new([2, rows])),
+                )
+            }),
+        }
+    }
+
+    fn close<B: HostBackend<Host = H>>(self) -> operation::Details<B> {
+        match self.of_rows {
+            None => operation::Details::Nothing,
+            Some((numbers, classes)) => operation::Details::PerRow {
+                numbers: B::close(numbers),
+                classes: B::close(classes),
+            },
+        }
+    }
+}
+
+fn loss<A: Arithmetic, H: HostTensor>(
+    logits: &H,
+    inputs: &HostInputs<H>,
+    options: &Options,
+) -> (H, HostDetails<H>) {
     let shape = logits.shape();
     let weights = inputs.weights::<A>();
     let call = inputs.call(&shape, options, weights.as_deref(), None);
-    let losses = call.solve(Buffers {
+    let solution = call.solve(Buffers {
         logits: Some(logits.floats()),
         gradient: None,
         targets_gradient: None,
     });
-    A::host(losses, options.loss_shape(&shape))
+    let rows = call.geometry.rows();
+    (
+        A::host(solution.losses, options.loss_shape(&shape)),
+        HostDetails::new(solution.details, rows, options),
+    )
 }
 
 fn loss_and_gradients<A: Arithmetic, H: HostTensor>(
@@ -331,7 +382,7 @@ fn loss_and_gradients<A: Arithmetic, H: HostTensor>(
     inputs: &HostInputs<H>,
     options: &Options,
     upstream: Option<&H>,
-) -> (H, HostGradients<H>) {
+) -> (H, HostDetails<H>, HostGradients<H>) {
     let shape = logits.shape();
     let weights = inputs.weights::<A>();
     let upstream = upstream.map(numbers::<A, H>);
@@ -339,31 +390,33 @@ fn loss_and_gradients<A: Arithmetic, H: HostTensor>(
     let mut targets = inputs.targets_gradient(options);
     let targets_gradient = targets.as_mut().map(HostTensor::floats_mut);
 
-    let (losses, logits) = if options.gradients_of == GradientsOf::Targets {
-        let losses = call.solve(Buffers {
+    let (solution, logits) = if options.gradients_of == GradientsOf::Targets {
+        let solution = call.solve(Buffers {
             logits: Some(logits.floats()),
             gradient: None,
             targets_gradient,
         });
-        (losses, None)
+        (solution, None)
     } else if logits.is_unshared() {
-        let losses = call.solve(Buffers {
+        let solution = call.solve(Buffers {
             logits: None,
             gradient: Some(logits.floats_mut()),
             targets_gradient,
         });
-        (losses, Some(logits))
+        (solution, Some(logits))
     } else {
         let mut gradient = H::zeros(shape.clone(), logits.dtype());
-        let losses = call.solve(Buffers {
+        let solution = call.solve(Buffers {
             logits: Some(logits.floats()),
             gradient: Some(gradient.floats_mut()),
             targets_gradient,
         });
-        (losses, Some(gradient))
+        (solution, Some(gradient))
     };
-    let loss = A::host(losses, options.loss_shape(&shape));
-    (loss, HostGradients { logits, targets })
+    let rows = call.geometry.rows();
+    let loss = A::host(solution.losses, options.loss_shape(&shape));
+    let details = HostDetails::new(solution.details, rows, options);
+    (loss, details, HostGradients { logits, targets })
 }
 
 /// The product of a gradient with the upstream gradient.

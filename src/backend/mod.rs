@@ -11,7 +11,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
-use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
+use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 use crate::reference;
 
 mod autodiff;
@@ -34,9 +34,10 @@ use crate::operation::metadata;
 /// `Autodiff` of each of them with the closed-form gradient, for Burn's fusion, and for
 /// [`Dispatch`](burn::backend::Dispatch), which finds the backend in the tensor's device.
 ///
-/// The loss calls [`cross_entropy`](Self::cross_entropy); the other two are what its gradient is
-/// made of. Every method has the portable implementation of [`mod@reference`] as its body; Flex,
-/// NdArray and CubeCL's backend have kernels of their own.
+/// The loss calls [`cross_entropy`](Self::cross_entropy), its gradient node
+/// [`cross_entropy_backward`](Self::cross_entropy_backward). The portable implementation of
+/// [`mod@reference`] is the body of both; Flex, NdArray and CubeCL's backend have kernels of their
+/// own.
 ///
 /// ```
 /// use burn::backend::Flex;
@@ -62,24 +63,14 @@ use crate::operation::metadata;
     Fusion: cfg(feature = "cube")
 )]
 pub trait CrossEntropyBackend: Backend {
-    /// The loss of `logits`, in the shape of [`Options::loss_shape`].
+    /// The loss of `logits`, and what else the options ask for.
     #[fusion(meta = metadata::cross_entropy)]
     fn cross_entropy(
         logits: FloatTensor<Self>,
         #[extension_type] inputs: Inputs<Self>,
         options: Options,
-    ) -> FloatTensor<Self> {
+    ) -> Forward<Self> {
         reference::cross_entropy::<Self>(logits, inputs, &options)
-    }
-
-    /// The loss, and what [`cross_entropy_backward`](Self::cross_entropy_backward) needs later.
-    #[fusion(meta = metadata::cross_entropy_tracked)]
-    fn cross_entropy_tracked(
-        logits: FloatTensor<Self>,
-        #[extension_type] inputs: Inputs<Self>,
-        options: Options,
-    ) -> Tracked<Self> {
-        reference::cross_entropy_tracked::<Self>(logits, inputs, &options)
     }
 
     /// The gradients for an upstream gradient in the shape of the loss.

@@ -7,7 +7,7 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use super::CrossEntropyBackend;
 use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
-use crate::operation::{Gradients, Inputs, Options, Saved, Tracked};
+use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 
 computes_on_host!(NdArray);
 
@@ -159,6 +159,10 @@ impl HostTensor for HostArray {
     }
 
     fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self {
+        Self::open(NdArrayTensor::from_data(TensorData::new(numbers, shape)))
+    }
+
+    fn of_i32(numbers: Vec<i32>, shape: Shape) -> Self {
         Self::open(NdArrayTensor::from_data(TensorData::new(numbers, shape)))
     }
 }

@@ -16,8 +16,8 @@ use burn_autodiff::Autodiff;
 use super::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
 use crate::operation::{
-    ClassWeights, Gradients, GradientsOf, Inputs, Options, RowReduction, Targets, Tracked,
-    accumulation_dtype,
+    ClassWeights, Denominators, Details, Forward, Gradients, GradientsOf, Inputs, Options,
+    RowReduction, Saved, Targets, accumulation_dtype,
 };
 use crate::reference;
 
@@ -26,7 +26,7 @@ pub(crate) fn cross_entropy<B: CrossEntropyBackend>(
     logits: DispatchTensor,
     inputs: Inputs<Dispatch>,
     options: Options,
-) -> Result<DispatchTensor, CrossEntropyError> {
+) -> Result<Forward<Dispatch>, CrossEntropyError> {
     if TypeId::of::<B>() != TypeId::of::<Dispatch>() {
         return bound::<B>(logits, inputs, options);
     }
@@ -135,7 +135,7 @@ fn bound<B: CrossEntropyBackend>(
     logits: DispatchTensor,
     inputs: Inputs<Dispatch>,
     options: Options,
-) -> Result<DispatchTensor, CrossEntropyError> {
+) -> Result<Forward<Dispatch>, CrossEntropyError> {
     let mut autodiff = logits.autodiff;
     let targets = match inputs.targets {
         Targets::Indices(indices) => Targets::Indices(bound_indices::<B>(indices)?),
@@ -150,9 +150,30 @@ fn bound<B: CrossEntropyBackend>(
             ClassWeights::PerClass(bound_float::<B>(weights, "class weight")?)
         }
     };
+    let normalizer = match inputs.normalizer {
+        Denominators::OfRows => Denominators::OfRows,
+        Denominators::Given(numbers) => {
+            Denominators::Given(bound_float::<B>(numbers, "normalizer")?)
+        }
+    };
     let logits = bound_float::<B>(logits, "logits")?;
-    let loss = B::cross_entropy(logits, Inputs { targets, weights }, options);
-    Ok(dispatched::<B>(loss, autodiff))
+    let inputs = Inputs {
+        targets,
+        weights,
+        normalizer,
+    };
+    let Forward { loss, details, .. } = B::cross_entropy(logits, inputs, options);
+    Ok(Forward {
+        loss: dispatched::<B>(loss, autodiff),
+        saved: Saved::Nothing,
+        details: match details {
+            Details::Nothing => Details::Nothing,
+            Details::PerRow { numbers, classes } => Details::PerRow {
+                numbers: dispatched::<B>(numbers, autodiff),
+                classes: dispatched_int::<B>(classes),
+            },
+        },
+    })
 }
 
 /// The tensor as `B`'s own. Where `B` is an autodiff backend, a tensor without autodiff comes in as
@@ -243,6 +264,23 @@ fn dispatched<B: Backend>(
     unreachable!("the inputs were tensors of one of these backends")
 }
 
+/// `B`'s own integer tensor as a runtime-dispatched one.
+fn dispatched_int<B: Backend>(tensor: IntTensor<B>) -> DispatchTensor {
+    let tensor = &mut Some(tensor);
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let Some(tensor) = take_as::<IntTensor<backends::$backend>>(tensor) {
+                return DispatchTensor {
+                    kind: DispatchTensorKind::$backend(BackendTensor::Int(tensor)),
+                    autodiff: DispatchAutodiffContext::Disabled,
+                };
+            }
+        };
+    }
+    with_each_backend!(of_backend);
+    unreachable!("the inputs were tensors of one of these backends")
+}
+
 /// The value as the type that it is.
 fn same_type<From: 'static, To: 'static>(value: From) -> Result<To, From> {
     let mut value = Some(value);
@@ -280,7 +318,11 @@ fn without_paths(type_name: &str) -> String {
 /// attached to the loss as the slope of a term of value 0, so that here too no graph of the
 /// computation is recorded. All of that in the accumulation dtype, so that no gradient is rounded
 /// to half precision before it meets the upstream gradient.
-fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) -> DispatchTensor {
+fn portable(
+    logits: DispatchTensor,
+    inputs: Inputs<Dispatch>,
+    options: Options,
+) -> Forward<Dispatch> {
     let float = accumulation_dtype(logits.dtype());
     let logits = Dispatch::float_cast(logits, float);
     let mut autodiff = logits.autodiff;
@@ -297,13 +339,22 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
     let plain = Inputs {
         targets: plain_targets,
         weights: inputs.weights,
+        normalizer: match inputs.normalizer {
+            Denominators::OfRows => Denominators::OfRows,
+            Denominators::Given(numbers) => Denominators::Given(without_autodiff(numbers)),
+        },
     };
     let tracked_logits = Dispatch::is_tracked(&logits).then(|| logits.clone());
     let gradients_of = match (&tracked_logits, &tracked_targets) {
         (None, None) => {
             let logits = without_autodiff(logits);
-            let loss = reference::cross_entropy::<Dispatch>(logits, plain, &options);
-            return with_autodiff(loss, autodiff);
+            let Forward { loss, details, .. } =
+                reference::cross_entropy::<Dispatch>(logits, plain, &options);
+            return Forward {
+                loss: with_autodiff(loss, autodiff),
+                saved: Saved::Nothing,
+                details: details_with_autodiff(details, autodiff),
+            };
         }
         (Some(_), None) => GradientsOf::Logits,
         (None, Some(_)) => GradientsOf::Targets,
@@ -311,13 +362,14 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
     };
     let options = Options {
         gradients_of,
+        keep: true,
         ..options
     };
-    let Tracked { loss, saved } = reference::cross_entropy_tracked::<Dispatch>(
-        without_autodiff(logits),
-        plain.clone(),
-        &options,
-    );
+    let Forward {
+        loss,
+        saved,
+        details,
+    } = reference::cross_entropy::<Dispatch>(without_autodiff(logits), plain.clone(), &options);
     let upstream = Dispatch::float_ones(loss.shape(), &loss.device(), loss.dtype().into());
     let gradients = reference::cross_entropy_backward::<Dispatch>(saved, plain, upstream, &options);
     let (logits_gradient, targets_gradient) = match gradients {
@@ -325,7 +377,7 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
         Gradients::Targets { targets } => (None, Some(targets)),
         Gradients::Both { logits, targets } => (Some(logits), Some(targets)),
     };
-    [
+    let loss = [
         tracked_logits.zip(logits_gradient),
         tracked_targets.zip(targets_gradient),
     ]
@@ -334,7 +386,25 @@ fn portable(logits: DispatchTensor, inputs: Inputs<Dispatch>, options: Options) 
     .fold(loss, |loss, (parent, gradient)| {
         let slope = slope_of(parent, gradient, &options);
         Dispatch::float_add(slope, loss)
-    })
+    });
+    Forward {
+        loss,
+        saved: Saved::Nothing,
+        details: details_with_autodiff(details, autodiff),
+    }
+}
+
+fn details_with_autodiff(
+    details: Details<Dispatch>,
+    autodiff: DispatchAutodiffContext,
+) -> Details<Dispatch> {
+    match details {
+        Details::Nothing => Details::Nothing,
+        Details::PerRow { numbers, classes } => Details::PerRow {
+            numbers: with_autodiff(numbers, autodiff),
+            classes,
+        },
+    }
 }
 
 /// A term of value 0, in the shape of the loss, whose derivative by `parent` is `gradient`.
@@ -380,7 +450,7 @@ fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
-    use crate::operation::{EmptyReduction, InputValues};
+    use crate::operation::{DetailsOf, EmptyReduction, InputValues};
     use burn::tensor::{Int, Tensor};
 
     const REDUCTIONS: [RowReduction; 4] = [
@@ -403,10 +473,12 @@ mod tests {
             reduction,
             empty: EmptyReduction::Nan,
             gradients_of: GradientsOf::Logits,
+            keep: false,
+            details: DetailsOf::Nothing,
         }
     }
 
-    type Implementation = fn(DispatchTensor, Inputs<Dispatch>, Options) -> DispatchTensor;
+    type Implementation = fn(DispatchTensor, Inputs<Dispatch>, Options) -> Forward<Dispatch>;
 
     /// The loss, the gradient of the logits and that of the targets, under an upstream gradient
     /// that is not 1.
@@ -442,8 +514,10 @@ mod tests {
         let inputs = Inputs {
             targets,
             weights: ClassWeights::PerClass(weights.into_dispatch()),
+            normalizer: Denominators::OfRows,
         };
-        let loss = implementation(logits.clone().into_dispatch(), inputs, options(reduction));
+        let Forward { loss, .. } =
+            implementation(logits.clone().into_dispatch(), inputs, options(reduction));
         let floats = |data: burn::tensor::TensorData| data.try_to_vec::<f32>().expect("f32");
         let (values, sum) = if reduction == RowReduction::None {
             let loss = Tensor::<2>::from_dispatch(loss);
@@ -493,8 +567,9 @@ mod tests {
         let inputs = Inputs {
             targets: Targets::Indices(indices),
             weights: ClassWeights::Equal,
+            normalizer: Denominators::OfRows,
         };
-        let loss = portable(logits, inputs, options(RowReduction::Sum));
+        let Forward { loss, .. } = portable(logits, inputs, options(RowReduction::Sum));
         let loss = Tensor::<1>::from_dispatch(loss);
         assert_eq!(
             loss.device().gradient_checkpointing_strategy(),

@@ -14,14 +14,15 @@ use super::checks::{
     check_target_shape, device_of,
 };
 use super::config::CrossEntropyLossConfig;
+use super::normalizer::Normalizer;
 use super::target::sealed::FromRows;
-use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target, TargetTensor};
+use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target};
 use crate::backend::CrossEntropyBackend;
 use crate::backend::routing::{self, HostCheck};
 use crate::error::CrossEntropyError;
 use crate::operation::{
-    ClassWeights, EmptyReduction, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
-    row_shape,
+    ClassWeights, Denominators, DetailsOf, EmptyReduction, Forward, GradientsOf, InputValues,
+    Inputs, Options, RowReduction, Targets,
 };
 
 /// The cross-entropy between logits and targets.
@@ -112,9 +113,9 @@ use crate::operation::{
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct CrossEntropyLoss<B: CrossEntropyBackend = Dispatch> {
-    weight: Option<Tensor<1>>,
+    pub(super) weight: Option<Tensor<1>>,
     #[module(skip)]
-    settings: Settings,
+    pub(super) settings: Settings,
     #[module(skip)]
     backend: PhantomData<fn() -> B>,
 }
@@ -122,13 +123,13 @@ pub struct CrossEntropyLoss<B: CrossEntropyBackend = Dispatch> {
 /// The options of a configuration in the form that a call needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    ignore_indices: Arc<[i64]>,
-    label_smoothing: f32,
-    reduction: Reduction,
-    values: InputValues,
-    class_dim: isize,
-    z_loss: f32,
-    empty: EmptyReduction,
+    pub(super) ignore_indices: Arc<[i64]>,
+    pub(super) label_smoothing: f32,
+    pub(super) reduction: Reduction,
+    pub(super) values: InputValues,
+    pub(super) class_dim: isize,
+    pub(super) z_loss: f32,
+    pub(super) empty: EmptyReduction,
 }
 
 impl Settings {
@@ -200,9 +201,29 @@ pub fn cross_entropy<const D: usize>(
     CrossEntropyLoss::<Dispatch>::from_parts(None, settings).forward(logits, target)
 }
 
+/// What is wanted of a call.
+pub(super) struct Request {
+    pub(super) reduction: RowReduction,
+    pub(super) details: DetailsOf,
+    pub(super) normalizer: Option<Normalizer>,
+    pub(super) check: RangeCheck,
+}
+
+impl Request {
+    /// The loss alone.
+    pub(super) fn new(reduction: RowReduction) -> Self {
+        Self {
+            reduction,
+            details: DetailsOf::Nothing,
+            normalizer: None,
+            check: RangeCheck::WhereFree,
+        }
+    }
+}
+
 /// When to look at the values of index targets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RangeCheck {
+pub(super) enum RangeCheck {
     /// Where they lie in the host's memory.
     WhereFree,
     /// Always, waiting for the device.
@@ -304,85 +325,35 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         self.unreduced(logits, target, RangeCheck::Always)
     }
 
-    /// The denominator of `Mean`, a tensor of one element in f32 without gradient: for indices the
-    /// sum of the class weights of the targets that are not ignored (their number without class
-    /// weights), for distributions the number of rows.
-    ///
-    /// For losses that are accumulated over micro-batches or devices: with `Sum` as reduction, the
-    /// sum of the losses over the sum of the total weights is the mean over all of them. (Not so for
-    /// a z-loss beside class weights, which `Mean` averages over the rows whatever they weigh.)
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_cross_entropy::CrossEntropyLossConfig;
-    ///
-    /// let device = Device::flex();
-    /// let loss = CrossEntropyLossConfig::new()
-    ///     .with_weight(Some(vec![1.0, 0.5, 4.0]))
-    ///     .init(&device);
-    /// let targets = Tensor::<1, Int>::from_ints([2, 1, -100], &device);
-    /// assert_eq!(loss.total_weight(targets).into_scalar::<f32>(), 4.5);
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// With the text of a [`CrossEntropyError`] if the class dimension does not exist in the
-    /// distributions, if the class weights do not fit their classes or, on the CPU backends, if an
-    /// index has no class weight.
-    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
-        let target = target.into_target();
-        unwrap(self.weigh(target))
-    }
-
-    fn weigh(&self, target: Target) -> Result<Tensor<1>, CrossEntropyError> {
-        let indices = match target {
-            Target::Indices(indices) => indices,
-            Target::Distributions(targets) => {
-                let shape = targets.shape();
-                let class_dim = self.class_dim(&shape)?;
-                self.check_weight_length(&shape, class_dim)?;
-                let rows = row_shape(&shape, class_dim).num_elements();
-                let device = device_of(&targets).without_autodiff();
-                return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
-            }
-        };
-        let device = device_of(&indices);
-        check_int_dtype(indices.dtype(), &device)?;
-        // Without class weights nothing tells how many classes there are, only that they are
-        // counted from 0.
-        let classes = self
-            .weight
-            .as_ref()
-            .map_or(i64::MAX as usize, |weight| weight.dims()[0]);
-        self.check_range(&indices, classes, RangeCheck::WhereFree)?;
-        let weights = self.weights_on(&device);
-        let ignored = &self.settings.ignore_indices;
-        let total = crate::reference::total_weight::<Dispatch>(indices, weights, ignored);
-        Ok(Tensor::from_dispatch(total))
-    }
-
     fn reduced<const D: usize>(
         &self,
         logits: Tensor<D>,
         target: impl CrossEntropyTarget<D>,
         check: RangeCheck,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        let reduction = match self.settings.reduction {
+        let request = Request {
+            check,
+            ..Request::new(self.reduction(&logits.shape())?)
+        };
+        let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
+        Ok(Tensor::from_dispatch(loss))
+    }
+
+    /// The configured reduction over logits of this shape.
+    pub(super) fn reduction(&self, logits: &Shape) -> Result<RowReduction, CrossEntropyError> {
+        Ok(match self.settings.reduction {
             Reduction::Mean | Reduction::Auto => RowReduction::Mean,
             Reduction::Sum => RowReduction::Sum,
             Reduction::BatchMean => {
-                let shape = logits.shape();
-                let class_dim = self.class_dim(&shape)?;
-                let samples = shape
+                let class_dim = self.class_dim(logits)?;
+                let samples = logits
                     .iter()
                     .enumerate()
                     .find(|(dim, _)| *dim != class_dim)
                     .map_or(1, |(_, size)| *size);
                 RowReduction::BatchMean(samples)
             }
-        };
-        let loss = self.compute(logits, target.into_target(), reduction, check)?;
-        Ok(Tensor::from_dispatch(loss))
+        })
     }
 
     fn unreduced<const D: usize>(
@@ -394,17 +365,30 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        let loss = self.compute(logits, target.into_target(), RowReduction::None, check)?;
-        Ok(<Tensor<D> as FromRows>::from_rows(loss))
+        let losses = self.row_losses(logits, target, check)?;
+        Ok(<Tensor<D> as FromRows>::from_rows(losses))
     }
 
-    fn compute<const D: usize>(
+    pub(super) fn row_losses<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        check: RangeCheck,
+    ) -> Result<DispatchTensor, CrossEntropyError> {
+        let request = Request {
+            check,
+            ..Request::new(RowReduction::None)
+        };
+        let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
+        Ok(loss)
+    }
+
+    pub(super) fn compute<const D: usize>(
         &self,
         logits: Tensor<D>,
         target: Target,
-        reduction: RowReduction,
-        check: RangeCheck,
-    ) -> Result<DispatchTensor, CrossEntropyError> {
+        request: Request,
+    ) -> Result<Forward<Dispatch>, CrossEntropyError> {
         let logits = logits.into_dispatch();
         let shape = logits.shape();
         let class_dim = self.class_dim(&shape)?;
@@ -422,7 +406,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             Target::Indices(indices) => {
                 check_same_device(&device, &indices)?;
                 check_int_dtype(indices.dtype(), &device)?;
-                self.check_range(&indices, shape[class_dim], check)?;
+                self.check_range(&indices, shape[class_dim], request.check)?;
                 Targets::Indices(indices)
             }
             Target::Distributions(targets) => {
@@ -435,6 +419,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let inputs = Inputs {
             targets,
             weights: self.weights_on(&device),
+            normalizer: match request.normalizer {
+                None => Denominators::OfRows,
+                Some(normalizer) => Denominators::Given(normalizer.on(&device)?),
+            },
         };
         let options = Options {
             class_dim,
@@ -442,15 +430,17 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             label_smoothing: self.settings.label_smoothing.into(),
             values: self.settings.values,
             z_loss: self.settings.z_loss.into(),
-            reduction,
+            reduction: request.reduction,
             empty: self.settings.empty,
             gradients_of: GradientsOf::Logits,
+            keep: false,
+            details: request.details,
         };
         routing::cross_entropy::<B>(logits, inputs, options)
     }
 
     /// The class dimension in logits of this shape.
-    fn class_dim(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
+    pub(super) fn class_dim(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
         let rank = logits.num_dims();
         let class_dim = match self.settings.class_dim {
             // The default, which in a single row can only mean its one dimension.
@@ -467,7 +457,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             })
     }
 
-    fn check_weight_length(
+    pub(super) fn check_weight_length(
         &self,
         logits: &Shape,
         class_dim: usize,
@@ -486,7 +476,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 
     /// The class weights beside the logits: on their device, outside every graph.
-    fn weights_on(&self, device: &Device) -> ClassWeights<Dispatch> {
+    pub(super) fn weights_on(&self, device: &Device) -> ClassWeights<Dispatch> {
         match &self.weight {
             None => ClassWeights::Equal,
             Some(weight) => {
@@ -502,7 +492,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    fn check_range(
+    pub(super) fn check_range(
         &self,
         indices: &DispatchTensor,
         classes: usize,
@@ -547,6 +537,6 @@ fn first_bad_on_device(
     values.enumerate().find(|(_, value)| is_bad(*value))
 }
 
-fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
+pub(super) fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }

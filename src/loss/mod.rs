@@ -3,8 +3,12 @@
 mod checks;
 mod config;
 mod cross_entropy;
+mod normalizer;
+mod output;
 mod target;
 
 pub use config::CrossEntropyLossConfig;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
-pub use target::{CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor};
+pub use normalizer::Normalizer;
+pub use output::CrossEntropyOutput;
+pub use target::{CrossEntropyTarget, LogitsRank, RowClasses, RowLosses, TargetTensor};

@@ -63,7 +63,12 @@ pub trait LogitsRank: sealed::FromRows {}
 /// ```
 pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 
+/// A class for each of the rows of logits of rank `D`: `Tensor<{D - 1}, Int>`, for `D = 1` a
+/// `Tensor<1, Int>` of one element. [`CrossEntropyOutput`](crate::CrossEntropyOutput) has them.
+pub type RowClasses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowClasses;
+
 /// A target whose kind has become a value.
+#[derive(Clone)]
 pub enum Target {
     /// Class indices.
     Indices(DispatchTensor),
@@ -79,9 +84,11 @@ pub(crate) mod sealed {
     }
 
     pub trait FromRows {
-        type RowLosses;
+        type RowLosses: Clone + std::fmt::Debug + Send;
+        type RowClasses: Clone + std::fmt::Debug + Send;
 
         fn from_rows(rows: DispatchTensor) -> Self::RowLosses;
+        fn classes_from_rows(rows: DispatchTensor) -> Self::RowClasses;
     }
 }
 
@@ -109,8 +116,13 @@ macro_rules! ranks {
     ($($rank:literal => $rows:literal),* $(,)?) => {$(
         impl sealed::FromRows for Tensor<$rank> {
             type RowLosses = Tensor<$rows>;
+            type RowClasses = Tensor<$rows, Int>;
 
             fn from_rows(rows: DispatchTensor) -> Self::RowLosses {
+                Tensor::from_dispatch(rows)
+            }
+
+            fn classes_from_rows(rows: DispatchTensor) -> Self::RowClasses {
                 Tensor::from_dispatch(rows)
             }
         }

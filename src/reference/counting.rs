@@ -56,7 +56,7 @@ impl<B: Backend> Counting<B> {
     }
 
     /// The rows that are ignored or bad.
-    fn dropped(&self) -> BoolTensor<B> {
+    pub(super) fn dropped(&self) -> BoolTensor<B> {
         match &self.ignored {
             None => self.bad.clone(),
             Some(ignored) => B::bool_or(ignored.clone(), self.bad.clone()),

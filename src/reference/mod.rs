@@ -22,7 +22,8 @@
 //! use burn::backend::Dispatch;
 //! use burn::tensor::{Device, Int, Tensor};
 //! use burn_cross_entropy::operation::{
-//!     ClassWeights, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
+//!     ClassWeights, Denominators, DetailsOf, GradientsOf, InputValues, Inputs, Options,
+//!     RowReduction, Targets,
 //! };
 //! use burn_cross_entropy::{EmptyReduction, reference};
 //!
@@ -38,17 +39,21 @@
 //!     reduction: RowReduction::Sum,
 //!     empty: EmptyReduction::Nan,
 //!     gradients_of: GradientsOf::Logits,
+//!     keep: false,
+//!     details: DetailsOf::Nothing,
 //! };
 //! let inputs = Inputs {
 //!     targets: Targets::Indices(targets),
 //!     weights: ClassWeights::Equal,
+//!     normalizer: Denominators::OfRows,
 //! };
-//! let loss = reference::cross_entropy::<Dispatch>(logits, inputs, &options);
-//! let loss = Tensor::<1>::from_dispatch(loss).into_scalar::<f32>();
+//! let result = reference::cross_entropy::<Dispatch>(logits, inputs, &options);
+//! let loss = Tensor::<1>::from_dispatch(result.loss).into_scalar::<f32>();
 //! assert!((loss - 3.0 * 2f32.ln()).abs() < 1e-6);
 //! ```
 
 mod counting;
+mod details;
 mod elementary;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
@@ -59,42 +64,30 @@ use self::counting::Counting;
 use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope};
 
 use crate::operation::{
-    ClassWeights, EmptyReduction, Geometry, Gradients, GradientsOf, InputValues, Inputs, Options,
-    RowReduction, Saved, Targets, Tracked, accumulation_dtype,
+    ClassWeights, Denominators, EmptyReduction, Forward, Geometry, Gradients, GradientsOf,
+    InputValues, Inputs, NOTHING_SAVED, Options, RowReduction, Saved, Targets, accumulation_dtype,
 };
 
-/// The loss in the shape of [`Options::loss_shape`].
+/// The loss in the shape of [`Options::loss_shape`], and what else the options ask for.
 pub fn cross_entropy<B: Backend>(
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
     options: &Options,
-) -> FloatTensor<B> {
+) -> Forward<B> {
     let call = Call::<B>::new(&logits, options);
     if call.geometry.rows() == 0 {
-        return call.loss_of_no_rows();
-    }
-    let scores = call.scores(logits);
-    let rows = call.rows(&inputs);
-    call.loss(&scores, &inputs, &rows)
-}
-
-/// The loss, and what [`cross_entropy_backward`] needs later.
-pub fn cross_entropy_tracked<B: Backend>(
-    logits: FloatTensor<B>,
-    inputs: Inputs<B>,
-    options: &Options,
-) -> Tracked<B> {
-    let call = Call::<B>::new(&logits, options);
-    if call.geometry.rows() == 0 {
-        return Tracked {
-            loss: call.loss_of_no_rows(),
+        return Forward {
+            loss: call.loss_of_no_rows(&inputs),
             saved: call.nothing_saved(logits),
+            details: call.details_of_no_rows(),
         };
     }
     let scores = call.scores(logits.clone());
     let rows = call.rows(&inputs);
     let loss = call.loss(&scores, &inputs, &rows);
+    let details = call.details(&scores, &inputs, &rows);
     let saved = match scores {
+        _ if !options.keep => Saved::Nothing,
         Scores::Logits {
             maximum, others, ..
         } => Saved::Logits {
@@ -104,7 +97,11 @@ pub fn cross_entropy_tracked<B: Backend>(
         },
         Scores::Probabilities(_) => Saved::AsGiven { input: logits },
     };
-    Tracked { loss, saved }
+    Forward {
+        loss,
+        saved,
+        details,
+    }
 }
 
 /// The gradients for an upstream gradient in the shape of the loss.
@@ -122,6 +119,7 @@ pub fn cross_entropy_backward<B: Backend>(
         Saved::Gradients { gradients } => {
             return multiplied::<B>(gradients, upstream, options);
         }
+        Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
     };
     let call = Call::<B>::new(&logits, options);
     let logits_dtype: FloatDType = logits.dtype().into();
@@ -216,7 +214,7 @@ enum Scores<B: Backend> {
 struct Rows<B: Backend> {
     /// Absent for distributions: every row counts.
     counting: Option<Counting<B>>,
-    /// The total weight and the number of counted rows, shape `[1, 1, 1]`; for the mean only.
+    /// What the losses and the z-losses are divided by, shape `[1, 1, 1]`; for means only.
     totals: Option<(FloatTensor<B>, FloatTensor<B>)>,
 }
 
@@ -366,17 +364,34 @@ impl<'a, B: Backend> Call<'a, B> {
             )),
             Targets::Distributions(_) => None,
         };
-        let totals = (self.options.reduction == RowReduction::Mean).then(|| {
-            let all = || self.full_row(self.geometry.rows() as f64);
-            match &counting {
-                Some(counting) => (
-                    reshape_scalar::<B>(counting.total_weight(&inputs.weights, self.float)),
-                    reshape_scalar::<B>(counting.total_weight(&ClassWeights::Equal, self.float)),
-                ),
-                None => (all(), all()),
+        let totals = match self.options.reduction {
+            RowReduction::Mean => {
+                let all = || self.full_row(self.geometry.rows() as f64);
+                Some(match &counting {
+                    Some(counting) => (
+                        reshape_scalar::<B>(counting.total_weight(&inputs.weights, self.float)),
+                        reshape_scalar::<B>(
+                            counting.total_weight(&ClassWeights::Equal, self.float),
+                        ),
+                    ),
+                    None => (all(), all()),
+                })
             }
-        });
+            RowReduction::Normalized => Some(self.given_denominators(inputs)),
+            RowReduction::None | RowReduction::Sum | RowReduction::BatchMean(_) => None,
+        };
         Rows { counting, totals }
+    }
+
+    fn given_denominators(&self, inputs: &Inputs<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+        let Denominators::Given(numbers) = &inputs.normalizer else {
+            unreachable!("a normalised loss comes with what it is divided by");
+        };
+        let number = |at: isize| {
+            let one = B::float_slice(numbers.clone(), &[Slice::new(at, Some(at + 1), 1)]);
+            reshape_scalar::<B>(cast::<B>(one, self.float))
+        };
+        (number(0), number(1))
     }
 
     fn full_row(&self, value: f64) -> FloatTensor<B> {
@@ -385,14 +400,22 @@ impl<'a, B: Backend> Call<'a, B> {
 
     /// `2 z lse` and `z lse^2` are made of this; absent where the z-loss is off.
     fn penalised_lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
+        if self.options.z_loss == 0.0 {
+            return None;
+        }
+        self.lse(scores)
+    }
+
+    /// The log-sum-exp of every row; of probabilities there is none.
+    fn lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
         match scores {
             Scores::Logits {
                 maximum, others, ..
-            } if self.options.z_loss != 0.0 => Some(B::float_add(
+            } => Some(B::float_add(
                 maximum.clone(),
                 log1p::<B>(others.clone(), self.bool),
             )),
-            _ => None,
+            Scores::Probabilities(_) => None,
         }
     }
 
@@ -407,17 +430,24 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    fn loss_of_no_rows(&self) -> FloatTensor<B> {
+    fn loss_of_no_rows(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
+        let shape = self.options.loss_shape(&self.shape);
+        if self.options.reduction == RowReduction::Normalized {
+            // 0, unless there were no other rows either.
+            let zero = || self.full_row(0.0);
+            let (total, _) = self.given_denominators(inputs);
+            return B::float_reshape(self.mean(zero(), &total), shape);
+        }
         let value = match (self.options.reduction, self.options.empty) {
             (RowReduction::Mean | RowReduction::BatchMean(0), EmptyReduction::Nan) => f64::NAN,
             _ => 0.0,
         };
-        let shape = self.options.loss_shape(&self.shape);
         full::<B>(shape, value, &self.device, self.float)
     }
 
     fn nothing_saved(&self, logits: FloatTensor<B>) -> Saved<B> {
         match self.options.values {
+            _ if !self.options.keep => Saved::Nothing,
             InputValues::Probabilities => Saved::AsGiven { input: logits },
             InputValues::Logits { .. } => {
                 let nothing = |shape| full::<B>(shape, 0.0, &self.device, self.float);
@@ -491,7 +521,9 @@ impl<'a, B: Backend> Call<'a, B> {
                     RowReduction::BatchMean(samples) => {
                         B::float_div_scalar(sum_all::<B>(losses), (samples as f64).into())
                     }
-                    RowReduction::Sum | RowReduction::Mean => sum_all::<B>(losses),
+                    RowReduction::Sum | RowReduction::Mean | RowReduction::Normalized => {
+                        sum_all::<B>(losses)
+                    }
                 }
             }
             Some((total, counted)) => {
@@ -531,7 +563,9 @@ impl<'a, B: Backend> Call<'a, B> {
             RowReduction::BatchMean(samples) => {
                 B::float_div_scalar(reshape_scalar::<B>(upstream), (samples as f64).into())
             }
-            RowReduction::Sum | RowReduction::Mean => reshape_scalar::<B>(upstream),
+            RowReduction::Sum | RowReduction::Mean | RowReduction::Normalized => {
+                reshape_scalar::<B>(upstream)
+            }
         };
         match &rows.totals {
             None => (upstream.clone(), upstream),

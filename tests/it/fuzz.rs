@@ -8,7 +8,8 @@ use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16, f16};
 use burn_cross_entropy::operation::{
-    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Targets,
+    ClassWeights, Denominators, DetailsOf, Gradients, GradientsOf, InputValues, Inputs, Options,
+    RowReduction, Targets,
 };
 use burn_cross_entropy::{EmptyReduction, reference};
 use proptest::prelude::*;
@@ -483,9 +484,13 @@ fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
             ClassWeights::PerClass(weights.into_dispatch())
         }
     };
-    let inputs = Inputs { targets, weights };
+    let inputs = Inputs {
+        targets,
+        weights,
+        normalizer: Denominators::OfRows,
+    };
     let logits = full(&problem.logits).into_dispatch();
-    let tracked = reference::cross_entropy_tracked::<Dispatch>(logits, inputs.clone(), &options);
+    let tracked = reference::cross_entropy::<Dispatch>(logits, inputs.clone(), &options);
     let (loss, upstream) = if problem.unreduced {
         let data = TensorData::new(problem.upstream.clone(), [outer, inner]);
         let upstream = Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch();
@@ -542,6 +547,8 @@ fn portable_options(problem: &Problem) -> Options {
         } else {
             GradientsOf::Logits
         },
+        keep: true,
+        details: DetailsOf::Nothing,
     }
 }
 

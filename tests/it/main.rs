@@ -15,6 +15,7 @@ mod fused;
 mod fuzz;
 mod meaning;
 mod modules;
+mod outputs;
 mod properties;
 mod seeds;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -5,12 +5,12 @@ use std::ops::Range;
 use super::blocks::LANES;
 use super::float::Float;
 use super::instructions::Instructions;
-use super::rows::{Losses, Rows};
+use super::rows::{Details, Losses, Rows};
 use super::shares::Shares;
 use super::storage::{Own, Part};
 use super::targets::{Indices, Resolved, Valid};
 use super::unit::Unit;
-use crate::operation::{Geometry, InputValues};
+use crate::operation::{DetailsOf, Geometry, InputValues};
 
 /// What is the same for all rows of a call.
 pub(super) struct Plan<'a, A> {
@@ -21,6 +21,7 @@ pub(super) struct Plan<'a, A> {
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,
     pub(super) z_loss: A,
+    pub(super) details: DetailsOf,
     pub(super) scales: Scales<'a, A>,
     pub(super) instructions: Instructions,
 }
@@ -44,8 +45,56 @@ pub(super) struct Work<'a, A> {
     pub(super) distributions: Option<&'a Part<'a>>,
     /// Where the gradient of the distributions goes.
     pub(super) targets_gradient: Option<Part<'a>>,
-    /// Where the losses go; empty if only their sum is wanted.
-    pub(super) losses: &'a mut [A],
+    pub(super) places: Places<'a, A>,
+}
+
+/// Where the results of rows go.
+pub(super) struct Places<'a, A> {
+    /// Empty if only their sum is wanted.
+    losses: &'a mut [A],
+    /// Empty if the details are not wanted, as the following.
+    lse: &'a mut [A],
+    log_prob: &'a mut [A],
+    entropy: &'a mut [A],
+    predicted: &'a mut [i32],
+    rank: &'a mut [i32],
+}
+
+impl<'a, A: Float> Places<'a, A> {
+    pub(super) fn new(
+        losses: &'a mut [A],
+        details: &'a mut super::Details<A>,
+        rows: usize,
+    ) -> Self {
+        let mut numbers = details.numbers.chunks_mut(rows);
+        let mut classes = details.classes.chunks_mut(rows);
+        Self {
+            losses,
+            lse: numbers.next().unwrap_or_default(),
+            log_prob: numbers.next().unwrap_or_default(),
+            entropy: numbers.next().unwrap_or_default(),
+            predicted: classes.next().unwrap_or_default(),
+            rank: classes.next().unwrap_or_default(),
+        }
+    }
+
+    /// Those of the next so many rows.
+    pub(super) fn take(&mut self, rows: usize) -> Self {
+        fn take<'a, T>(places: &mut &'a mut [T], rows: usize) -> &'a mut [T] {
+            let here = rows.min(places.len());
+            let (now, later) = std::mem::take(places).split_at_mut(here);
+            *places = later;
+            now
+        }
+        Self {
+            losses: take(&mut self.losses, rows),
+            lse: take(&mut self.lse, rows),
+            log_prob: take(&mut self.log_prob, rows),
+            entropy: take(&mut self.entropy, rows),
+            predicted: take(&mut self.predicted, rows),
+            rank: take(&mut self.rank, rows),
+        }
+    }
 }
 
 /// What the rows of a part add up to.
@@ -96,18 +145,25 @@ impl<A: Own> Plan<'_, A> {
         let mut sum = Sum::default();
         for row in work.rows.clone() {
             let resolved = self.resolve::<1>(row..row + 1);
-            let losses = if resolved.counts[0] {
-                self.row(row, &resolved, &mut work, scratch)
-            } else {
+            let counts = resolved.counts[0];
+            let mut losses = Losses {
+                main: [A::ZERO],
+                penalty: [A::ZERO],
+                lse: [A::ZERO],
+                log_prob: [A::ZERO],
+            };
+            // The logits of a row that does not count are read for the details alone.
+            if counts || self.details != DetailsOf::Nothing {
+                losses = self.row(row, &resolved, &mut work, scratch);
+            }
+            if !counts {
                 let value = self.value_of_dropped(row);
                 if let Some(output) = &mut work.output {
                     output.fill_row(&self.geometry, row, value);
                 }
-                Losses {
-                    main: [A::of(value)],
-                    penalty: [A::of(value)],
-                }
-            };
+                losses.main = [A::of(value)];
+                losses.penalty = [A::of(value)];
+            }
             self.gather(&losses, row..row + 1, &mut work, &mut sum);
         }
         sum
@@ -144,6 +200,8 @@ impl<A: Own> Plan<'_, A> {
                 .is_some()
                 .then(|| sized(targets_gradient, geometry.classes)),
             wants_gradient: work.output.is_some(),
+            details_of: self.details,
+            details: None,
         };
         let losses = match (&work.logits, &mut work.output) {
             (logits, Some(output)) => match A::runs_mut(output) {
@@ -173,6 +231,9 @@ impl<A: Own> Plan<'_, A> {
             },
             (None, None) => unreachable!("the logits are read or written over"),
         };
+        if let Some(details) = &unit.details {
+            self.note(details, &losses, row..row + 1, resolved, work);
+        }
         if let Some(part) = &mut work.targets_gradient {
             part.store_row(geometry, row, targets_gradient, instructions);
         }
@@ -236,8 +297,13 @@ impl<A: Own> Plan<'_, A> {
                     .as_mut()
                     .map(|numbers| &mut numbers[here.clone()]),
                 wants_gradient: work.output.is_some(),
+                details_of: self.details,
+                details: None,
             };
             let mut losses = self.write(&mut unit, x, spare);
+            if let Some(details) = &unit.details {
+                self.note(details, &losses, rows.clone(), &resolved, work);
+            }
             self.settle(rows.clone(), &resolved, x, &mut losses);
             self.gather(&losses, rows, work, sum);
         }
@@ -267,7 +333,7 @@ impl<A: Own> Plan<'_, A> {
     ) {
         let has_penalty = self.z_loss != A::ZERO;
         let (main, penalty) = (&losses.main[..rows.len()], &losses.penalty[..rows.len()]);
-        if work.losses.is_empty() {
+        if work.places.losses.is_empty() {
             sum.main += sum_of(main);
             if has_penalty {
                 sum.penalty += sum_of(penalty);
@@ -275,9 +341,42 @@ impl<A: Own> Plan<'_, A> {
             return;
         }
         let from = rows.start - work.rows.start;
-        let places = &mut work.losses[from..from + rows.len()];
+        let places = &mut work.places.losses[from..from + rows.len()];
         for ((place, &main), &penalty) in places.iter_mut().zip(main).zip(penalty) {
             *place = if has_penalty { main + penalty } else { main };
+        }
+    }
+
+    /// Takes the details of rows to their places.
+    fn note<const W: usize>(
+        &self,
+        details: &Details<A, W>,
+        losses: &Losses<A, W>,
+        rows: Range<usize>,
+        resolved: &Resolved<W>,
+        work: &mut Work<'_, A>,
+    ) {
+        let places = &mut work.places;
+        let log_prob = details.log_prob.as_ref().unwrap_or(&losses.log_prob);
+        let from = rows.start - work.rows.start;
+        for (lane, row) in rows.enumerate() {
+            let counts = resolved.counts[lane];
+            let at = from + lane;
+            places.lse[at] = losses.lse[lane];
+            places.log_prob[at] = if counts {
+                log_prob[lane]
+            } else {
+                A::of(self.value_of_dropped(row))
+            };
+            if let Some(entropy) = &details.entropy {
+                places.entropy[at] = entropy[lane];
+            }
+            places.predicted[at] = details.predicted[lane] as i32;
+            places.rank[at] = if counts {
+                details.rank[lane] as i32
+            } else {
+                -1
+            };
         }
     }
 

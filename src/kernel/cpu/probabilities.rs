@@ -99,16 +99,20 @@ impl<A: Float, const W: usize> Probabilities<'_, A, W> {
             None => [A::ZERO; W],
             Some(shares) => spread_losses::<A, W, FMA>(&shares, s),
         };
+        let mut log_prob = [A::ZERO; W];
         for row in 0..W {
             let share = self.rows.share[row];
+            let s = s[at::<W>(self.rows.class[row], row)];
+            log_prob[row] = s.ln::<FMA>();
             if share != A::ZERO {
-                let s = s[at::<W>(self.rows.class[row], row)];
-                main[row] += share * -s.ln::<FMA>();
+                main[row] += share * -log_prob[row];
             }
         }
         Losses {
             main,
             penalty: [A::ZERO; W],
+            lse: [A::ZERO; W],
+            log_prob,
         }
     }
 
@@ -139,6 +143,45 @@ fn spread_losses<A: Float, const W: usize, const FMA: bool>(
         losses.add(&visitor.run);
     }
     losses.finish::<W>()
+}
+
+/// The entropy of rows whose probabilities are `s`.
+pub(crate) struct Entropy<'a, A, const W: usize> {
+    pub(crate) s: &'a [A],
+}
+
+impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
+    type Output = [A; W];
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> [A; W] {
+        let mut s = Read::new(self.s, A::ONE);
+        let mut entropy = Total::new();
+        for first in (0..s.steps()).step_by(RUN) {
+            let mut visitor = OwnSurprisals::<A, FMA> {
+                run: [A::ZERO; LANES],
+            };
+            s.visit(first..s.steps().min(first + RUN), &mut visitor);
+            entropy.add(&visitor.run);
+        }
+        entropy.finish::<W>()
+    }
+}
+
+/// Adds up `-s ln s`; a class without probability adds nothing.
+struct OwnSurprisals<A, const FMA: bool> {
+    run: Block<A>,
+}
+
+impl<A: Float, const FMA: bool> Visitor<A> for OwnSurprisals<A, FMA> {
+    #[inline(always)]
+    fn visit(&mut self, _step: usize, s: &Block<A>) -> Block<A> {
+        for lane in 0..LANES {
+            let term = s[lane] * -s[lane].ln::<FMA>();
+            self.run[lane] += if s[lane] == A::ZERO { A::ZERO } else { term };
+        }
+        *s
+    }
 }
 
 /// Adds up `-a ln s`.

@@ -14,9 +14,26 @@ pub(crate) struct Rows<A, const W: usize> {
     pub(crate) penalty_scale: [A; W],
 }
 
-/// The losses of `W` rows and their z-losses.
+/// What `W` rows come to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Losses<A, const W: usize> {
     pub(crate) main: [A; W],
+    /// The z-losses.
     pub(crate) penalty: [A; W],
+    /// The log-sum-exp; 0 of probabilities.
+    pub(crate) lse: [A; W],
+    /// The log-probability of the class of an index target.
+    pub(crate) log_prob: [A; W],
+}
+
+/// What `W` rows come to besides their losses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Details<A, const W: usize> {
+    /// The first of the classes of the largest score.
+    pub(crate) predicted: [usize; W],
+    /// How many classes stand before the target's.
+    pub(crate) rank: [usize; W],
+    /// The log-probability of the target; absent for indices, whose losses have it.
+    pub(crate) log_prob: Option<[A; W]>,
+    pub(crate) entropy: Option<[A; W]>,
 }

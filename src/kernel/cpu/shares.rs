@@ -20,6 +20,17 @@ pub(crate) struct Shares<'a, A> {
 }
 
 impl<A: Float> Shares<'_, A> {
+    /// Those of the distribution alone, if there is one.
+    pub(crate) fn of_distribution(self) -> Option<Self> {
+        self.distribution?;
+        Some(Self {
+            kept: A::ONE,
+            even: A::ZERO,
+            weights: None,
+            ..self
+        })
+    }
+
     /// The shares of block `step`; 0 beyond the last class.
     #[inline(always)]
     pub(crate) fn block<const W: usize>(&self, step: usize) -> Block<A> {

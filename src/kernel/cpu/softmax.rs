@@ -131,6 +131,68 @@ impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
     }
 }
 
+/// The entropy of rows.
+pub(crate) struct Entropy<'a, A, const W: usize> {
+    pub(crate) softmax: Softmax<'a, A, W>,
+    pub(crate) x: &'a [A],
+}
+
+impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
+    type Output = [A; W];
+
+    /// `sum_c p[c] (m - x[c]) + (lse - m)`; a class without probability adds nothing.
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> [A; W] {
+        let Self { softmax, x } = self;
+        let plain = Softmax {
+            shares: None,
+            ..softmax
+        };
+        let mut x = Read::new(x, -A::INFINITY);
+        let sums = plain.sums::<FMA>(&mut x);
+        let mut gaps = Total::new();
+        for first in (0..x.steps()).step_by(RUN) {
+            let mut visitor = Gaps::<A, W, FMA> {
+                softmax: &softmax,
+                maximum: &sums.maximum,
+                run: [A::ZERO; LANES],
+            };
+            x.visit(first..x.steps().min(first + RUN), &mut visitor);
+            gaps.add(&visitor.run);
+        }
+        let mut entropy = gaps.finish::<W>();
+        for row in 0..W {
+            let others = sums.others[row];
+            entropy[row] = entropy[row] / (others + A::ONE) + others.ln_1p::<FMA>();
+        }
+        entropy
+    }
+}
+
+/// Adds up `exp(x - m) (m - x)`.
+struct Gaps<'a, A, const W: usize, const FMA: bool> {
+    softmax: &'a Softmax<'a, A, W>,
+    maximum: &'a [A; W],
+    run: Block<A>,
+}
+
+impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Gaps<'_, A, W, FMA> {
+    #[inline(always)]
+    fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
+        for lane in 0..LANES {
+            let gap = (of_lane(self.maximum, lane) - block[lane]) * self.softmax.scale;
+            let exponential = (-gap).exp::<FMA>();
+            let term = exponential * gap;
+            self.run[lane] += if exponential == A::ZERO {
+                A::ZERO
+            } else {
+                term
+            };
+        }
+        *block
+    }
+}
+
 struct Slopes<'a, A, const W: usize> {
     softmax: &'a Softmax<'a, A, W>,
     shares: Shares<'a, A>,
@@ -290,6 +352,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             losses: Losses {
                 main: zero,
                 penalty: zero,
+                lse: zero,
+                log_prob: zero,
             },
             above: zero,
             factor: zero,
@@ -314,6 +378,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             finished.above[row] = above;
             finished.losses.main[row] = sums.gaps[row] + target_loss + total * above;
             finished.losses.penalty[row] = self.z_loss * lse * lse;
+            finished.losses.lse[row] = lse;
+            finished.losses.log_prob[row] = -(gap + above);
 
             let inverse = A::ONE / (others + A::ONE);
             let scale = self.rows.scale[row];

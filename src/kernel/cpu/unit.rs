@@ -3,10 +3,11 @@
 use super::float::Float;
 use super::part::Plan;
 use super::probabilities::{self, Probabilities};
-use super::rows::{Losses, Rows};
+use super::ranks::{Before, First, FirstOf};
+use super::rows::{Details, Losses, Rows};
 use super::shares::Shares;
 use super::softmax::{self, Bend, Softcap, Softmax, Unbend};
-use crate::operation::InputValues;
+use crate::operation::{DetailsOf, InputValues};
 
 /// The numbers of one unit besides its logits.
 pub(super) struct Unit<'a, A, const W: usize> {
@@ -16,6 +17,10 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
     pub(super) wants_gradient: bool,
+    /// What is wanted besides the losses.
+    pub(super) details_of: DetailsOf,
+    /// What has been found of that.
+    pub(super) details: Option<Details<A, W>>,
 }
 
 impl<A: Float> Plan<'_, A> {
@@ -30,6 +35,7 @@ impl<A: Float> Plan<'_, A> {
         let instructions = self.instructions;
         match self.values {
             InputValues::Probabilities => {
+                self.details_of_probabilities(unit, x);
                 self.probabilities_targets_gradient(unit, x);
                 let probabilities = probabilities_of(unit);
                 if !unit.wants_gradient {
@@ -78,6 +84,7 @@ impl<A: Float> Plan<'_, A> {
         let instructions = self.instructions;
         match self.values {
             InputValues::Probabilities => {
+                self.details_of_probabilities(unit, x);
                 self.probabilities_targets_gradient(unit, x);
                 let probabilities = probabilities_of(unit);
                 instructions.run(probabilities::LossOf {
@@ -108,6 +115,7 @@ impl<A: Float> Plan<'_, A> {
         scale: A,
         x: &mut [A],
     ) -> Losses<A, W> {
+        self.details_of_logits(unit, scale, x);
         self.logits_targets_gradient(unit, scale, x);
         let softmax = self.softmax_of(unit, scale);
         self.instructions.run(softmax::GradientOver {
@@ -123,9 +131,64 @@ impl<A: Float> Plan<'_, A> {
         scale: A,
         x: &[A],
     ) -> Losses<A, W> {
+        self.details_of_logits(unit, scale, x);
         self.logits_targets_gradient(unit, scale, x);
         let softmax = self.softmax_of(unit, scale);
         self.instructions.run(softmax::LossOf { softmax, x })
+    }
+
+    fn details_of_logits<const W: usize>(&self, unit: &mut Unit<'_, A, W>, scale: A, x: &[A]) {
+        if unit.details_of == DetailsOf::Nothing {
+            return;
+        }
+        let mut details = self.ranks(unit, x);
+        if unit.details_of == DetailsOf::TargetAndEntropy {
+            let softmax = self.softmax_of(unit, scale);
+            details.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
+        }
+        if let Some(shares) = unit.shares.and_then(Shares::of_distribution) {
+            // The loss of the distribution alone.
+            let softmax = Softmax {
+                shares: Some(shares),
+                ..self.softmax_of(unit, scale)
+            };
+            let losses = self.instructions.run(softmax::LossOf { softmax, x });
+            details.log_prob = Some(losses.main.map(|loss| -loss));
+        }
+        unit.details = Some(details);
+    }
+
+    fn details_of_probabilities<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
+        if unit.details_of == DetailsOf::Nothing {
+            return;
+        }
+        let mut details = self.ranks(unit, s);
+        if unit.details_of == DetailsOf::TargetAndEntropy {
+            details.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
+        }
+        if let Some(shares) = unit.shares.and_then(Shares::of_distribution) {
+            let probabilities = Probabilities {
+                shares: Some(shares),
+                ..probabilities_of(unit)
+            };
+            let losses = self
+                .instructions
+                .run(probabilities::LossOf { probabilities, s });
+            details.log_prob = Some(losses.main.map(|loss| -loss));
+        }
+        unit.details = Some(details);
+    }
+
+    fn ranks<const W: usize>(&self, unit: &Unit<'_, A, W>, x: &[A]) -> Details<A, W> {
+        let first = |x| self.instructions.run(FirstOf::<A, W>(First { x }));
+        let distribution = unit.shares.and_then(|shares| shares.distribution);
+        let class = distribution.map_or(unit.rows.class, first);
+        Details {
+            predicted: first(x),
+            rank: self.instructions.run(Before::<A, W> { x, class }),
+            log_prob: None,
+            entropy: None,
+        }
     }
 
     fn logits_targets_gradient<const W: usize>(

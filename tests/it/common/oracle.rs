@@ -175,6 +175,62 @@ pub fn solve(problem: &Problem) -> Outcome {
     }
 }
 
+/// What a row comes to besides its loss.
+#[derive(Debug)]
+pub struct RowDetails {
+    pub lse: f64,
+    pub log_prob: f64,
+    pub entropy: f64,
+    pub predicted: i64,
+    pub rank: i64,
+    /// What the rounding of the numbers is measured by.
+    pub terms: f64,
+}
+
+/// The details of every row. Its classes in order: larger scores first, of equal ones the earlier;
+/// NaN last.
+pub fn details(problem: &Problem) -> Vec<RowDetails> {
+    let details = |index| {
+        let row = row_of(problem, index);
+        let classes = problem.classes();
+        let scores: Vec<f64> = (row.values.iter())
+            .map(|score| {
+                if score.is_nan() {
+                    f64::NEG_INFINITY
+                } else {
+                    *score
+                }
+            })
+            .collect();
+        let mut order: Vec<usize> = (0..classes).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&(scores[*a] + 0.0)).then(a.cmp(b)));
+        let (target, _) = largest(&row.target);
+        let place = order.iter().position(|class| *class == target);
+        let Softmax {
+            surprisal,
+            lse,
+            lse_terms,
+        } = softmax(&row.values, problem.config.logits);
+        let product = |share: f64, surprisal: f64| {
+            if share == 0.0 { 0.0 } else { share * surprisal }
+        };
+        let pairs = || row.target.iter().zip(&surprisal);
+        RowDetails {
+            lse,
+            log_prob: -pairs().map(|(p, s)| product(*p, *s)).sum::<f64>(),
+            entropy: surprisal.iter().map(|s| product((-s).exp(), *s)).sum(),
+            predicted: order[0] as i64,
+            rank: if row.ignored {
+                -1
+            } else {
+                place.expect("a class") as i64
+            },
+            terms: lse_terms + roundings(problem, &row.values),
+        }
+    };
+    (0..problem.rows()).map(details).collect()
+}
+
 fn row_of(problem: &Problem, row: usize) -> Row {
     let config = &problem.config;
     let classes = problem.classes();

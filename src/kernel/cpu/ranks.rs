@@ -1,0 +1,147 @@
+//! The order of a row's classes: by their scores, the largest first, of equal ones the earlier first;
+//! NaN is below all numbers.
+
+use super::blocks::{Block, Blocks, LANES, Read, Visitor, fold_sum, of_lane};
+use super::float::Float;
+use super::instructions::Task;
+use super::softmax::at;
+
+/// Where the rows whose scores are `x` have their largest.
+pub(crate) struct First<'a, A> {
+    pub(crate) x: &'a [A],
+}
+
+impl<A: Float> First<'_, A> {
+    #[inline(always)]
+    fn classes<const W: usize>(&self) -> [usize; W] {
+        let mut best = Best {
+            score: [-A::INFINITY; LANES],
+            step: [A::ZERO; LANES],
+        };
+        let mut x = Read::new(self.x, -A::INFINITY);
+        x.visit(0..x.steps(), &mut best);
+        let mut classes = [0; W];
+        for row in 0..W {
+            let mut score = -A::INFINITY;
+            for lane in (row..LANES).step_by(W) {
+                let class = class_of::<W>(best.step[lane].to_f64() as usize, lane);
+                let is_earlier = best.score[lane] == score && class < classes[row];
+                if best.score[lane] > score || is_earlier {
+                    score = best.score[lane];
+                    classes[row] = class;
+                }
+            }
+        }
+        classes
+    }
+}
+
+/// A task for a given number of rows.
+pub(crate) struct FirstOf<'a, A, const W: usize>(pub(crate) First<'a, A>);
+
+impl<A: Float, const W: usize> Task for FirstOf<'_, A, W> {
+    type Output = [usize; W];
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> [usize; W] {
+        self.0.classes::<W>()
+    }
+}
+
+/// How many classes of each row stand before this one.
+pub(crate) struct Before<'a, A, const W: usize> {
+    pub(crate) x: &'a [A],
+    pub(crate) class: [usize; W],
+}
+
+impl<A: Float, const W: usize> Task for Before<'_, A, W> {
+    type Output = [usize; W];
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> [usize; W] {
+        let mut score = [A::ZERO; W];
+        for row in 0..W {
+            let x = self.x[at::<W>(self.class[row], row)];
+            score[row] = or_lowest(x);
+        }
+        let mut steps_before = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            steps_before[lane] = A::of(steps_before_class::<W>(self.class[lane % W], lane) as f64);
+        }
+        let mut counter = Counter::<A, W> {
+            score,
+            steps_before,
+            before: [A::ZERO; LANES],
+        };
+        let mut x = Read::new(self.x, -A::INFINITY);
+        x.visit(0..x.steps(), &mut counter);
+        fold_sum::<A, W>(counter.before).map(|before| before.to_f64() as usize)
+    }
+}
+
+/// NaN made the lowest score.
+#[inline(always)]
+fn or_lowest<A: Float>(x: A) -> A {
+    if x >= -A::INFINITY { x } else { -A::INFINITY }
+}
+
+/// The class of a lane in block `step`.
+#[inline(always)]
+fn class_of<const W: usize>(step: usize, lane: usize) -> usize {
+    if W == 1 { step * LANES + lane } else { step }
+}
+
+/// In how many blocks the lane's class is before this one.
+#[inline(always)]
+fn steps_before_class<const W: usize>(class: usize, lane: usize) -> usize {
+    if W == 1 {
+        (class + LANES - 1 - lane) / LANES
+    } else {
+        class
+    }
+}
+
+/// The largest score of each lane, and the first block it stands in. As numbers of the arithmetic,
+/// which hold more blocks than a row has.
+struct Best<A> {
+    score: Block<A>,
+    step: Block<A>,
+}
+
+impl<A: Float> Visitor<A> for Best<A> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
+        let step = A::of(step as f64);
+        for lane in 0..LANES {
+            let (x, score) = (block[lane], self.score[lane]);
+            self.step[lane] = if x > score { step } else { self.step[lane] };
+            self.score[lane] = if x > score { x } else { score };
+        }
+        *block
+    }
+}
+
+struct Counter<A, const W: usize> {
+    score: [A; W],
+    /// The class is before the target's in so many blocks.
+    steps_before: Block<A>,
+    before: Block<A>,
+}
+
+impl<A: Float, const W: usize> Visitor<A> for Counter<A, W> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
+        let step = A::of(step as f64);
+        for lane in 0..LANES {
+            let x = or_lowest(block[lane]);
+            let score = of_lane(&self.score, lane);
+            let same = if x == score && step < self.steps_before[lane] {
+                A::ONE
+            } else {
+                A::ZERO
+            };
+            self.before[lane] += if x > score { A::ONE } else { same };
+        }
+        *block
+    }
+}

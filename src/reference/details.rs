@@ -1,0 +1,127 @@
+//! What a row comes to besides its loss: log-sum-exp, log-probability, order of the classes, entropy.
+
+use burn::backend::Backend;
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::tensor::{IntDType, Shape};
+
+use super::elementary::sum_classes;
+use super::{Call, Rows, Scores};
+use crate::operation::{Details, DetailsOf, Inputs, Targets};
+
+/// The scores with their classes in order.
+struct Order<B: Backend> {
+    /// The scores, NaN made the lowest, shape `[outer, classes, inner]`.
+    scores: FloatTensor<B>,
+    /// The number of each class, shape `[outer, classes, inner]`.
+    classes: IntTensor<B>,
+    /// The first class, shape `[outer, 1, inner]`.
+    first: IntTensor<B>,
+}
+
+impl<B: Backend> Call<'_, B> {
+    pub(super) fn details(
+        &self,
+        scores: &Scores<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+    ) -> Details<B> {
+        let lse = match self.options.details {
+            DetailsOf::Nothing => return Details::Nothing,
+            DetailsOf::Target | DetailsOf::TargetAndEntropy => self.lse(scores),
+        };
+        let zero = || {
+            let per_row = self.geometry.per_row();
+            B::float_zeros(per_row, &self.device, self.float)
+        };
+        let (x, lse) = match scores {
+            Scores::Logits { x, .. } => (x, lse.unwrap_or_else(zero)),
+            Scores::Probabilities(s) => (s, zero()),
+        };
+        let order = self.order(x.clone());
+        let (target, class) = match (&inputs.targets, &rows.counting) {
+            (Targets::Indices(_), Some(counting)) => {
+                let class = B::int_cast(counting.index.clone(), IntDType::I32);
+                (self.one_hot(counting), class)
+            }
+            (Targets::Distributions(targets), _) => {
+                let targets = self.view(targets.clone());
+                (targets.clone(), self.order(targets).first)
+            }
+            (Targets::Indices(_), None) => unreachable!("indices are always counted"),
+        };
+        let surprisals = self.surprisals(scores);
+        let none = B::float_equal_elem(target.clone(), 0.0.into(), self.bool);
+        let log_prob = B::float_mul(target, B::float_neg(surprisals.clone()));
+        let log_prob = sum_classes::<B>(B::float_mask_fill(log_prob, none, 0.0.into()));
+        let log_prob = rows.settle(self.spoiled(log_prob, scores));
+
+        let rank = self.rank(&order, class);
+        let rank = match &rows.counting {
+            None => rank,
+            Some(counting) => B::int_mask_fill(rank, counting.dropped(), (-1i64).into()),
+        };
+        let line = Shape::new([1, self.geometry.rows()]);
+        let lines = [order.first, rank].map(|classes| B::int_reshape(classes, line.clone()));
+        Details::PerRow {
+            numbers: match self.options.details {
+                DetailsOf::TargetAndEntropy => {
+                    self.stacked([lse, log_prob, self.entropy(surprisals)])
+                }
+                DetailsOf::Target | DetailsOf::Nothing => self.stacked([lse, log_prob]),
+            },
+            classes: B::int_cat(lines.to_vec(), 0),
+        }
+    }
+
+    pub(super) fn details_of_no_rows(&self) -> Details<B> {
+        let nothing = |numbers| Shape::new([numbers, 0]);
+        match self.options.details {
+            DetailsOf::Nothing => Details::Nothing,
+            details => Details::PerRow {
+                numbers: B::float_zeros(nothing(details.numbers()), &self.device, self.float),
+                classes: B::int_zeros(nothing(2), &self.device, IntDType::I32),
+            },
+        }
+    }
+
+    fn order(&self, x: FloatTensor<B>) -> Order<B> {
+        let not_a_number = B::float_is_nan(x.clone(), self.bool);
+        let scores = B::float_mask_fill(x, not_a_number, f64::NEG_INFINITY.into());
+        let count = self.geometry.classes as i64;
+        let classes = B::int_arange(0..count, &self.device, IntDType::I32);
+        let classes = B::int_reshape(classes, self.geometry.per_class());
+        let classes = B::int_expand(classes, self.geometry.full());
+        let largest = B::float_max_dim(scores.clone(), 1);
+        let below = B::bool_not(self.equals_row(scores.clone(), largest));
+        let candidates = B::int_mask_fill(classes.clone(), below, count.into());
+        Order {
+            scores,
+            first: B::int_min_dim(candidates, 1),
+            classes,
+        }
+    }
+
+    /// How many classes stand before that of the target: those of a larger score, and of the same
+    /// score the earlier ones.
+    fn rank(&self, order: &Order<B>, target: IntTensor<B>) -> IntTensor<B> {
+        let full = self.geometry.full();
+        let target = B::int_expand(target, full.clone());
+        let is_target = B::int_equal(order.classes.clone(), target.clone(), self.bool);
+        let others = B::bool_not(is_target);
+        let score = B::float_mask_fill(order.scores.clone(), others, 0.0.into());
+        let score = B::float_expand(B::float_sum_dim(score, 1), full);
+        let larger = B::float_greater(order.scores.clone(), score.clone(), self.bool);
+        let same: BoolTensor<B> = B::float_equal(order.scores.clone(), score, self.bool);
+        let earlier = B::int_lower(order.classes.clone(), target, self.bool);
+        let before = B::bool_or(larger, B::bool_and(same, earlier));
+        B::int_sum_dim(B::bool_into_int(before, IntDType::I32), 1)
+    }
+
+    /// `sum_c p[c] (-ln p[c])`; a class without probability adds nothing.
+    fn entropy(&self, surprisals: FloatTensor<B>) -> FloatTensor<B> {
+        let probabilities = B::float_exp(B::float_neg(surprisals.clone()));
+        let none = B::float_equal_elem(probabilities.clone(), 0.0.into(), self.bool);
+        let terms = B::float_mul(probabilities, surprisals);
+        sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()))
+    }
+}

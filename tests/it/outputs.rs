@@ -1,0 +1,305 @@
+//! What a forward knows besides the loss, and log-probabilities with gradients.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput,
+};
+
+use crate::common::backends::on_every_backend;
+use crate::common::problem::{Outcome, Problem, Targets, Terms};
+use crate::common::run::{float_tensor, numbers, row_shape};
+use crate::common::{oracle, tolerance};
+
+/// The logits of a problem, with the leaf whose gradient is asked for.
+fn logits(problem: &Problem, device: &Device) -> Tensor<3> {
+    float_tensor::<3>(&problem.logits, &problem.shape, (device, DType::F32)).require_grad()
+}
+
+fn indices(problem: &Problem, device: &Device) -> Option<Tensor<2, Int>> {
+    match &problem.targets {
+        Targets::Indices(indices) => {
+            let data = TensorData::new(indices.clone(), row_shape(problem));
+            Some(Tensor::from_data(data, device))
+        }
+        Targets::Distributions(_) => None,
+    }
+}
+
+fn distributions(problem: &Problem, device: &Device) -> Tensor<3> {
+    let Targets::Distributions(shares) = &problem.targets else {
+        panic!("the problem has indices");
+    };
+    float_tensor::<3>(shares, &problem.shape, (device, DType::F32))
+}
+
+fn output<B: CrossEntropyBackend>(
+    loss: &CrossEntropyLoss<B>,
+    logits: Tensor<3>,
+    problem: &Problem,
+    device: &Device,
+) -> CrossEntropyOutput<3> {
+    match indices(problem, device) {
+        Some(indices) => loss.try_forward_with_entropy(logits, indices),
+        None => loss.try_forward_with_entropy(logits, distributions(problem, device)),
+    }
+    .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn integers(tensor: Tensor<2, Int>) -> Vec<i64> {
+    tensor.into_data().iter::<i64>().collect()
+}
+
+/// Loss, gradient and details agree with the oracle.
+#[track_caller]
+fn assert_output<B: CrossEntropyBackend>(problem: &Problem, device: &Device) {
+    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let leaf = logits(problem, device);
+    let output = output(&loss, leaf.clone(), problem, device);
+    let expected = oracle::solve(problem);
+    let objective = output.loss.clone() * problem.upstream[0];
+    let found = Outcome {
+        loss: numbers(output.loss.clone()),
+        logits_gradient: numbers(leaf.grad(&objective.backward()).expect("tracked")),
+        targets_gradient: None,
+        terms: Terms::default(),
+    };
+    let name = format!("{:?} {:?}", problem.shape, problem.config);
+    let untracked = Problem {
+        tracked_targets: false,
+        ..problem.clone()
+    };
+    let expected_outcome = Outcome {
+        targets_gradient: None,
+        ..expected
+    };
+    tolerance::assert_close(&name, &untracked, &found, &expected_outcome, DType::F32);
+
+    let details = oracle::details(problem);
+    let rows = row_shape(problem);
+    assert_eq!(output.lse.dims().to_vec(), rows);
+    let entropy = output.entropy.clone().expect("it was asked for");
+    let number = |of: fn(&oracle::RowDetails) -> f64| details.iter().map(of).collect::<Vec<_>>();
+    let found = [output.lse.clone(), output.log_prob.clone(), entropy].map(numbers);
+    let expected = [
+        number(|row| row.lse),
+        number(|row| row.log_prob),
+        number(|row| row.entropy),
+    ];
+    let of_f32 = tolerance::of(DType::F32);
+    for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_eq!(found.len(), expected.len());
+        for (row, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+            let allowed = of_f32.loss * expected.abs() + of_f32.terms * details[row].terms;
+            let same = if expected.is_finite() {
+                (found - expected).abs() <= allowed
+            } else {
+                found == expected || (found.is_nan() && expected.is_nan())
+            };
+            let which = ["lse", "log-probability", "entropy"][which];
+            assert!(
+                same,
+                "{name}: {which} {row} is {found:e}, expected {expected:e}"
+            );
+        }
+    }
+    let predicted: Vec<i64> = details.iter().map(|row| row.predicted).collect();
+    let rank: Vec<i64> = details.iter().map(|row| row.rank).collect();
+    assert_eq!(integers(output.predicted.clone()), predicted, "{name}");
+    assert_eq!(integers(output.target_rank.clone()), rank, "{name}");
+    let bools = |tensor: Tensor<2, burn::tensor::Bool>| {
+        tensor.into_data().iter::<bool>().collect::<Vec<_>>()
+    };
+    let of_rank = |holds: fn(i64) -> bool| rank.iter().map(|rank| holds(*rank)).collect::<Vec<_>>();
+    assert_eq!(bools(output.correct()), of_rank(|rank| rank == 0), "{name}");
+    assert_eq!(
+        bools(output.in_top(3)),
+        of_rank(|rank| (0..3).contains(&rank))
+    );
+    assert_eq!(bools(output.counted()), of_rank(|rank| rank >= 0), "{name}");
+    let counted = rank.iter().filter(|rank| **rank >= 0).count() as f64;
+    assert_eq!(numbers(output.counted_rows), [counted], "{name}");
+}
+
+/// Rows of one block and of several, of classes that lie together and that do not.
+const SHAPES: [([usize; 3], usize); 4] = [
+    ([5, 131, 1], 1),
+    ([3, 7, 23], 1),
+    ([1, 4, 70], 2),
+    ([9, 2, 3], 0),
+];
+
+fn outputs_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
+    for (shape, class_dim) in SHAPES {
+        for soft in [false, true] {
+            let plain = Problem::random(&shape, class_dim, soft, 5);
+            let classes = plain.classes();
+            assert_output::<B>(&plain, device);
+            let optioned = plain.clone().with_weights().with_config(|config| {
+                config
+                    .with_label_smoothing(0.2)
+                    .with_logit_scale(1.3)
+                    .with_logit_softcap(Some(9.0))
+                    .with_z_loss(0.01)
+                    .with_reduction(Reduction::Sum)
+            });
+            assert_output::<B>(&optioned, device);
+            assert_output::<B>(&optioned.with_ignored(255), device);
+            let scaled = plain
+                .clone()
+                .with_ignored(0)
+                .with_config(|config| config.with_logit_scale(0.5));
+            assert_output::<B>(&scaled, device);
+            // Equal scores, all of them and some.
+            let mut tied = plain.clone();
+            for (at, logit) in tied.logits.iter_mut().enumerate() {
+                *logit = if at % 3 == 0 { 1.0 } else { (at % 2) as f64 };
+            }
+            assert_output::<B>(&tied, device);
+            tied.logits.fill(-2.5);
+            assert_output::<B>(&tied, device);
+            let mut masked = plain;
+            for row in 0..masked.rows() {
+                if classes > 2 {
+                    let at = masked.at(row, row % (classes - 1));
+                    masked.logits[at] = f64::NEG_INFINITY;
+                }
+            }
+            assert_output::<B>(&masked, device);
+        }
+    }
+}
+
+fn probabilities_have_their_logarithms<B: CrossEntropyBackend>(device: &Device) {
+    for (shape, class_dim) in SHAPES {
+        for soft in [false, true] {
+            let mut problem = Problem::random(&shape, class_dim, soft, 6)
+                .with_ignored(1)
+                .with_config(|config| config.with_logits(false).with_label_smoothing(0.1));
+            for logit in &mut problem.logits {
+                *logit = (*logit / 7.0 + 1.0) / 2.0;
+            }
+            assert_output::<B>(&problem, device);
+        }
+    }
+}
+
+/// Rows without a distribution have an order of their classes all the same.
+fn rows_of_nan_and_infinity_keep_their_order<B: CrossEntropyBackend>(device: &Device) {
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    let rows = [
+        [nan, 1.0, 2.0],
+        [2.0, nan, 2.0],
+        [nan, nan, nan],
+        [-inf, -inf, -inf],
+        [0.0, inf, inf],
+        [1.0, -inf, nan],
+    ];
+    for target in 0..3 {
+        let mut problem = Problem::random(&[6, 3, 1], 1, false, 1)
+            .with_config(|config| config.with_reduction(Reduction::Sum));
+        problem.logits = rows.as_flattened().to_vec();
+        problem.targets = Targets::Indices(vec![target; 6]);
+        let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+        let output = output(&loss, logits(&problem, device), &problem, device);
+        let details = oracle::details(&problem);
+        let predicted: Vec<i64> = details.iter().map(|row| row.predicted).collect();
+        let rank: Vec<i64> = details.iter().map(|row| row.rank).collect();
+        assert_eq!(integers(output.predicted), predicted);
+        assert_eq!(integers(output.target_rank), rank);
+        for numbers in [output.lse, output.log_prob, output.entropy.expect("asked")].map(numbers) {
+            assert!(numbers.iter().all(|number| number.is_nan()), "{numbers:?}");
+        }
+    }
+}
+
+/// Asking for more does not change the loss or its gradient by a bit.
+fn the_loss_is_that_of_forward<B: CrossEntropyBackend>(device: &Device) {
+    for (shape, class_dim) in SHAPES {
+        let problem = Problem::random(&shape, class_dim, false, 7).with_ignored(1);
+        let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+        let results = [false, true].map(|detailed| {
+            let leaf = logits(&problem, device);
+            let targets = indices(&problem, device).expect("indices");
+            let value = if detailed {
+                loss.forward_with_output(leaf.clone(), targets).loss
+            } else {
+                loss.forward(leaf.clone(), targets)
+            };
+            let gradient = leaf.grad(&value.backward()).expect("tracked");
+            (value.into_data(), gradient.into_data())
+        });
+        assert_eq!(results[0], results[1]);
+    }
+}
+
+fn no_rows_have_no_details<B: CrossEntropyBackend>(device: &Device) {
+    let loss: CrossEntropyLoss<B> = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = Tensor::<3>::zeros([0, 4, 2], device);
+    let output = loss.forward_with_output(logits, Tensor::<2, Int>::zeros([0, 2], device));
+    assert_eq!(output.lse.dims(), [0, 2]);
+    assert_eq!(output.predicted.dims(), [0, 2]);
+    assert_eq!(output.target_rank.dims(), [0, 2]);
+    assert!(output.entropy.is_none());
+    assert_eq!(output.counted_rows.into_scalar::<f32>(), 0.0);
+    assert!(output.loss.into_scalar::<f32>().is_nan());
+}
+
+/// Gradients flow through the loss alone.
+fn the_details_are_constants<B: CrossEntropyBackend>(device: &Device) {
+    let problem = Problem::random(&[4, 5, 2], 1, false, 8);
+    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let leaf = logits(&problem, device);
+    let output = output(&loss, leaf.clone(), &problem, device);
+    let of_loss = leaf.grad(&output.loss.clone().backward()).expect("tracked");
+    let output = self::output(&loss, leaf.clone(), &problem, device);
+    let of_both = output.loss + output.lse.sum() * 3.0 - output.log_prob.sum();
+    let of_both = leaf.grad(&of_both.backward()).expect("tracked");
+    assert_eq!(of_loss.into_data(), of_both.into_data());
+}
+
+/// `log_prob` is what a loss without its other options is the negative of, for indices and
+/// distributions, and so are its gradients.
+fn log_probabilities_have_gradients<B: CrossEntropyBackend>(device: &Device) {
+    for soft in [false, true] {
+        let problem = Problem::random(&[6, 37, 2], 1, soft, 9)
+            .with_ignored(3)
+            .with_config(|config| config.with_logit_scale(0.5).with_logit_softcap(Some(8.0)))
+            .unreduced();
+        let dressed = problem.clone().with_weights().with_config(|config| {
+            config
+                .with_label_smoothing(0.3)
+                .with_z_loss(0.1)
+                .with_reduction(Reduction::BatchMean)
+        });
+        let loss: CrossEntropyLoss<B> = dressed.config.init_for::<B>(device);
+        let leaf = logits(&problem, device);
+        let log_prob = match indices(&problem, device) {
+            Some(indices) => loss.log_prob(leaf.clone(), indices),
+            None => loss.log_prob(leaf.clone(), distributions(&problem, device)),
+        };
+        let weights = float_tensor::<2>(&problem.upstream, &[6, 2], (device, DType::F32));
+        let gradients = (log_prob.clone() * weights).sum().neg().backward();
+        let found = Outcome {
+            loss: numbers(log_prob.neg()),
+            logits_gradient: numbers(leaf.grad(&gradients).expect("tracked")),
+            targets_gradient: None,
+            terms: Terms::default(),
+        };
+        let expected = Outcome {
+            targets_gradient: None,
+            ..oracle::solve(&problem)
+        };
+        tolerance::assert_close("log_prob", &problem, &found, &expected, DType::F32);
+    }
+}
+
+on_every_backend!(
+    outputs_agree_with_the_oracle,
+    probabilities_have_their_logarithms,
+    rows_of_nan_and_infinity_keep_their_order,
+    the_loss_is_that_of_forward,
+    no_rows_have_no_details,
+    the_details_are_constants,
+    log_probabilities_have_gradients,
+);
