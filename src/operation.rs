@@ -73,7 +73,7 @@ pub enum RowReduction {
 }
 
 /// What is wanted of each row besides its loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DetailsOf {
     /// Nothing.
     Nothing,

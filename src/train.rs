@@ -143,7 +143,9 @@ where
         let (_, rank) = of_counted_rows(self);
         let [rows] = rank.dims();
         let places = Tensor::<1, Int>::arange(0..LARGEST_TOP_K as i64, &rank.device());
-        let places = places.float().neg().expand([rows, LARGEST_TOP_K]);
+        let places: Tensor<2> = places.float().neg().unsqueeze();
+        // There may be no rows, which `expand` refuses.
+        let places = Tensor::zeros([rows, LARGEST_TOP_K], &rank.device()) + places;
         TopKAccuracyInput::new(places, rank)
     }
 }

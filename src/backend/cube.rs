@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, FloatDType, Shape};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -21,8 +21,8 @@ use crate::kernel::cube::{
     Buffer, Call, Full, GradientBuffer, Kept, Layout, Targets as TargetBuffers,
 };
 use crate::operation::{
-    ClassWeights, Geometry, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
-    Tracked, accumulation_dtype,
+    ClassWeights, Denominators, Details, DetailsOf, Forward, Geometry, Gradients, GradientsOf,
+    Inputs, NOTHING_SAVED, Options, RowReduction, Saved, Targets, accumulation_dtype,
 };
 use crate::reference;
 
@@ -31,36 +31,29 @@ impl CrossEntropyBackend for CubeBackend {
         logits: FloatTensor<Self>,
         inputs: Inputs<Self>,
         options: Options,
-    ) -> FloatTensor<Self> {
+    ) -> Forward<Self> {
         if is_empty(&logits) {
-            return reference::cross_entropy::<Self>(logits, inputs, &options);
+            return nothing(logits, inputs, &options);
         }
         let operands = Operands::new(logits, inputs, &options);
         let call = operands.call(&options);
-        let (losses, _) = call.losses(false);
-        operands.loss(&call, losses).0
-    }
-
-    fn cross_entropy_tracked(
-        logits: FloatTensor<Self>,
-        inputs: Inputs<Self>,
-        options: Options,
-    ) -> Tracked<Self> {
-        if is_empty(&logits) {
-            return nothing_tracked(logits, inputs, &options);
-        }
-        let operands = Operands::new(logits, inputs, &options);
-        let call = operands.call(&options);
-        let (losses, statistics) = call.losses(true);
-        let (loss, denominators) = operands.loss(&call, losses);
-        let statistics = statistics.map(|statistics| {
-            let rows = call.geometry.rows();
-            let shape = Shape::new([statistics.length / rows, rows]);
-            operands.arithmetic_tensor(statistics, shape)
-        });
+        let mut results = call.rows();
+        let (loss, denominators) = operands.loss(&call, results.losses.take());
+        let rows = call.geometry.rows();
+        let details = match (results.numbers, results.classes) {
+            (Some(numbers), Some(classes)) => Details::PerRow {
+                numbers: operands.lines(numbers, rows, operands.arithmetic.into()),
+                classes: operands.lines(classes, rows, DType::I32),
+            },
+            _ => Details::Nothing,
+        };
+        let statistics = results
+            .statistics
+            .map(|statistics| operands.lines(statistics, rows, operands.arithmetic.into()));
         drop(call);
         let logits = operands.logits;
         let saved = match statistics {
+            _ if !options.keep => Saved::Nothing,
             None => Saved::AsGiven { input: logits },
             Some(statistics) => Saved::Logits {
                 logits,
@@ -68,7 +61,11 @@ impl CrossEntropyBackend for CubeBackend {
                 denominators,
             },
         };
-        Tracked { loss, saved }
+        Forward {
+            loss,
+            saved,
+            details,
+        }
     }
 
     fn cross_entropy_backward(
@@ -89,6 +86,11 @@ impl CrossEntropyBackend for CubeBackend {
                     saved, inputs, upstream, &options,
                 );
             }
+            Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
+        };
+        let options = Options {
+            details: DetailsOf::Nothing,
+            ..options
         };
         if is_empty(&logits) {
             let saved = Saved::AsGiven { input: logits };
@@ -150,6 +152,9 @@ struct Operands {
     logits: CubeTensor,
     targets: TargetTensor,
     weights: Option<CubeTensor>,
+    /// The largest class of each distribution, for the details.
+    labels: Option<CubeTensor>,
+    normalizer: Option<CubeTensor>,
     /// The dtype that is computed in.
     arithmetic: FloatDType,
     class_dim: usize,
@@ -164,7 +169,19 @@ impl Operands {
     fn new(logits: CubeTensor, inputs: Inputs<CubeBackend>, options: &Options) -> Self {
         let arithmetic = accumulation_dtype(logits.dtype);
         let class_dim = options.class_dim;
+        let labels = match &inputs.targets {
+            Targets::Distributions(targets) if options.details != DetailsOf::Nothing => {
+                let labels = CubeBackend::float_argmax(targets.clone(), class_dim, IntDType::I32);
+                Some(into_contiguous(labels))
+            }
+            _ => None,
+        };
         Self {
+            labels,
+            normalizer: match inputs.normalizer {
+                Denominators::OfRows => None,
+                Denominators::Given(numbers) => Some(into_contiguous(cast(numbers, arithmetic))),
+            },
             logits: in_strides(logits, class_dim),
             targets: match inputs.targets {
                 Targets::Indices(indices) => TargetTensor::Indices(into_contiguous(indices)),
@@ -194,6 +211,8 @@ impl Operands {
                 }
             },
             weights: self.weights.as_ref().map(buffer_of),
+            labels: self.labels.as_ref().map(buffer_of),
+            normalizer: self.normalizer.as_ref().map(buffer_of),
         }
     }
 
@@ -205,7 +224,8 @@ impl Operands {
     }
 
     /// The loss in the shape that was asked for, and what the losses were divided by.
-    fn loss(&self, call: &Call<'_>, losses: Buffer) -> (CubeTensor, CubeTensor) {
+    fn loss(&self, call: &Call<'_>, losses: Option<Buffer>) -> (CubeTensor, CubeTensor) {
+        let losses = losses.expect("the forward has them");
         let shape = call.options.loss_shape(self.logits.meta.shape());
         let (loss, denominators) = match call.options.reduction {
             // Nobody reads the denominators, but fusion has been told of them.
@@ -221,12 +241,22 @@ impl Operands {
 
     /// A buffer of the arithmetic's dtype as a tensor.
     fn arithmetic_tensor(&self, buffer: Buffer, shape: Shape) -> CubeTensor {
+        self.tensor(buffer, shape, self.arithmetic.into())
+    }
+
+    /// A buffer of several lines of numbers, one number per row, as a tensor.
+    fn lines(&self, buffer: Buffer, rows: usize, dtype: DType) -> CubeTensor {
+        let shape = Shape::new([buffer.length / rows, rows]);
+        self.tensor(buffer, shape, dtype)
+    }
+
+    fn tensor(&self, buffer: Buffer, shape: Shape, dtype: DType) -> CubeTensor {
         CubeTensor::new_contiguous(
             self.logits.client.clone(),
             self.logits.device.clone(),
             shape,
             buffer.handle,
-            self.arithmetic.into(),
+            dtype,
         )
     }
 
@@ -276,15 +306,15 @@ fn is_empty(logits: &CubeTensor) -> bool {
 }
 
 /// The forward over no rows.
-fn nothing_tracked(
+fn nothing(
     logits: CubeTensor,
     inputs: Inputs<CubeBackend>,
     options: &Options,
-) -> Tracked<CubeBackend> {
+) -> Forward<CubeBackend> {
     let is_distribution = matches!(inputs.targets, Targets::Distributions(_));
     let numbers = options.statistics_per_row(is_distribution);
-    let mut tracked = reference::cross_entropy_tracked::<CubeBackend>(logits, inputs, options);
-    if let Saved::Logits { statistics, .. } = &mut tracked.saved {
+    let mut forward = reference::cross_entropy::<CubeBackend>(logits, inputs, options);
+    if let Saved::Logits { statistics, .. } = &mut forward.saved {
         // As many numbers of no row as of any.
         *statistics = CubeBackend::float_zeros(
             Shape::new([numbers, 0]),
@@ -292,7 +322,7 @@ fn nothing_tracked(
             statistics.dtype.into(),
         );
     }
-    tracked
+    forward
 }
 
 /// The tensor in an order of memory that has one stride before and one behind the class dimension.
@@ -360,12 +390,11 @@ const _: () = {
 mod tests {
     use super::*;
     use crate::operation::{
-        ClassWeightsMetadata, EmptyReduction, GradientsMetadata, InputsMetadata, SavedMetadata,
-        TargetsMetadata, metadata,
+        ClassWeightsMetadata, DenominatorsMetadata, DetailsMetadata, EmptyReduction,
+        GradientsMetadata, InputsMetadata, SavedMetadata, TargetsMetadata, metadata,
     };
     use burn::backend::fusion::custom::TensorSpec;
     use burn::backend::ops::IntTensorOps;
-    use burn::tensor::{IntDType, Shape};
 
     const REDUCTIONS: [RowReduction; 4] = [
         RowReduction::None,
@@ -406,6 +435,8 @@ mod tests {
                             reduction,
                             empty: EmptyReduction::Nan,
                             gradients_of: GradientsOf::Logits,
+                            keep: true,
+                            details: DetailsOf::Nothing,
                         });
                     }
                 }
@@ -433,6 +464,11 @@ mod tests {
                     };
                     let options = Options {
                         gradients_of,
+                        details: match dims[0] {
+                            1 => DetailsOf::Nothing,
+                            _ if soft => DetailsOf::Target,
+                            _ => DetailsOf::TargetAndEntropy,
+                        },
                         ..options.clone()
                     };
                     let targets = if soft {
@@ -455,18 +491,44 @@ mod tests {
                 Targets::Distributions(targets) => TargetsMetadata::Distributions(spec(targets)),
             },
             weights: ClassWeightsMetadata::Equal,
+            normalizer: DenominatorsMetadata::OfRows,
         };
         let inputs = Inputs {
             targets,
             weights: ClassWeights::Equal,
+            normalizer: Denominators::OfRows,
         };
-        let told_loss = metadata::cross_entropy(&spec(&logits), &told_inputs, options);
-        let told = metadata::cross_entropy_tracked(&spec(&logits), &told_inputs, options);
-        let loss = CubeBackend::cross_entropy(logits.clone(), inputs.clone(), options.clone());
-        assert_same(&loss, &told_loss);
-        let Tracked { loss, saved } =
-            CubeBackend::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+        let unkept = Options {
+            keep: false,
+            ..options.clone()
+        };
+        let told = metadata::cross_entropy(&spec(&logits), &told_inputs, &unkept);
+        let forward = CubeBackend::cross_entropy(logits.clone(), inputs.clone(), unkept);
+        assert_same(&forward.loss, &told.loss);
+        assert!(matches!(forward.saved, Saved::Nothing));
+        assert!(matches!(told.saved, SavedMetadata::Nothing));
+
+        let told = metadata::cross_entropy(&spec(&logits), &told_inputs, options);
+        let Forward {
+            loss,
+            saved,
+            details,
+        } = CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
         assert_same(&loss, &told.loss);
+        match (&details, &told.details) {
+            (Details::Nothing, DetailsMetadata::Nothing) => {}
+            (
+                Details::PerRow { numbers, classes },
+                DetailsMetadata::PerRow {
+                    numbers: told_numbers,
+                    classes: told_classes,
+                },
+            ) => {
+                assert_same(numbers, told_numbers);
+                assert_same(classes, told_classes);
+            }
+            _ => panic!("another variant was announced"),
+        }
         match (&saved, &told.saved) {
             (
                 Saved::Logits {

@@ -14,6 +14,8 @@ mod forms;
 mod fused;
 mod fuzz;
 mod meaning;
+#[cfg(feature = "train")]
+mod metrics;
 mod modules;
 mod outputs;
 mod properties;
@@ -21,5 +23,6 @@ mod seeds;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod strategies;
 mod threads;
+mod training;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod unfused;

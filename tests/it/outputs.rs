@@ -52,7 +52,7 @@ fn integers(tensor: Tensor<2, Int>) -> Vec<i64> {
 
 /// Loss, gradient and details agree with the oracle.
 #[track_caller]
-fn assert_output<B: CrossEntropyBackend>(problem: &Problem, device: &Device) {
+pub fn assert_output<B: CrossEntropyBackend>(problem: &Problem, device: &Device) {
     let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
     let leaf = logits(problem, device);
     let output = output(&loss, leaf.clone(), problem, device);
@@ -158,6 +158,13 @@ fn outputs_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
             assert_output::<B>(&tied, device);
             tied.logits.fill(-2.5);
             assert_output::<B>(&tied, device);
+            // A distribution with several largest classes.
+            if let Targets::Distributions(shares) = &mut tied.targets {
+                for (at, share) in shares.iter_mut().enumerate() {
+                    *share = (at % 3) as f64;
+                }
+                assert_output::<B>(&tied, device);
+            }
             let mut masked = plain;
             for row in 0..masked.rows() {
                 if classes > 2 {

@@ -13,7 +13,7 @@ use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 use crate::common::backends::on_every_gpu;
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Form, assert_agrees, float_tensor, numbers};
-use crate::{fused, fuzz};
+use crate::{fused, fuzz, outputs};
 
 /// Who computes a row, and whether it has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
@@ -117,6 +117,34 @@ fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
     });
 }
 
+/// What a row comes to besides its loss.
+fn details(device: &Device) {
+    in_every_way(|| {
+        for (shape, class_dim) in [
+            ([5, 2, 1], 1),
+            ([3, 1031, 1], 1),
+            ([2, 301, 3], 1),
+            ([516, 7, 1], 0),
+        ] {
+            let indices = Problem::random(&shape, class_dim, false, 7).with_ignored(1);
+            let shares = Problem::random(&shape, class_dim, true, 8);
+            let mut tied = indices.clone();
+            for (at, logit) in tied.logits.iter_mut().enumerate() {
+                *logit = (at % 4) as f64;
+            }
+            for problem in [
+                indices.clone(),
+                fused::with_every_option(indices),
+                shares.clone(),
+                fused::with_every_option(shares),
+                tied,
+            ] {
+                outputs::assert_output::<Dispatch>(&problem, device);
+            }
+        }
+    });
+}
+
 /// A bad target spoils its own row, and leaves the others as they are to the bit.
 fn bad_targets(device: &Device) {
     const CLASSES: usize = 70;
@@ -169,6 +197,7 @@ on_every_gpu!(
     probabilities,
     more_rows_than_cubes_in_one_dimension,
     masked_spoiled_ignored_and_confident_rows,
+    details,
     bad_targets,
     random_problems,
 );

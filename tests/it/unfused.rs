@@ -6,8 +6,8 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::operation::{
-    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, Options, RowReduction, Saved,
-    Targets, Tracked,
+    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
+    Options, RowReduction, Saved, Targets,
 };
 use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
 use burn_cubecl::CubeBackend;
@@ -56,6 +56,8 @@ fn options(problem: &Problem) -> Options {
             problem::Targets::Indices(_) => GradientsOf::Logits,
             problem::Targets::Distributions(_) => GradientsOf::Both,
         },
+        keep: true,
+        details: DetailsOf::Nothing,
     }
 }
 
@@ -72,6 +74,7 @@ fn inputs(problem: &Problem) -> Inputs<CubeBackend> {
             }
         },
         weights: ClassWeights::Equal,
+        normalizer: Denominators::OfRows,
     }
 }
 
@@ -93,20 +96,22 @@ fn the_backend_alone_computes_in_place(_device: &Device) {
         let options = options(&problem);
         let logits = float(&problem.logits, &problem.shape);
         let inputs = inputs(&problem);
-        let Tracked { loss, saved } =
-            CubeBackend::cross_entropy_tracked(logits, inputs.clone(), options.clone());
+        let Forward { loss, saved, .. } =
+            CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
         let Saved::Logits { statistics, .. } = &saved else {
             panic!("the logits are kept");
         };
         let rows = problem.rows();
         assert_eq!(statistics.shape().num_elements() / rows, 4);
         let loss = values(loss);
-        let alone = values(CubeBackend::cross_entropy(
-            float(&problem.logits, &problem.shape),
-            inputs.clone(),
-            options.clone(),
-        ));
-        assert_eq!(loss, alone, "with and without a backward");
+        let unkept = Options {
+            keep: false,
+            ..options.clone()
+        };
+        let logits = float(&problem.logits, &problem.shape);
+        let alone = CubeBackend::cross_entropy(logits, inputs.clone(), unkept);
+        assert!(matches!(alone.saved, Saved::Nothing));
+        assert_eq!(loss, values(alone.loss), "with and without a backward");
         let upstream = float(&problem.upstream, &[1]);
         let (logits_gradient, targets_gradient) =
             match CubeBackend::cross_entropy_backward(saved, inputs, upstream, options) {

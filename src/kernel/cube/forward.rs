@@ -11,6 +11,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::details::{Goal, RowDetails, class_of_goal, or_lowest};
 use super::elementary::{ln, ln_1p};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
@@ -18,6 +19,7 @@ use super::plan::Along;
 use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
 use super::state::{Row, State, larger, largest_lane, scale_of_scores, scores, zeros};
 use super::targets::{Inputs, Target, share_of_target, target_of};
+use crate::operation::DetailsOf;
 
 /// What a run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
@@ -30,6 +32,9 @@ pub(crate) struct Results<A: Float> {
     pub(crate) losses: Box<[A]>,
     /// `[statistics, rows]`, for a backward.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
+    /// `[numbers, rows]` and `[2, rows]`, see [`Details`](crate::operation::Details).
+    pub(crate) numbers: ComptimeOption<Box<[A]>>,
+    pub(crate) classes: ComptimeOption<Box<[i32]>>,
 }
 
 /// From logits to losses, or to what the parts of rows add up to; where `parts` are given, from these
@@ -54,7 +59,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         Along::Positions => first,
         Along::Classes => Vector::new(first.extract(0usize)),
     };
-    let mut state = State::<A, N>::new(first);
+    let mut state = State::<A, N>::new(first, numbers.lowest.get::<A>());
     #[comptime]
     match parts {
         ComptimeOption::None => scan::<F, A, P, I, K, N>(
@@ -71,8 +76,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
             while base < extent.parts {
                 let part = base + span.unit;
                 if part < extent.parts {
-                    let sums =
-                        read_part(parts, span.slot, part, &extent, comptime!(spec.is_spread));
+                    let sums = read_part(parts, span.slot, part, &extent, comptime!(spec.clone()));
                     state.merge(State::of_row(sums), scale, comptime!(&spec));
                 }
                 base += comptime!(tile.units as usize);
@@ -92,7 +96,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                 if comptime!(tile.in_parts) {
                     if span.exists {
                         let parts = &mut results.losses;
-                        write_part(parts, sums, row, &span, &extent, comptime!(spec.is_spread));
+                        write_part(parts, sums, row, &span, &extent, spec.clone());
                     }
                 } else if span.exists {
                     let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
@@ -111,7 +115,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                         span.slot,
                         &span,
                         &extent,
-                        comptime!(spec.is_spread),
+                        spec.clone(),
                     );
                 } else {
                     let target =
@@ -147,13 +151,18 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
     let mut end = span.end;
     if comptime!(tile.along == Along::Classes) {
-        // The logits of a row that does not count are not read.
-        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
-        end = select(target.counts, end, 0usize);
+        if comptime!(spec.details == DetailsOf::Nothing) {
+            // The logits of a row that does not count are not read.
+            let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
+            end = select(target.counts, end, 0usize);
+        }
     }
-    if comptime!(spec.values == Values::Probabilities && !spec.is_spread) {
+    if comptime!(spec.values == Values::Probabilities && !spec.is_spread)
+        && comptime!(spec.details == DetailsOf::Nothing)
+    {
         end = 0usize.runtime();
     }
+    let goal = goal::<F, A, P, I, K, N>(logits, inputs, span, numbers, extent, spec.clone());
     let units = comptime!(tile.units as usize);
     let block_of_units = comptime!(units * tile.unroll as usize);
     let mut base = span.begin;
@@ -173,6 +182,7 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             }
             let mut block = Sequence::<Vector<A, N>>::new();
             let mut shares = Sequence::<Vector<A, N>>::new();
+            let mut own_shares = Sequence::<Vector<A, N>>::new();
             let mut maximum = state.maximum;
             #[unroll]
             for at in 0..comptime!(tile.unroll as usize) {
@@ -180,18 +190,29 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                 // Beyond the last class a score below all others, whose share is nothing.
                 let mut x = Vector::<A, N>::new(numbers.lowest.get::<A>());
                 let mut share = zeros::<A, N>();
+                let mut own_share = zeros::<A, N>();
                 if step < end {
                     x = scores::<F, A, N>(logits_of_block[at], numbers, spec.values);
                     if comptime!(spec.is_spread) {
                         share = inputs.shares(targets_of_block[at], step, numbers, tile.along);
                     }
+                    if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
+                        own_share = inputs.own_shares(targets_of_block[at]);
+                    }
+                }
+                if comptime!(spec.details != DetailsOf::Nothing) {
+                    let lowest = numbers.lowest.get::<A>();
+                    state.details.take(x, step, &goal, lowest, tile.along);
                 }
                 maximum = larger(maximum, x);
                 block.push(x);
                 shares.push(share);
+                own_shares.push(own_share);
             }
             if comptime!(spec.values == Values::Probabilities) {
-                state.add_surprisals(&block, &shares);
+                if comptime!(spec.is_spread) {
+                    state.add_surprisals(&block, &shares);
+                }
             } else {
                 let maximum = match comptime!(tile.along) {
                     Along::Positions => maximum,
@@ -203,10 +224,65 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                     state.add_shares(&block, &shares, scale);
                 }
             }
+            if comptime!(spec.details != DetailsOf::Nothing) {
+                let lowest = numbers.lowest.get::<A>();
+                state.add_details(&block, &own_shares, scale, lowest, comptime!(&spec));
+            }
             base += block_of_units;
         }
         state.end_run();
     }
+}
+
+/// The target of each lane, for the rank; of no meaning where nobody asks.
+#[cube]
+fn goal<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    span: &Span,
+    numbers: &Numbers,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) -> Goal<A, N> {
+    let mut goal = Goal::<A, N> {
+        score: zeros(),
+        class: Vector::new(0u32),
+    };
+    if comptime!(spec.details != DetailsOf::Nothing) {
+        let start = start_of_row(
+            span.slot,
+            extent.inner,
+            &extent.logits,
+            comptime!(spec.tile.has_positions),
+        );
+        let lanes = N::value().comptime();
+        match comptime!(spec.tile.along) {
+            Along::Positions =>
+            {
+                #[unroll]
+                for lane in 0..lanes {
+                    let row = span.slot * lanes + lane;
+                    let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                    let class = class_of_goal::<A, P, I, N>(inputs, row, target.class);
+                    let place = place_of_class(start, class as usize, &extent.logits);
+                    let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                    goal.score.insert(lane, score.extract(lane));
+                    goal.class.insert(lane, class);
+                }
+            }
+            Along::Classes => {
+                let row = span.slot;
+                let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                let class = class_of_goal::<A, P, I, N>(inputs, row, target.class);
+                let place = place_of_class(start, class as usize / lanes, &extent.logits);
+                let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                goal.score = Vector::new(score.extract_dynamic(class as usize % lanes));
+                goal.class = Vector::new(class);
+            }
+        }
+        goal.score = or_lowest(goal.score, numbers.lowest.get::<A>());
+    }
+    goal
 }
 
 /// Brings the lanes of a unit and the units of a group together.
@@ -221,6 +297,10 @@ fn sums_of_group<A: Float, N: Size>(
     let maximum = group.maximum(state.maximum.extract(0usize));
     state.rise_to(Vector::new(maximum), scale, comptime!(&spec));
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
+    let details = match comptime!(spec.details) {
+        DetailsOf::Nothing => RowDetails::nothing(),
+        DetailsOf::Target | DetailsOf::TargetAndEntropy => state.details.of_group(&mut group),
+    };
     let mut row = Row::<A> {
         maximum,
         others: sums[0],
@@ -228,6 +308,7 @@ fn sums_of_group<A: Float, N: Size>(
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
+        details,
     };
     if comptime!(spec.is_spread) {
         row.gaps = sums[2];
@@ -244,17 +325,21 @@ fn write_part<A: Float>(
     row: usize,
     span: &Span,
     extent: &Extent,
-    #[comptime] is_spread: bool,
+    #[comptime] spec: Spec,
 ) {
     let field = extent.rows * extent.parts;
     let at = row * extent.parts + span.part;
     parts[at] = sums.maximum;
     parts[at + field] = sums.others;
     parts[at + 2 * field] = sums.ties;
-    if comptime!(is_spread) {
+    if comptime!(spec.is_spread) {
         parts[at + 3 * field] = sums.gaps;
         parts[at + 4 * field] = sums.at_maximum;
         parts[at + 5 * field] = sums.elsewhere;
+    }
+    if comptime!(spec.details != DetailsOf::Nothing) {
+        let at = at + comptime!(spec.fields_of_sums()) * field;
+        sums.details.write(parts, at, field);
     }
 }
 
@@ -264,10 +349,16 @@ fn read_part<A: Float>(
     row: usize,
     part: usize,
     extent: &Extent,
-    #[comptime] is_spread: bool,
+    #[comptime] spec: Spec,
 ) -> Row<A> {
     let field = extent.rows * extent.parts;
     let at = row * extent.parts + part;
+    let details = match comptime!(spec.details) {
+        DetailsOf::Nothing => RowDetails::nothing(),
+        DetailsOf::Target | DetailsOf::TargetAndEntropy => {
+            RowDetails::read(parts, at + comptime!(spec.fields_of_sums()) * field, field)
+        }
+    };
     let mut sums = Row::<A> {
         maximum: parts[at],
         others: parts[at + field],
@@ -275,8 +366,9 @@ fn read_part<A: Float>(
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
+        details,
     };
-    if comptime!(is_spread) {
+    if comptime!(spec.is_spread) {
         sums.gaps = parts[at + 3 * field];
         sums.at_maximum = parts[at + 4 * field];
         sums.elsewhere = parts[at + 5 * field];
@@ -293,6 +385,11 @@ struct Finished<A: Float> {
     others: A,
     at_maximum: A,
     elsewhere: A,
+    lse: A,
+    log_prob: A,
+    entropy: A,
+    predicted: u32,
+    rank: i32,
 }
 
 #[cube]
@@ -313,9 +410,17 @@ fn finish<A: Float>(
         others: zero,
         at_maximum: sums.at_maximum,
         elsewhere: sums.elsewhere,
+        lse: zero,
+        log_prob: zero - sums.details.surprise,
+        entropy: sums.details.mixing,
+        predicted: sums.details.class,
+        rank: select(target.counts, i32::cast_from(sums.details.before), -1i32),
     };
     if comptime!(spec.values == Values::Probabilities) {
         let ln_of_probability = ln::<A, Const<1>>(Vector::new(logit)).extract(0usize);
+        if comptime!(!spec.has_distributions) {
+            finished.log_prob = ln_of_probability;
+        }
         finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
     } else {
         let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
@@ -332,8 +437,14 @@ fn finish<A: Float>(
         let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
         finished.loss = loss;
         finished.others = others;
+        let lse = sums.maximum * scale + above;
+        finished.lse = lse;
+        finished.entropy = sums.details.mixing / (others + A::new(1.0)) + above;
+        finished.log_prob = match comptime!(spec.has_distributions) {
+            true => zero - (sums.details.surprise + sums.details.mass * above),
+            false => zero - (gap + above),
+        };
         if comptime!(spec.z_loss != ZLoss::Off) {
-            let lse = sums.maximum * scale + above;
             finished.penalty = numbers.z_loss.get::<A>() * lse * lse;
         }
         if comptime!(spec.z_loss == ZLoss::Added) {
@@ -343,6 +454,7 @@ fn finish<A: Float>(
     let dropped = select(target.is_bad, nan, zero);
     finished.loss = select(target.counts, finished.loss, dropped);
     finished.penalty = select(target.counts, finished.penalty, dropped);
+    finished.log_prob = select(target.counts, finished.log_prob, dropped);
     finished
 }
 
@@ -352,6 +464,19 @@ impl<A: Float> Finished<A> {
         results.losses[row] = self.loss;
         if comptime!(spec.z_loss == ZLoss::Apart) {
             results.losses[rows + row] = self.penalty;
+        }
+        #[comptime]
+        if let ComptimeOption::Some(numbers) = &mut results.numbers {
+            numbers[row] = self.lse;
+            numbers[rows + row] = self.log_prob;
+            if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+                numbers[2 * rows + row] = self.entropy;
+            }
+        }
+        #[comptime]
+        if let ComptimeOption::Some(classes) = &mut results.classes {
+            classes[row] = i32::cast_from(self.predicted);
+            classes[rows + row] = self.rank;
         }
         if comptime!(spec.values != Values::Probabilities) {
             #[comptime]

@@ -88,6 +88,24 @@ pub(crate) struct Call<'a> {
     pub(crate) targets: Targets,
     /// In the dtype of the arithmetic.
     pub(crate) weights: Option<Buffer>,
+    /// One class per row of distributions, i32; where the details are wanted.
+    pub(crate) labels: Option<Buffer>,
+    /// What the losses and the z-losses are divided by, if it is not made of the rows; in the dtype
+    /// of the arithmetic.
+    pub(crate) normalizer: Option<Buffer>,
+}
+
+/// What the forward has to say of the rows.
+#[derive(Default)]
+pub(crate) struct RowResults {
+    /// `[rows]`, or where they will be added up with a z-loss `[2, rows]`.
+    pub(crate) losses: Option<Buffer>,
+    /// `[numbers, rows]`; absent where no backward will follow, and over probabilities.
+    pub(crate) statistics: Option<Buffer>,
+    /// `[numbers, rows]`; absent where the details are not wanted, as the following.
+    pub(crate) numbers: Option<Buffer>,
+    /// `[2, rows]`, i32.
+    pub(crate) classes: Option<Buffer>,
 }
 
 impl Buffer {
@@ -107,40 +125,55 @@ impl Buffer {
 }
 
 impl Call<'_> {
-    /// The losses of the rows, `[rows]` or where they will be added up with a z-loss `[2, rows]`,
-    /// and with `keep` the statistics, `[numbers, rows]`.
-    pub(crate) fn losses(&self, keep: bool) -> (Buffer, Option<Buffer>) {
+    pub(crate) fn rows(&self) -> RowResults {
         let plan = self.plan([]);
         let spec = self.spec(&plan);
         let rows = self.geometry.rows();
-        let arithmetic = self.arithmetic();
-        let terms = if spec.z_loss == ZLoss::Apart { 2 } else { 1 };
-        let losses = Buffer::new(&self.client, arithmetic, terms * rows);
-        let statistics = (keep && spec.values != Values::Probabilities).then(|| {
-            let numbers = self.options.statistics_per_row(self.has_distributions());
-            Buffer::new(&self.client, arithmetic, numbers * rows)
-        });
+        let new = |numbers: usize| {
+            (numbers > 0).then(|| Buffer::new(&self.client, self.arithmetic(), numbers * rows))
+        };
+        let keeps = self.options.keep && spec.values != Values::Probabilities;
+        let statistics = self.options.statistics_per_row(self.has_distributions());
+        let details = self.options.details.numbers();
+        let results = RowResults {
+            losses: new(if spec.z_loss == ZLoss::Apart { 2 } else { 1 }),
+            statistics: new(if keeps { statistics } else { 0 }),
+            numbers: new(details),
+            classes: (details > 0)
+                .then(|| Buffer::new(&self.client, IntKind::I32.into(), 2 * rows)),
+        };
         if plan.parts == 1 {
-            self.launch_forward(&plan, None, (&losses, statistics.as_ref()));
+            self.launch_forward(&plan, None, &results);
         } else {
-            let length = spec.fields_of_part() * rows * plan.parts;
-            let parts = Buffer::new(&self.client, arithmetic, length);
-            self.launch_forward(&plan, None, (&parts, None));
-            let results = (&losses, statistics.as_ref());
+            let parts = RowResults {
+                losses: new(spec.fields_of_part() * plan.parts),
+                ..RowResults::default()
+            };
+            self.launch_forward(&plan, None, &parts);
             let of_merge = plan.of_merge(&self.problem([]), &hardware(&self.client));
-            self.launch_forward(&of_merge, Some(&parts), results);
+            self.launch_forward(&of_merge, parts.losses.as_ref(), &results);
         }
-        (losses, statistics)
+        results
     }
 
-    fn launch_forward(
-        &self,
-        plan: &Plan,
-        parts: Option<&Buffer>,
-        (losses, statistics): (&Buffer, Option<&Buffer>),
-    ) {
-        let length = |buffer: Option<&Buffer>| buffer.map_or(0, |buffer| buffer.length);
-        let largest = [losses.length, length(statistics), length(parts)];
+    fn launch_forward(&self, plan: &Plan, parts: Option<&Buffer>, results: &RowResults) {
+        let argument = |buffer: &Option<Buffer>| buffer.as_ref().map(Buffer::argument);
+        let RowResults {
+            losses,
+            statistics,
+            numbers,
+            classes,
+        } = results;
+        let losses = losses
+            .as_ref()
+            .expect("every launch has a place for its losses");
+        let others = [
+            statistics.as_ref(),
+            numbers.as_ref(),
+            classes.as_ref(),
+            parts,
+        ];
+        let lengths = others.into_iter().flatten().map(|buffer| buffer.length);
         // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
         // there are, classes to those of their row, whatever the targets hold.
         unsafe {
@@ -148,12 +181,19 @@ impl Call<'_> {
                 &self.client,
                 self.cube_count(plan.cubes()),
                 CubeDim::new_1d(plan.units_per_cube()),
-                self.address_type(largest),
+                self.address_type(lengths.chain([losses.length])),
                 plan.vector_size,
                 self.logits.buffer.argument(),
-                self.inputs(),
+                // What the parts have come to holds all that distributions say: a buffer less, of
+                // which WebGPU promises 8.
+                self.inputs(parts.is_none()),
                 parts.map(Buffer::argument).into(),
-                ResultsLaunch::new(losses.argument(), statistics.map(Buffer::argument).into()),
+                ResultsLaunch::new(
+                    losses.argument(),
+                    argument(statistics).into(),
+                    argument(numbers).into(),
+                    argument(classes).into(),
+                ),
                 self.numbers(),
                 self.extent(plan, [None, None]),
                 self.spec(plan),
@@ -180,6 +220,7 @@ impl Call<'_> {
         let denominators = Buffer::new(&self.client, arithmetic, 2);
         let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
         let counts = || CountsLaunch::new(rows, self.geometry.classes, cubes);
+        let normalizer = || self.normalizer.as_ref().map(Buffer::argument);
         let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
         let cube_dim = CubeDim::new_1d(spec.group.units);
         // SAFETY: as above; cubes without rows read nothing and write nothing.
@@ -194,6 +235,7 @@ impl Call<'_> {
                     self.indices().map(Buffer::argument).into(),
                     ComptimeOptionArgs::None,
                     self.weights.as_ref().map(Buffer::argument).into(),
+                    ComptimeOptionArgs::None,
                 ),
                 match &partials {
                     None => conclusion(loss.as_ref(), &denominators),
@@ -203,6 +245,7 @@ impl Call<'_> {
                         ComptimeOptionArgs::None,
                     ),
                 },
+                normalizer().into(),
                 self.mean(),
                 counts(),
                 spec.clone(),
@@ -216,6 +259,7 @@ impl Call<'_> {
                     address_type,
                     partials.argument(),
                     conclusion(loss.as_ref(), &denominators),
+                    normalizer().into(),
                     self.mean(),
                     counts(),
                     spec,
@@ -256,7 +300,7 @@ impl Call<'_> {
             self.number(match self.options.reduction {
                 RowReduction::BatchMean(samples) => samples as f64,
                 RowReduction::Mean => self.geometry.rows() as f64,
-                RowReduction::Sum | RowReduction::None => 1.0,
+                RowReduction::Sum | RowReduction::None | RowReduction::Normalized => 1.0,
             }),
         )
     }
@@ -301,7 +345,7 @@ impl Call<'_> {
                 self.address_type(places.iter().map(length).chain(kept.lengths())),
                 plan.vector_size,
                 self.logits.buffer.argument(),
-                self.inputs(),
+                self.inputs(true),
                 GradientsLaunch::new(argument(0).into(), argument(1).into()),
                 GivenLaunch::new(
                     kept.statistics.as_ref().map(Buffer::argument).into(),
@@ -350,6 +394,8 @@ impl Call<'_> {
                 InputValues::Probabilities => Values::Probabilities,
             },
             is_spread: self.options.is_spread(self.has_distributions()),
+            has_distributions: self.has_distributions(),
+            details: self.options.details,
             z_loss: match (self.options.z_loss == 0.0, self.options.reduction) {
                 (true, _) => ZLoss::Off,
                 (false, RowReduction::None) => ZLoss::Added,
@@ -379,13 +425,22 @@ impl Call<'_> {
         )
     }
 
-    fn inputs<A: Float, P: Float, I: Int, N: Size>(&self) -> InputsLaunch<A, P, I, N> {
+    fn inputs<A: Float, P: Float, I: Int, N: Size>(
+        &self,
+        distributions: bool,
+    ) -> InputsLaunch<A, P, I, N> {
         InputsLaunch::new(
             self.indices().map(Buffer::argument).into(),
             self.distributions()
+                .filter(|_| distributions)
                 .map(|targets| targets.buffer.argument())
                 .into(),
             self.weights.as_ref().map(Buffer::argument).into(),
+            self.labels
+                .as_ref()
+                .filter(|_| distributions)
+                .map(Buffer::argument)
+                .into(),
         )
     }
 

@@ -5,11 +5,13 @@
 //! - [`totals`] makes one number of the losses;
 //! - [`backward`] reads the logits once more and writes the gradient.
 //!
-//! They share [`state`] (what the classes of a row add up to), [`targets`] (which rows count, the
+//! They share [`state`] (what the classes of a row add up to), [`details`] (what is known of a row
+//! besides, for whoever asks), [`targets`] (which rows count, the
 //! classes' shares), [`group`] (sums over units) and [`elementary`] (logarithm and hyperbolic
 //! tangent). [`plan`] chooses who computes what, [`layout`] says where it lies.
 
 mod backward;
+mod details;
 mod elementary;
 mod forward;
 mod group;

@@ -3,8 +3,10 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::details::fields_of_part;
 use super::layout::Strides;
 use super::plan::Tile;
+use crate::operation::DetailsOf;
 
 /// What the values of the input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,9 @@ pub(crate) struct Spec {
     pub(crate) values: Values,
     /// Whether classes besides an index target have a share.
     pub(crate) is_spread: bool,
+    /// Whether the targets are distributions.
+    pub(crate) has_distributions: bool,
+    pub(crate) details: DetailsOf,
     pub(crate) z_loss: ZLoss,
     /// Index targets that count for nothing, those that the index dtype has.
     pub(crate) ignored: Vec<i64>,
@@ -44,6 +49,11 @@ pub(crate) struct Spec {
 impl Spec {
     /// Numbers per row that a cube leaves to the kernel that brings several together.
     pub(crate) fn fields_of_part(&self) -> usize {
+        self.fields_of_sums() + fields_of_part(self.details)
+    }
+
+    /// Those of the losses alone.
+    pub(crate) fn fields_of_sums(&self) -> usize {
         if self.is_spread { 6 } else { 3 }
     }
 }

@@ -8,44 +8,50 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::details::{Details, RowDetails};
 use super::elementary::{ln, tanh};
 use super::plan::Along;
 use super::spec::{Numbers, Spec, Values};
+use crate::operation::DetailsOf;
 
 /// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
 /// every time, and the rounding grows with the longest run. (What compensates for it, like Kahan's
 /// sum, some drivers simplify away.)
 #[derive(CubeType)]
-struct Sum<A: Float, N: Size> {
+pub(crate) struct Sum<A: Float, N: Size> {
     runs: Vector<A, N>,
     run: Vector<A, N>,
 }
 
 #[cube]
 impl<A: Float, N: Size> Sum<A, N> {
-    fn of(term: Vector<A, N>) -> Sum<A, N> {
+    pub(crate) fn of(term: Vector<A, N>) -> Sum<A, N> {
         Sum::<A, N> {
             runs: term,
             run: zeros(),
         }
     }
 
-    fn add(&mut self, term: Vector<A, N>) {
+    pub(crate) fn of_first_lane(term: A) -> Sum<A, N> {
+        Sum::of(in_first_lane(term))
+    }
+
+    pub(crate) fn add(&mut self, term: Vector<A, N>) {
         self.run += term;
     }
 
-    fn end_run(&mut self) {
+    pub(crate) fn end_run(&mut self) {
         self.runs += self.run;
         self.run = zeros();
     }
 
     /// Keeps the lanes that stay, and makes the others `sum`.
-    fn unless(&mut self, stays: Vector<bool, N>, sum: Vector<A, N>) {
+    pub(crate) fn unless(&mut self, stays: Vector<bool, N>, sum: Vector<A, N>) {
         self.runs = select_many(stays, self.runs, sum);
         self.run = select_many(stays, self.run, zeros());
     }
 
-    fn value(&self) -> Vector<A, N> {
+    pub(crate) fn value(&self) -> Vector<A, N> {
         self.runs + self.run
     }
 }
@@ -66,6 +72,7 @@ pub(crate) struct State<A: Float, N: Size> {
     at_maximum: Sum<A, N>,
     /// The sum of the other shares.
     elsewhere: Sum<A, N>,
+    pub(crate) details: Details<A, N>,
 }
 
 /// A row's sums.
@@ -78,12 +85,13 @@ pub(crate) struct Row<A: Float> {
     pub(crate) gaps: A,
     pub(crate) at_maximum: A,
     pub(crate) elsewhere: A,
+    pub(crate) details: RowDetails<A>,
 }
 
 #[cube]
 impl<A: Float, N: Size> State<A, N> {
     /// Nothing has come in yet; `score` is any of the row's.
-    pub(crate) fn new(score: Vector<A, N>) -> State<A, N> {
+    pub(crate) fn new(score: Vector<A, N>, lowest: A) -> State<A, N> {
         State::<A, N> {
             maximum: score,
             others: Sum::of(zeros()),
@@ -91,6 +99,7 @@ impl<A: Float, N: Size> State<A, N> {
             gaps: Sum::of(zeros()),
             at_maximum: Sum::of(zeros()),
             elsewhere: Sum::of(zeros()),
+            details: Details::new(lowest),
         }
     }
 
@@ -98,11 +107,12 @@ impl<A: Float, N: Size> State<A, N> {
     pub(crate) fn of_row(row: Row<A>) -> State<A, N> {
         State::<A, N> {
             maximum: Vector::new(row.maximum),
-            others: Sum::of(in_first_lane(row.others)),
+            others: Sum::of_first_lane(row.others),
             ties: in_first_lane(row.ties),
-            gaps: Sum::of(in_first_lane(row.gaps)),
-            at_maximum: Sum::of(in_first_lane(row.at_maximum)),
-            elsewhere: Sum::of(in_first_lane(row.elsewhere)),
+            gaps: Sum::of_first_lane(row.gaps),
+            at_maximum: Sum::of_first_lane(row.at_maximum),
+            elsewhere: Sum::of_first_lane(row.elsewhere),
+            details: Details::of_row(row.details),
         }
     }
 
@@ -116,8 +126,9 @@ impl<A: Float, N: Size> State<A, N> {
             // The same in all lanes: one exponential for them.
             Along::Classes => Vector::new((A::new(0.0) - rise.extract(0usize)).exp()),
         };
-        let exponentials = (self.others.value() + self.ties) * fall;
-        self.others.unless(stays, exponentials);
+        let exponentials = self.others.value() + self.ties;
+        self.details.rise(stays, exponentials, rise, fall, spec);
+        self.others.unless(stays, exponentials * fall);
         self.ties = select_many(stays, self.ties, zeros());
         if comptime!(spec.is_spread) {
             let shares = self.at_maximum.value() + self.elsewhere.value();
@@ -169,6 +180,32 @@ impl<A: Float, N: Size> State<A, N> {
         self.elsewhere.add(elsewhere);
     }
 
+    /// Takes in the scores of a block for the details; `shares` are those of the distributions alone.
+    pub(crate) fn add_details(
+        &mut self,
+        block: &Sequence<Vector<A, N>>,
+        shares: &Sequence<Vector<A, N>>,
+        scale: A,
+        lowest: A,
+        #[comptime] spec: &Spec,
+    ) {
+        let mut gaps = Sequence::<Vector<A, N>>::new();
+        #[unroll]
+        for step in 0..block.len() {
+            let x = block[step];
+            if comptime!(spec.values == Values::Probabilities) {
+                // What stands beyond the last class is as improbable as can be.
+                let is_class = x.not_equal(&Vector::new(lowest));
+                let most = Vector::new(A::new(0.0) - lowest);
+                gaps.push(select_many(is_class, zeros::<A, N>() - ln(x), most));
+            } else {
+                let gap = (self.maximum - x) * Vector::new(scale);
+                gaps.push(select_many(x.equal(&self.maximum), zeros(), gap));
+            }
+        }
+        self.details.add_gaps(&gaps, shares, spec);
+    }
+
     /// Takes in the shares of probabilities.
     pub(crate) fn add_surprisals(
         &mut self,
@@ -189,6 +226,7 @@ impl<A: Float, N: Size> State<A, N> {
         self.gaps.end_run();
         self.at_maximum.end_run();
         self.elsewhere.end_run();
+        self.details.end_run();
     }
 
     /// Takes in another state of the same row.
@@ -202,6 +240,9 @@ impl<A: Float, N: Size> State<A, N> {
         self.gaps.add(other.gaps.value());
         self.at_maximum.add(other.at_maximum.value());
         self.elsewhere.add(other.elsewhere.value());
+        if comptime!(spec.details != DetailsOf::Nothing) {
+            self.details.merge(other.details);
+        }
     }
 
     /// The sums of one lane.
@@ -213,6 +254,7 @@ impl<A: Float, N: Size> State<A, N> {
             gaps: self.gaps.value().extract(lane),
             at_maximum: self.at_maximum.value().extract(lane),
             elsewhere: self.elsewhere.value().extract(lane),
+            details: self.details.row(lane),
         }
     }
 

@@ -15,6 +15,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
     /// One number per class.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
+    /// One class per row of distributions, for its details.
+    pub(crate) labels: ComptimeOption<Box<[i32]>>,
 }
 
 /// What the target says of a row.
@@ -134,6 +136,15 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
             shares += Vector::new(numbers.kept.get::<A>()) * p;
         }
         shares * self.weights(first_class::<N>(step, along), along)
+    }
+
+    /// The distributions' own shares of a step, without smoothing and weights.
+    pub(crate) fn own_shares(&self, distribution: Vector<P, N>) -> Vector<A, N> {
+        #[comptime]
+        match &self.distributions {
+            ComptimeOption::Some(_) => Vector::cast_from(distribution),
+            ComptimeOption::None => Vector::new(A::new(0.0)),
+        }
     }
 
     /// The weights of the classes in a vector that begins with `class`.

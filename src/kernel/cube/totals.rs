@@ -12,7 +12,7 @@ use super::targets::{Inputs, target_of_row};
 pub(crate) enum Denominator {
     /// What the rows weigh; the z-loss over the number of counted rows.
     Weight,
-    /// A number that is known beforehand.
+    /// A number that is known beforehand, or the numbers of a normalizer.
     Given,
 }
 
@@ -72,6 +72,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     losses: ComptimeOption<&[A]>,
     inputs: Inputs<A, P, I, Const<1>>,
     mut outcome: Outcome<A>,
+    normalizer: ComptimeOption<&[A]>,
     mean: Mean,
     counts: Counts,
     #[comptime] spec: TotalsSpec,
@@ -112,7 +113,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
         #[comptime]
         match &mut outcome.partials {
             ComptimeOption::Some(partials) => sums.write(partials),
-            ComptimeOption::None => sums.conclude(&mut outcome, &mean, spec.clone()),
+            ComptimeOption::None => sums.conclude(&mut outcome, normalizer, &mean, spec.clone()),
         }
     }
 }
@@ -122,6 +123,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
 pub(crate) fn totals_of_cubes<A: Float>(
     partials: &[A],
     mut outcome: Outcome<A>,
+    normalizer: ComptimeOption<&[A]>,
     mean: Mean,
     counts: Counts,
     #[comptime] spec: TotalsSpec,
@@ -142,7 +144,7 @@ pub(crate) fn totals_of_cubes<A: Float>(
     }
     sums.add_up(spec.clone());
     if UNIT_POS == 0 && CUBE_POS == 0 {
-        sums.conclude(&mut outcome, &mean, spec.clone());
+        sums.conclude(&mut outcome, normalizer, &mean, spec.clone());
     }
 }
 
@@ -179,13 +181,24 @@ impl<A: Float> Sums<A> {
     }
 
     /// The loss, and the denominators of its two terms.
-    fn conclude(&self, outcome: &mut Outcome<A>, mean: &Mean, #[comptime] spec: TotalsSpec) {
+    fn conclude(
+        &self,
+        outcome: &mut Outcome<A>,
+        normalizer: ComptimeOption<&[A]>,
+        mean: &Mean,
+        #[comptime] spec: TotalsSpec,
+    ) {
         let given = mean.denominator.get::<A>();
         let mut weight = given;
         let mut counted = given;
         if comptime!(spec.denominator == Denominator::Weight) {
             weight = self.weight;
             counted = self.counted;
+        }
+        #[comptime]
+        if let ComptimeOption::Some(normalizer) = normalizer {
+            weight = normalizer[0];
+            counted = normalizer[1];
         }
         #[comptime]
         if let ComptimeOption::Some(denominators) = &mut outcome.denominators {

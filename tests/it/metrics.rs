@@ -1,0 +1,184 @@
+//! The metrics of burn-train over the output of a loss, and the loss metric of this crate.
+
+use burn::data::dataloader::Progress;
+use burn::nn::loss::Reduction;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::train::ItemLazy;
+use burn::train::metric::{
+    AccuracyInput, AccuracyMetric, Adaptor, LossMetric, Metric, MetricMetadata, Numeric,
+    NumericEntry, PerplexityInput, PerplexityMetric, TopKAccuracyInput, TopKAccuracyMetric,
+};
+use burn_cross_entropy::train::RowLossMetric;
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::common::backends::on_every_backend;
+
+const CLASSES: usize = 11;
+const IGNORED: i64 = -100;
+
+/// Logits and targets of a batch.
+struct Batch {
+    logits: Vec<f32>,
+    targets: Vec<i64>,
+}
+
+/// Batches of unequal sizes, with unequal numbers of rows to ignore; one of them has no other.
+fn batches() -> Vec<Batch> {
+    let mut rng = StdRng::seed_from_u64(5);
+    let sizes = [(13, 0), (9, 7), (3, 3), (22, 5)];
+    let batch = |(rows, ignored): (usize, usize)| Batch {
+        logits: (0..rows * CLASSES)
+            .map(|_| rng.random_range(-3.0..3.0))
+            .collect(),
+        targets: (0..rows)
+            .map(|row| match row < ignored {
+                true => IGNORED,
+                false => rng.random_range(0..CLASSES as i64),
+            })
+            .collect(),
+    };
+    sizes.map(batch).into()
+}
+
+impl Batch {
+    fn logits(&self, device: &Device) -> Tensor<2> {
+        let data = TensorData::new(self.logits.clone(), [self.targets.len(), CLASSES]);
+        Tensor::from_data(data, device)
+    }
+
+    fn targets(&self, device: &Device) -> Tensor<1, Int> {
+        let data = TensorData::new(self.targets.clone(), [self.targets.len()]);
+        Tensor::from_data(data, device)
+    }
+
+    /// The rows that count.
+    fn counted(&self) -> Self {
+        let counts = |row: &usize| self.targets[*row] != IGNORED;
+        let rows: Vec<usize> = (0..self.targets.len()).filter(counts).collect();
+        let of_row = |row: &usize| &self.logits[row * CLASSES..(row + 1) * CLASSES];
+        Self {
+            logits: rows.iter().flat_map(of_row).copied().collect(),
+            targets: rows.iter().map(|row| self.targets[*row]).collect(),
+        }
+    }
+}
+
+fn metadata() -> MetricMetadata {
+    MetricMetadata {
+        progress: Progress::new(1, 1, None),
+        iteration: None,
+        lr: None,
+    }
+}
+
+/// What the metric comes to over the epoch.
+fn of_epoch<M: Metric + Numeric>(mut metric: M, inputs: Vec<M::Input>) -> f64 {
+    for input in inputs {
+        metric.update(&input, &metadata()).expect("it is computed");
+    }
+    metric.compute().expect("it is computed");
+    match metric.final_value() {
+        NumericEntry::Final(value) => value,
+        entry => panic!("{entry:?} is not final"),
+    }
+}
+
+fn outputs<B: CrossEntropyBackend>(
+    config: CrossEntropyLossConfig,
+    device: &Device,
+) -> Vec<CrossEntropyOutput<2>> {
+    let loss: CrossEntropyLoss<B> = config.init_for::<B>(device);
+    let output = |batch: Batch| {
+        let output = loss.forward_with_output(batch.logits(device), batch.targets(device));
+        output.sync().expect("the device computes")
+    };
+    batches().into_iter().map(output).collect()
+}
+
+#[track_caller]
+fn assert_same(found: f64, expected: f64) {
+    let off = (found - expected).abs() / expected.abs();
+    assert!(off < 2e-6, "{found} for {expected}");
+}
+
+/// Over the output they are what they are over the logits of the counted rows.
+fn burn_metrics_take_the_output<B: CrossEntropyBackend>(device: &Device) {
+    let outputs = outputs::<B>(CrossEntropyLossConfig::new(), device);
+    let of_outputs = || outputs.iter();
+    // Burn's metrics on empty batches are not asked.
+    let counted: Vec<Batch> = batches().iter().map(Batch::counted).collect();
+    let counted = || counted.iter().filter(|batch| !batch.targets.is_empty());
+    let pairs = || counted().map(|batch| (batch.logits(device), batch.targets(device)));
+
+    let expected = pairs().map(|(logits, targets)| AccuracyInput::new(logits, targets));
+    assert_same(
+        of_epoch(
+            AccuracyMetric::new(),
+            of_outputs().map(Adaptor::adapt).collect(),
+        ),
+        of_epoch(AccuracyMetric::new(), expected.collect()),
+    );
+    for k in [1, 2, 5] {
+        let expected = pairs().map(|(logits, targets)| TopKAccuracyInput::new(logits, targets));
+        assert_same(
+            of_epoch(
+                TopKAccuracyMetric::new(k),
+                of_outputs().map(Adaptor::adapt).collect(),
+            ),
+            of_epoch(TopKAccuracyMetric::new(k), expected.collect()),
+        );
+    }
+    let expected = pairs().map(|(logits, targets)| PerplexityInput::new(logits, targets));
+    assert_same(
+        of_epoch(
+            PerplexityMetric::new(),
+            of_outputs().map(Adaptor::adapt).collect(),
+        ),
+        of_epoch(PerplexityMetric::new(), expected.collect()),
+    );
+    let first = of_outputs().take(1).map(Adaptor::adapt).collect();
+    let loss = outputs[0].loss.clone().into_scalar::<f64>();
+    assert_same(of_epoch(LossMetric::new(), first), loss);
+}
+
+/// The epoch's value is the loss of all batches as one, whatever each is reduced by.
+fn the_row_loss_is_that_of_the_epoch_as_one_batch<B: CrossEntropyBackend>(device: &Device) {
+    let mut all = Batch {
+        logits: Vec::new(),
+        targets: Vec::new(),
+    };
+    for batch in batches() {
+        all.logits.extend(batch.logits);
+        all.targets.extend(batch.targets);
+    }
+    let weights: Vec<f32> = (0..CLASSES).map(|class| 0.5 + class as f32 * 0.3).collect();
+    for weight in [None, Some(weights)] {
+        let config = CrossEntropyLossConfig::new().with_weight(weight);
+        let whole: CrossEntropyLoss<B> = config.init_for::<B>(device);
+        let expected = whole.forward(all.logits(device), all.targets(device));
+        let expected = expected.into_scalar::<f64>();
+        for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
+            let outputs = outputs::<B>(config.clone().with_reduction(reduction), device);
+            let inputs = outputs.iter().map(Adaptor::adapt).collect();
+            assert_same(of_epoch(RowLossMetric::new(), inputs), expected);
+        }
+        let outputs = outputs::<B>(config.clone(), device);
+        let inputs = outputs.iter().take(2).map(Adaptor::adapt).collect();
+        let by_batches = of_epoch(LossMetric::new(), inputs);
+        let inputs = outputs.iter().take(2).map(Adaptor::adapt).collect();
+        let by_rows = of_epoch(RowLossMetric::new(), inputs);
+        assert!(
+            (by_batches - by_rows).abs() > 1e-3,
+            "{by_batches} {by_rows}"
+        );
+    }
+}
+
+on_every_backend!(
+    burn_metrics_take_the_output,
+    the_row_loss_is_that_of_the_epoch_as_one_batch,
+);
