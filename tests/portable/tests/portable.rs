@@ -86,6 +86,83 @@ fn a_backend_without_an_implementation_gets_the_same_loss_and_gradients() {
     }
 }
 
+/// Log-sum-exp, log-probabilities and entropies; predicted classes and ranks.
+fn details(config: &CrossEntropyLossConfig, soft: bool, device: &Device) -> (Vec<f32>, Vec<i64>) {
+    let loss = config.init(device);
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let scores = [
+        [[1.0, 0.0], [2.0, -1.0], [2.0, 4.0]],
+        [[0.1, nan], [-inf, nan], [2.0, 3.0]],
+    ];
+    let logits = Tensor::<3>::from_floats(scores, device).require_grad();
+    let output = if soft {
+        let shares = [
+            [[0.2, 0.3], [0.3, 0.1], [0.5, 0.9]],
+            [[0.5, 1.0], [0.0, 0.0], [0.5, 0.0]],
+        ];
+        loss.forward_with_entropy(logits, Tensor::<3>::from_floats(shares, device))
+    } else {
+        let labels = Tensor::<2, Int>::from_ints([[2, -100], [1, 1]], device);
+        loss.forward_with_entropy(logits, labels)
+    };
+    let entropy = output.entropy.expect("it was asked for");
+    let numbers = [output.lse, output.log_prob, entropy].map(floats).concat();
+    let classes = [output.predicted, output.target_rank];
+    let classes = classes.map(|classes| classes.into_data().iter::<i64>().collect::<Vec<_>>());
+    (numbers, classes.concat())
+}
+
+#[test]
+fn a_backend_without_an_implementation_gets_the_same_details() {
+    let config = CrossEntropyLossConfig::new()
+        .with_label_smoothing(0.1)
+        .with_logit_scale(0.5)
+        .with_weight(Some(vec![1.0, 0.5, 2.0]));
+    let probabilities = CrossEntropyLossConfig::new().with_logits(false);
+    for config in [config, probabilities] {
+        for soft in [false, true] {
+            let details = |device: Device| details(&config, soft, &device.autodiff());
+            let (found, found_classes) = details(Device::ndarray());
+            let (expected, expected_classes) = details(Device::flex());
+            assert_eq!(found_classes, expected_classes);
+            assert_eq!(found.len(), 12);
+            for (found, expected) in found.iter().zip(&expected) {
+                let same = found == expected || (found.is_nan() && expected.is_nan());
+                assert!(
+                    same || (found - expected).abs() < 2e-6,
+                    "{found} {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn shares_of_a_mean_add_up() {
+    let device = Device::ndarray().autodiff();
+    let loss = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![1.0, 0.5, 2.0]))
+        .with_z_loss(0.1)
+        .init(&device);
+    let scores = [[0.5, 1.0, -1.0], [2.0, 0.0, 0.0], [0.0, 3.0, 1.0]];
+    let logits = Tensor::<2>::from_floats(scores, &device).require_grad();
+    let labels = Tensor::<1, Int>::from_ints([2, -100, 0], &device);
+    let whole = loss.forward(logits.clone(), labels.clone());
+    let expected = floats(logits.grad(&whole.clone().backward()).expect("tracked"));
+    let normalizer = loss.normalizer(labels.clone());
+    let shares = [0..1, 1..3].map(|rows| {
+        let logits = logits.clone().slice([rows.clone()]);
+        loss.forward_normalized(logits, labels.clone().slice([rows]), normalizer.clone())
+    });
+    let [first, second] = shares;
+    let sum = first + second;
+    assert_close(&floats(sum.clone()), &floats(whole));
+    assert_close(
+        &floats(logits.grad(&sum.backward()).expect("tracked")),
+        &expected,
+    );
+}
+
 /// There the host does not look at the targets, so a bad one is NaN, as on a GPU.
 #[test]
 fn a_bad_target_is_nan_and_named_by_try_forward() {
