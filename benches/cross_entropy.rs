@@ -1,8 +1,10 @@
 //! The fused loss beside the portable implementation and `burn::nn`'s, on the same logits and
 //! targets: forward, and forward with backward.
 //!
+//! The fused loss is there three times: alone, with its output, and with the entropy besides.
+//!
 //! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds
-//! these backends, and a word behind `--` picks by name. All three are checked to give the same loss
+//! these backends, and a word behind `--` picks by name. All are checked to give the same loss
 //! and gradient before they are timed. For PyTorch beside them see `benches/compare`.
 
 // Burn deprecates NdArray, which is timed as well.
@@ -45,11 +47,21 @@ struct Contender {
     forward_backward: fn(&Problem) -> (Tensor<1>, Tensor<3>),
 }
 
-const CONTENDERS: [Contender; 3] = [
+const CONTENDERS: [Contender; 5] = [
     Contender {
         name: "fused",
         forward: |problem| fused(problem.logits.clone(), problem.targets.clone()),
         forward_backward: |problem| backward(problem, fused),
+    },
+    Contender {
+        name: "fused-output",
+        forward: |problem| fused_output(problem.logits.clone(), problem.targets.clone()),
+        forward_backward: |problem| backward(problem, fused_output),
+    },
+    Contender {
+        name: "fused-entropy",
+        forward: |problem| fused_entropy(problem.logits.clone(), problem.targets.clone()),
+        forward_backward: |problem| backward(problem, fused_entropy),
     },
     Contender {
         name: "portable",
@@ -66,6 +78,18 @@ const CONTENDERS: [Contender; 3] = [
 fn fused(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     let loss = CrossEntropyLossConfig::new().init(&logits.device());
     loss.forward(logits, targets)
+}
+
+/// The loss with what the same pass knows of every row.
+fn fused_output(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
+    let loss = CrossEntropyLossConfig::new().init(&logits.device());
+    black_box(loss.forward_with_output(logits, targets)).loss
+}
+
+/// The same with the entropy.
+fn fused_entropy(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
+    let loss = CrossEntropyLossConfig::new().init(&logits.device());
+    black_box(loss.forward_with_entropy(logits, targets)).loss
 }
 
 /// `burn::nn` takes rows of classes only.
