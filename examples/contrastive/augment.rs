@@ -5,7 +5,7 @@ use std::f32::consts::TAU;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::data::{Image, SIDE};
+use crate::digits::{Image, SIDE};
 
 /// Largest rotation, in radians.
 const ROTATION: f32 = 15.0 * TAU / 360.0;

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::Encoder;
-use crate::files;
+use crate::folders;
 use crate::settings::Settings;
 use crate::train::{Progress, Trainer};
 
@@ -56,7 +56,7 @@ impl Checkpoint {
     }
 
     pub fn exists(&self) -> bool {
-        files::readable_folder(&self.folder).is_some()
+        folders::readable_folder(&self.folder).is_some()
     }
 
     pub fn save(&self, trainer: &Trainer) -> Result<(), String> {
@@ -68,7 +68,7 @@ impl Checkpoint {
             encoder: trainer.momentum_encoder.clone(),
             negatives: Param::from_tensor(trainer.queue.negatives.clone()),
         };
-        files::replace_folder(&self.folder, |folder| {
+        folders::replace_folder(&self.folder, |folder| {
             let json = serde_json::to_string(&run).map_err(|error| error.to_string())?;
             fs::write(folder.join(RUN), json).map_err(|error| error.to_string())?;
             trainer
@@ -90,7 +90,7 @@ impl Checkpoint {
     }
 
     pub fn load(&self) -> Result<Saved, String> {
-        let folder = files::readable_folder(&self.folder).ok_or_else(|| {
+        let folder = folders::readable_folder(&self.folder).ok_or_else(|| {
             format!(
                 "there is no {} to resume; start without --resume",
                 self.folder.display()

@@ -6,7 +6,7 @@ use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
 
-use crate::data::{self, Image};
+use crate::digits::{self, Image};
 
 /// Channels after the first and the second convolution.
 const CHANNELS: [usize; 2] = [64, 128];
@@ -72,7 +72,7 @@ impl Encoder {
         let device = self.projection.weight.device().inner();
         let mut rows = Vec::with_capacity(images.len());
         for chunk in images.chunks(CHUNK) {
-            let chunk = data::to_tensor(chunk, &device);
+            let chunk = digits::to_tensor(chunk, &device);
             let values = match layer {
                 Layer::Features => encoder.features(chunk),
                 Layer::Embedding => encoder.forward(chunk),

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use crate::data::{CLASSES, Split};
+use crate::digits::{CLASSES, Split};
 use crate::encoder::{Encoder, Layer};
 
 /// Neighbours that vote.

@@ -3,13 +3,19 @@
 //! `cargo run --release --example contrastive -- --help` explains the options.
 
 mod augment;
+#[path = "../common/backend.rs"]
 mod backend;
+#[path = "../common/canvas.rs"]
+mod canvas;
 mod checkpoint;
-mod data;
+#[path = "../common/digits.rs"]
+mod digits;
 mod display;
 mod encoder;
 mod evaluate;
+#[path = "../common/files.rs"]
 mod files;
+mod folders;
 mod moco;
 mod pca;
 mod pictures;
@@ -26,7 +32,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::backend::BackendName;
 use crate::checkpoint::Checkpoint;
-use crate::data::Split;
+use crate::digits::Split;
 use crate::encoder::Layer;
 use crate::evaluate::Protocol;
 use crate::report::{Baselines, Report};
@@ -90,7 +96,7 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
         None
     };
 
-    let split = data::load()?;
+    let split = digits::load()?;
     arguments.settings.check(split.training.len())?;
     files::make_folder(&arguments.output)?;
     let protocol = Protocol::new(&split);
@@ -183,25 +189,4 @@ fn watch_for_interrupts() -> Result<Arc<AtomicBool>, String> {
     })
     .map_err(|error| format!("Ctrl-C cannot be watched for: {error}"))?;
     Ok(interrupted)
-}
-
-/// An empty folder that goes with the end of a test.
-#[cfg(test)]
-struct TestFolder(PathBuf);
-
-#[cfg(test)]
-impl TestFolder {
-    fn new(name: &str) -> Self {
-        let folder = format!("contrastive-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-#[cfg(test)]
-impl Drop for TestFolder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
 }

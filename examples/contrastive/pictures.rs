@@ -1,26 +1,18 @@
 //! The two pictures: the curves of the training and the map of the embeddings.
 
-use std::fmt::Display;
 use std::path::Path;
-use std::sync::Once;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::data::CLASSES;
+use crate::canvas::{Area, Drawn, FONT, RAISED, draw_picture};
+use crate::digits::CLASSES;
 use crate::evaluate::{LABELLED_PER_CLASS, NEIGHBOURS};
 use crate::pca;
 use crate::report::Report;
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
-
-const FONT: &str = "sans-serif";
 const TITLE: u32 = 34;
 const LABEL: u32 = 24;
-/// Plotters sets vertically centred text this many pixels too high.
-const RAISED: i32 = 4;
 const LOSS: RGBColor = RGBColor(31, 119, 180);
 const ACCURACY: RGBColor = RGBColor(44, 140, 44);
 const PIXELS: RGBColor = RGBColor(214, 39, 40);
@@ -42,24 +34,16 @@ const DIGITS: [RGBColor; CLASSES] = [
 
 /// The loss above, the accuracy below, over the epochs.
 pub fn draw_curves(report: &Report, path: &Path) -> Result<(), String> {
-    let draw = || -> Drawn {
-        let area = white_area(path, (1200, 1000))?;
+    draw_picture(path, (1200, 1000), |area| {
         let (above, below) = area.split_vertically(480);
         draw_loss(report, &above)?;
-        draw_accuracy(report, &below)?;
-        Ok(area.present()?)
-    };
-    draw().map_err(|error| not_drawn(path, error))
+        draw_accuracy(report, &below)
+    })
 }
 
 /// The held-out images along the two principal components of their embeddings.
 pub fn draw_embeddings(report: &Report, path: &Path) -> Result<(), String> {
-    let draw = || -> Drawn {
-        let area = white_area(path, (1200, 1000))?;
-        draw_map(report, &area)?;
-        Ok(area.present()?)
-    };
-    draw().map_err(|error| not_drawn(path, error))
+    draw_picture(path, (1200, 1000), |area| draw_map(report, area))
 }
 
 fn draw_loss(report: &Report, area: &Area) -> Drawn {
@@ -221,28 +205,6 @@ fn digit_style(digit: usize, size: u32) -> TextStyle<'static> {
         .pos(Pos::new(HPos::Center, VPos::Center))
 }
 
-fn white_area(path: &Path, size: (u32, u32)) -> Result<Area<'_>, Box<dyn std::error::Error>> {
-    register_font();
-    let area = BitMapBackend::new(path, size).into_drawing_area();
-    area.fill(&WHITE)?;
-    Ok(area)
-}
-
-/// The pictures bring their font along, so that they look the same everywhere.
-fn register_font() {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
-        let registered = plotters::style::register_font(
-            FONT,
-            FontStyle::Normal,
-            epaint_default_fonts::UBUNTU_LIGHT,
-        );
-        if registered.is_err() {
-            eprintln!("The font of the pictures cannot be read; they will lack their text.");
-        }
-    });
-}
-
 /// From the smallest to the largest value, with a margin.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -266,8 +228,4 @@ fn whole_epoch(epoch: &f64) -> String {
 
 fn last_epoch(report: &Report) -> f64 {
     report.history.len().max(1) as f64
-}
-
-fn not_drawn(path: &Path, error: impl Display) -> String {
-    format!("{} cannot be drawn: {error}", path.display())
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment;
 use crate::checkpoint::{Checkpoint, Saved};
-use crate::data::{self, Image, Split};
+use crate::digits::{self, Image, Split};
 use crate::display::Display;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::Protocol;
@@ -192,7 +192,7 @@ impl Trainer {
                 )
             })
             .collect();
-        data::to_tensor(&views, &self.device)
+        digits::to_tensor(&views, &self.device)
     }
 
     /// The numbers of the training images in the order of the current epoch.
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_and_resumed_run_is_the_run_without_interruption() {
-        let mut split = data::load().unwrap();
+        let mut split = digits::load().unwrap();
         for digits in [&mut split.training, &mut split.held_out] {
             digits.images.truncate(96);
             digits.labels.truncate(96);
@@ -236,7 +236,7 @@ mod tests {
             batch: 32,
             seed: 5,
         };
-        let folder = crate::TestFolder::new("resumed");
+        let folder = crate::files::TestFolder::new("resumed");
         let checkpoint = |name| Checkpoint::in_folder(&folder.0.join(name));
         let train = |trainer: &mut Trainer, checkpoint: &Checkpoint, interrupted| {
             trainer

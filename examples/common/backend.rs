@@ -6,7 +6,7 @@ use std::panic::catch_unwind;
 use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
 
-/// The backends that the example knows by name.
+/// The backends that the examples know by name.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
     /// Burn's CPU backend.
@@ -52,7 +52,8 @@ impl BackendName {
             #[allow(unreachable_patterns)] // With every feature on, nothing is left over.
             missing => Err(format!(
                 "this build has no {missing} backend; build it in with: \
-                 cargo run --release --features {missing} --example contrastive -- --backend {missing}"
+                 cargo run --release --features {missing} --example {} -- --backend {missing}",
+                env!("CARGO_CRATE_NAME")
             )),
         }
     }
