@@ -1,0 +1,138 @@
+//! Handwritten digits classified with burn-train's `Learner`: the command line and the story of a run.
+//!
+//! `cargo run --release --example classify --features tui -- --help` explains the options.
+
+#[path = "../common/canvas.rs"]
+mod canvas;
+mod checkpoints;
+mod confusion;
+#[path = "../common/digits.rs"]
+mod digits;
+mod epoch_lines;
+#[path = "../common/files.rs"]
+mod files;
+mod model;
+mod training;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use burn::train::Interrupter;
+use clap::Parser;
+
+use crate::checkpoints::Checkpoints;
+use crate::confusion::Confusion;
+use crate::training::Settings;
+
+/// The exit code of shells for a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Learn to classify handwritten digits with burn-train's Learner and this crate's loss.
+///
+/// A small convolutional network learns from 1297 images of 8 x 8 pixels; 500 others, always the
+/// same, are held out for the metrics and the confusion matrix. The data is part of the program.
+/// Built with `--features tui` and run in a terminal it shows burn-train's dashboard, in which `q`
+/// asks how to stop; elsewhere it prints a line per epoch.
+#[derive(Parser)]
+#[command(name = "classify", version)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// Folder for the checkpoints, burn-train's metric logs and the picture.
+    #[arg(long, value_name = "FOLDER", default_value = "classify-output")]
+    output: PathBuf,
+
+    /// Go on after the last epoch that is saved in the output folder. A larger --epochs prolongs a
+    /// finished run.
+    #[arg(long)]
+    resume: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(sentence) => {
+            eprintln!("error: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, String> {
+    let Arguments {
+        settings,
+        output,
+        resume,
+    } = arguments;
+    let interrupter = Interrupter::new();
+    watch_for_interrupts(interrupter.clone())?;
+    let split = digits::load()?;
+    files::make_folder(&output)?;
+    let checkpoints = Checkpoints::in_folder(&output);
+    let done = if resume {
+        Some(checkpoints.last_epoch(&settings)?)
+    } else {
+        checkpoints.start(&settings)?;
+        None
+    };
+    match done {
+        Some(done) if done < settings.epochs => {
+            println!("Resuming after epoch {done} of {}.", settings.epochs)
+        }
+        Some(done) => {
+            println!("The {done} epochs in the folder are over; a larger --epochs prolongs them.")
+        }
+        None => println!(
+            "{} images to learn from, {} held out.",
+            split.training.len(),
+            split.held_out.len()
+        ),
+    }
+
+    let device = Device::flex();
+    let model = training::train(&settings, &split, (&output, done), interrupter, &device)?;
+    let finished = checkpoints.newest_epoch();
+    if finished < settings.epochs {
+        match finished {
+            0 => println!("Interrupted in the first epoch; nothing is saved yet."),
+            _ => println!(
+                "Interrupted in epoch {} of {}; what was learnt before it is in {}. To go on, \
+                 repeat the command with --resume.",
+                finished + 1,
+                settings.epochs,
+                output.display()
+            ),
+        }
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+
+    let confusion = Confusion::of(&model, &split.held_out, &device)?;
+    files::replace_file(&output.join("confusion.png"), |path| confusion.draw(path))?;
+    println!();
+    println!(
+        "Accuracy on the {} held-out images: {:.4}",
+        split.held_out.len(),
+        confusion.accuracy()
+    );
+    println!(
+        "The confusion matrix (confusion.png), the metrics and the model (checkpoint/model-{finished}.bpk) are in {}.",
+        output.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first Ctrl-C ends the training at the next batch; the second one ends the program at once,
+/// which leaves the checkpoints of the epochs before.
+fn watch_for_interrupts(interrupter: Interrupter) -> Result<(), String> {
+    let asked = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        interrupter.stop(Some("Ctrl-C"));
+    })
+    .map_err(|error| format!("Ctrl-C cannot be watched for: {error}"))
+}

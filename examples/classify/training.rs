@@ -1,0 +1,188 @@
+//! The training: its settings, and what of burn-train it is put together from.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+use burn::data::dataset::InMemDataset;
+use burn::optim::AdamWConfig;
+use burn::tensor::Device;
+use burn::train::checkpoint::KeepLastNCheckpoints;
+use burn::train::metric::{AccuracyMetric, PerplexityMetric, TopKAccuracyMetric};
+use burn::train::renderer::{MetricsRenderer, default_renderer};
+use burn::train::{Interrupter, Learner, SupervisedTraining};
+use burn_cross_entropy::train::RowLossMetric;
+use clap::builder::RangedU64ValueParser;
+use serde::{Deserialize, Serialize};
+
+use crate::digits::{Digits, Split};
+use crate::epoch_lines::EpochLines;
+use crate::model::{Batch, Classifier, DigitBatcher};
+
+/// A checkpoint that a power failure cut off still has one before it.
+const KEPT_CHECKPOINTS: usize = 2;
+
+/// The options that decide the result.
+#[derive(clap::Args, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Passes over the training images.
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = at_least_1())]
+    pub epochs: usize,
+
+    /// Images in a step.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_1())]
+    pub batch_size: usize,
+
+    /// Step size of the optimizer, above 0.
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = learning_rate)]
+    pub learning_rate: f64,
+
+    /// Share of each target that is spread evenly over all digits, from 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    pub label_smoothing: f32,
+
+    /// Seed of the first weights and of the order of the images.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+fn at_least_1() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn learning_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = rate.is_finite() && rate > 0.0;
+    fits.then_some(rate)
+        .ok_or_else(|| "it must be a finite number above 0".to_string())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    let share: f32 = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = (0.0..=1.0).contains(&share);
+    fits.then_some(share)
+        .ok_or_else(|| "it must be from 0 to 1".to_string())
+}
+
+/// Trains up to the last epoch or the interruption, and gives the model. With `done` epochs it goes
+/// on from their checkpoint in the folder.
+pub fn train(
+    settings: &Settings,
+    split: &Split,
+    (folder, done): (&Path, Option<usize>),
+    interrupter: Interrupter,
+    device: &Device,
+) -> Result<Classifier, String> {
+    device.seed(settings.seed);
+    let model = Classifier::new(settings.label_smoothing, &device.clone().autodiff());
+    // Each start of burn-train shuffles from its seed on: with that of the whole run, a resumed one
+    // would see the images in the order of the first epochs again.
+    let order = settings.seed.wrapping_add(done.unwrap_or(0) as u64);
+    let loader = DataLoaderBuilder::new(DigitBatcher)
+        .batch_size(settings.batch_size)
+        .shuffle(order)
+        .build(dataset(&split.training));
+    let mut training = SupervisedTraining::new(folder, loader, held_out(&split.held_out))
+        .metrics((
+            RowLossMetric::new(),
+            AccuracyMetric::new(),
+            TopKAccuracyMetric::new(2),
+            PerplexityMetric::new(),
+        ))
+        .num_epochs(settings.epochs)
+        .renderer(renderer(&interrupter, done))
+        .with_interrupter(interrupter)
+        // The last model is the result: to choose the best on the held-out images would be to
+        // learn from them.
+        .with_checkpointing_strategy(KeepLastNCheckpoints::new(KEPT_CHECKPOINTS))
+        .with_default_checkpointers()
+        .with_application_logger(None);
+    if let Some(done) = done {
+        training = training.checkpoint(done);
+    }
+    let optimizer = AdamWConfig::new().with_weight_decay(1e-4).init();
+    let result = training.launch(Learner::new(model, optimizer, settings.learning_rate));
+    // The dashboard gives the terminal back.
+    drop(result.renderer);
+    match result.error {
+        None => Ok(result.model),
+        Some(error) => Err(format!("the training stopped: {error}")),
+    }
+}
+
+/// The dashboard where there is one, in a terminal; lines elsewhere.
+fn renderer(interrupter: &Interrupter, done: Option<usize>) -> Box<dyn MetricsRenderer> {
+    if cfg!(feature = "tui") && std::io::stdout().is_terminal() {
+        default_renderer(interrupter.clone(), done)
+    } else {
+        Box::new(EpochLines::default())
+    }
+}
+
+fn held_out(digits: &Digits) -> Arc<dyn DataLoader<Batch>> {
+    DataLoaderBuilder::new(DigitBatcher)
+        .batch_size(digits.len())
+        .build(dataset(digits))
+}
+
+fn dataset(digits: &Digits) -> InMemDataset<(crate::digits::Image, usize)> {
+    let labels = digits.labels.iter().copied();
+    InMemDataset::new(digits.images.iter().copied().zip(labels).collect())
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::checkpoints::Checkpoints;
+    use crate::confusion::Confusion;
+    use crate::files::TestFolder;
+
+    #[test]
+    fn a_run_is_resumed_after_the_last_epoch_whose_checkpoint_is_whole() {
+        let mut split = crate::digits::load().unwrap();
+        split.training.images.truncate(96);
+        split.training.labels.truncate(96);
+        let folder = TestFolder::new("resumed");
+        let checkpoints = Checkpoints::in_folder(&folder.0);
+        let device = Device::flex();
+        let settings = |epochs| Settings {
+            epochs,
+            batch_size: 32,
+            learning_rate: 1e-3,
+            label_smoothing: 0.0,
+            seed: 5,
+        };
+        let train = |settings: &Settings, done| {
+            let model = train(
+                settings,
+                &split,
+                (&folder.0, done),
+                Interrupter::new(),
+                &device,
+            );
+            let confusion = Confusion::of(&model.unwrap(), &split.held_out, &device);
+            confusion.unwrap().accuracy()
+        };
+
+        checkpoints.start(&settings(2)).unwrap();
+        let trained = train(&settings(2), None);
+        assert_eq!(checkpoints.last_epoch(&settings(3)), Ok(2));
+        assert_eq!(train(&settings(2), Some(2)), trained);
+
+        let path = folder.0.join("checkpoint/optim-2.bpk");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(checkpoints.last_epoch(&settings(3)), Ok(1));
+        train(&settings(3), Some(1));
+        assert_eq!(checkpoints.newest_epoch(), 3);
+
+        let other = Settings {
+            seed: 6,
+            ..settings(3)
+        };
+        assert!(checkpoints.last_epoch(&other).unwrap_err().contains("seed"));
+        checkpoints.start(&other).unwrap();
+        assert_eq!(checkpoints.newest_epoch(), 0);
+    }
+}
