@@ -2,10 +2,11 @@
 
 use std::f32::consts::TAU;
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use crate::digits::{Image, SIDE};
+use crate::random::{generator, normals};
 
 /// Largest rotation, in radians.
 const ROTATION: f32 = 15.0 * TAU / 360.0;
@@ -33,13 +34,6 @@ pub fn view(image: &Image, randomness: [u64; 4]) -> Image {
         *pixel += NOISE * noise;
     }
     view
-}
-
-/// A generator of its own for each four numbers.
-pub fn generator(numbers: [u64; 4]) -> StdRng {
-    StdRng::from_seed(std::array::from_fn(|index| {
-        numbers[index / 8].to_le_bytes()[index % 8]
-    }))
 }
 
 fn within(random: &mut StdRng, limit: f32) -> f32 {
@@ -87,16 +81,6 @@ fn brightness_at(image: &Image, x: f32, y: f32) -> f32 {
     let mix =
         |row: f32| pixel(left, row) * (1.0 - right_share) + pixel(left + 1.0, row) * right_share;
     mix(top) * (1.0 - bottom_share) + mix(top + 1.0) * bottom_share
-}
-
-/// Standard normal numbers without end, by the Box-Muller method.
-pub fn normals(random: &mut StdRng) -> impl Iterator<Item = f32> {
-    std::iter::repeat_with(|| {
-        let radius = (-2.0 * (1.0 - random.random::<f32>()).ln()).sqrt();
-        let (sine, cosine) = (TAU * random.random::<f32>()).sin_cos();
-        [radius * cosine, radius * sine]
-    })
-    .flatten()
 }
 
 #[cfg(test)]

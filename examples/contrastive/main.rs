@@ -19,6 +19,8 @@ mod folders;
 mod moco;
 mod pca;
 mod pictures;
+#[path = "../common/random.rs"]
+mod random;
 mod report;
 mod settings;
 mod train;

@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::augment::normals;
 use crate::encoder::{EMBEDDING, unit_length};
+use crate::random::normals;
 
 /// The newest keys of earlier steps, which serve as negatives.
 pub struct Queue {

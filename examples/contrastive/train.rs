@@ -16,6 +16,7 @@ use crate::display::Display;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::Protocol;
 use crate::moco::{self, Queue};
+use crate::random::generator;
 use crate::settings::Settings;
 
 const LEARNING_RATE: f64 = 2e-3;
@@ -199,12 +200,7 @@ impl Trainer {
     fn shuffled(&self, images: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..images).collect();
         let epoch = self.progress.epochs_done() as u64;
-        order.shuffle(&mut augment::generator([
-            self.settings.seed,
-            epoch,
-            u64::MAX,
-            0,
-        ]));
+        order.shuffle(&mut generator([self.settings.seed, epoch, u64::MAX, 0]));
         order
     }
 

@@ -1,0 +1,206 @@
+//! Every pixel of generated images classified: the command line and the training.
+//!
+//! `cargo run --release --example segment -- --help` explains the options.
+
+#[path = "../common/backend.rs"]
+mod backend;
+#[path = "../common/canvas.rs"]
+mod canvas;
+mod evaluate;
+#[path = "../common/files.rs"]
+mod files;
+mod network;
+mod picture;
+#[path = "../common/random.rs"]
+mod random;
+mod shapes;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::Device;
+use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig};
+use clap::Parser;
+use clap::builder::RangedU64ValueParser;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::backend::BackendName;
+use crate::evaluate::Segmentation;
+use crate::network::Network;
+use crate::shapes::{CLASSES, IGNORED, NAMES, Purpose, Scene};
+
+/// Of the first step; it falls evenly to 0.
+const LEARNING_RATE: f64 = 3e-3;
+/// Scenes that the share of each class is taken from.
+const COUNTED_SCENES: u64 = 200;
+const HELD_OUT_SCENES: u64 = 96;
+/// Steps from one printed line to the next.
+const REPORT_EVERY: usize = 50;
+
+/// Learn to tell circles, squares and triangles from a noisy background, pixel by pixel.
+///
+/// The loss takes logits of [images, classes, height, width]. The pixels along an outline are
+/// labelled 255 and ignored, and each class weighs the more the rarer it is. The images are
+/// generated: those of the training are never seen twice, and 96 others measure the result.
+#[derive(Parser)]
+#[command(name = "segment", version)]
+struct Arguments {
+    /// Where to compute. The build must have the backend's Cargo feature.
+    #[arg(long, value_enum, default_value_t = BackendName::Flex)]
+    backend: BackendName,
+
+    /// Steps of the training.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = at_least_1())]
+    steps: usize,
+
+    /// Images in a step.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_1())]
+    batch_size: usize,
+
+    /// Seed of the images and of the first weights.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Folder for the picture.
+    #[arg(long, value_name = "FOLDER", default_value = "segment-output")]
+    output: PathBuf,
+}
+
+fn at_least_1() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("error: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let device = arguments.backend.device()?;
+    files::make_folder(&arguments.output)?;
+    let weights = class_weights(arguments.seed);
+    println!("class weights, one over how often a class is seen:");
+    for (name, weight) in NAMES.iter().zip(weights) {
+        println!("  {name:<10}  {weight:.2}");
+    }
+    let loss = CrossEntropyLossConfig::new()
+        .with_ignore_indices(vec![i64::from(IGNORED)])
+        .with_weight(Some(weights.to_vec()))
+        .init(&device);
+    let network = train(arguments, &loss, &device)?;
+
+    let held_out: Vec<Scene> = (0..HELD_OUT_SCENES)
+        .map(|number| shapes::scene(arguments.seed, Purpose::HeldOut, number))
+        .collect();
+    let result = Segmentation::of(&network.valid(), &loss, &held_out, &device)?;
+    let picture = arguments.output.join("segmentation.png");
+    files::replace_file(&picture, |path| picture::draw(&held_out, &result, path))?;
+    println!();
+    println!(
+        "Intersection over union on {HELD_OUT_SCENES} held-out images, ignored pixels left out:"
+    );
+    for (name, share) in NAMES.iter().zip(result.intersection_over_union) {
+        println!("  {name:<10}  {share:.3}");
+    }
+    println!("  mean        {:.3}", result.mean());
+    println!(
+        "Some of them as the network sees them: {}",
+        picture.display()
+    );
+    Ok(())
+}
+
+fn train(
+    arguments: &Arguments,
+    loss: &CrossEntropyLoss,
+    device: &Device,
+) -> Result<Network, String> {
+    device.seed(arguments.seed);
+    let training = device.clone().autodiff();
+    let mut network = Network::new(&training);
+    let mut optimizer = AdamWConfig::new().init();
+    let bar = progress_bar(arguments.steps);
+    let start = Instant::now();
+    for step in 0..arguments.steps {
+        let first = (step * arguments.batch_size) as u64;
+        let scenes: Vec<Scene> = (first..first + arguments.batch_size as u64)
+            .map(|number| shapes::scene(arguments.seed, Purpose::Training, number))
+            .collect();
+        let (images, targets) = shapes::to_tensors(&scenes, &training);
+
+        let value = loss.forward(network.forward(images), targets);
+        let gradients = GradientsParams::from_grads(value.backward(), &network);
+        let rate = LEARNING_RATE * (1.0 - step as f64 / arguments.steps as f64);
+        network = optimizer.step(rate, network, gradients);
+
+        let value: f32 = value
+            .try_into_scalar()
+            .map_err(|error| format!("the loss cannot be read from the device: {error}"))?;
+        if !value.is_finite() {
+            return Err(format!("the loss is {value} in step {}", step + 1));
+        }
+        bar.inc(1);
+        bar.set_message(format!("loss {value:.3}"));
+        if (step + 1).is_multiple_of(REPORT_EVERY) {
+            bar.suspend(|| println!("step {:4}  loss {value:.3}", step + 1));
+        }
+    }
+    bar.finish_and_clear();
+    println!(
+        "{} steps in {:.1} s.",
+        arguments.steps,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(network)
+}
+
+/// One over the share of each class among the pixels that count, 1 where all are equally frequent.
+fn class_weights(seed: u64) -> [f32; CLASSES] {
+    let mut counts = [0usize; CLASSES];
+    for number in 0..COUNTED_SCENES {
+        for label in shapes::scene(seed, Purpose::Training, number).labels {
+            if label != IGNORED {
+                counts[usize::from(label)] += 1;
+            }
+        }
+    }
+    let total: usize = counts.iter().sum();
+    counts.map(|count| total as f32 / (CLASSES * count.max(1)) as f32)
+}
+
+fn progress_bar(steps: usize) -> ProgressBar {
+    let bar = ProgressBar::new(steps as u64);
+    let template = "{bar:30} step {pos}/{len}  {msg}  {eta} left";
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_steps_are_enough_to_find_the_background() {
+        let arguments = Arguments::parse_from(["segment", "--steps", "8", "--batch-size", "4"]);
+        let device = Device::flex();
+        let loss = CrossEntropyLossConfig::new()
+            .with_ignore_indices(vec![255])
+            .init(&device);
+        let network = train(&arguments, &loss, &device).unwrap().valid();
+        let scenes: Vec<Scene> = (0..4)
+            .map(|number| shapes::scene(1, Purpose::HeldOut, number))
+            .collect();
+        let result = Segmentation::of(&network, &loss, &scenes, &device).unwrap();
+        assert!(result.intersection_over_union[0] > 0.6);
+    }
+}

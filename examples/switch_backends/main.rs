@@ -1,0 +1,216 @@
+//! One training step on every backend of the build: the command line, the backends and the table.
+//!
+//! `cargo run --release --example switch_backends --features ndarray,wgpu -- --help` explains the
+//! options.
+
+#[path = "../common/random.rs"]
+mod random;
+mod step;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+use burn::backend::Autodiff;
+use burn::tensor::{Device, Tensor};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig};
+use clap::Parser;
+
+use crate::step::{CLASSES, Outcome, Start};
+
+/// One training step of a small model on every backend of the build, from the same weights and data.
+///
+/// Each backend takes it twice: with the loss that finds the backend in its tensors at run time
+/// ("any"), and with the loss that is bound to the backend at compile time ("bound"). The code of
+/// the step is the same. Cargo features add backends: `--features ndarray,wgpu,cuda,rocm`.
+#[derive(Parser)]
+#[command(name = "switch_backends", version)]
+struct Arguments {
+    /// How much the numbers may differ from those of the first line, as a share of the loss and of
+    /// the largest entry of the gradient.
+    #[arg(long, value_name = "SHARE", default_value_t = 1e-5, value_parser = tolerance)]
+    tolerance: f64,
+
+    /// Seed of the weights and the data.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+fn tolerance(text: &str) -> Result<f64, String> {
+    let tolerance: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = tolerance.is_finite() && tolerance >= 0.0;
+    fits.then_some(tolerance)
+        .ok_or_else(|| "it must be a finite number of at least 0".to_string())
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("error: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A backend of this build.
+struct Candidate {
+    name: &'static str,
+    device: fn() -> Device,
+    steps: fn(&Start, &Device) -> Result<[Outcome; 2], String>,
+}
+
+/// The only place that names backends.
+fn candidates() -> Vec<Candidate> {
+    vec![
+        #[cfg(feature = "flex")]
+        Candidate {
+            name: "flex",
+            device: Device::flex,
+            steps: both_forms::<Autodiff<burn::backend::Flex>>,
+        },
+        #[cfg(feature = "ndarray")]
+        #[allow(deprecated)] // By Burn; this crate still supports it.
+        Candidate {
+            name: "ndarray",
+            device: Device::ndarray,
+            steps: both_forms::<Autodiff<burn::backend::NdArray>>,
+        },
+        #[cfg(feature = "wgpu")]
+        Candidate {
+            name: "wgpu",
+            device: || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+            steps: both_forms::<Autodiff<burn::backend::Wgpu>>,
+        },
+        #[cfg(feature = "cuda")]
+        Candidate {
+            name: "cuda",
+            device: || Device::cuda(0),
+            steps: both_forms::<Autodiff<burn::backend::Cuda>>,
+        },
+        #[cfg(feature = "rocm")]
+        Candidate {
+            name: "rocm",
+            device: || Device::rocm(0),
+            steps: both_forms::<Autodiff<burn::backend::Rocm>>,
+        },
+    ]
+}
+
+/// The device, once it has answered; Burn panics where there is none.
+fn started(device: fn() -> Device) -> Option<Device> {
+    catch_unwind(|| {
+        let device = device();
+        let answer = Tensor::<1>::zeros([1], &device).try_into_data();
+        answer.is_ok().then_some(device)
+    })
+    .ok()
+    .flatten()
+}
+
+/// The step with the loss of all backends and with that of `B`.
+fn both_forms<B: CrossEntropyBackend>(
+    start: &Start,
+    device: &Device,
+) -> Result<[Outcome; 2], String> {
+    let config = CrossEntropyLossConfig::new()
+        .with_label_smoothing(0.1)
+        .with_weight(Some(
+            (0..CLASSES)
+                .map(|class| 0.5 + class as f32 / CLASSES as f32)
+                .collect(),
+        ));
+    let device = device.clone().autodiff();
+    let any = config.init(&device);
+    let bound = config.init_for::<B>(&device);
+    // A device compiles its kernels and warms its caches in the first step.
+    start.step(&any, &device)?;
+    start.step(&bound, &device)?;
+    Ok([start.step(&any, &device)?, start.step(&bound, &device)?])
+}
+
+fn run(arguments: &Arguments) -> Result<(), String> {
+    let start = Start::new(arguments.seed);
+    let mut complaints = Vec::new();
+    let mut first: Option<Outcome> = None;
+    println!(
+        "{:<9} {:<6} {:>12} {:>12} {:>14} {:>12} {:>10}",
+        "backend", "loss", "before", "after", "gradient norm", "difference", "time"
+    );
+    let candidates = candidates();
+    for Candidate {
+        name,
+        device,
+        steps,
+    } in &candidates
+    {
+        let Some(device) = started(*device) else {
+            complaints.push(format!(
+                "the backend {name} does not start on this machine, for the reason above; build \
+                 without --features {name} to leave it out"
+            ));
+            continue;
+        };
+        let outcomes =
+            steps(&start, &device).map_err(|error| format!("the backend {name} fails: {error}"))?;
+        for (form, outcome) in ["any", "bound"].into_iter().zip(outcomes) {
+            let difference = first
+                .as_ref()
+                .map_or(0.0, |first| outcome.difference(first));
+            println!(
+                "{name:<9} {form:<6} {:>12.7} {:>12.7} {:>14.7} {difference:>12.1e} {:>7.2} ms",
+                outcome.loss_before,
+                outcome.loss_after,
+                outcome.gradient_norm(),
+                1e3 * outcome.time.as_secs_f64(),
+            );
+            if difference > arguments.tolerance {
+                complaints.push(format!(
+                    "{name} ({form}) differs from the first line by {difference:.1e}, more than the \
+                     tolerance of {:.1e}",
+                    arguments.tolerance
+                ));
+            }
+            first.get_or_insert(outcome);
+        }
+    }
+    if !complaints.is_empty() {
+        return Err(complaints.join("; "));
+    }
+    match candidates.len() {
+        0 => Err("this build has no backend; build with --features flex".to_string()),
+        1 => {
+            println!("This build has one backend; --features ndarray,wgpu,cuda adds others.");
+            Ok(())
+        }
+        _ => {
+            println!("All agree to {:.1e}.", arguments.tolerance);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_agree_and_the_step_lowers_the_loss() {
+        let start = Start::new(3);
+        let [any, bound] =
+            both_forms::<Autodiff<burn::backend::Flex>>(&start, &Device::flex()).unwrap();
+        assert_eq!(bound.difference(&any), 0.0);
+        assert!(any.loss_after < any.loss_before);
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_beyond_every_tolerance() {
+        let start = Start::new(3);
+        let [any, mut bound] =
+            both_forms::<Autodiff<burn::backend::Flex>>(&start, &Device::flex()).unwrap();
+        bound.loss_after = f64::NAN;
+        assert_eq!(bound.difference(&any), f64::INFINITY);
+        bound.loss_after = any.loss_after;
+        bound.gradient[0] = f32::NAN;
+        assert_eq!(bound.difference(&any), f64::INFINITY);
+    }
+}
