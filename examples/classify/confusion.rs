@@ -75,7 +75,7 @@ impl Confusion {
         let shown = style(22, &BLACK).transform(FontTransform::Rotate270);
         area.draw(&Text::new("shown", (26, TOP + cells / 2), shown))?;
         for digit in 0..CLASSES {
-            let place = CELL * digit as i32 + CELL / 2 + RAISED;
+            let place = CELL * digit as i32 + CELL / 2;
             let name = digit.to_string();
             area.draw(&Text::new(
                 name.clone(),
@@ -84,7 +84,7 @@ impl Confusion {
             ))?;
             area.draw(&Text::new(
                 name,
-                (LEFT - 24, TOP + place),
+                (LEFT - 24, TOP + place + RAISED),
                 style(24, &BLACK),
             ))?;
         }

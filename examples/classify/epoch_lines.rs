@@ -22,6 +22,7 @@ struct Column {
     id: MetricId,
     name: String,
     unit: String,
+    decimals: usize,
     training: Option<f64>,
     held_out: Option<f64>,
 }
@@ -44,16 +45,15 @@ impl EpochLines {
             .started
             .map_or(0.0, |start| start.elapsed().as_secs_f64());
         let mut line = format!("epoch {epoch:width$}/{}  {seconds:5.1} s", self.epochs);
-        for Column {
-            name,
-            unit,
-            training,
-            held_out,
-            ..
-        } in &self.metrics
-        {
-            if let (Some(training), Some(held_out)) = (training, held_out) {
-                line += &format!("   {name} {training:.3}{unit}, held out {held_out:.3}{unit}");
+        for column in &self.metrics {
+            if let (Some(training), Some(held_out)) = (column.training, column.held_out) {
+                let Column {
+                    name,
+                    unit,
+                    decimals,
+                    ..
+                } = column;
+                line += &format!("   {name} {training:.decimals$} | {held_out:.decimals$}{unit}");
             }
         }
         line
@@ -78,6 +78,7 @@ impl TrainingProgressLogger for EpochLines {
     fn start(&mut self, epochs: usize, _: usize, _: Option<usize>, _: Option<&str>) {
         self.epochs = epochs;
         self.started = Some(Instant::now());
+        println!("Of the training images | of the held-out images:");
     }
 
     fn update_epoch(&mut self, epoch: usize) {
@@ -100,6 +101,7 @@ impl MetricsRenderer for EpochLines {
         self.metrics.push(Column {
             id: definition.metric_id,
             name: definition.name.to_lowercase(),
+            decimals: if unit.as_deref() == Some("%") { 1 } else { 3 },
             unit: unit.map(|unit| format!(" {unit}")).unwrap_or_default(),
             training: None,
             held_out: None,
@@ -121,4 +123,44 @@ impl EvaluationProgressLogger for EpochLines {
     fn end_test(&mut self) {}
     fn end_global_progress(&mut self) {}
     fn log_event_evaluation(&mut self, _: String) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use burn::train::metric::{MetricEntry, NumericAttributes, NumericEntry, SerializedEntry};
+
+    use super::*;
+
+    #[test]
+    fn a_line_shows_the_last_value_of_each_metric() {
+        let id = MetricId::new(Arc::new("Accuracy".to_string()));
+        let mut lines = EpochLines {
+            epochs: 20,
+            ..EpochLines::default()
+        };
+        lines.register_metric(MetricDefinition {
+            metric_id: id.clone(),
+            name: Arc::new("Accuracy".to_string()),
+            description: None,
+            attributes: MetricAttributes::Numeric(NumericAttributes {
+                unit: Some("%".to_string()),
+                higher_is_better: true,
+            }),
+        });
+        let state = |value| {
+            let entry = SerializedEntry::new(String::new(), String::new());
+            let entry = MetricEntry::new(id.clone(), entry);
+            MetricState::Numeric(entry, Some(NumericEntry::Value(value)))
+        };
+        assert_eq!(lines.line(3), "epoch  3/20    0.0 s");
+        lines.update_train(state(80.0));
+        lines.update_train(state(90.25));
+        lines.update_valid(state(85.0));
+        assert_eq!(
+            lines.line(3),
+            "epoch  3/20    0.0 s   accuracy 90.2 | 85.0 %"
+        );
+    }
 }

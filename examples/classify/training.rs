@@ -9,7 +9,7 @@ use burn::data::dataset::InMemDataset;
 use burn::optim::AdamWConfig;
 use burn::tensor::Device;
 use burn::train::checkpoint::KeepLastNCheckpoints;
-use burn::train::metric::{AccuracyMetric, PerplexityMetric, TopKAccuracyMetric};
+use burn::train::metric::{AccuracyMetric, TopKAccuracyMetric};
 use burn::train::renderer::{MetricsRenderer, default_renderer};
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use burn_cross_entropy::train::RowLossMetric;
@@ -27,7 +27,7 @@ const KEPT_CHECKPOINTS: usize = 2;
 #[derive(clap::Args, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Passes over the training images.
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = at_least_1())]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = at_least_1())]
     pub epochs: usize,
 
     /// Images in a step.
@@ -88,7 +88,6 @@ pub fn train(
             RowLossMetric::new(),
             AccuracyMetric::new(),
             TopKAccuracyMetric::new(2),
-            PerplexityMetric::new(),
         ))
         .num_epochs(settings.epochs)
         .renderer(renderer(&interrupter, done))

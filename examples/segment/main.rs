@@ -33,7 +33,7 @@ use crate::network::Network;
 use crate::shapes::{CLASSES, IGNORED, NAMES, Purpose, Scene};
 
 /// Of the first step; it falls evenly to 0.
-const LEARNING_RATE: f64 = 3e-3;
+const LEARNING_RATE: f64 = 6e-3;
 /// Scenes that the share of each class is taken from.
 const COUNTED_SCENES: u64 = 200;
 const HELD_OUT_SCENES: u64 = 96;
@@ -53,7 +53,7 @@ struct Arguments {
     backend: BackendName,
 
     /// Steps of the training.
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = at_least_1())]
+    #[arg(long, value_name = "N", default_value_t = 450, value_parser = at_least_1())]
     steps: usize,
 
     /// Images in a step.

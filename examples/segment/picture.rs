@@ -74,8 +74,7 @@ fn draw_view(area: &Area, (left, top): (i32, i32), colour: &dyn Fn(usize) -> RGB
     for pixel in 0..SIDE * SIDE {
         let x = left + SCALE * (pixel % SIDE) as i32;
         let y = top + SCALE * (pixel / SIDE) as i32;
-        // Both corners belong to a rectangle.
-        let corners = [(x, y), (x + SCALE - 1, y + SCALE - 1)];
+        let corners = [(x, y), (x + SCALE, y + SCALE)];
         area.draw(&Rectangle::new(corners, colour(pixel).filled()))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::random::{generator, normals};
 
 /// Height and width of an image.
-pub const SIDE: usize = 48;
+pub const SIDE: usize = 40;
 pub const CLASSES: usize = 4;
 /// What each label stands for.
 pub const NAMES: [&str; CLASSES] = ["background", "circle", "square", "triangle"];
@@ -17,11 +17,11 @@ pub const NAMES: [&str; CLASSES] = ["background", "circle", "square", "triangle"
 pub const IGNORED: u8 = 255;
 
 /// Shapes that are tried to be placed in an image; those that would touch another are left out.
-const TRIED: usize = 6;
+const TRIED: usize = 16;
 /// Half the width of the ignored border, in pixels.
 const BORDER: f32 = 1.0;
 /// Standard deviation of the noise; white is 1.
-const NOISE: f32 = 0.15;
+const NOISE: f32 = 0.1;
 
 /// What a scene is for; no scene is for both.
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ pub struct Scene {
 /// The same arguments give the same scene, on every backend.
 pub fn scene(seed: u64, purpose: Purpose, number: u64) -> Scene {
     let mut random = generator([seed, purpose as u64, number, 0]);
-    let background = random.random_range(0.3..0.7);
+    let background = random.random_range(0.4..0.6);
     let slope = [0; 2].map(|_| random.random_range(-0.2..0.2) / SIDE as f32);
     let shapes = place_shapes(&mut random);
     let mut scene = Scene {
@@ -83,14 +83,14 @@ struct Shape {
 fn place_shapes(random: &mut StdRng) -> Vec<Shape> {
     let mut shapes: Vec<Shape> = Vec::new();
     for _ in 0..TRIED {
-        let radius = random.random_range(5.0..9.0);
+        let radius = random.random_range(6.0..9.0);
         let reach = Shape::REACH * radius;
         let shape = Shape {
             class: random.random_range(1..CLASSES as u8),
             centre: [0; 2].map(|_| random.random_range(reach..SIDE as f32 - reach)),
             radius,
             turned: random.random_range(0.0..TAU),
-            contrast: random.random_range(0.25..0.5) * [-1.0, 1.0][random.random_range(0..2)],
+            contrast: random.random_range(0.3..0.4) * [-1.0, 1.0][random.random_range(0..2)],
         };
         if shapes.iter().all(|other| !shape.touches(other)) {
             shapes.push(shape);

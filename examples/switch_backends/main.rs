@@ -17,6 +17,9 @@ use clap::Parser;
 
 use crate::step::{CLASSES, Outcome, Start};
 
+/// Equal steps of which the shortest time is shown.
+const STEPS: usize = 5;
+
 /// One training step of a small model on every backend of the build, from the same weights and data.
 ///
 /// Each backend takes it twice: with the loss that finds the backend in its tensors at run time
@@ -122,10 +125,23 @@ fn both_forms<B: CrossEntropyBackend>(
     let device = device.clone().autodiff();
     let any = config.init(&device);
     let bound = config.init_for::<B>(&device);
-    // A device compiles its kernels and warms its caches in the first step.
-    start.step(&any, &device)?;
-    start.step(&bound, &device)?;
-    Ok([start.step(&any, &device)?, start.step(&bound, &device)?])
+    Ok([
+        shortest(|| start.step(&any, &device))?,
+        shortest(|| start.step(&bound, &device))?,
+    ])
+}
+
+/// Of some equal steps the one that took the shortest time: a device compiles its kernels in the
+/// first, and other programs delay any.
+fn shortest(step: impl Fn() -> Result<Outcome, String>) -> Result<Outcome, String> {
+    let mut shortest = step()?;
+    for _ in 1..STEPS {
+        let again = step()?;
+        if again.time < shortest.time {
+            shortest = again;
+        }
+    }
+    Ok(shortest)
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use burn::module::{Module, Param};
+use burn::nn::Linear;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, TensorReadError};
@@ -131,20 +131,13 @@ impl Start {
 
     fn model(&self, device: &Device) -> Model {
         let [hidden_weight, hidden_bias, output_weight, output_bias] = &self.parameters;
-        let layer = |[inputs, outputs]: [usize; 2], weight: &TensorData, bias: &TensorData| {
-            let layer = LinearConfig::new(inputs, outputs).init(device);
-            Linear {
-                weight: layer
-                    .weight
-                    .map(|_| Tensor::from_data(weight.clone(), device)),
-                bias: layer
-                    .bias
-                    .map(|param| param.map(|_| Tensor::from_data(bias.clone(), device))),
-            }
+        let layer = |weight: &TensorData, bias: &TensorData| Linear {
+            weight: Param::from_tensor(Tensor::from_data(weight.clone(), device)),
+            bias: Some(Param::from_tensor(Tensor::from_data(bias.clone(), device))),
         };
         Model {
-            hidden: layer([FEATURES, HIDDEN], hidden_weight, hidden_bias),
-            output: layer([HIDDEN, CLASSES], output_weight, output_bias),
+            hidden: layer(hidden_weight, hidden_bias),
+            output: layer(output_weight, output_bias),
         }
     }
 }
