@@ -33,8 +33,8 @@ const INTERRUPTED: u8 = 130;
 ///
 /// A small convolutional network learns from 1297 images of 8 x 8 pixels; 500 others, always the
 /// same, are held out for the metrics and the confusion matrix. The data is part of the program.
-/// Built with `--features tui` and run in a terminal it shows burn-train's dashboard, in which `q`
-/// asks how to stop; elsewhere it prints a line per epoch.
+/// Built with `--features tui` and run in a terminal it shows burn-train's dashboard, in which the
+/// key `q` takes the place of Ctrl-C; elsewhere it prints a line per epoch.
 #[derive(Parser)]
 #[command(name = "classify", version)]
 struct Arguments {
