@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example classify --features tui -- --help` explains the options.
 
+#[path = "../common/backend.rs"]
+mod backend;
 #[path = "../common/canvas.rs"]
 mod canvas;
 mod checkpoints;
@@ -18,10 +20,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Device;
 use burn::train::Interrupter;
 use clap::Parser;
 
+use crate::backend::BackendName;
 use crate::checkpoints::Checkpoints;
 use crate::confusion::Confusion;
 use crate::training::Settings;
@@ -38,6 +40,10 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "classify", version)]
 struct Arguments {
+    /// Where to compute. The build must have the backend's Cargo feature.
+    #[arg(long, value_enum, default_value_t = BackendName::Flex)]
+    backend: BackendName,
+
     #[command(flatten)]
     settings: Settings,
 
@@ -63,10 +69,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode, String> {
     let Arguments {
+        backend,
         settings,
         output,
         resume,
     } = arguments;
+    let device = backend.device()?;
     let interrupter = Interrupter::new();
     watch_for_interrupts(interrupter.clone())?;
     let split = digits::load()?;
@@ -92,7 +100,6 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
         ),
     }
 
-    let device = Device::flex();
     let model = training::train(&settings, &split, (&output, done), interrupter, &device)?;
     let finished = checkpoints.newest_epoch();
     if finished < settings.epochs {

@@ -51,9 +51,7 @@ impl BackendName {
             Self::Cuda => Ok(Device::cuda(0)),
             #[allow(unreachable_patterns)] // With every feature on, nothing is left over.
             missing => Err(format!(
-                "this build has no {missing} backend; build it in with: \
-                 cargo run --release --features {missing} --example {} -- --backend {missing}",
-                env!("CARGO_CRATE_NAME")
+                "this build has no {missing} backend; add {missing} to the --features of `cargo run`"
             )),
         }
     }
