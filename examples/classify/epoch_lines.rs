@@ -32,10 +32,8 @@ impl EpochLines {
         let MetricState::Numeric(entry, Some(value)) = state else {
             return None;
         };
-        let column = self.metrics.iter_mut();
-        let column = column
-            .into_iter()
-            .find(|column| column.id == entry.metric_id)?;
+        let mut columns = self.metrics.iter_mut();
+        let column = columns.find(|column| column.id == entry.metric_id)?;
         Some((column, value.current()))
     }
 
