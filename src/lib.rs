@@ -87,10 +87,11 @@ pub mod reference;
 pub mod train;
 
 pub use backend::CrossEntropyBackend;
-pub use error::CrossEntropyError;
+pub use error::{CrossEntropyError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
-    Normalizer, RowClasses, RowLosses, TargetTensor, cross_entropy,
+    Normalizer, RowClasses, RowLosses, ShardStatistics, TargetTensor, VocabularyShard,
+    cross_entropy,
 };
 pub use operation::EmptyReduction;
 

@@ -83,8 +83,19 @@ impl<B: Backend> Counting<B> {
         weights: &ClassWeights<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
+        let per_row = self.target_weights(weights, float);
+        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+    }
+
+    /// The weight of each row's target, in the shape of the index; of no meaning where the row is
+    /// ignored or bad.
+    pub(super) fn target_weights(
+        &self,
+        weights: &ClassWeights<B>,
+        float: FloatDType,
+    ) -> FloatTensor<B> {
         let shape = self.index.shape();
-        let per_row = match weights {
+        match weights {
             ClassWeights::Equal => full::<B>(shape, 1.0, &self.index.device(), float),
             ClassWeights::PerClass(weights) => {
                 let flat = Shape::new([shape.num_elements()]);
@@ -92,8 +103,7 @@ impl<B: Backend> Counting<B> {
                 let per_row = B::float_select(cast::<B>(weights.clone(), float), 0, index);
                 B::float_reshape(per_row, shape)
             }
-        };
-        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+        }
     }
 }
 
