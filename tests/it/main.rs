@@ -18,6 +18,7 @@ mod modules;
 mod outputs;
 mod properties;
 mod seeds;
+mod shards;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod strategies;
 mod threads;
