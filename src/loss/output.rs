@@ -68,11 +68,13 @@ where
     /// [`forward_with_entropy`](CrossEntropyLoss::forward_with_entropy) was asked.
     pub entropy: Option<RowLosses<D>>,
     /// What the sum of the losses was divided by.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) divided_by: Divisor,
 }
 
 /// What a sum of losses was divided by.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "train"), allow(dead_code))]
 pub(crate) enum Divisor {
     TotalWeight,
     Number(f64),
