@@ -7,6 +7,7 @@
 
 mod common;
 
+mod accumulation;
 mod aliasing;
 mod errors;
 mod fixtures;
