@@ -4,7 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 
-use super::elementary::{cast, full, sum_all};
+use super::elementary::{cast, cast_int, full, sum_all};
 use crate::operation::ClassWeights;
 
 /// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
@@ -29,7 +29,7 @@ impl<B: Backend> Counting<B> {
         let dtype = comparison_dtype::<B>(indices.dtype(), &device);
         // What wraps to a negative number in the cast is no ignored target but a bad one.
         let unsigned = indices.dtype().is_uint();
-        let index = B::int_cast(B::int_reshape(indices, per_row), dtype);
+        let index = cast_int::<B>(B::int_reshape(indices, per_row), dtype);
         let ignored = ignore_indices
             .iter()
             .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())

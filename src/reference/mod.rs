@@ -64,6 +64,7 @@ use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 use self::counting::Counting;
 use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope};
 
+pub(crate) use self::elementary::cast_int;
 pub(crate) use self::shard::{
     ShardCall, combined_statistics, shard_gradient, shard_loss, shard_statistics,
     statistics_per_row,
