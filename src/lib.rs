@@ -106,3 +106,8 @@ pub mod testing {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The code of the page on several devices, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/distributed.md")]
+struct Distributed;

@@ -1,7 +1,7 @@
 //! A remote device has no implementation of this crate's, and the same loss and gradients.
 
 use burn::nn::loss::Reduction;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, EmptyReduction};
 
 use crate::{assert_close, floats, scores, targets, two_devices};
@@ -46,6 +46,39 @@ fn remote_devices_have_the_loss_and_gradients_of_flex() {
                 }
             }
         }
+    }
+}
+
+/// Burn's server has no cast of integers, so that only targets that need none are of use there.
+#[test]
+fn targets_of_both_common_dtypes_have_the_output_of_flex() {
+    let flex = Device::flex();
+    let loss = CrossEntropyLossConfig::new().init(&flex);
+    let expected = loss.forward_with_entropy(scores(SHAPE, &flex), targets(&TARGETS, &flex));
+    let [device, _] = two_devices();
+    for dtype in [DType::I32, DType::I64] {
+        let data = TensorData::new(TARGETS.to_vec(), [TARGETS.len()]);
+        let targets = Tensor::<1, Int>::from_data(data, (&device, dtype));
+        let value = loss.forward(scores(SHAPE, &device), targets.clone());
+        assert_close(&floats(value), &floats(expected.loss.clone()), 2e-6);
+        if dtype == DType::I64 {
+            continue;
+        }
+        let found = loss.forward_with_entropy(scores(SHAPE, &device), targets);
+        assert_close(&floats(found.lse), &floats(expected.lse.clone()), 2e-6);
+        let entropies = [found.entropy, expected.entropy.clone()].map(Option::unwrap);
+        let [found_entropy, entropy] = entropies.map(floats);
+        assert_close(&found_entropy, &entropy, 2e-6);
+        let classes =
+            |classes: Tensor<1, Int>| classes.into_data().iter::<i64>().collect::<Vec<_>>();
+        assert_eq!(
+            classes(found.predicted),
+            classes(expected.predicted.clone())
+        );
+        assert_eq!(
+            classes(found.target_rank),
+            classes(expected.target_rank.clone())
+        );
     }
 }
 
