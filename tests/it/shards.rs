@@ -315,6 +315,22 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
             config.with_weight(Some(weights)).with_label_smoothing(0.1)
         });
         assert_agrees::<B>(&smooth, device);
+        // Nor does the target, if it weighs nothing.
+        for smoothing in [0.0, 1.0] {
+            let mut weightless = without(&classes).with_config(|config| {
+                let mut weights = vec![0.5; CLASSES];
+                for class in classes {
+                    weights[class] = 0.0;
+                }
+                config
+                    .with_weight(Some(weights))
+                    .with_label_smoothing(smoothing)
+            });
+            if let Targets::Indices(indices) = &mut weightless.targets {
+                indices[1] = classes[0] as i64;
+            }
+            assert_agrees::<B>(&weightless, device);
+        }
         // The softcap makes them classes like others.
         let capped = without(&classes).with_config(|config| {
             config
