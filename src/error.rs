@@ -147,6 +147,9 @@ pub enum CrossEntropyError {
         /// The strategy of the target.
         target: String,
     },
+    /// A vocabulary shard does not fit.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
     /// The dtype can not be computed with, or not on this device.
     #[error(
         "cross-entropy: {tensor} of dtype {dtype} can not be used on {device}; cast to one of \
@@ -162,4 +165,107 @@ pub enum CrossEntropyError {
         /// The dtypes that can be used there.
         supported: String,
     },
+}
+
+/// Why a loss could not be computed over the shards of a vocabulary.
+///
+/// ```
+/// use burn_cross_entropy::{CrossEntropyError, ShardError, VocabularyShard};
+///
+/// let error = VocabularyShard::try_new(4..9, 7).unwrap_err();
+/// assert!(matches!(error, CrossEntropyError::Shard(ShardError::Range { .. })));
+/// assert_eq!(
+///     error.to_string(),
+///     "cross-entropy: the vocabulary shard 4..9 is no part of 7 classes; give a range with at least \
+///      one class that ends at 7 or before"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// The range of the shard is empty or reaches beyond the classes.
+    #[error(
+        "cross-entropy: the vocabulary shard {start}..{end} is no part of {classes} classes; give a \
+         range with at least one class that ends at {classes} or before"
+    )]
+    Range {
+        /// First class of the shard.
+        start: usize,
+        /// The class behind its last.
+        end: usize,
+        /// Number of all classes.
+        classes: usize,
+    },
+    /// There can not be as many shards.
+    #[error(
+        "cross-entropy: {classes} classes can not be split into {shards} vocabulary shards; expected \
+         at least 1 shard, and at least as many classes as shards"
+    )]
+    Count {
+        /// Number of shards.
+        shards: usize,
+        /// Number of all classes.
+        classes: usize,
+    },
+    /// The logits are not those of the shard.
+    #[error(
+        "cross-entropy: logits of shape {logits:?} have {found} classes in dimension {class_dim}, but \
+         the vocabulary shard {start}..{end} has {expected}; give each device the logits of its own \
+         shard"
+    )]
+    Classes {
+        /// Shape of the logits.
+        logits: Vec<usize>,
+        /// The class dimension.
+        class_dim: usize,
+        /// Number of classes of the logits.
+        found: usize,
+        /// First class of the shard.
+        start: usize,
+        /// The class behind its last.
+        end: usize,
+        /// Number of classes of the shard.
+        expected: usize,
+    },
+    /// The number of class weights is not that of all classes.
+    #[error(
+        "cross-entropy: `weight` has {weights} entries, but the vocabulary has {classes} classes; give \
+         the loss of every shard the weights of the whole vocabulary"
+    )]
+    WeightLength {
+        /// Number of weights.
+        weights: usize,
+        /// Number of all classes.
+        classes: usize,
+    },
+    /// The statistics are not those of these rows under this configuration.
+    #[error(
+        "cross-entropy: the shard statistics have shape {given:?}, expected {expected:?}: {numbers} \
+         numbers for each row; combine statistics of the same targets and the same configuration",
+        numbers = expected[0]
+    )]
+    Statistics {
+        /// Their shape.
+        given: [usize; 2],
+        /// The shape they should have.
+        expected: [usize; 2],
+    },
+    /// There are no statistics to combine.
+    #[error(
+        "cross-entropy: there are no shard statistics to combine; give those of every shard of the \
+         vocabulary"
+    )]
+    NoStatistics,
+    /// The targets are distributions.
+    #[error(
+        "cross-entropy: the target of a vocabulary shard is a distribution, expected a class index per \
+         row; use `forward` on the logits of the whole vocabulary"
+    )]
+    Distributions,
+    /// The input holds probabilities.
+    #[error(
+        "cross-entropy: `logits` is false, but vocabulary shards are combined by the log-sum-exp of \
+         logits, which probabilities do not have; give logits"
+    )]
+    Probabilities,
 }

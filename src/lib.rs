@@ -94,10 +94,11 @@ pub mod reference;
 pub mod train;
 
 pub use backend::CrossEntropyBackend;
-pub use error::CrossEntropyError;
+pub use error::{CrossEntropyError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
-    Normalizer, RowClasses, RowLosses, TargetTensor, cross_entropy,
+    Normalizer, RowClasses, RowLosses, ShardStatistics, TargetTensor, VocabularyShard,
+    cross_entropy,
 };
 pub use operation::EmptyReduction;
 
@@ -117,3 +118,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migration.md")]
 struct Migration;
+
+/// The code of the page on several devices, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/distributed.md")]
+struct Distributed;

@@ -19,7 +19,7 @@ use crate::operation::{
     ClassWeights, Denominators, Details, Forward, Gradients, GradientsOf, Inputs, Options,
     RowReduction, Saved, Targets, accumulation_dtype,
 };
-use crate::reference;
+use crate::reference::{self, ShardCall};
 
 /// Runs the operation on the backend `B`, or, for `Dispatch`, on the backend of the tensors.
 pub(crate) fn cross_entropy<B: CrossEntropyBackend>(
@@ -392,6 +392,51 @@ fn portable(
         saved: Saved::Nothing,
         details: details_with_autodiff(details, autodiff),
     }
+}
+
+/// What a shard of the classes contributes to its rows, outside every graph.
+pub(crate) fn shard_statistics<B: CrossEntropyBackend>(
+    logits: DispatchTensor,
+    shard: &ShardCall<Dispatch>,
+) -> Result<DispatchTensor, CrossEntropyError> {
+    check_bound::<B>(&logits, &shard.inputs)?;
+    let logits = without_autodiff(logits);
+    Ok(reference::shard_statistics::<Dispatch>(logits, shard))
+}
+
+/// The loss of all classes, with the gradient of this shard's logits attached as in [`portable`].
+pub(crate) fn shard_loss<B: CrossEntropyBackend>(
+    logits: DispatchTensor,
+    statistics: DispatchTensor,
+    shard: &ShardCall<Dispatch>,
+) -> Result<DispatchTensor, CrossEntropyError> {
+    check_bound::<B>(&logits, &shard.inputs)?;
+    let float = accumulation_dtype(logits.dtype());
+    let logits = Dispatch::float_cast(logits, float);
+    let plain = without_autodiff(logits.clone());
+    let loss = reference::shard_loss::<Dispatch>(plain.clone(), statistics.clone(), shard);
+    if !Dispatch::is_tracked(&logits) {
+        return Ok(with_autodiff(loss, logits.autodiff));
+    }
+    let upstream = Dispatch::float_ones(loss.shape(), &loss.device(), float);
+    let gradient = reference::shard_gradient::<Dispatch>(plain, statistics, upstream, shard);
+    let slope = slope_of(logits, gradient, &shard.options);
+    Ok(Dispatch::float_add(slope, loss))
+}
+
+/// Whether the tensors are those of the backend that the loss is bound to.
+fn check_bound<B: CrossEntropyBackend>(
+    logits: &DispatchTensor,
+    inputs: &Inputs<Dispatch>,
+) -> Result<(), CrossEntropyError> {
+    if TypeId::of::<B>() == TypeId::of::<Dispatch>() {
+        return Ok(());
+    }
+    bound_float::<B>(logits.clone(), "logits")?;
+    if let Targets::Indices(indices) = &inputs.targets {
+        bound_indices::<B>(indices.clone())?;
+    }
+    Ok(())
 }
 
 fn details_with_autodiff(

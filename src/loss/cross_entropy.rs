@@ -404,9 +404,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         check_float_dtype("logits", logits.dtype(), &device)?;
         let targets = match target {
             Target::Indices(indices) => {
-                check_same_device(&device, &indices)?;
-                check_int_dtype(indices.dtype(), &device)?;
-                self.check_range(&indices, shape[class_dim], request.check)?;
+                self.check_indices(&indices, &device, shape[class_dim], request.check)?;
                 Targets::Indices(indices)
             }
             Target::Distributions(targets) => {
@@ -419,24 +417,44 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let inputs = Inputs {
             targets,
             weights: self.weights_on(&device),
-            normalizer: match request.normalizer {
-                None => Denominators::OfRows,
-                Some(normalizer) => Denominators::Given(normalizer.on(&device)?),
-            },
+            normalizer: denominators(request.normalizer, &device)?,
         };
-        let options = Options {
+        let options = self.options(class_dim, request.reduction, request.details);
+        routing::cross_entropy::<B>(logits, inputs, options)
+    }
+
+    /// The options of a call.
+    pub(super) fn options(
+        &self,
+        class_dim: usize,
+        reduction: RowReduction,
+        details: DetailsOf,
+    ) -> Options {
+        Options {
             class_dim,
             ignore_indices: self.settings.ignore_indices.clone(),
             label_smoothing: self.settings.label_smoothing.into(),
             values: self.settings.values,
             z_loss: self.settings.z_loss.into(),
-            reduction: request.reduction,
+            reduction,
             empty: self.settings.empty,
             gradients_of: GradientsOf::Logits,
             keep: false,
-            details: request.details,
-        };
-        routing::cross_entropy::<B>(logits, inputs, options)
+            details,
+        }
+    }
+
+    /// The checks of index targets for logits on the device.
+    pub(super) fn check_indices(
+        &self,
+        indices: &DispatchTensor,
+        device: &Device,
+        classes: usize,
+        check: RangeCheck,
+    ) -> Result<(), CrossEntropyError> {
+        check_same_device(device, indices)?;
+        check_int_dtype(indices.dtype(), device)?;
+        self.check_range(indices, classes, check)
     }
 
     /// The class dimension in logits of this shape.
@@ -514,6 +532,17 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             }),
         }
     }
+}
+
+/// What sums are divided by, beside the logits.
+pub(super) fn denominators(
+    normalizer: Option<Normalizer>,
+    device: &Device,
+) -> Result<Denominators<Dispatch>, CrossEntropyError> {
+    Ok(match normalizer {
+        None => Denominators::OfRows,
+        Some(normalizer) => Denominators::Given(normalizer.on(device)?),
+    })
 }
 
 /// The first index target that is neither a class nor ignored: its row and its value. Waits.

@@ -5,10 +5,12 @@ mod config;
 mod cross_entropy;
 mod normalizer;
 mod output;
+mod shard;
 mod target;
 
 pub use config::CrossEntropyLossConfig;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;
+pub use shard::{ShardStatistics, VocabularyShard};
 pub use target::{CrossEntropyTarget, LogitsRank, RowClasses, RowLosses, TargetTensor};

@@ -10,6 +10,7 @@ use super::target::{CrossEntropyTarget, LogitsRank, RowClasses, RowLosses};
 use crate::backend::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
 use crate::operation::{Details, DetailsOf, Forward, RowReduction, row_shape};
+use crate::reference::cast_int;
 
 /// The loss, and what the same pass over the logits knows of every row.
 ///
@@ -68,11 +69,13 @@ where
     /// [`forward_with_entropy`](CrossEntropyLoss::forward_with_entropy) was asked.
     pub entropy: Option<RowLosses<D>>,
     /// What the sum of the losses was divided by.
+    #[cfg_attr(not(feature = "train"), allow(dead_code))]
     pub(crate) divided_by: Divisor,
 }
 
 /// What a sum of losses was divided by.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "train"), allow(dead_code))]
 pub(crate) enum Divisor {
     TotalWeight,
     Number(f64),
@@ -356,6 +359,6 @@ fn int_line(
     let dtype = get_or_init_device_settings::<Dispatch>(&loss.device()).int_dtype;
     DispatchTensor {
         autodiff: loss.autodiff,
-        ..Dispatch::int_cast(line, dtype)
+        ..cast_int::<Dispatch>(line, dtype)
     }
 }

@@ -4,7 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 
-use super::elementary::{cast, full, sum_all};
+use super::elementary::{cast, cast_int, full, sum_all};
 use crate::operation::ClassWeights;
 
 /// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
@@ -29,7 +29,7 @@ impl<B: Backend> Counting<B> {
         let dtype = comparison_dtype::<B>(indices.dtype(), &device);
         // What wraps to a negative number in the cast is no ignored target but a bad one.
         let unsigned = indices.dtype().is_uint();
-        let index = B::int_cast(B::int_reshape(indices, per_row), dtype);
+        let index = cast_int::<B>(B::int_reshape(indices, per_row), dtype);
         let ignored = ignore_indices
             .iter()
             .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())
@@ -83,8 +83,19 @@ impl<B: Backend> Counting<B> {
         weights: &ClassWeights<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
+        let per_row = self.target_weights(weights, float);
+        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+    }
+
+    /// The weight of each row's target, in the shape of the index; of no meaning where the row is
+    /// ignored or bad.
+    pub(super) fn target_weights(
+        &self,
+        weights: &ClassWeights<B>,
+        float: FloatDType,
+    ) -> FloatTensor<B> {
         let shape = self.index.shape();
-        let per_row = match weights {
+        match weights {
             ClassWeights::Equal => full::<B>(shape, 1.0, &self.index.device(), float),
             ClassWeights::PerClass(weights) => {
                 let flat = Shape::new([shape.num_elements()]);
@@ -92,8 +103,7 @@ impl<B: Backend> Counting<B> {
                 let per_row = B::float_select(cast::<B>(weights.clone(), float), 0, index);
                 B::float_reshape(per_row, shape)
             }
-        };
-        sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+        }
     }
 }
 

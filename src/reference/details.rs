@@ -4,7 +4,7 @@ use burn::backend::Backend;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{IntDType, Shape};
 
-use super::elementary::sum_classes;
+use super::elementary::{cast_int, sum_classes};
 use super::{Call, Rows, Scores};
 use crate::operation::{Details, DetailsOf, Inputs, Targets};
 
@@ -40,7 +40,7 @@ impl<B: Backend> Call<'_, B> {
         let order = self.order(x.clone());
         let (target, class) = match (&inputs.targets, &rows.counting) {
             (Targets::Indices(_), Some(counting)) => {
-                let class = B::int_cast(counting.index.clone(), IntDType::I32);
+                let class = cast_int::<B>(counting.index.clone(), IntDType::I32);
                 (self.one_hot(counting), class)
             }
             (Targets::Distributions(targets), _) => {

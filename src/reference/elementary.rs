@@ -1,8 +1,8 @@
 //! Sums and functions that hold their digits on every backend.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{BoolDType, DType, FloatDType, Shape, Slice};
+use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice};
 
 /// The sum over dimension 1 of a tensor of three, shape `[_, 1, _]`. In blocks: backends differ in
 /// the order they add in, and the longest run in which some of them add one after the other is what
@@ -49,6 +49,16 @@ pub(super) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: FloatDType) -> Flo
         tensor
     } else {
         B::float_cast(tensor, dtype)
+    }
+}
+
+/// No cast where none is needed, and not for speed alone: Burn 0.22's remote server has none for
+/// integers, and ends the session of a client that asks for one.
+pub(crate) fn cast_int<B: Backend>(tensor: IntTensor<B>, dtype: IntDType) -> IntTensor<B> {
+    if tensor.dtype() == DType::from(dtype) {
+        tensor
+    } else {
+        B::int_cast(tensor, dtype)
     }
 }
 

@@ -55,6 +55,7 @@
 mod counting;
 mod details;
 mod elementary;
+mod shard;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -62,6 +63,12 @@ use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
 use self::counting::Counting;
 use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope};
+
+pub(crate) use self::elementary::cast_int;
+pub(crate) use self::shard::{
+    ShardCall, combined_statistics, shard_gradient, shard_loss, shard_statistics,
+    statistics_per_row,
+};
 
 use crate::operation::{
     ClassWeights, Denominators, EmptyReduction, Forward, Geometry, Gradients, GradientsOf,
@@ -218,10 +225,21 @@ struct Rows<B: Backend> {
     totals: Option<(FloatTensor<B>, FloatTensor<B>)>,
 }
 
+/// A contiguous part of all classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClassWindow {
+    /// The first class of the part.
+    pub(crate) first: usize,
+    /// The number of all classes.
+    pub(crate) of: usize,
+}
+
 /// One call: its options, the geometry of its logits, and the dtypes of its arithmetic.
 struct Call<'a, B: Backend> {
     options: &'a Options,
     geometry: Geometry,
+    /// What of the vocabulary the classes of the logits are.
+    window: ClassWindow,
     shape: Shape,
     device: B::Device,
     float: FloatDType,
@@ -230,11 +248,20 @@ struct Call<'a, B: Backend> {
 
 impl<'a, B: Backend> Call<'a, B> {
     fn new(logits: &FloatTensor<B>, options: &'a Options) -> Self {
+        let window = ClassWindow {
+            first: 0,
+            of: logits.shape()[options.class_dim],
+        };
+        Self::on_window(logits, window, options)
+    }
+
+    fn on_window(logits: &FloatTensor<B>, window: ClassWindow, options: &'a Options) -> Self {
         let shape = logits.shape();
         let device = logits.device();
         Self {
             options,
             geometry: Geometry::new(&shape, options.class_dim),
+            window,
             shape,
             float: accumulation_dtype(logits.dtype()),
             bool: get_or_init_device_settings::<B>(&device).bool_dtype,
@@ -280,11 +307,29 @@ impl<'a, B: Backend> Call<'a, B> {
     /// of a confident row is the logarithm of the sum, and keeps its relative accuracy so.
     fn others(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
+        let others = self.others_than(is_maximum, x, maximum.clone());
+        self.without_distribution(others, maximum)
+    }
+
+    /// [`Self::others`] before a look at the maximum.
+    fn others_than(
+        &self,
+        is_maximum: BoolTensor<B>,
+        x: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+    ) -> FloatTensor<B> {
         let ties = sum_classes::<B>(B::bool_into_float(is_maximum.clone(), self.float));
-        let others = B::float_exp(B::float_sub(x, maximum.clone()));
+        let others = B::float_exp(B::float_sub(x, maximum));
         let others = sum_classes::<B>(B::float_mask_fill(others, is_maximum, 0.0.into()));
-        let others = B::float_add(others, B::float_sub_scalar(ties, 1.0.into()));
-        // A row without a finite maximum has no distribution.
+        B::float_add(others, B::float_sub_scalar(ties, 1.0.into()))
+    }
+
+    /// The others, NaN where the row has no finite maximum and so no distribution.
+    fn without_distribution(
+        &self,
+        others: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+    ) -> FloatTensor<B> {
         let infinite = B::float_is_inf(maximum, self.bool);
         B::float_mask_fill(others, infinite, f64::NAN.into())
     }
@@ -307,8 +352,16 @@ impl<'a, B: Backend> Call<'a, B> {
     }
 
     fn per_class(&self, weights: &FloatTensor<B>) -> FloatTensor<B> {
+        let ClassWindow { first, of } = self.window;
+        let classes = self.geometry.classes;
+        let weights = if classes == of {
+            weights.clone()
+        } else {
+            let (first, end) = (first as isize, (first + classes) as isize);
+            B::float_slice(weights.clone(), &[Slice::new(first, Some(end), 1)])
+        };
         cast::<B>(
-            B::float_reshape(weights.clone(), self.geometry.per_class()),
+            B::float_reshape(weights, self.geometry.per_class()),
             self.float,
         )
     }
@@ -328,7 +381,7 @@ impl<'a, B: Backend> Call<'a, B> {
         let mut shares = if smoothing == 0.0 {
             target
         } else {
-            let even = smoothing / self.geometry.classes as f64;
+            let even = smoothing / self.window.of as f64;
             let kept = B::float_mul_scalar(target, (1.0 - smoothing).into());
             B::float_add_scalar(kept, even.into())
         };
@@ -340,9 +393,15 @@ impl<'a, B: Backend> Call<'a, B> {
     }
 
     fn one_hot(&self, counting: &Counting<B>) -> FloatTensor<B> {
+        B::bool_into_float(self.is_target(counting), self.float)
+    }
+
+    /// Where the class is the target.
+    fn is_target(&self, counting: &Counting<B>) -> BoolTensor<B> {
         let full = self.geometry.full();
+        let first = self.window.first as i64;
         let classes = B::int_arange(
-            0..self.geometry.classes as i64,
+            first..first + self.geometry.classes as i64,
             &self.device,
             counting.index.dtype().into(),
         );
@@ -351,7 +410,7 @@ impl<'a, B: Backend> Call<'a, B> {
             full.clone(),
         );
         let index = B::int_expand(counting.index.clone(), full);
-        B::bool_into_float(B::int_equal(classes, index, self.bool), self.float)
+        B::int_equal(classes, index, self.bool)
     }
 
     fn rows(&self, inputs: &Inputs<B>) -> Rows<B> {
@@ -359,7 +418,7 @@ impl<'a, B: Backend> Call<'a, B> {
             Targets::Indices(indices) => Some(Counting::new(
                 indices.clone(),
                 self.geometry.per_row(),
-                Some(self.geometry.classes),
+                Some(self.window.of),
                 &self.options.ignore_indices,
             )),
             Targets::Distributions(_) => None,
@@ -500,10 +559,20 @@ impl<'a, B: Backend> Call<'a, B> {
     }
 
     fn loss(&self, scores: &Scores<B>, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
-        let output = self.options.loss_shape(&self.shape);
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let terms = B::float_mul(shares, self.surprisals(scores));
         let losses = sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()));
+        self.reduced(losses, scores, rows)
+    }
+
+    /// The result, of the losses of the rows without their penalties.
+    fn reduced(
+        &self,
+        losses: FloatTensor<B>,
+        scores: &Scores<B>,
+        rows: &Rows<B>,
+    ) -> FloatTensor<B> {
+        let output = self.options.loss_shape(&self.shape);
         let losses = self.spoiled(losses, scores);
         let losses = rows.settle(losses);
         let penalties = self.penalised_lse(scores).map(|lse| {
@@ -588,19 +657,17 @@ impl<'a, B: Backend> Call<'a, B> {
         logits: FloatTensor<B>,
         inputs: &Inputs<B>,
         rows: &Rows<B>,
-        (scale, penalty_scale): &(FloatTensor<B>, FloatTensor<B>),
+        scales: &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let gradient = match scores {
             Scores::Probabilities(s) => {
                 let gradient = B::float_neg(B::float_div(shares, s.clone()));
                 let gradient = B::float_mask_fill(gradient, none, 0.0.into());
-                B::float_mul(gradient, scale.clone())
+                B::float_mul(gradient, scales.0.clone())
             }
             Scores::Logits { x, maximum, others } => {
-                let exponential = B::float_exp(B::float_sub(x.clone(), maximum.clone()));
-                let sum = B::float_add_scalar(others.clone(), 1.0.into());
-                let softmax = B::float_div(exponential, sum);
+                let softmax = self.softmax(x, maximum, others);
                 // Where the others' sum is below 1, the largest class has more than a half.
                 let majority = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
                 let majority = B::bool_and(
@@ -608,19 +675,41 @@ impl<'a, B: Backend> Call<'a, B> {
                     B::bool_expand(majority, self.geometry.full()),
                 );
                 let gradient = self.softmax_gradient(softmax.clone(), shares, majority);
-                let gradient = B::float_mul(gradient, scale.clone());
-                let gradient = match self.penalised_lse(scores) {
-                    None => gradient,
-                    Some(lse) => {
-                        let slope = B::float_mul_scalar(lse, (2.0 * self.options.z_loss).into());
-                        let slope = B::float_mul(slope, penalty_scale.clone());
-                        B::float_add(gradient, B::float_mul(softmax, slope))
-                    }
-                };
+                let gradient = self.with_penalty(gradient, softmax, scores, scales);
                 self.chain_transform(gradient, logits)
             }
         };
         rows.settle_full(gradient, &self.geometry)
+    }
+
+    fn softmax(
+        &self,
+        x: &FloatTensor<B>,
+        maximum: &FloatTensor<B>,
+        others: &FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let exponential = B::float_exp(B::float_sub(x.clone(), maximum.clone()));
+        let sum = B::float_add_scalar(others.clone(), 1.0.into());
+        B::float_div(exponential, sum)
+    }
+
+    /// The gradient of the rows' losses, multiplied by what reaches them, and that of the z-losses.
+    fn with_penalty(
+        &self,
+        gradient: FloatTensor<B>,
+        softmax: FloatTensor<B>,
+        scores: &Scores<B>,
+        (scale, penalty_scale): &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        let gradient = B::float_mul(gradient, scale.clone());
+        match self.penalised_lse(scores) {
+            None => gradient,
+            Some(lse) => {
+                let slope = B::float_mul_scalar(lse, (2.0 * self.options.z_loss).into());
+                let slope = B::float_mul(slope, penalty_scale.clone());
+                B::float_add(gradient, B::float_mul(softmax, slope))
+            }
+        }
     }
 
     /// `A softmax - a` with `A = sum_c a[c]`. At a class of more than half the probability that
@@ -686,6 +775,14 @@ impl<'a, B: Backend> Call<'a, B> {
 }
 
 impl<B: Backend> Rows<B> {
+    /// What is known of index targets.
+    fn indices(&self) -> &Counting<B> {
+        let Some(counting) = &self.counting else {
+            unreachable!("indices are always counted");
+        };
+        counting
+    }
+
     /// A number per row, made 0 where the row is ignored and NaN where its target is no class. By
     /// selection, never by multiplication, which would let the NaN of an ignored row through.
     fn settle(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {

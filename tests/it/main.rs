@@ -7,6 +7,7 @@
 
 mod common;
 
+mod accumulation;
 mod aliasing;
 mod errors;
 mod fixtures;
@@ -20,6 +21,7 @@ mod modules;
 mod outputs;
 mod properties;
 mod seeds;
+mod shards;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod strategies;
 mod threads;

@@ -1,0 +1,528 @@
+//! The loss over a vocabulary that is divided among devices.
+
+use std::ops::Range;
+
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::tensor::{Device, Shape, Tensor};
+
+use super::checks::{check_float_dtype, check_target_shape, device_of};
+use super::cross_entropy::{CrossEntropyLoss, RangeCheck, denominators, unwrap};
+use super::normalizer::Normalizer;
+use super::target::{CrossEntropyTarget, Target};
+use crate::backend::{CrossEntropyBackend, routing};
+use crate::error::{CrossEntropyError, ShardError};
+use crate::operation::{DetailsOf, Geometry, InputValues, Inputs, RowReduction, Targets};
+use crate::reference::{ClassWindow, ShardCall, combined_statistics, statistics_per_row};
+
+/// A contiguous part of the classes, whose logits are on one device.
+///
+/// A layer that projects onto a large vocabulary is divided among devices by its classes: each holds
+/// a part of the weights, computes its part of the logits, and never sees the others'. The loss needs
+/// of every part only a few numbers per row ([`ShardStatistics`]):
+///
+/// 1. each device computes the statistics of its shard, [`CrossEntropyLoss::shard_statistics`];
+/// 2. the devices exchange them, and [combine](ShardStatistics::combine) those of all shards;
+/// 3. each device computes the loss from them, [`CrossEntropyLoss::forward_shard`]: the same number on
+///    every device, with the gradient of its own logits.
+///
+/// Targets are class indices of the whole vocabulary, the same on every device, and class weights are
+/// those of the whole vocabulary.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, ShardStatistics, VocabularyShard};
+///
+/// let device = Device::flex().autodiff();
+/// let loss = CrossEntropyLossConfig::new().with_label_smoothing(0.1).init(&device);
+/// let logits = Tensor::<2>::from_floats([[2.0, -1.0, 0.5, 4.0, 0.0], [1.0, 3.0, 0.0, 0.0, 1.0]], &device);
+/// let targets = Tensor::<1, Int>::from_ints([3, 0], &device);
+///
+/// // Here on one device; elsewhere each shard is the output of a device's own layer.
+/// let shards = VocabularyShard::split(5, 2);
+/// let parts: Vec<Tensor<2>> = shards
+///     .iter()
+///     .map(|shard| logits.clone().slice([0..2, shard.range()]).detach().require_grad())
+///     .collect();
+///
+/// let pairs = || shards.iter().zip(&parts);
+/// let statistics = pairs().map(|(shard, part)| loss.shard_statistics(part.clone(), targets.clone(), shard));
+/// let combined = ShardStatistics::combined(statistics);
+///
+/// let whole = loss.forward(logits, targets.clone()).into_scalar::<f32>();
+/// for (shard, part) in pairs() {
+///     let value = loss.forward_shard(part.clone(), targets.clone(), shard, &combined);
+///     assert!((value.clone().into_scalar::<f32>() - whole).abs() < 1e-6);
+///     let gradient = part.grad(&value.backward()).unwrap();
+///     assert_eq!(gradient.dims(), part.dims());
+/// }
+/// ```
+///
+/// Source: Shoeybi et al., Megatron-LM, <https://arxiv.org/abs/1909.08053>, section 3, which sends the
+/// maximum, the sum and the target's logit in turn. Here they travel together: the sum of a shard is
+/// measured from its own maximum, and brought to the common one when it is combined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VocabularyShard {
+    range: Range<usize>,
+    classes: usize,
+}
+
+impl VocabularyShard {
+    /// The part `range` of `classes` classes.
+    ///
+    /// # Panics
+    ///
+    /// If the range is empty or reaches beyond the classes.
+    pub fn new(range: Range<usize>, classes: usize) -> Self {
+        unwrap(Self::try_new(range, classes))
+    }
+
+    /// [`new`](Self::new) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Range`].
+    pub fn try_new(range: Range<usize>, classes: usize) -> Result<Self, CrossEntropyError> {
+        if range.is_empty() || range.end > classes {
+            let Range { start, end } = range;
+            let error = ShardError::Range {
+                start,
+                end,
+                classes,
+            };
+            return Err(error.into());
+        }
+        Ok(Self { range, classes })
+    }
+
+    /// All classes in parts whose sizes differ by one at most, the larger ones first.
+    ///
+    /// ```
+    /// use burn_cross_entropy::VocabularyShard;
+    ///
+    /// let ranges = VocabularyShard::split(7, 3).iter().map(|shard| shard.range()).collect::<Vec<_>>();
+    /// assert_eq!(ranges, [0..3, 3..5, 5..7]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there are no shards, or more than classes.
+    pub fn split(classes: usize, shards: usize) -> Vec<Self> {
+        unwrap(Self::try_split(classes, shards))
+    }
+
+    /// [`split`](Self::split) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Count`].
+    pub fn try_split(classes: usize, shards: usize) -> Result<Vec<Self>, CrossEntropyError> {
+        if !(1..=classes).contains(&shards) {
+            return Err(ShardError::Count { shards, classes }.into());
+        }
+        let (size, larger) = (classes / shards, classes % shards);
+        let start = |shard: usize| shard * size + shard.min(larger);
+        let shard = |shard| Self {
+            range: start(shard)..start(shard + 1),
+            classes,
+        };
+        Ok((0..shards).map(shard).collect())
+    }
+
+    /// The classes of this shard.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// The number of all classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+}
+
+/// What the logits of some classes contribute to the loss of every row: a tensor of shape
+/// `[numbers, rows]`, in f32 (f64 for logits of f64), without gradient.
+///
+/// With `x` the logits of a row after `logit_scale` and `logit_softcap`, `m` the largest, `y` the
+/// target and `w` the class weights (1 without), its lines are
+///
+/// | Line | | |
+/// |---|---|---|
+/// | 0 | `m` | |
+/// | 1 | `sum_c exp(x[c] - m) - 1` | without the 1 of the largest, so that confident rows keep their digits |
+/// | 2 | `x[y]` | 0 where the target is another's class |
+/// | 3 | `sum_c w[c] (m - x[c])` | lines 3 to 5 with label smoothing only |
+/// | 4 | `w` of the largest | |
+/// | 5 | sum of the other `w` | |
+///
+/// Of a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
+/// Columns are rows in row-major order. The columns of ignored rows hold what their logits come to.
+///
+/// [`CrossEntropyLoss::shard_statistics`] makes them; [`VocabularyShard`] has an example.
+///
+/// # Sending them
+///
+/// [`into_tensor`](Self::into_tensor) and [`from_tensor`](Self::from_tensor) are for what moves tensors
+/// between devices, such as an all-gather. `3 * rows` numbers are sent for each shard (`6 * rows` with
+/// label smoothing), whatever the number of classes.
+#[derive(Clone, Debug)]
+pub struct ShardStatistics {
+    lines: Tensor<2>,
+}
+
+impl ShardStatistics {
+    /// The statistics that another device's [`into_tensor`](Self::into_tensor) gave.
+    pub fn from_tensor(lines: Tensor<2>) -> Self {
+        Self {
+            lines: lines.without_autodiff(),
+        }
+    }
+
+    /// The lines above.
+    pub fn into_tensor(self) -> Tensor<2> {
+        self.lines
+    }
+
+    /// The same on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        if self.lines.device() == device {
+            return self;
+        }
+        Self {
+            lines: self.lines.to_device(&device),
+        }
+    }
+
+    /// The statistics of the classes of both, on the device of the first. In any order and grouping,
+    /// up to rounding; in the same order, the same bits on every device.
+    ///
+    /// With `m` and `o` lines 0 and 1, and the shard of the larger maximum first, those of both are
+    /// `m` and `o + (o' + 1) exp(m' - m)`.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ShardError`] if they are not of the same rows or the same configuration.
+    pub fn combine(self, other: Self) -> Self {
+        unwrap(self.try_combine(other))
+    }
+
+    /// [`combine`](Self::combine) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Statistics`].
+    pub fn try_combine(self, other: Self) -> Result<Self, CrossEntropyError> {
+        let [numbers, rows] = self.lines.dims();
+        // Of a tensor from elsewhere nothing is known.
+        let expected = [if numbers == 6 { 6 } else { 3 }, rows];
+        self.check(expected)?;
+        other.check(expected)?;
+        let other = other.to_device(&self.lines.device());
+        let dtype = self.lines.dtype();
+        let other = other.lines.cast(dtype);
+        let lines =
+            combined_statistics::<Dispatch>(self.lines.into_dispatch(), other.into_dispatch());
+        Ok(Self {
+            lines: Tensor::from_dispatch(lines),
+        })
+    }
+
+    /// The statistics of the classes of all, on the device of the first.
+    ///
+    /// # Panics
+    ///
+    /// As [`combine`](Self::combine), and if there are none.
+    pub fn combined(statistics: impl IntoIterator<Item = Self>) -> Self {
+        let combined = statistics.into_iter().reduce(Self::combine);
+        unwrap(combined.ok_or(ShardError::NoStatistics.into()))
+    }
+
+    fn check(&self, expected: [usize; 2]) -> Result<(), CrossEntropyError> {
+        let given = self.lines.dims();
+        if given == expected {
+            return Ok(());
+        }
+        Err(ShardError::Statistics { given, expected }.into())
+    }
+}
+
+/// What is wanted of a call.
+struct ShardRequest {
+    normalizer: Option<Normalizer>,
+    check: RangeCheck,
+}
+
+impl ShardRequest {
+    fn new(check: RangeCheck) -> Self {
+        Self {
+            normalizer: None,
+            check,
+        }
+    }
+}
+
+/// A call over one shard, checked.
+struct Checked {
+    logits: DispatchTensor,
+    call: ShardCall<Dispatch>,
+}
+
+impl Checked {
+    /// Statistics of these rows, beside the logits.
+    fn beside(&self, statistics: &ShardStatistics) -> Result<DispatchTensor, CrossEntropyError> {
+        let options = &self.call.options;
+        let rows = Geometry::new(&self.logits.shape(), options.class_dim).rows();
+        statistics.check([statistics_per_row(options), rows])?;
+        let statistics = statistics.clone().to_device(&device_of(&self.logits));
+        Ok(statistics.lines.into_dispatch())
+    }
+}
+
+impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
+    /// What the logits of one shard contribute to the loss, see [`VocabularyShard`] for the whole and
+    /// an example. No gradient flows through it, and nothing waits for the device.
+    ///
+    /// The logits have the shape that [`forward`](Self::forward) takes, with the shard's classes alone
+    /// in the class dimension. Targets are class indices of the whole vocabulary, and so are the class
+    /// weights of the loss.
+    ///
+    /// In plain tensor operations on every backend, several of them of the size of the logits.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other, the shard or the
+    /// configuration; if the targets are distributions or the loss takes probabilities; or, on the CPU
+    /// backends, if a target is out of range.
+    pub fn shard_statistics<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+    ) -> ShardStatistics {
+        unwrap(self.statistics_of(logits, target, shard, RangeCheck::WhereFree))
+    }
+
+    /// [`shard_statistics`](Self::shard_statistics) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_shard_statistics<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+    ) -> Result<ShardStatistics, CrossEntropyError> {
+        self.statistics_of(logits, target, shard, RangeCheck::Always)
+    }
+
+    /// The reduced loss of the whole vocabulary, a tensor of one element: the same on every device.
+    /// Its gradient is that of this shard's logits.
+    ///
+    /// `logits`, `target` and `shard` are those that [`shard_statistics`](Self::shard_statistics) was
+    /// given, and `combined` are the [combined](ShardStatistics::combined) statistics of all shards; of
+    /// fewer shards it is the loss over their classes. Every option of the configuration has the
+    /// meaning that it has in [`forward`](Self::forward), with label smoothing over the whole
+    /// vocabulary, and the same care for ignored and for confident rows.
+    ///
+    /// With `M` and `O` the first two lines of the combined statistics, `A` the sum of the row's
+    /// shares `a[c] = w[c] q[c]` over all classes, and without z-loss:
+    ///
+    /// ```text
+    /// lse     = M + ln(1 + O)
+    /// d x[c]  = A exp(x[c] - M) / (1 + O) - a[c]
+    ///         = (A - a[c]) - A O / (1 + O)          where that is more than half the probability
+    /// ```
+    ///
+    /// Where the layers before the projection are on every device, their gradient is the sum of what
+    /// the backward of each device gives (Megatron-LM's `f`): `d hidden = sum_shards dx W`.
+    ///
+    /// A logit that is not finite gets a gradient of 0.
+    ///
+    /// # Panics
+    ///
+    /// As [`shard_statistics`](Self::shard_statistics), and if the statistics are not of these rows.
+    pub fn forward_shard<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        combined: &ShardStatistics,
+    ) -> Tensor<1> {
+        unwrap(self.loss_of(
+            logits,
+            target,
+            shard,
+            combined,
+            ShardRequest::new(RangeCheck::WhereFree),
+        ))
+    }
+
+    /// [`forward_shard`](Self::forward_shard) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_shard<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        combined: &ShardStatistics,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        self.loss_of(
+            logits,
+            target,
+            shard,
+            combined,
+            ShardRequest::new(RangeCheck::Always),
+        )
+    }
+
+    /// [`forward_shard`](Self::forward_shard) over a normalizer, as
+    /// [`forward_normalized`](Self::forward_normalized): for shards of the vocabulary on devices that
+    /// have a part of the batch too.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_shard`](Self::forward_shard), and if the normalizer is not of one element.
+    pub fn forward_shard_normalized<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        combined: &ShardStatistics,
+        normalizer: impl Into<Normalizer>,
+    ) -> Tensor<1> {
+        let request = ShardRequest {
+            normalizer: Some(normalizer.into()),
+            check: RangeCheck::WhereFree,
+        };
+        unwrap(self.loss_of(logits, target, shard, combined, request))
+    }
+
+    /// [`forward_shard_normalized`](Self::forward_shard_normalized) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_shard_normalized<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        combined: &ShardStatistics,
+        normalizer: impl Into<Normalizer>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let request = ShardRequest {
+            normalizer: Some(normalizer.into()),
+            check: RangeCheck::Always,
+        };
+        self.loss_of(logits, target, shard, combined, request)
+    }
+
+    fn statistics_of<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        check: RangeCheck,
+    ) -> Result<ShardStatistics, CrossEntropyError> {
+        let request = ShardRequest::new(check);
+        let Checked { logits, call } =
+            self.checked(logits, target.into_target(), shard, request)?;
+        let lines = routing::shard_statistics::<B>(logits, &call)?;
+        Ok(ShardStatistics {
+            lines: Tensor::from_dispatch(lines),
+        })
+    }
+
+    fn loss_of<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: impl CrossEntropyTarget<D>,
+        shard: &VocabularyShard,
+        combined: &ShardStatistics,
+        request: ShardRequest,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let checked = self.checked(logits, target.into_target(), shard, request)?;
+        let statistics = checked.beside(combined)?;
+        let Checked { logits, call } = checked;
+        let loss = routing::shard_loss::<B>(logits, statistics, &call)?;
+        Ok(Tensor::from_dispatch(loss))
+    }
+
+    fn checked<const D: usize>(
+        &self,
+        logits: Tensor<D>,
+        target: Target,
+        shard: &VocabularyShard,
+        request: ShardRequest,
+    ) -> Result<Checked, CrossEntropyError> {
+        if self.settings.values == InputValues::Probabilities {
+            return Err(ShardError::Probabilities.into());
+        }
+        let logits = logits.into_dispatch();
+        let shape = logits.shape();
+        let class_dim = self.class_dim(&shape)?;
+        self.check_shard(&shape, class_dim, shard)?;
+        let Target::Indices(indices) = &target else {
+            return Err(ShardError::Distributions.into());
+        };
+        check_target_shape(&shape, &target, class_dim)?;
+        let device = device_of(&logits);
+        check_float_dtype("logits", logits.dtype(), &device)?;
+        self.check_indices(indices, &device, shard.classes, request.check)?;
+        let reduction = match &request.normalizer {
+            None => self.reduction(&shape)?,
+            Some(_) => RowReduction::Normalized,
+        };
+        let call = ShardCall {
+            inputs: Inputs {
+                targets: Targets::Indices(indices.clone()),
+                weights: self.weights_on(&device),
+                normalizer: denominators(request.normalizer, &device)?,
+            },
+            window: ClassWindow {
+                first: shard.range.start,
+                of: shard.classes,
+            },
+            options: self.options(class_dim, reduction, DetailsOf::Nothing),
+        };
+        Ok(Checked { logits, call })
+    }
+
+    /// The logits are those of the shard, the class weights those of the vocabulary.
+    fn check_shard(
+        &self,
+        logits: &Shape,
+        class_dim: usize,
+        shard: &VocabularyShard,
+    ) -> Result<(), CrossEntropyError> {
+        let (found, expected) = (logits[class_dim], shard.range.len());
+        if found != expected {
+            let Range { start, end } = shard.range;
+            let logits = logits.to_vec();
+            let error = ShardError::Classes {
+                logits,
+                class_dim,
+                found,
+                start,
+                end,
+                expected,
+            };
+            return Err(error.into());
+        }
+        match &self.weight {
+            Some(weight) if weight.dims()[0] != shard.classes => {
+                let [weights] = weight.dims();
+                let classes = shard.classes;
+                Err(ShardError::WeightLength { weights, classes }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}

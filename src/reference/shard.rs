@@ -1,0 +1,365 @@
+//! The loss over classes that are divided among devices, in what each of them can do alone.
+//!
+//! With `x` the logits of a row in one shard, `m` their maximum, `y` the row's target and `w` the
+//! class weights, the statistics of the row are these lines of one tensor:
+//!
+//! ```text
+//! 0  m
+//! 1  sum_c exp(x[c] - m) - 1            the others: without the maximum's own 1
+//! 2  x[y], 0 where y is in another shard
+//! ```
+//!
+//! and where labels are smoothed
+//!
+//! ```text
+//! 3  sum_c w[c] (m - x[c])
+//! 4  w at the maximum                   apart from the rest, so that neither has to be had by a
+//! 5  sum of w elsewhere                 subtraction
+//! ```
+//!
+//! A shard of nothing but `-inf` has no maximum to measure from: its others are -1 (a sum of 0), and
+//! line 3 is measured from 0.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{BoolDType, Shape, Slice};
+
+use super::elementary::{cast, full, log1p, sum_classes};
+use super::{Call, ClassWindow, Rows, Scores};
+use crate::operation::{ClassWeights, Inputs, Options};
+
+const MAXIMUM: isize = 0;
+const OTHERS: isize = 1;
+const TARGET: isize = 2;
+const SPREAD: isize = 3;
+const AT_MAXIMUM: isize = 4;
+const ELSEWHERE: isize = 5;
+
+/// What a call over a part of the classes is resolved to.
+pub(crate) struct ShardCall<B: Backend> {
+    /// Index targets counted over all classes, the weights of all classes.
+    pub(crate) inputs: Inputs<B>,
+    pub(crate) window: ClassWindow,
+    pub(crate) options: Options,
+}
+
+/// Numbers of each row in the statistics of a shard.
+pub(crate) fn statistics_per_row(options: &Options) -> usize {
+    if options.label_smoothing == 0.0 { 3 } else { 6 }
+}
+
+/// The statistics of one shard, shape `[numbers, rows]`.
+pub(crate) fn shard_statistics<B: Backend>(
+    logits: FloatTensor<B>,
+    shard: &ShardCall<B>,
+) -> FloatTensor<B> {
+    let call = Call::<B>::on_window(&logits, shard.window, &shard.options);
+    let rows = call.geometry.rows();
+    let numbers = statistics_per_row(&shard.options);
+    if rows == 0 {
+        return full::<B>(Shape::new([numbers, 0]), 0.0, &call.device, call.float);
+    }
+    call.shard_statistics(logits, &shard.inputs)
+}
+
+/// The loss of all classes, in the shape of [`Options::loss_shape`], of the statistics of all of them.
+pub(crate) fn shard_loss<B: Backend>(
+    logits: FloatTensor<B>,
+    statistics: FloatTensor<B>,
+    shard: &ShardCall<B>,
+) -> FloatTensor<B> {
+    let call = Call::<B>::on_window(&logits, shard.window, &shard.options);
+    if call.geometry.rows() == 0 {
+        return call.loss_of_no_rows(&shard.inputs);
+    }
+    let combined = call.combined(logits, &statistics, &shard.inputs);
+    let losses = call.combined_losses(&statistics, &combined.shares);
+    call.reduced(losses, &combined.scores, &combined.rows)
+}
+
+/// The gradient of that loss for the logits of this shard, in their shape, in the accumulation dtype,
+/// for an upstream gradient in the shape of the loss.
+pub(crate) fn shard_gradient<B: Backend>(
+    logits: FloatTensor<B>,
+    statistics: FloatTensor<B>,
+    upstream: FloatTensor<B>,
+    shard: &ShardCall<B>,
+) -> FloatTensor<B> {
+    let call = Call::<B>::on_window(&logits, shard.window, &shard.options);
+    if call.geometry.rows() == 0 {
+        return cast::<B>(logits, call.float);
+    }
+    let combined = call.combined(logits.clone(), &statistics, &shard.inputs);
+    let scales = call.upstream_scales(upstream, &combined.rows);
+    let Scores::Logits { x, maximum, others } = &combined.scores else {
+        unreachable!("a shard holds logits");
+    };
+    let softmax = call.softmax(x, maximum, others);
+    let gradient = call.part_of_gradient(softmax.clone(), others, &combined, &shard.inputs);
+    let gradient = call.with_penalty(gradient, softmax, &combined.scores, &scales);
+    let gradient = call.chain_transform(gradient, call.view(logits));
+    let gradient = combined.rows.settle_full(gradient, &call.geometry);
+    B::float_reshape(gradient, call.shape.clone())
+}
+
+/// The statistics of the classes of both, shape `[numbers, rows]`.
+///
+/// The larger maximum stays what the others are measured from, so that no sum of a confident row is
+/// taken from 1.
+pub(crate) fn combined_statistics<B: Backend>(
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [numbers, rows] = first.shape().dims();
+    if rows == 0 {
+        return first;
+    }
+    let device = first.device();
+    let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
+    let pair = Pair::<B>::new(first, second, bool_dtype);
+    let (large, small) = pair.ordered(MAXIMUM);
+    // What exp(-inf) would be measured from: there is nothing to measure.
+    let gap = B::float_sub(small.clone(), large.clone());
+    let nothing = is_minus_infinity::<B>(small, bool_dtype);
+    let gap = B::float_mask_fill(gap, nothing, 0.0.into());
+    let one_more = |others| B::float_add_scalar(others, 1.0.into());
+
+    let (large_others, small_others) = pair.ordered(OTHERS);
+    let rest = B::float_mul(one_more(small_others), B::float_exp(gap.clone()));
+    let mut lines = vec![
+        large,
+        B::float_add(large_others, rest),
+        B::float_add(pair.first(TARGET), pair.second(TARGET)),
+    ];
+    if numbers > lines.len() {
+        let (at_maximum, small_at_maximum) = pair.ordered(AT_MAXIMUM);
+        let (elsewhere, small_elsewhere) = pair.ordered(ELSEWHERE);
+        let small_weight = B::float_add(small_at_maximum, small_elsewhere);
+        // The smaller shard's differences, measured from the larger maximum.
+        let further = B::float_mul(small_weight.clone(), B::float_neg(gap));
+        let spread = B::float_add(pair.first(SPREAD), pair.second(SPREAD));
+        lines.push(B::float_add(spread, further));
+        lines.push(at_maximum);
+        lines.push(B::float_add(elsewhere, small_weight));
+    }
+    B::float_cat(lines, 0)
+}
+
+/// The statistics of two shards, line by line.
+struct Pair<B: Backend> {
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    /// Where the maximum of the first is the larger one, shape `[1, rows]`. A maximum of NaN is
+    /// never, so that it is taken for the smaller one, and spoils the others.
+    first_is_larger: BoolTensor<B>,
+}
+
+impl<B: Backend> Pair<B> {
+    fn new(first: FloatTensor<B>, second: FloatTensor<B>, bool_dtype: BoolDType) -> Self {
+        let maxima = [&first, &second].map(|statistics| line::<B>(statistics, MAXIMUM));
+        let [first_maximum, second_maximum] = maxima;
+        Self {
+            first,
+            second,
+            first_is_larger: B::float_greater_equal(first_maximum, second_maximum, bool_dtype),
+        }
+    }
+
+    fn first(&self, at: isize) -> FloatTensor<B> {
+        line::<B>(&self.first, at)
+    }
+
+    fn second(&self, at: isize) -> FloatTensor<B> {
+        line::<B>(&self.second, at)
+    }
+
+    /// The line of the shard with the larger maximum, then that of the other.
+    fn ordered(&self, at: isize) -> (FloatTensor<B>, FloatTensor<B>) {
+        let (first, second) = (self.first(at), self.second(at));
+        let choose = |yes, no| B::float_mask_where(no, self.first_is_larger.clone(), yes);
+        (choose(first.clone(), second.clone()), choose(second, first))
+    }
+}
+
+/// One line of the statistics, shape `[1, rows]`.
+fn line<B: Backend>(statistics: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
+    let window = [Slice::new(at, Some(at + 1), 1), Slice::full()];
+    B::float_slice(statistics.clone(), &window)
+}
+
+fn is_minus_infinity<B: Backend>(numbers: FloatTensor<B>, bool_dtype: BoolDType) -> BoolTensor<B> {
+    B::float_equal_elem(numbers, f64::NEG_INFINITY.into(), bool_dtype)
+}
+
+/// This shard's classes among all of them.
+struct Combined<B: Backend> {
+    /// This shard's logits, with the maximum and the others of all classes.
+    scores: Scores<B>,
+    shares: RowShares<B>,
+    rows: Rows<B>,
+}
+
+/// The shares of a row's classes, shape `[outer, 1, inner]` each.
+struct RowShares<B: Backend> {
+    /// Of the target, without what is spread.
+    target: FloatTensor<B>,
+    /// What is spread over the class of the largest logit, and over the others.
+    spread: Option<(FloatTensor<B>, FloatTensor<B>)>,
+}
+
+impl<B: Backend> RowShares<B> {
+    /// Of all classes.
+    fn total(&self) -> FloatTensor<B> {
+        match &self.spread {
+            None => self.target.clone(),
+            Some((at_maximum, elsewhere)) => {
+                let spread = B::float_add(at_maximum.clone(), elsewhere.clone());
+                B::float_add(self.target.clone(), spread)
+            }
+        }
+    }
+}
+
+impl<B: Backend> Call<'_, B> {
+    fn shard_statistics(&self, logits: FloatTensor<B>, inputs: &Inputs<B>) -> FloatTensor<B> {
+        let x = self.transformed(self.view(logits));
+        let rows = self.rows(inputs);
+        let maximum = B::float_max_dim(x.clone(), 1);
+        let is_maximum = self.equals_row(x.clone(), maximum.clone());
+        let empty = is_minus_infinity::<B>(maximum.clone(), self.bool);
+
+        let others = self.others_than(is_maximum.clone(), x.clone(), maximum.clone());
+        // By multiplication, so that a NaN beside the infinities stays one.
+        let none = B::float_mul_scalar(others.clone(), 0.0.into());
+        let none = B::float_sub_scalar(none, 1.0.into());
+        let others = B::float_mask_where(others, empty.clone(), none);
+
+        let not_target = B::bool_not(self.is_target(rows.indices()));
+        let target = B::float_mask_fill(x.clone(), not_target, 0.0.into());
+        let target = sum_classes::<B>(target);
+        if self.options.label_smoothing == 0.0 {
+            return self.stacked([maximum, others, target]);
+        }
+
+        let weights = B::float_expand(self.class_weights(inputs), self.geometry.full());
+        let weightless = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
+        let measured_from = B::float_mask_fill(maximum.clone(), empty, 0.0.into());
+        let spread = B::float_mul(weights.clone(), B::float_sub(measured_from, x));
+        let spread = sum_classes::<B>(B::float_mask_fill(spread, weightless, 0.0.into()));
+        let elsewhere = B::float_mask_fill(weights.clone(), is_maximum.clone(), 0.0.into());
+        let at_maximum = B::float_mask_fill(weights, B::bool_not(is_maximum), 0.0.into());
+        self.stacked([
+            maximum,
+            others,
+            target,
+            spread,
+            sum_classes::<B>(at_maximum),
+            sum_classes::<B>(elsewhere),
+        ])
+    }
+
+    /// The weights of this shard's classes, shape `[1, classes, 1]`.
+    fn class_weights(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
+        match &inputs.weights {
+            ClassWeights::Equal => {
+                full::<B>(self.geometry.per_class(), 1.0, &self.device, self.float)
+            }
+            ClassWeights::PerClass(weights) => self.per_class(weights),
+        }
+    }
+
+    /// One line of the statistics, in the shape of [`Geometry::per_row`](crate::operation::Geometry).
+    fn number(&self, statistics: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
+        cast::<B>(self.unstacked(statistics, at), self.float)
+    }
+
+    fn combined(
+        &self,
+        logits: FloatTensor<B>,
+        statistics: &FloatTensor<B>,
+        inputs: &Inputs<B>,
+    ) -> Combined<B> {
+        let rows = self.rows(inputs);
+        let maximum = self.number(statistics, MAXIMUM);
+        let others = self.number(statistics, OTHERS);
+        Combined {
+            scores: Scores::Logits {
+                x: self.transformed(self.view(logits)),
+                others: self.without_distribution(others, maximum.clone()),
+                maximum,
+            },
+            shares: self.row_shares(statistics, inputs, &rows),
+            rows,
+        }
+    }
+
+    fn row_shares(
+        &self,
+        statistics: &FloatTensor<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+    ) -> RowShares<B> {
+        let smoothing = self.options.label_smoothing;
+        let weights = rows.indices().target_weights(&inputs.weights, self.float);
+        let spread = |at| {
+            let even = smoothing / self.window.of as f64;
+            B::float_mul_scalar(self.number(statistics, at), even.into())
+        };
+        RowShares {
+            target: B::float_mul_scalar(weights, (1.0 - smoothing).into()),
+            spread: (smoothing != 0.0).then(|| (spread(AT_MAXIMUM), spread(ELSEWHERE))),
+        }
+    }
+
+    /// The losses of the rows, without their penalties.
+    fn combined_losses(
+        &self,
+        statistics: &FloatTensor<B>,
+        shares: &RowShares<B>,
+    ) -> FloatTensor<B> {
+        let log_sum = log1p::<B>(self.number(statistics, OTHERS), self.bool);
+        let [maximum, target] = [MAXIMUM, TARGET].map(|at| self.number(statistics, at));
+        let surprisal = B::float_add(B::float_sub(maximum, target), log_sum.clone());
+        let none = B::float_equal_elem(shares.target.clone(), 0.0.into(), self.bool);
+        let losses = B::float_mul(shares.target.clone(), surprisal);
+        let losses = B::float_mask_fill(losses, none, 0.0.into());
+        let Some((at_maximum, elsewhere)) = &shares.spread else {
+            return losses;
+        };
+        let even = self.options.label_smoothing / self.window.of as f64;
+        let distances = B::float_mul_scalar(self.number(statistics, SPREAD), even.into());
+        let weight = B::float_add(at_maximum.clone(), elsewhere.clone());
+        let spread = B::float_add(distances, B::float_mul(weight, log_sum));
+        B::float_add(losses, spread)
+    }
+
+    /// `A softmax - a` of this shard's classes.
+    ///
+    /// As in the whole, a class of more than half the probability has minus the sum of the others'
+    /// gradients: `(A - a) - A o / (1 + o)` with the others `o`, where `A - a` is known without a
+    /// subtraction.
+    fn part_of_gradient(
+        &self,
+        softmax: FloatTensor<B>,
+        others: &FloatTensor<B>,
+        combined: &Combined<B>,
+        inputs: &Inputs<B>,
+    ) -> FloatTensor<B> {
+        let counting = combined.rows.indices();
+        let row_shares = &combined.shares;
+        let total = row_shares.total();
+        let (shares, _) = self.shares(inputs, Some(counting));
+        let gradient = B::float_sub(B::float_mul(softmax.clone(), total.clone()), shares);
+
+        let sum = B::float_add_scalar(others.clone(), 1.0.into());
+        let missing = B::float_mul(total, B::float_div(others.clone(), sum));
+        let target = B::float_expand(row_shares.target.clone(), self.geometry.full());
+        let elsewhere = B::float_mask_fill(target, self.is_target(counting), 0.0.into());
+        let elsewhere = match &row_shares.spread {
+            None => elsewhere,
+            Some((_, spread)) => B::float_add(elsewhere, spread.clone()),
+        };
+        let majority = B::float_greater_elem(softmax, 0.5.into(), self.bool);
+        B::float_mask_where(gradient, majority, B::float_sub(elsewhere, missing))
+    }
+}
