@@ -70,6 +70,11 @@
 //! assert_eq!(any, bound);
 //! ```
 //!
+//! # Several batches and devices
+//!
+//! [`Normalizer`] adds micro-batches and the parts of several devices up to the mean of the whole;
+//! [`VocabularyShard`] divides the classes among devices. `docs/distributed.md` has the recipes.
+//!
 //! # Layers
 //!
 //! The crate root is what a user touches. Below it, public for tests and measurements: [`backend`],
