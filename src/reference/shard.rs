@@ -211,11 +211,12 @@ impl<B: Backend> Call<'_, B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
         let empty = is_minus_infinity::<B>(maximum.clone(), self.bool);
 
-        let others = self.others_than(is_maximum.clone(), x.clone(), maximum.clone());
+        let measured_from = B::float_mask_fill(maximum.clone(), empty.clone(), 0.0.into());
+        let others = self.others_than(is_maximum.clone(), x.clone(), measured_from.clone());
         // By multiplication, so that a NaN beside the infinities stays one.
         let none = B::float_mul_scalar(others.clone(), 0.0.into());
         let none = B::float_sub_scalar(none, 1.0.into());
-        let others = B::float_mask_where(others, empty.clone(), none);
+        let others = B::float_mask_where(others, empty, none);
 
         let not_target = B::bool_not(self.is_target(rows.indices()));
         let target = B::float_mask_fill(x.clone(), not_target, 0.0.into());
@@ -226,7 +227,6 @@ impl<B: Backend> Call<'_, B> {
 
         let weights = B::float_expand(self.class_weights(inputs), self.geometry.full());
         let weightless = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
-        let measured_from = B::float_mask_fill(maximum.clone(), empty, 0.0.into());
         let spread = B::float_mul(weights.clone(), B::float_sub(measured_from, x));
         let spread = sum_classes::<B>(B::float_mask_fill(spread, weightless, 0.0.into()));
         let elsewhere = B::float_mask_fill(weights.clone(), is_maximum.clone(), 0.0.into());
