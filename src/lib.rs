@@ -75,7 +75,8 @@
 //! [`forward_with_output`](CrossEntropyLoss::forward_with_output) gives what one pass over the logits
 //! knows besides the loss, [`log_prob`](CrossEntropyLoss::log_prob) log-probabilities with gradients. A
 //! [`Normalizer`] makes one mean of many micro-batches or devices, a [`VocabularyShard`] one loss of
-//! classes on several devices. With the feature `train`, burn-train's metrics take the output as it is.
+//! classes on several devices: `docs/distributed.md` has the recipes. With the feature `train`,
+//! burn-train's metrics take the output as it is.
 //!
 //! # Layers
 //!

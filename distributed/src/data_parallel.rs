@@ -98,7 +98,7 @@ pub fn reduced(
 ) -> Normalizer {
     let numbers = vec![normalizer.total_weight(), normalizer.counted_rows()];
     let numbers = all_reduce(Tensor::cat(numbers, 0), operation, devices).resolve();
-    let [total_weight, counted_rows] = [0, 1].map(|at| numbers.clone().slice([at..at + 1]));
+    let [total_weight, counted_rows] = [0, 1].map(|at| numbers.clone().slice(at..at + 1));
     Normalizer::new(total_weight, counted_rows)
 }
 

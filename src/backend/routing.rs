@@ -414,14 +414,12 @@ pub(crate) fn shard_loss<B: CrossEntropyBackend>(
     let float = accumulation_dtype(logits.dtype());
     let logits = Dispatch::float_cast(logits, float);
     let plain = without_autodiff(logits.clone());
-    let loss = reference::shard_loss::<Dispatch>(plain.clone(), statistics.clone(), shard);
-    if !Dispatch::is_tracked(&logits) {
-        return Ok(with_autodiff(loss, logits.autodiff));
-    }
-    let upstream = Dispatch::float_ones(loss.shape(), &loss.device(), float);
-    let gradient = reference::shard_gradient::<Dispatch>(plain, statistics, upstream, shard);
-    let slope = slope_of(logits, gradient, &shard.options);
-    Ok(Dispatch::float_add(slope, loss))
+    let is_tracked = Dispatch::is_tracked(&logits);
+    let (loss, gradient) = reference::shard_loss::<Dispatch>(plain, statistics, shard, is_tracked);
+    Ok(match gradient {
+        None => with_autodiff(loss, logits.autodiff),
+        Some(gradient) => Dispatch::float_add(slope_of(logits, gradient, &shard.options), loss),
+    })
 }
 
 /// Whether the tensors are those of the backend that the loss is bound to.

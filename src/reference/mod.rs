@@ -66,8 +66,7 @@ use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, 
 
 pub(crate) use self::elementary::cast_int;
 pub(crate) use self::shard::{
-    ShardCall, combined_statistics, shard_gradient, shard_loss, shard_statistics,
-    statistics_per_row,
+    ShardCall, combined_statistics, shard_loss, shard_statistics, statistics_per_row,
 };
 
 use crate::operation::{

@@ -62,44 +62,25 @@ pub(crate) fn shard_statistics<B: Backend>(
     call.shard_statistics(logits, &shard.inputs)
 }
 
-/// The loss of all classes, in the shape of [`Options::loss_shape`], of the statistics of all of them.
+/// The loss of all classes by the statistics of all of them, in the shape of [`Options::loss_shape`],
+/// and where it is wanted its gradient for the logits of this shard, in their shape and the
+/// accumulation dtype.
 pub(crate) fn shard_loss<B: Backend>(
     logits: FloatTensor<B>,
     statistics: FloatTensor<B>,
     shard: &ShardCall<B>,
-) -> FloatTensor<B> {
+    with_gradient: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let call = Call::<B>::on_window(&logits, shard.window, &shard.options);
     if call.geometry.rows() == 0 {
-        return call.loss_of_no_rows(&shard.inputs);
-    }
-    let combined = call.combined(logits, &statistics, &shard.inputs);
-    let losses = call.combined_losses(&statistics, &combined.shares);
-    call.reduced(losses, &combined.scores, &combined.rows)
-}
-
-/// The gradient of that loss for the logits of this shard, in their shape, in the accumulation dtype,
-/// for an upstream gradient in the shape of the loss.
-pub(crate) fn shard_gradient<B: Backend>(
-    logits: FloatTensor<B>,
-    statistics: FloatTensor<B>,
-    upstream: FloatTensor<B>,
-    shard: &ShardCall<B>,
-) -> FloatTensor<B> {
-    let call = Call::<B>::on_window(&logits, shard.window, &shard.options);
-    if call.geometry.rows() == 0 {
-        return cast::<B>(logits, call.float);
+        let gradient = with_gradient.then(|| cast::<B>(logits, call.float));
+        return (call.loss_of_no_rows(&shard.inputs), gradient);
     }
     let combined = call.combined(logits.clone(), &statistics, &shard.inputs);
-    let scales = call.upstream_scales(upstream, &combined.rows);
-    let Scores::Logits { x, maximum, others } = &combined.scores else {
-        unreachable!("a shard holds logits");
-    };
-    let softmax = call.softmax(x, maximum, others);
-    let gradient = call.part_of_gradient(softmax.clone(), others, &combined, &shard.inputs);
-    let gradient = call.with_penalty(gradient, softmax, &combined.scores, &scales);
-    let gradient = call.chain_transform(gradient, call.view(logits));
-    let gradient = combined.rows.settle_full(gradient, &call.geometry);
-    B::float_reshape(gradient, call.shape.clone())
+    let losses = call.combined_losses(&statistics, &combined.shares);
+    let loss = call.reduced(losses, &combined.scores, &combined.rows);
+    let gradient = with_gradient.then(|| call.shard_gradient(logits, &combined, &shard.inputs));
+    (loss, gradient)
 }
 
 /// The statistics of the classes of both, shape `[numbers, rows]`.
@@ -188,7 +169,9 @@ fn line<B: Backend>(statistics: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
 }
 
 fn is_minus_infinity<B: Backend>(numbers: FloatTensor<B>, bool_dtype: BoolDType) -> BoolTensor<B> {
-    B::float_equal_elem(numbers, f64::NEG_INFINITY.into(), bool_dtype)
+    let infinite = B::float_is_inf(numbers.clone(), bool_dtype);
+    let negative = B::float_lower_elem(numbers, 0.0.into(), bool_dtype);
+    B::bool_and(infinite, negative)
 }
 
 /// This shard's classes among all of them.
@@ -228,11 +211,12 @@ impl<B: Backend> Call<'_, B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
         let empty = is_minus_infinity::<B>(maximum.clone(), self.bool);
 
-        let others = self.others_than(is_maximum.clone(), x.clone(), maximum.clone());
+        let measured_from = B::float_mask_fill(maximum.clone(), empty.clone(), 0.0.into());
+        let others = self.others_than(is_maximum.clone(), x.clone(), measured_from.clone());
         // By multiplication, so that a NaN beside the infinities stays one.
         let none = B::float_mul_scalar(others.clone(), 0.0.into());
         let none = B::float_sub_scalar(none, 1.0.into());
-        let others = B::float_mask_where(others, empty.clone(), none);
+        let others = B::float_mask_where(others, empty, none);
 
         let not_target = B::bool_not(self.is_target(rows.indices()));
         let target = B::float_mask_fill(x.clone(), not_target, 0.0.into());
@@ -243,7 +227,6 @@ impl<B: Backend> Call<'_, B> {
 
         let weights = B::float_expand(self.class_weights(inputs), self.geometry.full());
         let weightless = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
-        let measured_from = B::float_mask_fill(maximum.clone(), empty, 0.0.into());
         let spread = B::float_mul(weights.clone(), B::float_sub(measured_from, x));
         let spread = sum_classes::<B>(B::float_mask_fill(spread, weightless, 0.0.into()));
         let elsewhere = B::float_mask_fill(weights.clone(), is_maximum.clone(), 0.0.into());
@@ -331,6 +314,25 @@ impl<B: Backend> Call<'_, B> {
         let weight = B::float_add(at_maximum.clone(), elsewhere.clone());
         let spread = B::float_add(distances, B::float_mul(weight, log_sum));
         B::float_add(losses, spread)
+    }
+
+    fn shard_gradient(
+        &self,
+        logits: FloatTensor<B>,
+        combined: &Combined<B>,
+        inputs: &Inputs<B>,
+    ) -> FloatTensor<B> {
+        let Scores::Logits { x, maximum, others } = &combined.scores else {
+            unreachable!("a shard holds logits");
+        };
+        let one = full::<B>(Shape::new([1]), 1.0, &self.device, self.float);
+        let scales = self.upstream_scales(one, &combined.rows);
+        let softmax = self.softmax(x, maximum, others);
+        let gradient = self.part_of_gradient(softmax.clone(), others, combined, inputs);
+        let gradient = self.with_penalty(gradient, softmax, &combined.scores, &scales);
+        let gradient = self.chain_transform(gradient, self.view(logits));
+        let gradient = combined.rows.settle_full(gradient, &self.geometry);
+        B::float_reshape(gradient, self.shape.clone())
     }
 
     /// `A softmax - a` of this shard's classes.

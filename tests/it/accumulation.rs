@@ -108,7 +108,7 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights<B: CrossEntropyBackend>(
         let loss = problem.config.init_for::<B>(device);
         let rows = |ends: &[usize]| {
             let (_, targets) = piece(&problem, ends, device);
-            let features = features.clone().slice([ends[0]..ends[1]]);
+            let features = features.clone().slice(ends[0]..ends[1]);
             (features.matmul(weights.clone()), targets)
         };
         let gradient = |value: Tensor<1>| {

@@ -237,6 +237,26 @@ fn a_mean_over_nothing_is_what_the_configuration_says<B: CrossEntropyBackend>(de
     }
 }
 
+/// More classes than are added up in one run, with maxima close to each other and far apart.
+fn large_vocabularies_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
+    for (seed, spread) in [(40, 1.0), (41, 25.0)] {
+        for smoothing in [0.0, 0.1] {
+            let mut problem = Problem::random(&[4, 403], 1, false, seed)
+                .with_weights()
+                .with_config(|config| config.with_label_smoothing(smoothing).with_z_loss(0.001));
+            for logit in &mut problem.logits {
+                *logit = f64::from((*logit * spread) as f32);
+            }
+            let expected = oracle::solve(&problem);
+            for ends in [[0, 150, 151, 403], [0, 33, 370, 403]] {
+                let found = solve::<B, 2, 1>(&problem, &shards(&ends), (device, DType::F32));
+                let name = format!("{ends:?}, {spread}, {smoothing}");
+                tolerance::assert_close(&name, &problem, &found, &expected, DType::F32);
+            }
+        }
+    }
+}
+
 /// Rows with one class of almost all of the probability, in each shard, with the target there and
 /// elsewhere.
 fn confident_rows_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
@@ -695,6 +715,7 @@ on_every_backend!(
     the_classes_of_a_shard_may_be_in_any_dimension,
     an_ignored_row_is_nothing_whatever_it_holds,
     a_mean_over_nothing_is_what_the_configuration_says,
+    large_vocabularies_keep_their_digits,
     confident_rows_keep_their_digits,
     equal_largest_logits_in_several_shards_are_counted_once_each,
     classes_at_minus_infinity_add_nothing,

@@ -32,6 +32,9 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("f32")
 }
 
+/// Of the largest number: how far apart two results in f32 may be that are each 2e-6 from the truth.
+const TWO_RESULTS: f32 = 4e-6;
+
 /// As in the crate's own tests: relative to the largest number.
 #[track_caller]
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {

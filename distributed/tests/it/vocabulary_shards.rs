@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::{CrossEntropyLossConfig, ShardStatistics, VocabularyShard};
 use distributed::ShardedHead;
 
-use crate::{assert_close, floats, scores, targets, two_devices};
+use crate::{TWO_RESULTS, assert_close, floats, scores, targets, two_devices};
 
 const HIDDEN: usize = 6;
 const CLASSES: usize = 11;
@@ -83,7 +83,7 @@ fn shards_on_two_devices_have_the_loss_and_the_gradients_of_the_whole() {
                 if target < 0 {
                     assert!(found.iter().all(|entry| *entry == 0.0), "{found:?}");
                 } else {
-                    assert_close(found, expected, 4e-6);
+                    assert_close(found, expected, TWO_RESULTS);
                 }
             }
         }
@@ -114,12 +114,12 @@ fn one_backward_runs_through_the_head_on_two_devices() {
         assert_close(
             &floats(hidden.grad(&gradients).expect("a leaf")),
             &for_hidden,
-            4e-6,
+            TWO_RESULTS,
         );
         for (part, range) in head.weights.iter().zip([0..6, 6..11]) {
             let found = part.val().grad(&gradients).expect("a leaf");
             let expected = for_weights.clone().slice([0..HIDDEN, range]);
-            assert_close(&floats(found), &floats(expected), 4e-6);
+            assert_close(&floats(found), &floats(expected), TWO_RESULTS);
         }
     }
 }
