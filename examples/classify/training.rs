@@ -169,6 +169,8 @@ mod tests {
         assert_eq!(checkpoints.last_epoch(&settings(3)), Ok(2));
         assert_eq!(train(&settings(2), Some(2)), trained);
 
+        // A restored record is read when it is used, on the default device of the build.
+        Device::default().sync().unwrap();
         let path = folder.0.join("checkpoint/optim-2.bpk");
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();

@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice};
+use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
 /// The sum over dimension 1 of a tensor of three, shape `[_, 1, _]`. In blocks: backends differ in
 /// the order they add in, and the longest run in which some of them add one after the other is what
@@ -42,6 +42,18 @@ pub(super) fn full<B: Backend>(
     dtype: FloatDType,
 ) -> FloatTensor<B> {
     B::float_full(shape, value.into(), device, dtype)
+}
+
+/// The same as data. Burn's fusion may put an operation into one kernel with those over tensors of no
+/// elements, and that kernel computes nothing.
+pub(super) fn data<B: Backend>(
+    shape: Shape,
+    value: f64,
+    device: &B::Device,
+    dtype: FloatDType,
+) -> FloatTensor<B> {
+    let data = TensorData::full_dtype(shape, value, dtype.into());
+    B::float_from_data(data, device)
 }
 
 pub(super) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {

@@ -62,7 +62,9 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
 use self::counting::Counting;
-use self::elementary::{cast, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope};
+use self::elementary::{
+    cast, data, full, log1p, reshape_scalar, sum_all, sum_classes, tanh, tanh_slope,
+};
 
 pub(crate) use self::elementary::cast_int;
 pub(crate) use self::shard::{
@@ -500,7 +502,7 @@ impl<'a, B: Backend> Call<'a, B> {
             (RowReduction::Mean | RowReduction::BatchMean(0), EmptyReduction::Nan) => f64::NAN,
             _ => 0.0,
         };
-        full::<B>(shape, value, &self.device, self.float)
+        data::<B>(shape, value, &self.device, self.float)
     }
 
     fn nothing_saved(&self, logits: FloatTensor<B>) -> Saved<B> {
@@ -508,7 +510,7 @@ impl<'a, B: Backend> Call<'a, B> {
             _ if !self.options.keep => Saved::Nothing,
             InputValues::Probabilities => Saved::AsGiven { input: logits },
             InputValues::Logits { .. } => {
-                let nothing = |shape| full::<B>(shape, 0.0, &self.device, self.float);
+                let nothing = |shape| data::<B>(shape, 0.0, &self.device, self.float);
                 Saved::Logits {
                     logits,
                     statistics: nothing(Shape::new([2, 0])),

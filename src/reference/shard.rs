@@ -24,7 +24,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, Shape, Slice};
 
-use super::elementary::{cast, full, log1p, sum_classes};
+use super::elementary::{cast, data, full, log1p, sum_classes};
 use super::{Call, ClassWindow, Rows, Scores};
 use crate::operation::{ClassWeights, Inputs, Options};
 
@@ -57,7 +57,7 @@ pub(crate) fn shard_statistics<B: Backend>(
     let rows = call.geometry.rows();
     let numbers = statistics_per_row(&shard.options);
     if rows == 0 {
-        return full::<B>(Shape::new([numbers, 0]), 0.0, &call.device, call.float);
+        return data::<B>(Shape::new([numbers, 0]), 0.0, &call.device, call.float);
     }
     call.shard_statistics(logits, &shard.inputs)
 }
