@@ -150,16 +150,17 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
     let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
     let mut end = span.end;
-    if comptime!(tile.along == Along::Classes) {
-        if comptime!(spec.details == DetailsOf::Nothing) {
-            // The logits of a row that does not count are not read.
-            let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
-            end = select(target.counts, end, 0usize);
-        }
+    if comptime!(tile.along == Along::Classes && spec.details == DetailsOf::Nothing) {
+        // The logits of a row that does not count are not read.
+        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
+        end = select(target.counts, end, 0usize);
     }
-    if comptime!(spec.values == Values::Probabilities && !spec.is_spread)
-        && comptime!(spec.details == DetailsOf::Nothing)
-    {
+    let nothing_to_add = comptime!(
+        spec.values == Values::Probabilities
+            && !spec.is_spread
+            && spec.details == DetailsOf::Nothing
+    );
+    if comptime!(nothing_to_add) {
         end = 0usize.runtime();
     }
     let goal = goal::<F, A, P, I, K, N>(logits, inputs, span, numbers, extent, spec.clone());
