@@ -219,6 +219,9 @@ pub enum Details<B: Backend> {
         /// second is -1 where the row does not count. The target of a distribution is its largest
         /// class.
         classes: IntTensor<B>,
+        /// What [`RowReduction::Mean`] divides by, the weight of the rows that count and their number;
+        /// shape `[2]`, in the dtype of the loss.
+        totals: FloatTensor<B>,
     },
 }
 
@@ -414,6 +417,7 @@ pub(crate) mod metadata {
                 _ => DetailsMetadata::PerRow {
                     numbers: TensorSpec::new(Shape::new([details, rows]), dtype),
                     classes: TensorSpec::new(Shape::new([2, rows]), DType::I32),
+                    totals: TensorSpec::new(Shape::new([2]), dtype),
                 },
             },
         }

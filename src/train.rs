@@ -53,6 +53,7 @@
 //!
 //! Burn's `AccuracyMetric`, `TopKAccuracyMetric`, `PerplexityMetric` and `LossMetric` take it, with no
 //! logits kept for them. Ignored rows count in none of them, so their `with_pad_token` is not needed.
+//! To leave them out the adaptors wait for the device, on the thread of the metrics.
 
 use std::sync::Arc;
 
@@ -197,7 +198,8 @@ where
 /// the loss of the whole epoch as one batch. (But for the z-loss beside class weights, which is
 /// averaged over rows whatever they weigh.) A batch without counted rows is left out.
 ///
-/// Of any `reduction` the mean is shown.
+/// Of any `reduction` the mean is shown. (What burn-train's dashboard shows in the middle of an epoch it
+/// makes of the batches' means and numbers of rows itself, without the class weights.)
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -277,7 +279,8 @@ impl Metric for RowLossMetric {
             self.rows += rows as usize;
         }
         self.current = NumericEntry::Aggregated {
-            aggregated_value: mean,
+            // Times a count of 0 it has to be 0.
+            aggregated_value: if weight > 0.0 { mean } else { 0.0 },
             count: rows as usize,
         };
         Ok(self.entry(self.current.clone(), mean))

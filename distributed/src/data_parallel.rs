@@ -43,6 +43,11 @@ pub struct PartBatcher;
 
 impl Batcher<Part, PartBatch> for PartBatcher {
     fn batch(&self, parts: Vec<Part>, device: &Device) -> PartBatch {
+        assert_eq!(
+            parts.len(),
+            1,
+            "a step takes one part, whose normalizer is that of its own batch: use a batch size of 1"
+        );
         let whole_batch = parts[0].whole_batch;
         let rows: Vec<Vec<f32>> = parts
             .iter()
@@ -115,7 +120,8 @@ pub fn gathered(
     let [numbers, rows] = lines.dims();
     let count = devices.len();
     let own = [place * numbers..(place + 1) * numbers, 0..rows];
-    let all = Tensor::<2>::zeros([count * numbers, rows], &lines.device()).slice_assign(own, lines);
+    let all = Tensor::<2>::zeros([count * numbers, rows], (&lines.device(), lines.dtype()))
+        .slice_assign(own, lines);
     let all = all_reduce(all, ReduceOperation::Sum, devices).resolve();
     all.chunk(count, 0)
         .into_iter()

@@ -11,8 +11,8 @@ use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 
 use super::CrossEntropyBackend;
 use crate::operation::{
-    ClassWeights, Denominators, Details, Forward, Gradients, GradientsOf, Inputs, Options, Saved,
-    Targets,
+    ClassWeights, Denominators, Details, DetailsOf, Forward, Gradients, GradientsOf, Inputs,
+    Options, Saved, Targets,
 };
 
 /// What the node keeps between forward and backward.
@@ -177,7 +177,10 @@ where
             let state = State {
                 saved,
                 inputs,
-                options,
+                options: Options {
+                    details: DetailsOf::Nothing,
+                    ..options
+                },
             };
             (preparation.finish(state, loss), details)
         }
@@ -195,9 +198,14 @@ where
         saved: Saved::Nothing,
         details: match details {
             Details::Nothing => Details::Nothing,
-            Details::PerRow { numbers, classes } => Details::PerRow {
+            Details::PerRow {
+                numbers,
+                classes,
+                totals,
+            } => Details::PerRow {
                 numbers: <Autodiff<B, C> as AutodiffBackend>::from_inner(numbers),
                 classes,
+                totals: <Autodiff<B, C> as AutodiffBackend>::from_inner(totals),
             },
         },
     }

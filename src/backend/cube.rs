@@ -39,11 +39,23 @@ impl CrossEntropyBackend for CubeBackend {
         let call = operands.call(&options);
         let mut results = call.rows();
         let (loss, denominators) = operands.loss(&call, results.losses.take());
+        let totals = |denominators: &CubeTensor| match options.reduction {
+            RowReduction::Mean => denominators.clone(),
+            _ => {
+                let of_mean = Options {
+                    reduction: RowReduction::Mean,
+                    ..options.clone()
+                };
+                let (_, totals) = operands.call(&of_mean).totals(None);
+                operands.arithmetic_tensor(totals, Shape::new([2]))
+            }
+        };
         let rows = call.geometry.rows();
         let details = match (results.numbers, results.classes) {
             (Some(numbers), Some(classes)) => Details::PerRow {
                 numbers: operands.lines(numbers, rows, operands.arithmetic.into()),
                 classes: operands.lines(classes, rows, DType::I32),
+                totals: totals(&denominators),
             },
             _ => Details::Nothing,
         };
@@ -88,10 +100,7 @@ impl CrossEntropyBackend for CubeBackend {
             }
             Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
         };
-        let options = Options {
-            details: DetailsOf::Nothing,
-            ..options
-        };
+
         if is_empty(&logits) {
             let saved = Saved::AsGiven { input: logits };
             return reference::cross_entropy_backward::<Self>(saved, inputs, upstream, &options);
@@ -171,6 +180,7 @@ impl Operands {
         let class_dim = options.class_dim;
         let labels = match &inputs.targets {
             Targets::Distributions(targets) if options.details != DetailsOf::Nothing => {
+                // One more read of the distributions, by Burn's kernel.
                 let labels = CubeBackend::float_argmax(targets.clone(), class_dim, IntDType::I32);
                 Some(into_contiguous(labels))
             }
@@ -518,14 +528,20 @@ mod tests {
         match (&details, &told.details) {
             (Details::Nothing, DetailsMetadata::Nothing) => {}
             (
-                Details::PerRow { numbers, classes },
+                Details::PerRow {
+                    numbers,
+                    classes,
+                    totals,
+                },
                 DetailsMetadata::PerRow {
                     numbers: told_numbers,
                     classes: told_classes,
+                    totals: told_totals,
                 },
             ) => {
                 assert_same(numbers, told_numbers);
                 assert_same(classes, told_classes);
+                assert_same(totals, told_totals);
             }
             _ => panic!("another variant was announced"),
         }

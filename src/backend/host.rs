@@ -18,7 +18,7 @@ use crate::kernel::cpu::{
     Valid, multiply,
 };
 use crate::operation::{
-    self, ClassWeights, Denominators, DetailsOf, Forward, Geometry, Gradients, GradientsOf, Inputs,
+    self, ClassWeights, Denominators, Forward, Geometry, Gradients, GradientsOf, Inputs,
     NOTHING_SAVED, Options, RowReduction, Saved, Targets,
 };
 
@@ -159,10 +159,6 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
         Saved::AsGiven { input: logits } | Saved::Logits { logits, .. } => {
             let logits = B::open(logits).row_major();
             let upstream = Some(&upstream);
-            let options = Options {
-                details: DetailsOf::Nothing,
-                ..options
-            };
             let (_, _, gradients) = in_arithmetic_of!(
                 logits,
                 loss_and_gradients(logits, &inputs, &options, upstream)
@@ -329,19 +325,24 @@ impl<H: HostTensor> HostGradients<H> {
 
 /// The details that were asked for.
 struct HostDetails<H> {
-    /// The numbers and the classes.
-    of_rows: Option<(H, H)>,
+    of_rows: Option<HostRows<H>>,
+}
+
+/// As in [`operation::Details`].
+struct HostRows<H> {
+    numbers: H,
+    classes: H,
+    totals: H,
 }
 
 impl<H: HostTensor> HostDetails<H> {
     fn new<A: Arithmetic>(details: Details<A>, rows: usize, options: &Options) -> Self {
         let numbers = options.details.numbers();
         Self {
-            of_rows: (numbers != 0).then(|| {
-                (
-                    A::host(details.numbers, Shape::new([numbers, rows])),
-                    H::of_i32(details.classes, Shape::new([2, rows])),
-                )
+            of_rows: (numbers != 0).then(|| HostRows {
+                numbers: A::host(details.numbers, Shape::new([numbers, rows])),
+                classes: H::of_i32(details.classes, Shape::new([2, rows])),
+                totals: A::host(details.totals.map(A::of).to_vec(), Shape::new([2])),
             }),
         }
     }
@@ -349,9 +350,14 @@ impl<H: HostTensor> HostDetails<H> {
     fn close<B: HostBackend<Host = H>>(self) -> operation::Details<B> {
         match self.of_rows {
             None => operation::Details::Nothing,
-            Some((numbers, classes)) => operation::Details::PerRow {
+            Some(HostRows {
+                numbers,
+                classes,
+                totals,
+            }) => operation::Details::PerRow {
                 numbers: B::close(numbers),
                 classes: B::close(classes),
+                totals: B::close(totals),
             },
         }
     }

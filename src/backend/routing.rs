@@ -168,9 +168,14 @@ fn bound<B: CrossEntropyBackend>(
         saved: Saved::Nothing,
         details: match details {
             Details::Nothing => Details::Nothing,
-            Details::PerRow { numbers, classes } => Details::PerRow {
+            Details::PerRow {
+                numbers,
+                classes,
+                totals,
+            } => Details::PerRow {
                 numbers: dispatched::<B>(numbers, autodiff),
                 classes: dispatched_int::<B>(classes),
+                totals: dispatched::<B>(totals, autodiff),
             },
         },
     })
@@ -443,9 +448,14 @@ fn details_with_autodiff(
 ) -> Details<Dispatch> {
     match details {
         Details::Nothing => Details::Nothing,
-        Details::PerRow { numbers, classes } => Details::PerRow {
+        Details::PerRow {
+            numbers,
+            classes,
+            totals,
+        } => Details::PerRow {
             numbers: with_autodiff(numbers, autodiff),
             classes,
+            totals: with_autodiff(totals, autodiff),
         },
     }
 }

@@ -16,7 +16,8 @@ use crate::reference::cast_int;
 ///
 /// [`CrossEntropyLoss::forward_with_output`] makes it. Gradients flow through `loss` alone; the other
 /// tensors are constants, and nothing waits for the device. With the feature `train` it is what a
-/// `TrainStep` and the metrics of `burn-train` take, as it is.
+/// `TrainStep` and the metrics of `burn-train` take, as it is. (Of distributions on a GPU, the largest
+/// class takes one more read of them.)
 ///
 /// | | ignored row | row whose target is no class (on a GPU) |
 /// |---|---|---|
@@ -63,7 +64,7 @@ where
     pub target_rank: RowClasses<D>,
     /// The denominator of `Mean`, see [`CrossEntropyLoss::total_weight`].
     pub total_weight: Tensor<1>,
-    /// The number of rows that are not ignored.
+    /// The number of rows that count, see [`counted`](Self::counted).
     pub counted_rows: Tensor<1>,
     /// The entropy of each row's probabilities in nats, if
     /// [`forward_with_entropy`](CrossEntropyLoss::forward_with_entropy) was asked.
@@ -149,7 +150,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 
     /// [`forward_with_output`](Self::forward_with_output) with the entropy of every row, which takes
-    /// an exponential more for each logit.
+    /// two exponentials more for each logit (one on a GPU).
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -299,38 +300,42 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let shape = logits.shape();
         let rows = row_shape(&shape, self.class_dim(&shape)?);
         let reduction = self.reduction(&shape)?;
-        let target = target.into_target();
         let request = Request {
             details,
             check,
             ..Request::new(reduction)
         };
-        let forward = self.compute(logits, target.clone(), request)?;
+        let forward = self.compute(logits, target.into_target(), request)?;
         let Forward {
             loss,
-            details: Details::PerRow { numbers, classes },
+            details:
+                Details::PerRow {
+                    numbers,
+                    classes,
+                    totals,
+                },
             ..
         } = forward
         else {
             unreachable!("the details were asked for");
         };
-        let number = |at| <Tensor<D> as FromRows>::from_rows(line(&numbers, at, &rows));
+        let number = |at| {
+            let window = [part(at), Slice::full()];
+            <Tensor<D> as FromRows>::from_rows(line(&numbers, &window, &rows))
+        };
         let class = |at| {
             let classes = int_line(&classes, at, &rows, &loss);
             <Tensor<D> as FromRows>::classes_from_rows(classes)
         };
-        let total_weight = self.weigh(target.clone(), self.weight.as_ref())?;
+        let total = |at| Tensor::from_dispatch(line(&totals, &[part(at)], &Shape::new([1])));
         Ok(CrossEntropyOutput {
             lse: number(0),
             log_prob: number(1),
             entropy: (details == DetailsOf::TargetAndEntropy).then(|| number(2)),
             predicted: class(0),
             target_rank: class(1),
-            counted_rows: match &self.weight {
-                None => total_weight.clone(),
-                Some(_) => self.weigh(target, None)?,
-            },
-            total_weight,
+            total_weight: total(0),
+            counted_rows: total(1),
             divided_by: match reduction {
                 RowReduction::BatchMean(samples) => Divisor::Number(samples as f64),
                 RowReduction::Sum => Divisor::Number(1.0),
@@ -341,10 +346,14 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 }
 
-/// One line of numbers in the shape of the rows.
-fn line(lines: &DispatchTensor, at: isize, rows: &Shape) -> DispatchTensor {
-    let window = [Slice::new(at, Some(at + 1), 1), Slice::full()];
-    Dispatch::float_reshape(Dispatch::float_slice(lines.clone(), &window), rows.clone())
+/// The one index `at` of a dimension.
+fn part(at: isize) -> Slice {
+    Slice::new(at, Some(at + 1), 1)
+}
+
+/// A window of numbers in another shape.
+fn line(lines: &DispatchTensor, window: &[Slice], shape: &Shape) -> DispatchTensor {
+    Dispatch::float_reshape(Dispatch::float_slice(lines.clone(), window), shape.clone())
 }
 
 /// One line of classes in the shape of the rows and the default dtype of the loss's device.
@@ -354,7 +363,7 @@ fn int_line(
     rows: &Shape,
     loss: &DispatchTensor,
 ) -> DispatchTensor {
-    let window = [Slice::new(at, Some(at + 1), 1), Slice::full()];
+    let window = [part(at), Slice::full()];
     let line = Dispatch::int_reshape(Dispatch::int_slice(lines.clone(), &window), rows.clone());
     let dtype = get_or_init_device_settings::<Dispatch>(&loss.device()).int_dtype;
     DispatchTensor {

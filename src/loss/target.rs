@@ -40,8 +40,8 @@ pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
 /// A tensor of class indices or of distributions, of any rank.
 ///
-/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight) takes it, where its
-/// example is.
+/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), where its example is, and
+/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take it.
 pub trait TargetTensor: sealed::IntoTarget {}
 
 /// A rank that logits can have, and the type of an unreduced loss for it.

@@ -4,9 +4,9 @@ use burn::backend::Backend;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{IntDType, Shape};
 
-use super::elementary::{cast_int, sum_classes};
+use super::elementary::{cast_int, data, full, sum_classes};
 use super::{Call, Rows, Scores};
-use crate::operation::{Details, DetailsOf, Inputs, Targets};
+use crate::operation::{ClassWeights, Details, DetailsOf, Inputs, Targets};
 
 /// The scores with their classes in order.
 struct Order<B: Backend> {
@@ -70,6 +70,22 @@ impl<B: Backend> Call<'_, B> {
                 DetailsOf::Target | DetailsOf::Nothing => self.stacked([lse, log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
+            totals: self.totals(inputs, rows),
+        }
+    }
+
+    /// What a mean divides by, shape `[2]`.
+    fn totals(&self, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
+        match &rows.counting {
+            None => {
+                let rows = self.geometry.rows() as f64;
+                full::<B>(Shape::new([2]), rows, &self.device, self.float)
+            }
+            Some(counting) => {
+                let total = |weights| counting.total_weight(weights, self.float);
+                let totals = [total(&inputs.weights), total(&ClassWeights::Equal)];
+                B::float_cat(totals.to_vec(), 0)
+            }
         }
     }
 
@@ -80,6 +96,7 @@ impl<B: Backend> Call<'_, B> {
             details => Details::PerRow {
                 numbers: B::float_zeros(nothing(details.numbers()), &self.device, self.float),
                 classes: B::int_zeros(nothing(2), &self.device, IntDType::I32),
+                totals: data::<B>(Shape::new([2]), 0.0, &self.device, self.float),
             },
         }
     }

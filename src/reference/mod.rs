@@ -494,9 +494,10 @@ impl<'a, B: Backend> Call<'a, B> {
         let shape = self.options.loss_shape(&self.shape);
         if self.options.reduction == RowReduction::Normalized {
             // 0, unless there were no other rows either.
-            let zero = || self.full_row(0.0);
+            let row = Shape::new([1, 1, 1]);
+            let zero = data::<B>(row, 0.0, &self.device, self.float);
             let (total, _) = self.given_denominators(inputs);
-            return B::float_reshape(self.mean(zero(), &total), shape);
+            return B::float_reshape(self.mean(zero, &total), shape);
         }
         let value = match (self.options.reduction, self.options.empty) {
             (RowReduction::Mean | RowReduction::BatchMean(0), EmptyReduction::Nan) => f64::NAN,

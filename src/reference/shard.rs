@@ -130,8 +130,8 @@ pub(crate) fn combined_statistics<B: Backend>(
 struct Pair<B: Backend> {
     first: FloatTensor<B>,
     second: FloatTensor<B>,
-    /// Where the maximum of the first is the larger one, shape `[1, rows]`. A maximum of NaN is
-    /// never, so that it is taken for the smaller one, and spoils the others.
+    /// Where the maximum of the first is the larger one, shape `[1, rows]`. A maximum of NaN
+    /// spoils the row on whichever side it comes to stand.
     first_is_larger: BoolTensor<B>,
 }
 

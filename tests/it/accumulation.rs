@@ -1,7 +1,8 @@
 //! Micro-batches over the normalizer of the whole batch have its loss and its gradients.
 
+use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, Normalizer};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, Normalizer};
 
 use crate::common::backends::on_every_backend;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
@@ -152,7 +153,95 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights<B: CrossEntropyBackend>(
     }
 }
 
+/// A number of its own, for every kind of target and many rows: what `Sum` comes to over it.
+fn any_number_divides_the_sum<B: CrossEntropyBackend>(device: &Device) {
+    for (rows, soft) in [(7, false), (7, true), (5003, false)] {
+        let problem = Problem::random(&[rows, 3], 1, soft, 12)
+            .with_config(|config| config.with_reduction(Reduction::Sum).with_z_loss(0.01));
+        let loss = problem.config.init_for::<B>(device);
+        let found = |normalized: bool| {
+            let leaf = float_tensor::<2>(&problem.logits, &[rows, 3], (device, DType::F32));
+            let leaf = leaf.require_grad();
+            let number = || Tensor::<1>::from_floats([8.0], device);
+            let value = match (&problem.targets, normalized) {
+                (Targets::Indices(targets), normalized) => {
+                    let data = TensorData::new(targets.clone(), [rows]);
+                    let targets = Tensor::<1, Int>::from_data(data, device);
+                    if normalized {
+                        loss.forward_normalized(leaf.clone(), targets, number())
+                    } else {
+                        loss.forward(leaf.clone(), targets) / 8.0
+                    }
+                }
+                (Targets::Distributions(shares), normalized) => {
+                    let shares = float_tensor::<2>(shares, &[rows, 3], (device, DType::F32));
+                    if normalized {
+                        loss.forward_normalized(leaf.clone(), shares, number())
+                    } else {
+                        loss.forward(leaf.clone(), shares) / 8.0
+                    }
+                }
+            };
+            let gradient = leaf.grad(&value.clone().backward()).expect("it is a leaf");
+            (numbers(value)[0], numbers(gradient))
+        };
+        let ((found, found_gradient), (expected, expected_gradient)) = (found(true), found(false));
+        assert!(
+            (found - expected).abs() <= 1e-6 * expected,
+            "{found} {expected}"
+        );
+        for (found, expected) in found_gradient.iter().zip(&expected_gradient) {
+            assert!((found - expected).abs() <= 1e-6, "{found} {expected}");
+        }
+    }
+}
+
+/// The mean over nothing, of which no row is part.
+fn over_nothing_the_loss_is_empty_and_the_gradient_0<B: CrossEntropyBackend>(device: &Device) {
+    for (empty, is_nan) in [(EmptyReduction::Nan, true), (EmptyReduction::Zero, false)] {
+        let config = CrossEntropyLossConfig::new().with_empty(empty);
+        let loss = config.init_for::<B>(device);
+        let nothing = || Tensor::<1>::from_floats([0.0], device);
+        for upstream in [1.0, f32::INFINITY] {
+            let leaf = Tensor::<2>::ones([3, 4], device).require_grad();
+            let ignored = Tensor::<1, Int>::full([3], -100, device);
+            let value = loss.forward_normalized(leaf.clone(), ignored, nothing());
+            assert_eq!(numbers(value.clone())[0].is_nan(), is_nan);
+            let gradient = leaf
+                .grad(&(value * upstream).backward())
+                .expect("it is a leaf");
+            assert!(numbers(gradient).iter().all(|slope| *slope == 0.0));
+        }
+        let no_rows = Tensor::<2>::zeros([0, 4], device);
+        let targets = || Tensor::<1, Int>::zeros([0], device);
+        let value = loss.forward_normalized(no_rows.clone(), targets(), nothing());
+        assert_eq!(numbers(value)[0].is_nan(), is_nan);
+        let others = Tensor::<1>::from_floats([3.0], device);
+        assert_eq!(
+            numbers(loss.forward_normalized(no_rows, targets(), others)),
+            [0.0]
+        );
+    }
+}
+
+fn a_normalizer_of_several_numbers_is_refused<B: CrossEntropyBackend>(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let logits = Tensor::<2>::zeros([2, 4], device);
+    let targets = Tensor::<1, Int>::zeros([2], device);
+    let several = Tensor::<1>::ones([2], device);
+    let error = loss
+        .try_forward_normalized(logits, targets, several)
+        .expect_err("two numbers are one too many");
+    assert!(
+        error.to_string().contains("2 elements, expected 1"),
+        "{error}"
+    );
+}
+
 on_every_backend!(
+    any_number_divides_the_sum,
+    over_nothing_the_loss_is_empty_and_the_gradient_0,
+    a_normalizer_of_several_numbers_is_refused,
     micro_batches_have_the_gradients_of_the_logits_of_the_whole,
     micro_batches_add_up_to_the_gradients_of_the_weights,
 );

@@ -2,7 +2,7 @@
 
 use burn::data::dataloader::Progress;
 use burn::nn::loss::Reduction;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn::train::ItemLazy;
 use burn::train::metric::{
     AccuracyInput, AccuracyMetric, Adaptor, LossMetric, Metric, MetricMetadata, Numeric,
@@ -15,7 +15,7 @@ use burn_cross_entropy::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::{is_cpu, on_every_backend};
 
 const CLASSES: usize = 11;
 const IGNORED: i64 = -100;
@@ -97,6 +97,48 @@ fn outputs<B: CrossEntropyBackend>(
         output.sync().expect("the device computes")
     };
     batches().into_iter().map(output).collect()
+}
+
+/// Outputs of other ranks and dtypes, also such that are still in the graph.
+fn outputs_of_any_rank_and_dtype_are_taken<B: CrossEntropyBackend>(device: &Device) {
+    let loss: CrossEntropyLoss<B> = CrossEntropyLossConfig::new()
+        .with_reduction(Reduction::Sum)
+        .init_for::<B>(device);
+    for dtype in [DType::F32, DType::F64] {
+        if dtype == DType::F64 && !is_cpu(device) {
+            continue;
+        }
+        let logits = Tensor::<4>::zeros([2, CLASSES, 3, 1], (device, dtype)).require_grad();
+        let targets = Tensor::<3, Int>::from_ints([[[0], [1], [-100]], [[0], [0], [2]]], device);
+        let output = loss.forward_with_output(logits, targets);
+        let ln = (CLASSES as f64).ln();
+        assert_same(of_epoch(RowLossMetric::new(), vec![output.adapt()]), ln);
+        assert_same(of_epoch(AccuracyMetric::new(), vec![output.adapt()]), 60.0);
+        assert_same(
+            of_epoch(TopKAccuracyMetric::new(2), vec![output.adapt()]),
+            80.0,
+        );
+        assert_same(
+            of_epoch(PerplexityMetric::new(), vec![output.adapt()]),
+            CLASSES as f64,
+        );
+    }
+}
+
+/// Nothing to learn from is nothing in the mean, also for those who multiply it by its count.
+fn a_batch_of_ignored_rows_spoils_no_mean<B: CrossEntropyBackend>(device: &Device) {
+    let outputs = outputs::<B>(CrossEntropyLossConfig::new(), device);
+    let mut metric = RowLossMetric::new();
+    metric
+        .update(&outputs[2].adapt(), &metadata())
+        .expect("it is computed");
+    match metric.value() {
+        Some(NumericEntry::Aggregated {
+            aggregated_value,
+            count,
+        }) => assert_eq!((aggregated_value, count), (0.0, 0)),
+        entry => panic!("{entry:?} has no count"),
+    }
 }
 
 #[track_caller]
@@ -181,4 +223,6 @@ fn the_row_loss_is_that_of_the_epoch_as_one_batch<B: CrossEntropyBackend>(device
 on_every_backend!(
     burn_metrics_take_the_output,
     the_row_loss_is_that_of_the_epoch_as_one_batch,
+    outputs_of_any_rank_and_dtype_are_taken,
+    a_batch_of_ignored_rows_spoils_no_mean,
 );

@@ -6,7 +6,7 @@ use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput,
 };
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::{is_cpu, on_every_backend};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers, row_shape};
 use crate::common::{oracle, tolerance};
@@ -119,6 +119,18 @@ pub fn assert_output<B: CrossEntropyBackend>(problem: &Problem, device: &Device)
     assert_eq!(bools(output.counted()), of_rank(|rank| rank >= 0), "{name}");
     let counted = rank.iter().filter(|rank| **rank >= 0).count() as f64;
     assert_eq!(numbers(output.counted_rows), [counted], "{name}");
+    let weight = |target: i64| match &problem.config.weight {
+        Some(weight) => f64::from(weight[target as usize]),
+        _ => 1.0,
+    };
+    let total: f64 = match &problem.targets {
+        Targets::Indices(indices) => (indices.iter().zip(&rank))
+            .filter(|(_, rank)| **rank >= 0)
+            .map(|(target, _)| weight(*target))
+            .sum(),
+        Targets::Distributions(_) => counted,
+    };
+    assert_eq!(numbers(output.total_weight), [total], "{name}");
 }
 
 /// Rows of one block and of several, of classes that lie together and that do not.
@@ -250,6 +262,45 @@ fn no_rows_have_no_details<B: CrossEntropyBackend>(device: &Device) {
     assert!(output.entropy.is_none());
     assert_eq!(output.counted_rows.into_scalar::<f32>(), 0.0);
     assert!(output.loss.into_scalar::<f32>().is_nan());
+    let logits = Tensor::<3>::zeros([0, 4, 2], device);
+    let output = loss.forward_with_entropy(logits, Tensor::<3>::zeros([0, 4, 2], device));
+    assert_eq!(output.entropy.expect("it was asked for").dims(), [0, 2]);
+}
+
+/// Logits of half precision are computed in f32: their details are those of the same numbers in f32, to
+/// the bit. Those of f64 have its dtype.
+fn other_dtypes_have_their_details<B: CrossEntropyBackend>(device: &Device) {
+    let problem = Problem::random(&[5, 70, 2], 1, false, 9)
+        .with_ignored(1)
+        .with_weights();
+    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let f64_is_computed = is_cpu(device);
+    for dtype in [DType::F16, DType::BF16, DType::F64] {
+        if !device.supports_dtype(dtype) || (dtype == DType::F64 && !f64_is_computed) {
+            continue;
+        }
+        let cast = logits(&problem, device).detach().cast(dtype).detach();
+        let found = output(&loss, cast.clone().require_grad(), &problem, device);
+        let expected = output(&loss, cast.cast(DType::F32), &problem, device);
+        assert_eq!(integers(found.predicted), integers(expected.predicted));
+        assert_eq!(integers(found.target_rank), integers(expected.target_rank));
+        assert_eq!(found.total_weight.dtype(), found.loss.dtype());
+        assert_eq!(numbers(found.total_weight), numbers(expected.total_weight));
+        let pairs = [
+            (found.lse, expected.lse),
+            (found.log_prob, expected.log_prob),
+        ];
+        for (found, expected) in pairs {
+            let (found, expected) = (numbers(found), numbers(expected));
+            let allowed = if dtype == DType::F64 { 1e-5 } else { 0.0 };
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() <= allowed,
+                    "{found} {expected} {dtype:?}"
+                );
+            }
+        }
+    }
 }
 
 /// Gradients flow through the loss alone.
@@ -307,6 +358,7 @@ on_every_backend!(
     rows_of_nan_and_infinity_keep_their_order,
     the_loss_is_that_of_forward,
     no_rows_have_no_details,
+    other_dtypes_have_their_details,
     the_details_are_constants,
     log_probabilities_have_gradients,
 );

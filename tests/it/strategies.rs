@@ -132,12 +132,24 @@ fn details(device: &Device) {
             for (at, logit) in tied.logits.iter_mut().enumerate() {
                 *logit = (at % 4) as f64;
             }
+            // Targets below all numbers, behind equal ones of their own part and of others.
+            let mut masked = indices.clone();
+            let last = masked.classes() - 1;
+            masked.targets = Targets::Indices(vec![last as i64; masked.rows()]);
+            for row in 0..masked.rows() {
+                for class in (0..masked.classes()).filter(|class| class % 3 == 1 || *class == last)
+                {
+                    let at = masked.at(row, class);
+                    masked.logits[at] = f64::NEG_INFINITY;
+                }
+            }
             for problem in [
                 indices.clone(),
                 fused::with_every_option(indices),
                 shares.clone(),
                 fused::with_every_option(shares),
                 tied,
+                masked,
             ] {
                 outputs::assert_output::<Dispatch>(&problem, device);
             }

@@ -85,6 +85,8 @@ pub(crate) struct Details<A> {
     pub(crate) numbers: Vec<A>,
     /// `[2, rows]`.
     pub(crate) classes: Vec<i32>,
+    /// What a mean divides the losses and the z-losses by.
+    pub(crate) totals: [f64; 2],
 }
 
 /// Elements from which on the parts are handed to threads: below it, waking them costs more than
@@ -114,6 +116,10 @@ impl<A: Own> Call<'_, A> {
         let mut details = Details {
             numbers: vec![A::ZERO; of_row * rows],
             classes: vec![0; if of_row == 0 { 0 } else { 2 * rows }],
+            totals: match of_row {
+                0 => [0.0; 2],
+                _ => self.totals_of_mean(),
+            },
         };
         let places = Places::new(&mut losses, &mut details, rows);
         let parts = self.cut(buffers, distributions.as_ref(), places);
@@ -167,19 +173,27 @@ impl<A: Own> Call<'_, A> {
         }
     }
 
-    /// What the mean divides the losses and the z-losses by.
+    /// What a mean divides the losses and the z-losses by.
+    fn totals_of_mean(&self) -> [f64; 2] {
+        match &self.targets {
+            Targets::Indices(indices) => {
+                let (total, counted) = indices.totals(self.weights, &self.valid());
+                [total, counted]
+            }
+            Targets::Distributions(_) => [self.geometry.rows() as f64; 2],
+        }
+    }
+
+    /// What the losses and the z-losses are divided by.
     fn totals(&self) -> (f64, f64) {
-        match (self.options.reduction, &self.targets) {
-            (RowReduction::Mean, Targets::Indices(indices)) => {
-                indices.totals(self.weights, &self.valid())
+        match self.options.reduction {
+            RowReduction::Mean => {
+                let [total, counted] = self.totals_of_mean();
+                (total, counted)
             }
-            (RowReduction::Mean, Targets::Distributions(_)) => {
-                let rows = self.geometry.rows() as f64;
-                (rows, rows)
-            }
-            (RowReduction::BatchMean(samples), _) => (samples as f64, samples as f64),
-            (RowReduction::Normalized, _) => self.given(),
-            (RowReduction::Sum | RowReduction::None, _) => (1.0, 1.0),
+            RowReduction::BatchMean(samples) => (samples as f64, samples as f64),
+            RowReduction::Normalized => self.given(),
+            RowReduction::Sum | RowReduction::None => (1.0, 1.0),
         }
     }
 

@@ -357,7 +357,13 @@ impl<A: Own> Plan<'_, A> {
         work: &mut Work<'_, A>,
     ) {
         let places = &mut work.places;
-        let log_prob = details.log_prob.as_ref().unwrap_or(&losses.log_prob);
+        let of_distribution = losses.main.map(|loss| -loss);
+        let log_prob = match (&details.log_prob, &self.indices) {
+            (Some(log_prob), _) => log_prob,
+            (None, Some(_)) => &losses.log_prob,
+            // The loss is that of the distribution alone.
+            (None, None) => &of_distribution,
+        };
         let from = rows.start - work.rows.start;
         for (lane, row) in rows.enumerate() {
             let counts = resolved.counts[lane];

@@ -1,7 +1,7 @@
 //! The order of a row's classes: by their scores, the largest first, of equal ones the earlier first;
 //! NaN is below all numbers.
 
-use super::blocks::{Block, Blocks, LANES, Read, Visitor, fold_sum, of_lane};
+use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
 use super::float::Float;
 use super::instructions::Task;
 use super::softmax::at;
@@ -75,7 +75,12 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
         };
         let mut x = Read::new(self.x, -A::INFINITY);
         x.visit(0..x.steps(), &mut counter);
-        fold_sum::<A, W>(counter.before).map(|before| before.to_f64() as usize)
+        // Not in the arithmetic's numbers, of which f32's end at 2^24.
+        let mut before = [0; W];
+        for lane in 0..LANES {
+            before[lane % W] += counter.before[lane].to_f64() as usize;
+        }
+        before
     }
 }
 
@@ -101,8 +106,8 @@ fn steps_before_class<const W: usize>(class: usize, lane: usize) -> usize {
     }
 }
 
-/// The largest score of each lane, and the first block it stands in. As numbers of the arithmetic,
-/// which hold more blocks than a row has.
+/// The largest score of each lane, and the first block it stands in. As numbers of the arithmetic, which
+/// are exact for 2^24 blocks of f32: 2^30 classes that lie together, 2^24 that do not.
 struct Best<A> {
     score: Block<A>,
     step: Block<A>,

@@ -33,7 +33,7 @@ pub(crate) struct Details<A, const W: usize> {
     pub(crate) predicted: [usize; W],
     /// How many classes stand before the target's.
     pub(crate) rank: [usize; W],
-    /// The log-probability of the target; absent for indices, whose losses have it.
+    /// The log-probability of the target; absent where the losses have it.
     pub(crate) log_prob: Option<[A; W]>,
     pub(crate) entropy: Option<[A; W]>,
 }

@@ -20,10 +20,11 @@ pub(crate) struct Shares<'a, A> {
 }
 
 impl<A: Float> Shares<'_, A> {
-    /// Those of the distribution alone, if there is one.
-    pub(crate) fn of_distribution(self) -> Option<Self> {
+    /// Those of the distribution alone, if there is one and these are others.
+    pub(crate) fn apart_from_distribution(self) -> Option<Self> {
         self.distribution?;
-        Some(Self {
+        let is_alone = self.kept == A::ONE && self.even == A::ZERO && self.weights.is_none();
+        (!is_alone).then_some(Self {
             kept: A::ONE,
             even: A::ZERO,
             weights: None,

@@ -146,7 +146,7 @@ impl<A: Float> Plan<'_, A> {
             let softmax = self.softmax_of(unit, scale);
             details.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
         }
-        if let Some(shares) = unit.shares.and_then(Shares::of_distribution) {
+        if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
             // The loss of the distribution alone.
             let softmax = Softmax {
                 shares: Some(shares),
@@ -166,7 +166,7 @@ impl<A: Float> Plan<'_, A> {
         if unit.details_of == DetailsOf::TargetAndEntropy {
             details.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
         }
-        if let Some(shares) = unit.shares.and_then(Shares::of_distribution) {
+        if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
             let probabilities = Probabilities {
                 shares: Some(shares),
                 ..probabilities_of(unit)

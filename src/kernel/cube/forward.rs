@@ -200,10 +200,10 @@ fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                     if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
                         own_share = inputs.own_shares(targets_of_block[at]);
                     }
-                }
-                if comptime!(spec.details != DetailsOf::Nothing) {
-                    let lowest = numbers.lowest.get::<A>();
-                    state.details.take(x, step, &goal, lowest, tile.along);
+                    if comptime!(spec.details != DetailsOf::Nothing) {
+                        let lowest = numbers.lowest.get::<A>();
+                        state.details.take(x, step, &goal, lowest, tile.along);
+                    }
                 }
                 maximum = larger(maximum, x);
                 block.push(x);

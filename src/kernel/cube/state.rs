@@ -59,8 +59,8 @@ impl<A: Float, N: Size> Sum<A, N> {
 /// The state of each lane: a row's, or a part of one.
 #[derive(CubeType)]
 pub(crate) struct State<A: Float, N: Size> {
-    /// The largest score so far, along classes the same in all lanes. It begins with one of the row's own, so that no unit holds a number
-    /// that is not in its row.
+    /// The largest score so far, along classes the same in all lanes. It begins with one of the row's
+    /// own, so that no unit holds a number that is not in its row.
     pub(crate) maximum: Vector<A, N>,
     /// The sum of `exp((x - maximum) scale)` over the scores below the maximum.
     others: Sum<A, N>,

@@ -203,7 +203,11 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
             })
             .collect();
         let mut order: Vec<usize> = (0..classes).collect();
-        order.sort_by(|a, b| scores[*b].total_cmp(&(scores[*a] + 0.0)).then(a.cmp(b)));
+        order.sort_by(|a, b| {
+            (scores[*b] + 0.0)
+                .total_cmp(&(scores[*a] + 0.0))
+                .then(a.cmp(b))
+        });
         let (target, _) = largest(&row.target);
         let place = order.iter().position(|class| *class == target);
         let Softmax {
