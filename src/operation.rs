@@ -4,6 +4,9 @@
 //! and the reference implementation. They hold tensors, shapes and numbers; no maths. The example
 //! of [`mod@crate::reference`] shows a call.
 
+// Moved a few times per call; a box would be an allocation. Here, for what the macros write too.
+#![allow(clippy::large_enum_variant)]
+
 use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
