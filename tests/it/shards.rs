@@ -9,7 +9,7 @@ use burn_cross_entropy::{
     CrossEntropyTarget, EmptyReduction, Normalizer, ShardStatistics, VocabularyShard,
 };
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -710,7 +710,26 @@ fn a_target_out_of_the_vocabulary_is_an_error_or_nan<B: CrossEntropyBackend>(dev
     }
 }
 
-on_every_backend!(
+on_every_cpu_backend!(
+    shards_have_the_loss_and_the_gradients_of_the_whole,
+    every_reduction_is_that_of_the_whole,
+    the_classes_of_a_shard_may_be_in_any_dimension,
+    an_ignored_row_is_nothing_whatever_it_holds,
+    a_mean_over_nothing_is_what_the_configuration_says,
+    large_vocabularies_keep_their_digits,
+    confident_rows_keep_their_digits,
+    equal_largest_logits_in_several_shards_are_counted_once_each,
+    classes_at_minus_infinity_add_nothing,
+    rows_without_a_loss_say_so,
+    other_dtypes_have_their_own_digits,
+    statistics_combine_in_any_order,
+    statistics_travel_as_plain_tensors,
+    shards_take_a_normalizer,
+    no_rows_are_an_empty_mean,
+    what_does_not_fit_is_said,
+    a_target_out_of_the_vocabulary_is_an_error_or_nan,
+);
+on_every_gpu_dispatched!(
     shards_have_the_loss_and_the_gradients_of_the_whole,
     every_reduction_is_that_of_the_whole,
     the_classes_of_a_shard_may_be_in_any_dimension,

@@ -134,6 +134,32 @@ macro_rules! on_every_gpu {
     };
 }
 
+/// As [`on_every_gpu`], for generic functions, through the runtime dispatch alone: for code in plain tensor
+/// operations, of which Burn's fusion compiles many kernels.
+macro_rules! on_every_gpu_dispatched {
+    ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "wgpu")]
+        mod wgpu {
+            $crate::common::backends::on_device_dispatched!(wgpu, $($test),*);
+        }
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $crate::common::backends::on_device_dispatched!(cuda, $($test),*);
+        }
+    };
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+macro_rules! on_device_dispatched {
+    ($device:ident, $($test:ident),*) => {$(
+        #[test]
+        fn $test() {
+            let device = $crate::common::backends::$device().autodiff();
+            super::$test::<burn::backend::Dispatch>(&device);
+        }
+    )*};
+}
+
 macro_rules! on_device {
     ($device:ident, $($test:ident),*) => {$(
         #[test]
@@ -143,6 +169,9 @@ macro_rules! on_device {
     )*};
 }
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(crate) use on_device_dispatched;
 pub(crate) use {
-    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_gpu, on_the_cpu,
+    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_gpu,
+    on_every_gpu_dispatched, on_the_cpu,
 };
