@@ -150,6 +150,9 @@ pub enum CrossEntropyError {
     /// A vocabulary shard does not fit.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// The tensors of a projection do not fit each other.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
     /// The dtype can not be computed with, or not on this device.
     #[error(
         "cross-entropy: {tensor} of dtype {dtype} can not be used on {device}; cast to one of \
@@ -268,4 +271,64 @@ pub enum ShardError {
          logits, which probabilities do not have; give logits"
     )]
     Probabilities,
+}
+
+/// Why logits could not be made of a projection.
+///
+/// [`LinearCrossEntropyLoss::try_forward`](crate::LinearCrossEntropyLoss::try_forward) has an example.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectionError {
+    /// The input has other features than the weight.
+    #[error(
+        "cross-entropy: the input of shape {input:?} has {features} features in its last dimension, but \
+         the projection weight of shape {weight:?} takes {expected}; the weight is `[features, classes]`, \
+         as in `burn::nn::Linear` (an embedding `[classes, features]` is given transposed)",
+        features = input[input.len() - 1],
+        expected = weight[0]
+    )]
+    Features {
+        /// Shape of the input.
+        input: Vec<usize>,
+        /// Shape of the weight.
+        weight: Vec<usize>,
+    },
+    /// The bias has another length than there are classes.
+    #[error(
+        "cross-entropy: the bias has {bias} entries, but the projection weight of shape {weight:?} makes \
+         {classes} classes",
+        classes = weight[1]
+    )]
+    Bias {
+        /// Number of biases.
+        bias: usize,
+        /// Shape of the weight.
+        weight: Vec<usize>,
+    },
+    /// The tensors have several dtypes.
+    #[error(
+        "cross-entropy: the projection {tensor} is of dtype {dtype}, but the input is of {input}; cast \
+         one of them"
+    )]
+    Dtype {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its dtype.
+        dtype: String,
+        /// The dtype of the input.
+        input: String,
+    },
+    /// The tensors are on several devices.
+    #[error(
+        "cross-entropy: the projection {tensor} is on {device}, but the input is on {input}; move one of \
+         them"
+    )]
+    Device {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its device.
+        device: String,
+        /// The device of the input.
+        input: String,
+    },
 }

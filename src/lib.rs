@@ -95,11 +95,11 @@ pub mod reference;
 pub mod train;
 
 pub use backend::CrossEntropyBackend;
-pub use error::{CrossEntropyError, ShardError};
+pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{
-    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
-    Normalizer, RowClasses, RowLosses, ShardStatistics, TargetTensor, VocabularyShard,
-    cross_entropy,
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,
+    LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, Normalizer, RowClasses,
+    RowLosses, ShardStatistics, TargetTensor, VocabularyShard, cross_entropy,
 };
 pub use operation::EmptyReduction;
 

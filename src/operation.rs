@@ -6,6 +6,7 @@
 
 // Moved a few times per call; a box would be an allocation. Here, for what the macros write too.
 #![allow(clippy::large_enum_variant)]
+pub mod linear;
 
 use std::sync::Arc;
 
@@ -382,6 +383,10 @@ pub(crate) const NOTHING_SAVED: &str = "a backward takes what a forward with `ke
 /// Shapes and dtypes of the operation's results, for a backend that runs it later.
 #[cfg(feature = "cube")]
 pub(crate) mod metadata {
+    use super::linear::{
+        LinearForwardMetadata, LinearGradientsMetadata, LinearOptions, LinearSavedMetadata,
+        MaybeFloatMetadata, ProjectionMetadata,
+    };
     use super::*;
     use burn::backend::fusion::custom::TensorSpec;
 
@@ -423,6 +428,80 @@ pub(crate) mod metadata {
                     totals: TensorSpec::new(Shape::new([2]), dtype),
                 },
             },
+        }
+    }
+
+    pub(crate) fn linear_cross_entropy(
+        projection: &ProjectionMetadata,
+        inputs: &InputsMetadata,
+        options: &LinearOptions,
+    ) -> LinearForwardMetadata {
+        let [rows, classes] = [projection.input.shape[0], projection.weight.shape[1]];
+        let logits = TensorSpec::new(Shape::new([rows, classes]), projection.input.dtype);
+        let of_logits = cross_entropy(&logits, inputs, &options.loss);
+        LinearForwardMetadata {
+            loss: of_logits.loss,
+            details: of_logits.details,
+            saved: if !options.loss.keep {
+                LinearSavedMetadata::Nothing
+            } else if options.keeps_projection(projection.input.dtype, inputs.targets_dtype()) {
+                LinearSavedMetadata::AsGiven {
+                    projection: projection.clone(),
+                }
+            } else {
+                LinearSavedMetadata::Gradients {
+                    gradients: linear_gradients(projection, inputs, options),
+                }
+            },
+        }
+    }
+
+    pub(crate) fn linear_cross_entropy_backward(
+        saved: &LinearSavedMetadata,
+        inputs: &InputsMetadata,
+        _upstream: &TensorSpec,
+        options: &LinearOptions,
+    ) -> LinearGradientsMetadata {
+        match saved {
+            LinearSavedMetadata::AsGiven { projection } => {
+                linear_gradients(projection, inputs, options)
+            }
+            LinearSavedMetadata::Gradients { gradients } => gradients.clone(),
+            LinearSavedMetadata::Nothing => unreachable!("{}", NOTHING_SAVED),
+        }
+    }
+
+    fn linear_gradients(
+        projection: &ProjectionMetadata,
+        inputs: &InputsMetadata,
+        options: &LinearOptions,
+    ) -> LinearGradientsMetadata {
+        let of = options.gradients_of;
+        let maybe = |wanted: bool, tensor: &TensorSpec| match wanted {
+            true => MaybeFloatMetadata::Some(tensor.clone()),
+            false => MaybeFloatMetadata::None,
+        };
+        LinearGradientsMetadata {
+            input: maybe(of.input, &projection.input),
+            weight: maybe(of.weight, &projection.weight),
+            bias: match &projection.bias {
+                MaybeFloatMetadata::Some(bias) => maybe(of.bias, bias),
+                MaybeFloatMetadata::None => MaybeFloatMetadata::None,
+            },
+            targets: match &inputs.targets {
+                TargetsMetadata::Distributions(targets) => maybe(of.targets, targets),
+                TargetsMetadata::Indices(_) => MaybeFloatMetadata::None,
+            },
+        }
+    }
+
+    impl InputsMetadata {
+        fn targets_dtype(&self) -> DType {
+            match &self.targets {
+                TargetsMetadata::Distributions(targets) | TargetsMetadata::Indices(targets) => {
+                    targets.dtype
+                }
+            }
         }
     }
 

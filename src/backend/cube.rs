@@ -46,7 +46,11 @@ impl CrossEntropyBackend for CubeBackend {
                     reduction: RowReduction::Mean,
                     ..options.clone()
                 };
-                let (_, totals) = operands.call(&of_mean).totals(None);
+                let of_rows = Call {
+                    normalizer: None,
+                    ..operands.call(&of_mean)
+                };
+                let (_, totals) = of_rows.totals(None);
                 operands.arithmetic_tensor(totals, Shape::new([2]))
             }
         };
@@ -154,6 +158,12 @@ impl CrossEntropyBackend for CubeBackend {
 /// not the functions, and what Burn compiles there returns wrong numbers instead of an error.
 pub(crate) fn computes_f64(device: &CubeDevice) -> bool {
     !matches!(device, CubeDevice::Wgpu(_) | CubeDevice::Metal(_))
+}
+
+/// The bytes that a buffer of the device may have.
+pub(crate) fn largest_buffer(device: &CubeDevice) -> usize {
+    let client = device.client();
+    client.properties().memory.max_page_size as usize
 }
 
 /// The tensors of a call, each in an order of memory that the kernels take.

@@ -7,6 +7,9 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use super::CrossEntropyBackend;
 use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+};
 use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 
 computes_on_host!(Flex);
@@ -68,6 +71,23 @@ impl HostTensor for FlexTensor {
             DType::BF16 => Floats::BF16(numbers!(self)),
             dtype => unreachable!("{dtype:?} is no float dtype of Flex"),
         }
+    }
+
+    fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])> {
+        let strides = self.layout().strides();
+        let strides = [strides[0], strides[1]].map(usize::try_from);
+        let [Ok(rows), Ok(columns)] = strides else {
+            return None;
+        };
+        let start = self.layout().start_offset();
+        let floats = match self.dtype() {
+            DType::F64 => Floats::F64(&self.storage()[start..]),
+            DType::F32 => Floats::F32(&self.storage()[start..]),
+            DType::F16 => Floats::F16(&self.storage()[start..]),
+            DType::BF16 => Floats::BF16(&self.storage()[start..]),
+            dtype => unreachable!("{dtype:?} is no float dtype of Flex"),
+        };
+        Some((floats, [rows, columns]))
     }
 
     fn indices(&self) -> Indices<'_> {

@@ -13,9 +13,14 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
+use super::{CrossEntropyBackend, chunks};
 use crate::kernel::cpu::{
-    Buffers, Call, Details, Floats, FloatsMut, Indices, Instructions, Own, Targets as TargetSlices,
-    Valid, multiply,
+    Buffers, Call, Details, Floats, FloatsMut, Indices, Instructions, LinearBuffers, LinearCall,
+    Matrix, Own, Projection as SliceProjection, Targets as TargetSlices, Valid, multiply,
+};
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
+    Projection,
 };
 use crate::operation::{
     self, ClassWeights, Denominators, Forward, Geometry, Gradients, GradientsOf, Inputs,
@@ -30,6 +35,9 @@ pub(super) trait HostTensor: Clone {
     fn row_major(self) -> Self;
     /// The numbers of a float tensor in row-major order.
     fn floats(&self) -> Floats<'_>;
+    /// The numbers of a float matrix from its first on, and its strides; `None` where they do not lie in
+    /// one slice.
+    fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])>;
     /// The numbers of an integer tensor in row-major order.
     fn indices(&self) -> Indices<'_>;
     /// Whether the tensor is in row-major order, and no other shares its buffer.
@@ -72,6 +80,25 @@ macro_rules! computes_on_host {
                 options: Options,
             ) -> Gradients<Self> {
                 $crate::backend::host::cross_entropy_backward(saved, inputs, upstream, options)
+            }
+
+            fn linear_cross_entropy(
+                projection: Projection<Self>,
+                inputs: Inputs<Self>,
+                options: LinearOptions,
+            ) -> LinearForward<Self> {
+                $crate::backend::host::linear_cross_entropy(projection, inputs, options)
+            }
+
+            fn linear_cross_entropy_backward(
+                saved: LinearSaved<Self>,
+                inputs: Inputs<Self>,
+                upstream: FloatTensor<Self>,
+                options: LinearOptions,
+            ) -> LinearGradients<Self> {
+                $crate::backend::host::linear_cross_entropy_backward(
+                    saved, inputs, upstream, options,
+                )
             }
         }
     };
@@ -167,6 +194,210 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
         }
         Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
     }
+}
+
+/// The loss of a projection. In the dtypes that are computed in, on their buffers; in the others, of
+/// which the matrix products are the backend's, in chunks of its tensors.
+pub(super) fn linear_cross_entropy<B: HostBackend + CrossEntropyBackend>(
+    projection: Projection<B>,
+    inputs: Inputs<B>,
+    options: LinearOptions,
+) -> LinearForward<B> {
+    if !is_computed_in(&projection, &inputs, &options) {
+        return chunks::forward::<B, chunks::Own>(projection, inputs, &options);
+    }
+    let targets_dtype = dtype_of(&inputs.targets);
+    let keeps = options.keeps_projection(projection.input.dtype(), targets_dtype);
+    let of = match options.loss.keep && !keeps {
+        true => options.gradients_of,
+        false => LinearGradientsOf::default(),
+    };
+    let solved = match projection.input.dtype() {
+        DType::F64 => solve_linear::<f64, B>(&projection, &inputs, None, (&options, of)),
+        _ => solve_linear::<f32, B>(&projection, &inputs, None, (&options, of)),
+    };
+    LinearForward {
+        loss: B::close(solved.loss),
+        details: solved.details.close::<B>(),
+        saved: match (options.loss.keep, keeps) {
+            (false, _) => LinearSaved::Nothing,
+            (true, true) => LinearSaved::AsGiven { projection },
+            (true, false) => LinearSaved::Gradients {
+                gradients: solved.gradients,
+            },
+        },
+    }
+}
+
+pub(super) fn linear_cross_entropy_backward<B: HostBackend + CrossEntropyBackend>(
+    saved: LinearSaved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: LinearOptions,
+) -> LinearGradients<B> {
+    match saved {
+        LinearSaved::AsGiven { projection } if is_computed_in(&projection, &inputs, &options) => {
+            let upstream = Some(B::open(upstream).row_major());
+            let of = options.gradients_of;
+            let solved = match projection.input.dtype() {
+                DType::F64 => {
+                    solve_linear::<f64, B>(&projection, &inputs, upstream, (&options, of))
+                }
+                _ => solve_linear::<f32, B>(&projection, &inputs, upstream, (&options, of)),
+            };
+            solved.gradients
+        }
+        LinearSaved::Gradients { gradients } => {
+            let upstream = B::open(upstream).row_major();
+            let multiplied = |gradient: MaybeFloat<B>| match gradient {
+                MaybeFloat::None => MaybeFloat::None,
+                MaybeFloat::Some(gradient) => {
+                    let gradient = B::open(gradient);
+                    let gradient = in_arithmetic_of!(gradient, times_one(gradient, &upstream));
+                    MaybeFloat::Some(B::close(gradient))
+                }
+            };
+            LinearGradients {
+                input: multiplied(gradients.input),
+                weight: multiplied(gradients.weight),
+                bias: multiplied(gradients.bias),
+                targets: multiplied(gradients.targets),
+            }
+        }
+        saved => chunks::backward::<B, chunks::Own>(saved, inputs, upstream, &options),
+    }
+}
+
+/// Whether all that is written has the dtype that is computed in.
+fn is_computed_in<B: Backend>(
+    projection: &Projection<B>,
+    inputs: &Inputs<B>,
+    options: &LinearOptions,
+) -> bool {
+    let dtype = projection.input.dtype();
+    let targets = match &inputs.targets {
+        Targets::Distributions(targets) if options.gradients_of.targets => targets.dtype(),
+        _ => dtype,
+    };
+    matches!(dtype, DType::F32 | DType::F64) && targets == dtype
+}
+
+fn dtype_of<B: Backend>(targets: &Targets<B>) -> DType {
+    match targets {
+        Targets::Indices(indices) => indices.dtype(),
+        Targets::Distributions(targets) => targets.dtype(),
+    }
+}
+
+/// What a call over a projection has come to.
+struct SolvedLinear<B: HostBackend> {
+    loss: B::Host,
+    details: HostDetails<B::Host>,
+    gradients: LinearGradients<B>,
+}
+
+fn solve_linear<A: Arithmetic, B: HostBackend>(
+    projection: &Projection<B>,
+    inputs: &Inputs<B>,
+    upstream: Option<B::Host>,
+    (options, of): (&LinearOptions, LinearGradientsOf),
+) -> SolvedLinear<B> {
+    let input = B::open(projection.input.clone()).row_major();
+    let mut weight = B::open(projection.weight.clone());
+    if weight.matrix().is_none() {
+        weight = weight.row_major();
+    }
+    let bias = match &projection.bias {
+        MaybeFloat::None => None,
+        MaybeFloat::Some(bias) => Some(B::open(bias.clone()).row_major()),
+    };
+    let host_inputs = HostInputs::open::<B>(inputs.clone());
+    let [rows, features] = input.shape().dims();
+    let classes = weight.shape()[1];
+    let dtype = input.dtype();
+    let zeros = |wanted: bool, shape: Shape| wanted.then(|| B::Host::zeros(shape, dtype));
+    let mut input_gradient = zeros(of.input, input.shape());
+    let mut weight_gradient = zeros(of.weight, Shape::new([features, classes]));
+    let mut bias_gradient = zeros(of.bias && bias.is_some(), Shape::new([classes]));
+    let mut targets_gradient = match &host_inputs.targets {
+        HostTargets::Distributions(targets) => zeros(of.targets, targets.shape()),
+        HostTargets::Indices(_) => None,
+    };
+
+    let (numbers, strides) = weight
+        .matrix()
+        .expect("the weight was brought into one slice");
+    let own = "the tensors of a projection have the dtype that is computed in";
+    let class_weights = host_inputs.weights::<A>();
+    let upstream = upstream.as_ref().map(self::numbers::<A, B::Host>);
+    let call = LinearCall {
+        rows,
+        features,
+        classes,
+        rows_per_chunk: options.rows_per_chunk,
+        options: &options.loss,
+        targets: match &host_inputs.targets {
+            HostTargets::Indices(indices) => TargetSlices::Indices(indices.indices()),
+            HostTargets::Distributions(targets) => TargetSlices::Distributions(targets.floats()),
+        },
+        weights: class_weights.as_deref(),
+        upstream: upstream.as_deref(),
+        normalizer: host_inputs.normalizer,
+    };
+    let slices = SliceProjection {
+        input: A::slice(input.floats()).expect(own),
+        weight: Matrix::new(A::slice(numbers).expect(own), [features, classes], strides),
+        bias: bias
+            .as_ref()
+            .map(|bias| A::slice(bias.floats()).expect(own)),
+    };
+    let solution = call.solve(
+        slices,
+        LinearBuffers {
+            input: input_gradient
+                .as_mut()
+                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
+            weight: weight_gradient
+                .as_mut()
+                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
+            bias: bias_gradient
+                .as_mut()
+                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
+            targets: targets_gradient
+                .as_mut()
+                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
+        },
+    );
+    let closed = |gradient: Option<B::Host>| MaybeFloat::from(gradient.map(B::close));
+    let logits = Shape::new([rows, classes]);
+    SolvedLinear {
+        loss: A::host(solution.losses, options.loss.loss_shape(&logits)),
+        details: HostDetails::new(solution.details, rows, &options.loss),
+        gradients: LinearGradients {
+            input: closed(input_gradient),
+            weight: closed(weight_gradient),
+            bias: closed(bias_gradient),
+            targets: closed(targets_gradient),
+        },
+    }
+}
+
+/// The product of a gradient with an upstream gradient of one number.
+fn times_one<A: Arithmetic, H: HostTensor>(mut gradient: H, upstream: &H) -> H {
+    let factor = numbers::<A, H>(upstream)[0];
+    if factor == A::ONE {
+        return gradient;
+    }
+    let geometry = Geometry {
+        outer: 1,
+        classes: gradient.shape().num_elements(),
+        inner: 1,
+    };
+    if geometry.classes > 0 {
+        let instructions = Instructions::best();
+        multiply(gradient.floats_mut(), &geometry, &[factor], instructions);
+    }
+    gradient
 }
 
 /// The first index target that is neither a class nor ignored: its row and its value.

@@ -11,10 +11,14 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+};
 use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 use crate::reference;
 
 mod autodiff;
+mod chunks;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]
@@ -82,5 +86,27 @@ pub trait CrossEntropyBackend: Backend {
         options: Options,
     ) -> Gradients<Self> {
         reference::cross_entropy_backward::<Self>(saved, inputs, upstream, &options)
+    }
+
+    /// The loss of logits that a projection makes, see [`operation::linear`](crate::operation::linear).
+    #[fusion(meta = metadata::linear_cross_entropy)]
+    fn linear_cross_entropy(
+        #[extension_type] projection: Projection<Self>,
+        #[extension_type] inputs: Inputs<Self>,
+        options: LinearOptions,
+    ) -> LinearForward<Self> {
+        chunks::forward::<Self, chunks::Own>(projection, inputs, &options)
+    }
+
+    /// The gradients of what [`linear_cross_entropy`](Self::linear_cross_entropy) was given, for an
+    /// upstream gradient in the shape of its loss.
+    #[fusion(meta = metadata::linear_cross_entropy_backward)]
+    fn linear_cross_entropy_backward(
+        #[extension_type] saved: LinearSaved<Self>,
+        #[extension_type] inputs: Inputs<Self>,
+        upstream: FloatTensor<Self>,
+        options: LinearOptions,
+    ) -> LinearGradients<Self> {
+        chunks::backward::<Self, chunks::Own>(saved, inputs, upstream, &options)
     }
 }

@@ -7,6 +7,9 @@ use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 use super::CrossEntropyBackend;
 use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+};
 use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 
 computes_on_host!(NdArray);
@@ -118,6 +121,20 @@ impl HostTensor for HostArray {
             Self::F32(array) => Floats::F32(numbers!(array)),
             _ => unreachable!("logits are f32 or f64 on NdArray"),
         }
+    }
+
+    fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])> {
+        let strides = over_arrays!(self, array => array.strides().to_vec());
+        let strides = [strides[0], strides[1]].map(usize::try_from);
+        let [Ok(rows), Ok(columns)] = strides else {
+            return None;
+        };
+        let floats = match self {
+            Self::F64(array) => Floats::F64(array.as_slice_memory_order()?),
+            Self::F32(array) => Floats::F32(array.as_slice_memory_order()?),
+            _ => unreachable!("weights are f32 or f64 on NdArray"),
+        };
+        Some((floats, [rows, columns]))
     }
 
     fn indices(&self) -> Indices<'_> {

@@ -10,11 +10,15 @@ use burn::backend::{
     AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
     DispatchTensorKind, TensorMetadata, get_or_init_device_settings,
 };
-use burn::tensor::{DType, Device, Shape};
+use burn::tensor::{DType, Device, FloatDType, Shape};
 use burn_autodiff::Autodiff;
 
-use super::CrossEntropyBackend;
+use super::{CrossEntropyBackend, chunks};
 use crate::error::CrossEntropyError;
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
+    Projection,
+};
 use crate::operation::{
     ClassWeights, Denominators, Details, Forward, Gradients, GradientsOf, Inputs, Options,
     RowReduction, Saved, Targets, accumulation_dtype,
@@ -125,6 +129,16 @@ pub(crate) fn computes(device: &Device, dtype: DType) -> bool {
     ) && device.supports_dtype(dtype)
 }
 
+/// The bytes that the largest buffer of the device may have, where there is a bound.
+pub(crate) fn largest_buffer(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cube")]
+    if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {
+        return Some(super::cube::largest_buffer(device));
+    }
+    let _ = device;
+    None
+}
+
 /// Index targets of any rank in one dimension.
 pub(crate) fn flatten_indices(indices: DispatchTensor, rows: usize) -> DispatchTensor {
     Dispatch::int_reshape(indices, Shape::new([rows]))
@@ -136,49 +150,108 @@ fn bound<B: CrossEntropyBackend>(
     inputs: Inputs<Dispatch>,
     options: Options,
 ) -> Result<Forward<Dispatch>, CrossEntropyError> {
-    let mut autodiff = logits.autodiff;
-    let targets = match inputs.targets {
-        Targets::Indices(indices) => Targets::Indices(bound_indices::<B>(indices)?),
-        Targets::Distributions(targets) => {
-            autodiff = autodiff.merge(targets.autodiff);
-            Targets::Distributions(bound_float::<B>(targets, "target")?)
-        }
-    };
-    let weights = match inputs.weights {
-        ClassWeights::Equal => ClassWeights::Equal,
-        ClassWeights::PerClass(weights) => {
-            ClassWeights::PerClass(bound_float::<B>(weights, "class weight")?)
-        }
-    };
-    let normalizer = match inputs.normalizer {
-        Denominators::OfRows => Denominators::OfRows,
-        Denominators::Given(numbers) => {
-            Denominators::Given(bound_float::<B>(numbers, "normalizer")?)
-        }
-    };
+    let autodiff = autodiff_of(&inputs).merge(logits.autodiff);
     let logits = bound_float::<B>(logits, "logits")?;
-    let inputs = Inputs {
-        targets,
-        weights,
-        normalizer,
-    };
+    let inputs = bound_inputs::<B>(inputs)?;
     let Forward { loss, details, .. } = B::cross_entropy(logits, inputs, options);
     Ok(Forward {
         loss: dispatched::<B>(loss, autodiff),
         saved: Saved::Nothing,
-        details: match details {
-            Details::Nothing => Details::Nothing,
-            Details::PerRow {
-                numbers,
-                classes,
-                totals,
-            } => Details::PerRow {
-                numbers: dispatched::<B>(numbers, autodiff),
-                classes: dispatched_int::<B>(classes),
-                totals: dispatched::<B>(totals, autodiff),
-            },
+        details: dispatched_details::<B>(details, autodiff),
+    })
+}
+
+/// [`cross_entropy`] of logits that a projection makes.
+pub(crate) fn linear_cross_entropy<B: CrossEntropyBackend>(
+    projection: Projection<Dispatch>,
+    inputs: Inputs<Dispatch>,
+    options: LinearOptions,
+) -> Result<LinearForward<Dispatch>, CrossEntropyError> {
+    if TypeId::of::<B>() == TypeId::of::<Dispatch>() {
+        return Ok(if has_implementation(&projection.input.kind) {
+            Dispatch::linear_cross_entropy(projection, inputs, options)
+        } else {
+            portable_linear(projection, inputs, options)
+        });
+    }
+    let Projection {
+        input,
+        weight,
+        bias,
+    } = projection;
+    let mut autodiff = autodiff_of(&inputs)
+        .merge(input.autodiff)
+        .merge(weight.autodiff);
+    let bias = match bias {
+        MaybeFloat::None => MaybeFloat::None,
+        MaybeFloat::Some(bias) => {
+            autodiff = autodiff.merge(bias.autodiff);
+            MaybeFloat::Some(bound_float::<B>(bias, "bias")?)
+        }
+    };
+    let projection = Projection {
+        input: bound_float::<B>(input, "input")?,
+        weight: bound_float::<B>(weight, "projection weight")?,
+        bias,
+    };
+    let inputs = bound_inputs::<B>(inputs)?;
+    let LinearForward { loss, details, .. } = B::linear_cross_entropy(projection, inputs, options);
+    Ok(LinearForward {
+        loss: dispatched::<B>(loss, autodiff),
+        saved: LinearSaved::Nothing,
+        details: dispatched_details::<B>(details, autodiff),
+    })
+}
+
+/// The autodiff setting of the targets that have one.
+fn autodiff_of(inputs: &Inputs<Dispatch>) -> DispatchAutodiffContext {
+    match &inputs.targets {
+        Targets::Indices(_) => DispatchAutodiffContext::Disabled,
+        Targets::Distributions(targets) => targets.autodiff,
+    }
+}
+
+fn bound_inputs<B: CrossEntropyBackend>(
+    inputs: Inputs<Dispatch>,
+) -> Result<Inputs<B>, CrossEntropyError> {
+    Ok(Inputs {
+        targets: match inputs.targets {
+            Targets::Indices(indices) => Targets::Indices(bound_indices::<B>(indices)?),
+            Targets::Distributions(targets) => {
+                Targets::Distributions(bound_float::<B>(targets, "target")?)
+            }
+        },
+        weights: match inputs.weights {
+            ClassWeights::Equal => ClassWeights::Equal,
+            ClassWeights::PerClass(weights) => {
+                ClassWeights::PerClass(bound_float::<B>(weights, "class weight")?)
+            }
+        },
+        normalizer: match inputs.normalizer {
+            Denominators::OfRows => Denominators::OfRows,
+            Denominators::Given(numbers) => {
+                Denominators::Given(bound_float::<B>(numbers, "normalizer")?)
+            }
         },
     })
+}
+
+fn dispatched_details<B: CrossEntropyBackend>(
+    details: Details<B>,
+    autodiff: DispatchAutodiffContext,
+) -> Details<Dispatch> {
+    match details {
+        Details::Nothing => Details::Nothing,
+        Details::PerRow {
+            numbers,
+            classes,
+            totals,
+        } => Details::PerRow {
+            numbers: dispatched::<B>(numbers, autodiff),
+            classes: dispatched_int::<B>(classes),
+            totals: dispatched::<B>(totals, autodiff),
+        },
+    }
 }
 
 /// The tensor as `B`'s own. Where `B` is an autodiff backend, a tensor without autodiff comes in as
@@ -440,6 +513,120 @@ fn check_bound<B: CrossEntropyBackend>(
         bound_indices::<B>(indices.clone())?;
     }
     Ok(())
+}
+
+/// The loss of a projection on a backend without an implementation.
+///
+/// A reduced loss has its gradients attached as in [`portable`]. Those of an unreduced loss hang on
+/// the upstream gradient of every row, so there the logits of the chunks are part of the graph, and
+/// stay in memory until the backward.
+fn portable_linear(
+    projection: Projection<Dispatch>,
+    inputs: Inputs<Dispatch>,
+    options: LinearOptions,
+) -> LinearForward<Dispatch> {
+    let bias = projection.bias.clone().into_option();
+    let targets = match &inputs.targets {
+        Targets::Indices(_) => None,
+        Targets::Distributions(targets) => Some(targets.clone()),
+    };
+    let given = [
+        Some(projection.input.clone()),
+        Some(projection.weight.clone()),
+        bias,
+        targets,
+    ];
+    let autodiff = given
+        .iter()
+        .flatten()
+        .fold(DispatchAutodiffContext::Disabled, |autodiff, tensor| {
+            autodiff.merge(tensor.autodiff)
+        });
+    let parents = given.map(|tensor| tensor.filter(Dispatch::is_tracked));
+    let is_tracked = parents.iter().any(Option::is_some);
+    if options.loss.reduction == RowReduction::None && is_tracked {
+        return chunks::forward::<Dispatch, InGraph>(projection, inputs, &options);
+    }
+    let projection = Projection {
+        input: without_autodiff(projection.input),
+        weight: without_autodiff(projection.weight),
+        bias: projection.bias.into_option().map(without_autodiff).into(),
+    };
+    let inputs = Inputs {
+        targets: match inputs.targets {
+            Targets::Indices(indices) => Targets::Indices(indices),
+            Targets::Distributions(targets) => Targets::Distributions(without_autodiff(targets)),
+        },
+        ..inputs
+    };
+    let [input, weight, bias, targets] = parents.each_ref().map(Option::is_some);
+    let options = LinearOptions {
+        loss: Options {
+            keep: is_tracked,
+            ..options.loss
+        },
+        gradients_of: LinearGradientsOf {
+            input,
+            weight,
+            bias,
+            targets,
+        },
+        ..options
+    };
+    let LinearForward {
+        loss,
+        saved,
+        details,
+    } = chunks::forward::<Dispatch, chunks::Portable>(projection, inputs.clone(), &options);
+    let loss = if is_tracked {
+        let upstream = Dispatch::float_ones(loss.shape(), &loss.device(), loss.dtype().into());
+        let LinearGradients {
+            input,
+            weight,
+            bias,
+            targets,
+        } = chunks::backward::<Dispatch, chunks::Portable>(saved, inputs, upstream, &options);
+        let gradients = [input, weight, bias, targets].map(MaybeFloat::into_option);
+        let pairs = parents.into_iter().zip(gradients);
+        pairs
+            .filter_map(|(parent, gradient)| parent.zip(gradient))
+            .fold(loss, |loss, (parent, gradient)| {
+                let float: FloatDType = loss.dtype().into();
+                let parent = Dispatch::float_cast(parent, float);
+                let gradient = Dispatch::float_cast(gradient, float);
+                let slope = slope_of(parent, gradient, &options.loss);
+                Dispatch::float_add(slope, loss)
+            })
+    } else {
+        with_autodiff(loss, autodiff)
+    };
+    LinearForward {
+        loss,
+        saved: LinearSaved::Nothing,
+        details: details_with_autodiff(details, autodiff),
+    }
+}
+
+/// The loss of logits that are in the graph.
+struct InGraph;
+
+impl chunks::OnLogits<Dispatch> for InGraph {
+    fn forward(
+        logits: DispatchTensor,
+        inputs: Inputs<Dispatch>,
+        options: &Options,
+    ) -> Forward<Dispatch> {
+        portable(logits, inputs, options.clone())
+    }
+
+    fn backward(
+        _saved: Saved<Dispatch>,
+        _inputs: Inputs<Dispatch>,
+        _upstream: DispatchTensor,
+        _options: &Options,
+    ) -> Gradients<Dispatch> {
+        unreachable!("the graph has the backward")
+    }
 }
 
 fn details_with_autodiff(

@@ -15,6 +15,7 @@ use super::checks::{
 };
 use super::config::CrossEntropyLossConfig;
 use super::normalizer::Normalizer;
+use super::source::LogitsSource;
 use super::target::sealed::FromRows;
 use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target};
 use crate::backend::CrossEntropyBackend;
@@ -250,7 +251,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         logits: Tensor<D>,
         target: impl CrossEntropyTarget<D>,
     ) -> Tensor<1> {
-        unwrap(self.reduced(logits, target, RangeCheck::WhereFree))
+        unwrap(self.reduced(logits.into_dispatch(), target, RangeCheck::WhereFree))
     }
 
     /// The loss of every row: the shape of the logits without the class dimension, for logits of
@@ -279,7 +280,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        unwrap(self.unreduced(logits, target, RangeCheck::WhereFree))
+        unwrap(self.unreduced(logits.into_dispatch(), target, RangeCheck::WhereFree))
     }
 
     /// [`forward`](Self::forward) that returns what is wrong, and that looks for targets out of
@@ -305,7 +306,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         logits: Tensor<D>,
         target: impl CrossEntropyTarget<D>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.reduced(logits, target, RangeCheck::Always)
+        self.reduced(logits.into_dispatch(), target, RangeCheck::Always)
     }
 
     /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
@@ -322,18 +323,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        self.unreduced(logits, target, RangeCheck::Always)
+        self.unreduced(logits.into_dispatch(), target, RangeCheck::Always)
     }
 
-    fn reduced<const D: usize>(
+    pub(super) fn reduced<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         check: RangeCheck,
     ) -> Result<Tensor<1>, CrossEntropyError> {
         let request = Request {
             check,
-            ..Request::new(self.reduction(&logits.shape())?)
+            ..Request::new(self.reduction(&logits.logits_shape())?)
         };
         let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
         Ok(Tensor::from_dispatch(loss))
@@ -356,9 +357,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         })
     }
 
-    fn unreduced<const D: usize>(
+    pub(super) fn unreduced<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         check: RangeCheck,
     ) -> Result<RowLosses<D>, CrossEntropyError>
@@ -371,7 +372,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
 
     pub(super) fn row_losses<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         check: RangeCheck,
     ) -> Result<DispatchTensor, CrossEntropyError> {
@@ -383,14 +384,14 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(loss)
     }
 
-    pub(super) fn compute<const D: usize>(
+    pub(super) fn compute(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: Target,
         request: Request,
     ) -> Result<Forward<Dispatch>, CrossEntropyError> {
-        let logits = logits.into_dispatch();
-        let shape = logits.shape();
+        logits.check()?;
+        let shape = logits.logits_shape();
         let class_dim = self.class_dim(&shape)?;
         self.check_weight_length(&shape, class_dim)?;
         check_target_shape(&shape, &target, class_dim)?;
@@ -400,8 +401,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 class_dim,
             });
         }
-        let device = device_of(&logits);
-        check_float_dtype("logits", logits.dtype(), &device)?;
+        let tensor = logits.tensor();
+        let device = device_of(tensor);
+        check_float_dtype("logits", tensor.dtype(), &device)?;
         let targets = match target {
             Target::Indices(indices) => {
                 self.check_indices(&indices, &device, shape[class_dim], request.check)?;
@@ -409,7 +411,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             }
             Target::Distributions(targets) => {
                 check_same_device(&device, &targets)?;
-                check_same_checkpointing(&logits, &targets)?;
+                check_same_checkpointing(tensor, &targets)?;
                 check_float_dtype("target distributions", targets.dtype(), &device)?;
                 Targets::Distributions(targets)
             }
@@ -420,7 +422,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             normalizer: denominators(request.normalizer, &device)?,
         };
         let options = self.options(class_dim, request.reduction, request.details);
-        routing::cross_entropy::<B>(logits, inputs, options)
+        logits.cross_entropy::<B>(inputs, options)
     }
 
     /// The options of a call.

@@ -3,13 +3,16 @@
 mod checks;
 mod config;
 mod cross_entropy;
+mod linear;
 mod normalizer;
 mod output;
 mod shard;
+mod source;
 mod target;
 
 pub use config::CrossEntropyLossConfig;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
+pub use linear::{LinearCrossEntropyLoss, LinearCrossEntropyLossConfig};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;
 pub use shard::{ShardStatistics, VocabularyShard};

@@ -9,6 +9,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::checks::{check_int_dtype, device_of};
 use super::cross_entropy::{CrossEntropyLoss, RangeCheck, Request, unwrap};
+use super::source::LogitsSource;
 use super::target::{CrossEntropyTarget, Target, TargetTensor};
 use crate::backend::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
@@ -193,7 +194,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: impl CrossEntropyTarget<D>,
         normalizer: impl Into<Normalizer>,
     ) -> Tensor<1> {
-        unwrap(self.normalized(logits, target, normalizer.into(), RangeCheck::WhereFree))
+        unwrap(self.normalized(
+            logits.into_dispatch(),
+            target,
+            normalizer.into(),
+            RangeCheck::WhereFree,
+        ))
     }
 
     /// [`forward_normalized`](Self::forward_normalized) that returns what is wrong, see
@@ -208,7 +214,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: impl CrossEntropyTarget<D>,
         normalizer: impl Into<Normalizer>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.normalized(logits, target, normalizer.into(), RangeCheck::Always)
+        self.normalized(
+            logits.into_dispatch(),
+            target,
+            normalizer.into(),
+            RangeCheck::Always,
+        )
     }
 
     /// What `Mean` divides by over these targets, see [`Normalizer`]. Nothing waits for the device. (On
@@ -294,9 +305,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Tensor::from_dispatch(total))
     }
 
-    fn normalized<const D: usize>(
+    pub(super) fn normalized<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         normalizer: Normalizer,
         check: RangeCheck,

@@ -5,6 +5,7 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata, get_or_init_device
 use burn::tensor::{Bool, Int, Shape, Slice, Tensor};
 
 use super::cross_entropy::{CrossEntropyLoss, RangeCheck, Request, Settings, unwrap};
+use super::source::LogitsSource;
 use super::target::sealed::FromRows;
 use super::target::{CrossEntropyTarget, LogitsRank, RowClasses, RowLosses};
 use crate::backend::CrossEntropyBackend;
@@ -146,7 +147,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Tensor<D>: LogitsRank,
     {
         let request = (DetailsOf::Target, RangeCheck::WhereFree);
-        unwrap(self.output(logits, target, request))
+        unwrap(self.output(logits.into_dispatch(), target, request))
     }
 
     /// [`forward_with_output`](Self::forward_with_output) with the entropy of every row, which takes
@@ -176,7 +177,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Tensor<D>: LogitsRank,
     {
         let request = (DetailsOf::TargetAndEntropy, RangeCheck::WhereFree);
-        unwrap(self.output(logits, target, request))
+        unwrap(self.output(logits.into_dispatch(), target, request))
     }
 
     /// [`forward_with_output`](Self::forward_with_output) that returns what is wrong, see
@@ -193,7 +194,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        self.output(logits, target, (DetailsOf::Target, RangeCheck::Always))
+        self.output(
+            logits.into_dispatch(),
+            target,
+            (DetailsOf::Target, RangeCheck::Always),
+        )
     }
 
     /// [`forward_with_entropy`](Self::forward_with_entropy) that returns what is wrong, see
@@ -211,7 +216,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Tensor<D>: LogitsRank,
     {
         let request = (DetailsOf::TargetAndEntropy, RangeCheck::Always);
-        self.output(logits, target, request)
+        self.output(logits.into_dispatch(), target, request)
     }
 
     /// The log-probability of each row's target, with gradients: `x[y] - lse`, for a distribution
@@ -248,7 +253,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        unwrap(self.log_probabilities(logits, target, RangeCheck::WhereFree))
+        unwrap(self.log_probabilities(logits.into_dispatch(), target, RangeCheck::WhereFree))
     }
 
     /// [`log_prob`](Self::log_prob) that returns what is wrong, see
@@ -265,12 +270,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        self.log_probabilities(logits, target, RangeCheck::Always)
+        self.log_probabilities(logits.into_dispatch(), target, RangeCheck::Always)
     }
 
-    fn log_probabilities<const D: usize>(
+    pub(super) fn log_probabilities<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         check: RangeCheck,
     ) -> Result<RowLosses<D>, CrossEntropyError>
@@ -288,16 +293,16 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         )))
     }
 
-    fn output<const D: usize>(
+    pub(super) fn output<const D: usize>(
         &self,
-        logits: Tensor<D>,
+        logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,
         (details, check): (DetailsOf, RangeCheck),
     ) -> Result<CrossEntropyOutput<D>, CrossEntropyError>
     where
         Tensor<D>: LogitsRank,
     {
-        let shape = logits.shape();
+        let shape = logits.logits_shape();
         let rows = row_shape(&shape, self.class_dim(&shape)?);
         let reduction = self.reduction(&shape)?;
         let request = Request {

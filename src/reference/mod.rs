@@ -208,6 +208,39 @@ pub fn total_weight<B: Backend>(
     counting.total_weight(&weights, FloatDType::F32)
 }
 
+/// What [`RowReduction::Mean`] divides the losses and the z-losses of index targets by, shape `[2]`.
+pub(crate) fn denominators_of_mean<B: Backend>(
+    indices: IntTensor<B>,
+    weights: &ClassWeights<B>,
+    classes: usize,
+    options: &Options,
+    float: FloatDType,
+) -> FloatTensor<B> {
+    let rows = indices.shape().num_elements();
+    if rows == 0 {
+        return full::<B>(Shape::new([2]), 0.0, &indices.device(), float);
+    }
+    let ignored = &options.ignore_indices;
+    let counting = Counting::<B>::new(indices, Shape::new([rows]), Some(classes), ignored);
+    let numbers =
+        [weights, &ClassWeights::Equal].map(|weights| counting.total_weight(weights, float));
+    B::float_cat(numbers.to_vec(), 0)
+}
+
+/// The rows of a tensor `[rows, _]`, made 0 where an index target does not count.
+pub(crate) fn counted_rows_of<B: Backend>(
+    tensor: FloatTensor<B>,
+    indices: IntTensor<B>,
+    classes: usize,
+    options: &Options,
+) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let rows = Shape::new([shape[0], 1]);
+    let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
+    let dropped = B::bool_expand(counting.dropped(), shape);
+    B::float_mask_fill(tensor, dropped, 0.0.into())
+}
+
 /// The surprisals' source: transformed logits with their row statistics, or probabilities.
 enum Scores<B: Backend> {
     Logits {

@@ -14,6 +14,7 @@ mod fixtures;
 mod forms;
 mod fused;
 mod fuzz;
+mod linear;
 mod meaning;
 #[cfg(feature = "train")]
 mod metrics;

@@ -8,6 +8,7 @@
 //! | `softmax`, `probabilities` | the maths |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
+//! | `linear`, `products` | the projection before the loss, chunk by chunk |
 //! | `blocks`, `rows`, `shares`, `targets` | what the maths is about |
 //! | `storage`, `number` | layouts and dtypes |
 //! | `float`, `instructions` | elementary functions, and what they are compiled for |
@@ -23,10 +24,12 @@
 mod blocks;
 mod float;
 mod instructions;
+mod linear;
 mod multiply;
 mod number;
 mod part;
 mod probabilities;
+mod products;
 mod ranks;
 mod rows;
 mod shares;
@@ -38,7 +41,9 @@ mod unit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::instructions::Instructions;
+pub(crate) use self::linear::{LinearBuffers, LinearCall, Projection};
 pub(crate) use self::multiply::multiply;
+pub(crate) use self::products::Matrix;
 pub(crate) use self::storage::{Floats, FloatsMut, Own};
 pub(crate) use self::targets::{Indices, Targets, Valid};
 

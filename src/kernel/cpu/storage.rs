@@ -67,6 +67,16 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Consecutive numbers.
+    pub(crate) fn window(self, numbers: Range<usize>) -> Self {
+        match self {
+            Self::F64(slice) => Self::F64(&slice[numbers]),
+            Self::F32(slice) => Self::F32(&slice[numbers]),
+            Self::F16(slice) => Self::F16(&slice[numbers]),
+            Self::BF16(slice) => Self::BF16(&slice[numbers]),
+        }
+    }
+
     /// The numbers as the arithmetic's own, copied where their dtype is another.
     pub(crate) fn to_vec<A: Float>(self, instructions: Instructions) -> Vec<A> {
         over_dtypes!(Self, self, stored => {
@@ -464,6 +474,10 @@ pub(crate) fn stretches(geometry: &Geometry, rows: Range<usize>) -> impl Iterato
 
 /// The part as one of the arithmetic's own dtype, if it is.
 pub(crate) trait Own: Float + Number {
+    fn slice(floats: Floats<'_>) -> Option<&[Self]>;
+    fn slice_mut(floats: FloatsMut<'_>) -> Option<&mut [Self]>;
+    fn floats(numbers: &[Self]) -> Floats<'_>;
+    fn floats_mut(numbers: &mut [Self]) -> FloatsMut<'_>;
     fn runs<'p, 'a>(part: &'p Part<'a>) -> Option<&'p Runs<'a, Self>>;
     fn runs_mut<'p, 'a>(part: &'p mut Part<'a>) -> Option<&'p mut Runs<'a, Self>>;
 }
@@ -471,6 +485,28 @@ pub(crate) trait Own: Float + Number {
 macro_rules! own {
     ($($float:ident: $dtype:ident),*) => {$(
         impl Own for $float {
+            fn slice(floats: Floats<'_>) -> Option<&[Self]> {
+                match floats {
+                    Floats::$dtype(numbers) => Some(numbers),
+                    _ => None,
+                }
+            }
+
+            fn slice_mut(floats: FloatsMut<'_>) -> Option<&mut [Self]> {
+                match floats {
+                    FloatsMut::$dtype(numbers) => Some(numbers),
+                    _ => None,
+                }
+            }
+
+            fn floats(numbers: &[Self]) -> Floats<'_> {
+                Floats::$dtype(numbers)
+            }
+
+            fn floats_mut(numbers: &mut [Self]) -> FloatsMut<'_> {
+                FloatsMut::$dtype(numbers)
+            }
+
             fn runs<'p, 'a>(part: &'p Part<'a>) -> Option<&'p Runs<'a, Self>> {
                 match part {
                     Part::$dtype(runs) => Some(runs),

@@ -62,7 +62,29 @@ macro_rules! over_indices {
     };
 }
 
-impl Indices<'_> {
+impl<'a> Indices<'a> {
+    /// Those of consecutive rows.
+    pub(crate) fn window(self, rows: Range<usize>) -> Indices<'a> {
+        match self {
+            Indices::I64(indices) => Indices::I64(&indices[rows]),
+            Indices::I32(indices) => Indices::I32(&indices[rows]),
+            Indices::I16(indices) => Indices::I16(&indices[rows]),
+            Indices::I8(indices) => Indices::I8(&indices[rows]),
+            Indices::U64(indices) => Indices::U64(&indices[rows]),
+            Indices::U32(indices) => Indices::U32(&indices[rows]),
+            Indices::U16(indices) => Indices::U16(&indices[rows]),
+            Indices::U8(indices) => Indices::U8(&indices[rows]),
+        }
+    }
+
+    /// Those of some rows. What is beyond i64 is no class in i64 either.
+    pub(crate) fn gather(self, rows: &[usize]) -> Vec<i64> {
+        let narrow = |wide: i128| i64::try_from(wide).unwrap_or(i64::MAX);
+        over_indices!(self, indices => {
+            rows.iter().map(|row| narrow(indices[*row].wide())).collect()
+        })
+    }
+
     /// The targets of consecutive rows; beyond them, rows that do not count.
     pub(crate) fn resolve<const W: usize>(
         &self,

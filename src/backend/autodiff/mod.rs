@@ -9,7 +9,12 @@ use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients as GradientStore;
 use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 
+mod linear;
+
 use super::CrossEntropyBackend;
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+};
 use crate::operation::{
     ClassWeights, Denominators, Details, DetailsOf, Forward, Gradients, GradientsOf, Inputs,
     Options, Saved, Targets,
@@ -91,14 +96,8 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
         inputs: Inputs<Self>,
         options: Options,
     ) -> Forward<Self> {
-        let weights = match inputs.weights {
-            ClassWeights::Equal => ClassWeights::Equal,
-            ClassWeights::PerClass(weights) => ClassWeights::PerClass(weights.into_primitive()),
-        };
-        let normalizer = match inputs.normalizer {
-            Denominators::OfRows => Denominators::OfRows,
-            Denominators::Given(numbers) => Denominators::Given(numbers.into_primitive()),
-        };
+        let weights = weights_as_given(inputs.weights);
+        let normalizer = denominators_as_given(inputs.normalizer);
         match inputs.targets {
             Targets::Indices(indices) => {
                 let inputs = Inputs {
@@ -142,11 +141,32 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
         _upstream: FloatTensor<Self>,
         _options: Options,
     ) -> Gradients<Self> {
-        panic!(
-            "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is \
-             of first order"
-        )
+        first_order_only()
     }
+
+    fn linear_cross_entropy(
+        projection: Projection<Self>,
+        inputs: Inputs<Self>,
+        options: LinearOptions,
+    ) -> LinearForward<Self> {
+        linear::forward(projection, inputs, options)
+    }
+
+    fn linear_cross_entropy_backward(
+        _saved: LinearSaved<Self>,
+        _inputs: Inputs<Self>,
+        _upstream: FloatTensor<Self>,
+        _options: LinearOptions,
+    ) -> LinearGradients<Self> {
+        first_order_only()
+    }
+}
+
+fn first_order_only() -> ! {
+    panic!(
+        "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is of \
+         first order"
+    )
 }
 
 /// Runs the forward and, where a parent is tracked, records the node. The details are constants.
@@ -196,17 +216,43 @@ where
     Forward {
         loss,
         saved: Saved::Nothing,
-        details: match details {
-            Details::Nothing => Details::Nothing,
-            Details::PerRow {
-                numbers,
-                classes,
-                totals,
-            } => Details::PerRow {
-                numbers: <Autodiff<B, C> as AutodiffBackend>::from_inner(numbers),
-                classes,
-                totals: <Autodiff<B, C> as AutodiffBackend>::from_inner(totals),
-            },
+        details: details_as_constants::<B, C>(details),
+    }
+}
+
+/// Class weights are constants.
+fn weights_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
+    weights: ClassWeights<Autodiff<B, C>>,
+) -> ClassWeights<B> {
+    match weights {
+        ClassWeights::Equal => ClassWeights::Equal,
+        ClassWeights::PerClass(weights) => ClassWeights::PerClass(weights.into_primitive()),
+    }
+}
+
+/// So is what sums are divided by.
+fn denominators_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
+    denominators: Denominators<Autodiff<B, C>>,
+) -> Denominators<B> {
+    match denominators {
+        Denominators::OfRows => Denominators::OfRows,
+        Denominators::Given(numbers) => Denominators::Given(numbers.into_primitive()),
+    }
+}
+
+fn details_as_constants<B: CrossEntropyBackend, C: CheckpointStrategy>(
+    details: Details<B>,
+) -> Details<Autodiff<B, C>> {
+    match details {
+        Details::Nothing => Details::Nothing,
+        Details::PerRow {
+            numbers,
+            classes,
+            totals,
+        } => Details::PerRow {
+            numbers: <Autodiff<B, C> as AutodiffBackend>::from_inner(numbers),
+            classes,
+            totals: <Autodiff<B, C> as AutodiffBackend>::from_inner(totals),
         },
     }
 }

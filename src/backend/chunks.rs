@@ -1,0 +1,507 @@
+//! The loss of a projection, one chunk of rows after the other: the logits of a chunk, their loss and
+//! gradient by the operation on logits, and from that the gradients of the projection.
+//!
+//! A reduced loss has its gradients made in the forward, while the logits of a chunk exist: three
+//! matrix products instead of four. What the sums are divided by is known from the targets before the
+//! first chunk. An unreduced loss has an upstream gradient for every row, so its logits are made once
+//! more in the backward; and so are those of f16, whose gradients must not be rounded before what
+//! scales the loss up has reached them.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{FloatDType, Shape, Slice};
+
+use super::CrossEntropyBackend;
+use crate::operation::linear::{
+    LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
+    Projection,
+};
+use crate::operation::{
+    Denominators, Details, Forward, Gradients, GradientsOf, Inputs, NOTHING_SAVED, Options,
+    RowReduction, Saved, Targets, accumulation_dtype,
+};
+use crate::reference;
+
+/// The operation on logits.
+pub(super) trait OnLogits<B: Backend> {
+    fn forward(logits: FloatTensor<B>, inputs: Inputs<B>, options: &Options) -> Forward<B>;
+
+    fn backward(
+        saved: Saved<B>,
+        inputs: Inputs<B>,
+        upstream: FloatTensor<B>,
+        options: &Options,
+    ) -> Gradients<B>;
+}
+
+/// The backend's own.
+pub(super) struct Own;
+
+impl<B: CrossEntropyBackend> OnLogits<B> for Own {
+    fn forward(logits: FloatTensor<B>, inputs: Inputs<B>, options: &Options) -> Forward<B> {
+        B::cross_entropy(logits, inputs, options.clone())
+    }
+
+    fn backward(
+        saved: Saved<B>,
+        inputs: Inputs<B>,
+        upstream: FloatTensor<B>,
+        options: &Options,
+    ) -> Gradients<B> {
+        B::cross_entropy_backward(saved, inputs, upstream, options.clone())
+    }
+}
+
+/// In plain tensor operations.
+pub(super) struct Portable;
+
+impl<B: Backend> OnLogits<B> for Portable {
+    fn forward(logits: FloatTensor<B>, inputs: Inputs<B>, options: &Options) -> Forward<B> {
+        reference::cross_entropy::<B>(logits, inputs, options)
+    }
+
+    fn backward(
+        saved: Saved<B>,
+        inputs: Inputs<B>,
+        upstream: FloatTensor<B>,
+        options: &Options,
+    ) -> Gradients<B> {
+        reference::cross_entropy_backward::<B>(saved, inputs, upstream, options)
+    }
+}
+
+pub(super) fn forward<B: Backend, L: OnLogits<B>>(
+    projection: Projection<B>,
+    inputs: Inputs<B>,
+    options: &LinearOptions,
+) -> LinearForward<B> {
+    let chunks = Chunks::<B, L>::new(&projection, inputs, options);
+    let is_reduced = options.loss.reduction != RowReduction::None;
+    let keeps_projection = chunks.keeps_projection(&projection);
+    let makes_gradients = options.loss.keep && !keeps_projection;
+    let mut parts = Parts::default();
+    let mut gradients = Accumulated::new(&projection, &chunks, makes_gradients);
+    for rows in chunks.ranges() {
+        let input = chunks.input(&projection, &rows);
+        let logits = chunks.logits(input.clone(), &projection);
+        let inputs = chunks.inputs(&rows);
+        let options = chunks.loss_options(makes_gradients);
+        let forward = L::forward(logits, inputs.clone(), &options);
+        if makes_gradients {
+            let input = chunks.counted(input, &inputs);
+            let one = ones_like::<B>(&forward.loss);
+            let of_logits = L::backward(forward.saved, inputs, one, &options);
+            gradients.add(&rows, input, &projection, of_logits);
+        }
+        parts.add(forward.loss, forward.details);
+    }
+    let (loss, details) = parts.finish(is_reduced);
+    LinearForward {
+        loss,
+        details,
+        saved: match (options.loss.keep, makes_gradients) {
+            (false, _) => LinearSaved::Nothing,
+            (true, false) => LinearSaved::AsGiven { projection },
+            (true, true) => LinearSaved::Gradients {
+                gradients: gradients.finish(&projection),
+            },
+        },
+    }
+}
+
+pub(super) fn backward<B: Backend, L: OnLogits<B>>(
+    saved: LinearSaved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &LinearOptions,
+) -> LinearGradients<B> {
+    let projection = match saved {
+        LinearSaved::AsGiven { projection } => projection,
+        LinearSaved::Gradients { gradients } => return multiplied::<B>(gradients, upstream),
+        LinearSaved::Nothing => unreachable!("{NOTHING_SAVED}"),
+    };
+    let chunks = Chunks::<B, L>::new(&projection, inputs, options);
+    let mut gradients = Accumulated::new(&projection, &chunks, true);
+    for rows in chunks.ranges() {
+        let input = chunks.input(&projection, &rows);
+        let logits = chunks.logits(input.clone(), &projection);
+        let inputs = chunks.inputs(&rows);
+        let options = chunks.loss_options(true);
+        let upstream = match options.reduction {
+            RowReduction::None => window::<B>(upstream.clone(), &rows),
+            _ => upstream.clone(),
+        };
+        let input = chunks.counted(input, &inputs);
+        let forward = L::forward(logits, inputs.clone(), &options);
+        let of_logits = L::backward(forward.saved, inputs, upstream, &options);
+        gradients.add(&rows, input, &projection, of_logits);
+    }
+    gradients.finish(&projection)
+}
+
+/// The gradients of a reduced loss, which were made for an upstream gradient of 1.
+fn multiplied<B: Backend>(
+    gradients: LinearGradients<B>,
+    upstream: FloatTensor<B>,
+) -> LinearGradients<B> {
+    let multiply = |gradient: MaybeFloat<B>| {
+        let product = gradient.into_option().map(|gradient| {
+            let shape = vec![1; gradient.shape().num_dims()];
+            let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
+            let dtype = gradient.dtype();
+            let float = accumulation_dtype(dtype);
+            let product = B::float_mul(
+                B::float_cast(gradient, float),
+                B::float_cast(upstream, float),
+            );
+            B::float_cast(product, dtype.into())
+        });
+        MaybeFloat::from(product)
+    };
+    LinearGradients {
+        input: multiply(gradients.input),
+        weight: multiply(gradients.weight),
+        bias: multiply(gradients.bias),
+        targets: multiply(gradients.targets),
+    }
+}
+
+/// A call, and how its rows are divided.
+struct Chunks<'a, B: Backend, L> {
+    inputs: Inputs<B>,
+    options: &'a LinearOptions,
+    /// `Normalized` for every reduced loss.
+    reduction: RowReduction,
+    rows: usize,
+    classes: usize,
+    device: B::Device,
+    on_logits: PhantomData<L>,
+}
+
+impl<'a, B: Backend, L: OnLogits<B>> Chunks<'a, B, L> {
+    fn new(projection: &Projection<B>, inputs: Inputs<B>, options: &'a LinearOptions) -> Self {
+        let rows = projection.input.shape()[0];
+        let classes = projection.weight.shape()[1];
+        let device = projection.input.device();
+        let float = accumulation_dtype(projection.input.dtype());
+        let number = |number: f64| B::float_full(Shape::new([2]), number.into(), &device, float);
+        let normalizer = match (options.loss.reduction, &inputs.targets) {
+            (RowReduction::None, _) => Denominators::OfRows,
+            (RowReduction::Normalized, _) => inputs.normalizer.clone(),
+            (RowReduction::Mean, Targets::Indices(indices)) => {
+                Denominators::Given(reference::denominators_of_mean::<B>(
+                    indices.clone(),
+                    &inputs.weights,
+                    classes,
+                    &options.loss,
+                    float,
+                ))
+            }
+            (RowReduction::Mean, Targets::Distributions(_)) => {
+                Denominators::Given(number(rows as f64))
+            }
+            (RowReduction::BatchMean(samples), _) => Denominators::Given(number(samples as f64)),
+            (RowReduction::Sum, _) => Denominators::Given(number(1.0)),
+        };
+        Self {
+            inputs: Inputs {
+                normalizer,
+                ..inputs
+            },
+            reduction: match options.loss.reduction {
+                RowReduction::None => RowReduction::None,
+                _ => RowReduction::Normalized,
+            },
+            options,
+            rows,
+            classes,
+            device,
+            on_logits: PhantomData,
+        }
+    }
+
+    /// The rows of each chunk; without any rows one chunk of none.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let starts = (0..self.rows.max(1)).step_by(self.options.rows_per_chunk);
+        starts
+            .map(|start| start..self.rows.min(start + self.options.rows_per_chunk))
+            .collect()
+    }
+
+    fn loss_options(&self, keep: bool) -> Options {
+        let gradients_of = self.options.gradients_of;
+        Options {
+            reduction: self.reduction,
+            keep,
+            gradients_of: match (gradients_of.logits(), gradients_of.targets) {
+                (_, false) => GradientsOf::Logits,
+                (false, true) => GradientsOf::Targets,
+                (true, true) => GradientsOf::Both,
+            },
+            ..self.options.loss.clone()
+        }
+    }
+
+    fn keeps_projection(&self, projection: &Projection<B>) -> bool {
+        let targets = match &self.inputs.targets {
+            Targets::Indices(indices) => indices.dtype(),
+            Targets::Distributions(targets) => targets.dtype(),
+        };
+        self.options
+            .keeps_projection(projection.input.dtype(), targets)
+    }
+
+    fn input(&self, projection: &Projection<B>, rows: &Range<usize>) -> FloatTensor<B> {
+        window::<B>(projection.input.clone(), rows)
+    }
+
+    fn logits(&self, input: FloatTensor<B>, projection: &Projection<B>) -> FloatTensor<B> {
+        let [rows, features] = input.shape().dims();
+        let shape = Shape::new([rows, self.classes]);
+        let dtype: FloatDType = input.dtype().into();
+        let logits = if rows == 0 || features == 0 {
+            B::float_zeros(shape, &self.device, dtype)
+        } else {
+            B::float_matmul(input, projection.weight.clone())
+        };
+        match &projection.bias {
+            MaybeFloat::None => logits,
+            MaybeFloat::Some(bias) => {
+                let bias = B::float_reshape(bias.clone(), Shape::new([1, self.classes]));
+                B::float_add(logits, bias)
+            }
+        }
+    }
+
+    /// The input for the gradient of the weight, to which a row that does not count adds 0 times its
+    /// own numbers: NaN, if it holds one.
+    fn counted(&self, input: FloatTensor<B>, inputs: &Inputs<B>) -> FloatTensor<B> {
+        match &inputs.targets {
+            Targets::Indices(indices) if self.options.gradients_of.weight && self.rows > 0 => {
+                let options = &self.options.loss;
+                reference::counted_rows_of::<B>(input, indices.clone(), self.classes, options)
+            }
+            _ => input,
+        }
+    }
+
+    fn inputs(&self, rows: &Range<usize>) -> Inputs<B> {
+        Inputs {
+            targets: match &self.inputs.targets {
+                Targets::Indices(indices) => {
+                    Targets::Indices(int_window::<B>(indices.clone(), rows))
+                }
+                Targets::Distributions(targets) => {
+                    Targets::Distributions(window::<B>(targets.clone(), rows))
+                }
+            },
+            ..self.inputs.clone()
+        }
+    }
+}
+
+/// Losses and details, chunk by chunk.
+struct Parts<B: Backend> {
+    losses: Vec<FloatTensor<B>>,
+    numbers: Vec<FloatTensor<B>>,
+    classes: Vec<IntTensor<B>>,
+    totals: Option<FloatTensor<B>>,
+}
+
+impl<B: Backend> Default for Parts<B> {
+    fn default() -> Self {
+        Self {
+            losses: Vec::new(),
+            numbers: Vec::new(),
+            classes: Vec::new(),
+            totals: None,
+        }
+    }
+}
+
+impl<B: Backend> Parts<B> {
+    fn add(&mut self, loss: FloatTensor<B>, details: Details<B>) {
+        self.losses.push(loss);
+        if let Details::PerRow {
+            numbers,
+            classes,
+            totals,
+        } = details
+        {
+            self.numbers.push(numbers);
+            self.classes.push(classes);
+            self.totals = Some(match self.totals.take() {
+                None => totals,
+                Some(sum) => B::float_add(sum, totals),
+            });
+        }
+    }
+
+    fn finish(self, is_reduced: bool) -> (FloatTensor<B>, Details<B>) {
+        let one = |mut tensors: Vec<FloatTensor<B>>, dim| match tensors.len() {
+            1 => tensors.remove(0),
+            _ => B::float_cat(tensors, dim),
+        };
+        let losses = one(self.losses, 0);
+        let mut classes = self.classes;
+        let details = match self.totals {
+            None => Details::Nothing,
+            Some(totals) => Details::PerRow {
+                numbers: one(self.numbers, 1),
+                classes: match classes.len() {
+                    1 => classes.remove(0),
+                    _ => B::int_cat(classes, 1),
+                },
+                totals,
+            },
+        };
+        let loss = if is_reduced {
+            B::float_sum(losses)
+        } else {
+            losses
+        };
+        (loss, details)
+    }
+}
+
+/// Gradients, chunk by chunk. Those that sums over rows go into are added up in the dtype of the
+/// arithmetic.
+struct Accumulated<B: Backend> {
+    of: LinearGradientsOf,
+    input: Option<FloatTensor<B>>,
+    weight: Option<FloatTensor<B>>,
+    bias: Option<FloatTensor<B>>,
+    targets: Option<FloatTensor<B>>,
+    float: FloatDType,
+}
+
+impl<B: Backend> Accumulated<B> {
+    fn new<L: OnLogits<B>>(
+        projection: &Projection<B>,
+        chunks: &Chunks<'_, B, L>,
+        wanted: bool,
+    ) -> Self {
+        let of = match wanted {
+            true => chunks.options.gradients_of,
+            false => LinearGradientsOf::default(),
+        };
+        let zeros = |wanted: bool, tensor: &FloatTensor<B>| {
+            let dtype: FloatDType = tensor.dtype().into();
+            wanted.then(|| B::float_zeros(tensor.shape(), &chunks.device, dtype))
+        };
+        Self {
+            of,
+            input: zeros(of.input, &projection.input),
+            weight: None,
+            bias: None,
+            targets: match &chunks.inputs.targets {
+                Targets::Distributions(targets) => zeros(of.targets, targets),
+                Targets::Indices(_) => None,
+            },
+            float: accumulation_dtype(projection.input.dtype()),
+        }
+    }
+
+    /// Takes in what the gradient of a chunk's logits comes to.
+    fn add(
+        &mut self,
+        rows: &Range<usize>,
+        input: FloatTensor<B>,
+        projection: &Projection<B>,
+        gradients: Gradients<B>,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        let (logits, targets) = match gradients {
+            Gradients::Logits { logits } => (Some(logits), None),
+            Gradients::Targets { targets } => (None, Some(targets)),
+            Gradients::Both { logits, targets } => (Some(logits), Some(targets)),
+        };
+        put::<B>(&mut self.targets, rows, targets);
+        let Some(logits) = logits else { return };
+        let features = projection.weight.shape()[0];
+        if self.of.input && features > 0 {
+            let weight = B::float_transpose(projection.weight.clone());
+            let gradient = B::float_matmul(logits.clone(), weight);
+            put::<B>(&mut self.input, rows, Some(gradient));
+        }
+        if self.of.weight && features > 0 {
+            let gradient = B::float_matmul(B::float_transpose(input), logits.clone());
+            add::<B>(&mut self.weight, gradient, self.float);
+        }
+        if self.of.bias {
+            let logits = B::float_cast(logits, self.float);
+            add::<B>(&mut self.bias, B::float_sum_dim(logits, 0), self.float);
+        }
+    }
+
+    fn finish(self, projection: &Projection<B>) -> LinearGradients<B> {
+        let device = projection.input.device();
+        let sum = |wanted: bool, sum: Option<FloatTensor<B>>, tensor: &FloatTensor<B>| {
+            let dtype: FloatDType = tensor.dtype().into();
+            wanted.then(|| match sum {
+                None => B::float_zeros(tensor.shape(), &device, dtype),
+                Some(sum) => B::float_cast(B::float_reshape(sum, tensor.shape()), dtype),
+            })
+        };
+        LinearGradients {
+            input: self.input.into(),
+            weight: sum(self.of.weight, self.weight, &projection.weight).into(),
+            bias: match &projection.bias {
+                MaybeFloat::None => MaybeFloat::None,
+                MaybeFloat::Some(bias) => sum(self.of.bias, self.bias, bias).into(),
+            },
+            targets: self.targets.into(),
+        }
+    }
+}
+
+fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, term: FloatTensor<B>, float: FloatDType) {
+    let term = B::float_cast(term, float);
+    *sum = Some(match sum.take() {
+        None => term,
+        Some(sum) => B::float_add(sum, term),
+    });
+}
+
+/// Writes a chunk's rows.
+fn put<B: Backend>(
+    whole: &mut Option<FloatTensor<B>>,
+    rows: &Range<usize>,
+    part: Option<FloatTensor<B>>,
+) {
+    if let (Some(all), Some(part)) = (whole.take(), part) {
+        let window = [rows_slice(rows), Slice::full()];
+        let part = B::float_cast(part, all.dtype().into());
+        *whole = Some(B::float_slice_assign(all, &window, part));
+    }
+}
+
+fn rows_slice(rows: &Range<usize>) -> Slice {
+    Slice::new(rows.start as isize, Some(rows.end as isize), 1)
+}
+
+/// Consecutive rows of a tensor.
+fn window<B: Backend>(tensor: FloatTensor<B>, rows: &Range<usize>) -> FloatTensor<B> {
+    if *rows == (0..tensor.shape()[0]) {
+        return tensor;
+    }
+    let mut window = vec![Slice::full(); tensor.shape().num_dims()];
+    window[0] = rows_slice(rows);
+    B::float_slice(tensor, &window)
+}
+
+fn int_window<B: Backend>(tensor: IntTensor<B>, rows: &Range<usize>) -> IntTensor<B> {
+    if *rows == (0..tensor.shape()[0]) {
+        return tensor;
+    }
+    B::int_slice(tensor, &[rows_slice(rows)])
+}
+
+fn ones_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_ones(tensor.shape(), &tensor.device(), tensor.dtype().into())
+}

@@ -1,0 +1,355 @@
+//! The loss of logits that a projection makes, in chunks of rows: `logits = input weight + bias`, the
+//! loss and the gradient over them by [`Call`], and from that the gradients of the projection.
+//!
+//! ```text
+//! d input  = G weight^T       G the gradient of the logits
+//! d weight = input^T G        added up over the chunks where it lies
+//! d bias   = sum over the rows of G
+//! ```
+//!
+//! Rows that are ignored are left out: no product is made of them. One buffer for the logits of a
+//! chunk serves all of them, and the gradient replaces the logits there.
+
+use std::ops::Range;
+
+use super::instructions::Instructions;
+use super::products::{Matrix, Old, multiply_matrices};
+use super::storage::Own;
+use super::targets::{Indices, Targets};
+use super::{Buffers, Call, Details, Solution};
+use crate::operation::{DetailsOf, Geometry, Options, RowReduction};
+
+/// What logits are made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Projection<'a, A> {
+    /// `[rows, features]`, in row-major order.
+    pub(crate) input: &'a [A],
+    /// `[features, classes]`.
+    pub(crate) weight: Matrix<'a, A>,
+    /// `[classes]`.
+    pub(crate) bias: Option<&'a [A]>,
+}
+
+/// Where gradients go, in row-major order; absent where they are not wanted. That of the input holds
+/// zeros.
+#[derive(Default)]
+pub(crate) struct LinearBuffers<'a, A> {
+    pub(crate) input: Option<&'a mut [A]>,
+    pub(crate) weight: Option<&'a mut [A]>,
+    pub(crate) bias: Option<&'a mut [A]>,
+    pub(crate) targets: Option<&'a mut [A]>,
+}
+
+impl<A> LinearBuffers<'_, A> {
+    fn of_logits(&self) -> bool {
+        self.input.is_some() || self.weight.is_some() || self.bias.is_some()
+    }
+}
+
+/// A call, in slices.
+pub(crate) struct LinearCall<'a, A> {
+    pub(crate) rows: usize,
+    pub(crate) features: usize,
+    pub(crate) classes: usize,
+    pub(crate) rows_per_chunk: usize,
+    /// Of the loss over logits `[rows, classes]`.
+    pub(crate) options: &'a Options,
+    /// All of them; distributions in the dtype of the arithmetic.
+    pub(crate) targets: Targets<'a>,
+    /// One weight per class.
+    pub(crate) weights: Option<&'a [A]>,
+    /// The gradient of each row's loss, where there is no reduction.
+    pub(crate) upstream: Option<&'a [A]>,
+    /// What [`RowReduction::Normalized`] divides by.
+    pub(crate) normalizer: Option<[f64; 2]>,
+}
+
+/// The rows of a chunk.
+enum Chunk {
+    Together(Range<usize>),
+    Scattered(Vec<usize>),
+}
+
+impl Chunk {
+    fn len(&self) -> usize {
+        match self {
+            Self::Together(rows) => rows.len(),
+            Self::Scattered(rows) => rows.len(),
+        }
+    }
+
+    fn row(&self, at: usize) -> usize {
+        match self {
+            Self::Together(rows) => rows.start + at,
+            Self::Scattered(rows) => rows[at],
+        }
+    }
+}
+
+/// Memory that serves every chunk.
+struct Scratch<A> {
+    logits: Vec<A>,
+    /// The input of rows that do not lie together, or its gradient.
+    input: Vec<A>,
+    bias: Vec<f64>,
+}
+
+impl<A: Own> LinearCall<'_, A> {
+    /// The loss, the details, and whatever gradients there are buffers for.
+    pub(crate) fn solve(
+        &self,
+        projection: Projection<'_, A>,
+        mut buffers: LinearBuffers<'_, A>,
+    ) -> Solution<A> {
+        let totals = self.whole().totals();
+        let reduces = self.options.reduction != RowReduction::None;
+        let options = Options {
+            reduction: match reduces {
+                true => RowReduction::Normalized,
+                false => RowReduction::None,
+            },
+            class_dim: 1,
+            ..self.options.clone()
+        };
+        let of_row = self.options.details.numbers();
+        let mut solution = Solution {
+            losses: vec![A::ZERO; if reduces { 0 } else { self.rows }],
+            details: Details {
+                numbers: vec![A::ZERO; of_row * self.rows],
+                classes: vec![0; if of_row == 0 { 0 } else { 2 * self.rows }],
+                totals: self.whole().totals_of_mean(),
+            },
+        };
+        let mut scratch = Scratch {
+            logits: Vec::new(),
+            input: Vec::new(),
+            bias: vec![
+                0.0;
+                if buffers.bias.is_some() {
+                    self.classes
+                } else {
+                    0
+                }
+            ],
+        };
+        let chunks = self.chunks();
+        let mut sum = 0.0;
+        for (at, chunk) in chunks.iter().enumerate() {
+            let old = if at == 0 { Old::Replaced } else { Old::AddedTo };
+            let part = self.solve_chunk(
+                (chunk, old),
+                &options,
+                [totals.0, totals.1],
+                projection,
+                &mut buffers,
+                &mut scratch,
+            );
+            match part.losses[..] {
+                [loss] if reduces => sum += loss.to_f64(),
+                _ => scatter(&part.losses, chunk, &mut solution.losses),
+            }
+            let lines = |length: usize| if length == 0 { 1 } else { length };
+            let numbers = part.details.numbers.chunks(lines(chunk.len()));
+            for (part, all) in numbers.zip(solution.details.numbers.chunks_mut(lines(self.rows))) {
+                scatter(part, chunk, all);
+            }
+            let classes = part.details.classes.chunks(lines(chunk.len()));
+            for (part, all) in classes.zip(solution.details.classes.chunks_mut(lines(self.rows))) {
+                scatter(part, chunk, all);
+            }
+        }
+        if chunks.is_empty() {
+            if let Some(weight) = &mut buffers.weight {
+                weight.fill(A::ZERO);
+            }
+            if reduces {
+                let nothing = self.chunk_call(&options, [totals.0, totals.1], 0);
+                sum = nothing.loss_of_no_rows()[0].to_f64();
+            }
+        }
+        if reduces {
+            solution.losses.push(A::of(sum));
+        }
+        if let Some(bias) = buffers.bias {
+            for (gradient, sum) in bias.iter_mut().zip(&scratch.bias) {
+                *gradient = A::of(*sum);
+            }
+        }
+        solution
+    }
+
+    /// The rows that have to be computed, in chunks. Without details those alone that count.
+    fn chunks(&self) -> Vec<Chunk> {
+        let all = || {
+            (0..self.rows)
+                .step_by(self.rows_per_chunk)
+                .map(|start| Chunk::Together(start..self.rows.min(start + self.rows_per_chunk)))
+                .collect()
+        };
+        let Targets::Indices(indices) = &self.targets else {
+            return all();
+        };
+        if self.options.details != DetailsOf::Nothing {
+            return all();
+        }
+        let whole = self.whole();
+        let valid = whole.valid();
+        // A bad target makes a loss of NaN, so its row is computed.
+        let is_dropped = |row: &usize| {
+            !indices.counts(*row, &valid) && indices.value_of_dropped(*row, &valid) == 0.0
+        };
+        let rows: Vec<usize> = (0..self.rows).filter(|row| !is_dropped(row)).collect();
+        if rows.len() == self.rows {
+            return all();
+        }
+        let chunk = |rows: &[usize]| match rows {
+            [first, .., last] if last - first + 1 == rows.len() => {
+                Chunk::Together(*first..last + 1)
+            }
+            _ => Chunk::Scattered(rows.to_vec()),
+        };
+        rows.chunks(self.rows_per_chunk).map(chunk).collect()
+    }
+
+    fn whole(&self) -> Call<'_, A> {
+        Call {
+            normalizer: self.normalizer,
+            ..self.chunk_call(self.options, [1.0, 1.0], self.rows)
+        }
+    }
+
+    /// The call of the first rows' targets, before they are exchanged for those of a chunk.
+    fn chunk_call<'c>(
+        &'c self,
+        options: &'c Options,
+        normalizer: [f64; 2],
+        rows: usize,
+    ) -> Call<'c, A> {
+        Call {
+            geometry: Geometry {
+                outer: rows,
+                classes: self.classes,
+                inner: 1,
+            },
+            options,
+            targets: self.targets,
+            weights: self.weights,
+            upstream: None,
+            normalizer: Some(normalizer),
+            instructions: Instructions::best(),
+        }
+    }
+
+    fn solve_chunk(
+        &self,
+        (chunk, old): (&Chunk, Old),
+        options: &Options,
+        normalizer: [f64; 2],
+        projection: Projection<'_, A>,
+        buffers: &mut LinearBuffers<'_, A>,
+        scratch: &mut Scratch<A>,
+    ) -> Solution<A> {
+        let (rows, features, classes) = (chunk.len(), self.features, self.classes);
+        let input = match chunk {
+            Chunk::Together(rows) => &projection.input[rows.start * features..rows.end * features],
+            Chunk::Scattered(rows) => {
+                scratch.input.clear();
+                for row in rows {
+                    let of_row = &projection.input[row * features..(row + 1) * features];
+                    scratch.input.extend_from_slice(of_row);
+                }
+                &scratch.input
+            }
+        };
+        let input = Matrix::row_major(input, [rows, features]);
+        scratch.logits.resize(rows * classes, A::ZERO);
+        let logits = &mut scratch.logits[..];
+        match projection.bias {
+            None => multiply_matrices(logits, input, projection.weight, Old::Replaced),
+            Some(bias) => {
+                for row in logits.chunks_exact_mut(classes) {
+                    row.copy_from_slice(bias);
+                }
+                multiply_matrices(logits, input, projection.weight, Old::AddedTo);
+            }
+        }
+
+        let gathered;
+        let upstream;
+        let mut call = self.chunk_call(options, normalizer, rows);
+        call.targets = match (self.targets, chunk) {
+            (Targets::Indices(indices), Chunk::Together(rows)) => {
+                Targets::Indices(indices.window(rows.clone()))
+            }
+            (Targets::Indices(indices), Chunk::Scattered(rows)) => {
+                gathered = indices.gather(rows);
+                Targets::Indices(Indices::I64(&gathered))
+            }
+            (Targets::Distributions(shares), chunk) => {
+                let first = chunk.row(0);
+                Targets::Distributions(shares.window(first * classes..(first + rows) * classes))
+            }
+        };
+        if let Some(all) = self.upstream {
+            upstream = (0..rows).map(|at| all[chunk.row(at)]).collect::<Vec<A>>();
+            call.upstream = Some(&upstream);
+        }
+        let wants_logits = buffers.of_logits();
+        let first = chunk.row(0);
+        let targets_gradient = buffers
+            .targets
+            .as_deref_mut()
+            .map(|targets| A::floats_mut(&mut targets[first * classes..(first + rows) * classes]));
+        let solution = call.solve(if wants_logits {
+            Buffers {
+                logits: None,
+                gradient: Some(A::floats_mut(logits)),
+                targets_gradient,
+            }
+        } else {
+            Buffers {
+                logits: Some(A::floats(logits)),
+                gradient: None,
+                targets_gradient,
+            }
+        });
+        if !wants_logits {
+            return solution;
+        }
+
+        let gradient = Matrix::row_major(logits, [rows, classes]);
+        if let Some(weight) = &mut buffers.weight {
+            multiply_matrices(weight, input.transposed(), gradient, old);
+        }
+        for row in logits.chunks_exact(classes) {
+            for (sum, slope) in scratch.bias.iter_mut().zip(row) {
+                *sum += slope.to_f64();
+            }
+        }
+        if let Some(of_input) = &mut buffers.input {
+            let weight = projection.weight.transposed();
+            match chunk {
+                Chunk::Together(rows) => {
+                    let place = &mut of_input[rows.start * features..rows.end * features];
+                    multiply_matrices(place, gradient, weight, Old::Replaced);
+                }
+                Chunk::Scattered(rows) => {
+                    scratch.input.resize(rows.len() * features, A::ZERO);
+                    multiply_matrices(&mut scratch.input, gradient, weight, Old::Replaced);
+                    let parts = scratch.input.chunks_exact(features.max(1));
+                    for (row, part) in rows.iter().zip(parts) {
+                        of_input[row * features..(row + 1) * features].copy_from_slice(part);
+                    }
+                }
+            }
+        }
+        solution
+    }
+}
+
+/// Takes the numbers of a chunk's rows to their places among all rows.
+fn scatter<T: Copy>(part: &[T], chunk: &Chunk, all: &mut [T]) {
+    for (at, number) in part.iter().enumerate() {
+        all[chunk.row(at)] = *number;
+    }
+}

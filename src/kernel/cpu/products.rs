@@ -1,0 +1,167 @@
+//! Matrix products on slices, by the `gemm` crate: AVX-512, AVX2 or the baseline as the processor has
+//! it, on the threads of rayon.
+//!
+//! `gemm` takes pointers, so here is the unsafe code of the CPU kernels.
+
+use super::float::Float;
+
+/// A matrix that is only read, with any strides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a, A> {
+    numbers: &'a [A],
+    size: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl<'a, A> Matrix<'a, A> {
+    /// The first number is that of row 0 and column 0.
+    pub(crate) fn new(numbers: &'a [A], size: [usize; 2], strides: [usize; 2]) -> Self {
+        if size[0] > 0 && size[1] > 0 {
+            let last = (size[0] - 1) * strides[0] + (size[1] - 1) * strides[1];
+            assert!(last < numbers.len(), "the matrix ends behind its numbers");
+        }
+        Self {
+            numbers,
+            size,
+            strides,
+        }
+    }
+
+    pub(crate) fn row_major(numbers: &'a [A], size: [usize; 2]) -> Self {
+        Self::new(numbers, size, [size[1], 1])
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        let [rows, columns] = self.size;
+        let [row_stride, column_stride] = self.strides;
+        Self {
+            numbers: self.numbers,
+            size: [columns, rows],
+            strides: [column_stride, row_stride],
+        }
+    }
+}
+
+/// What becomes of the numbers that stand in the place of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Old {
+    Replaced,
+    AddedTo,
+}
+
+/// Puts the product of two matrices into `product`, in row-major order.
+pub(crate) fn multiply_matrices<A: Float>(
+    product: &mut [A],
+    left: Matrix<'_, A>,
+    right: Matrix<'_, A>,
+    old: Old,
+) {
+    let [rows, inner] = left.size;
+    let [right_rows, columns] = right.size;
+    assert_eq!(inner, right_rows, "the matrices do not fit each other");
+    assert_eq!(
+        product.len(),
+        rows * columns,
+        "the product has another size"
+    );
+    if product.is_empty() {
+        return;
+    }
+    if inner == 0 {
+        if old == Old::Replaced {
+            product.fill(A::ZERO);
+        }
+        return;
+    }
+    let signed = |stride: usize| isize::try_from(stride).expect("a stride is within a slice");
+    let [left_rows, left_columns] = left.strides.map(signed);
+    let [right_rows, right_columns] = right.strides.map(signed);
+    let adds = old == Old::AddedTo;
+    // SAFETY: every element that the sizes and strides name lies within its slice: `Matrix::new` has
+    // seen to it for the operands, the assertion above for the product, which nothing else refers to.
+    // `A` is f32 or f64, for which gemm has kernels.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            product.as_mut_ptr(),
+            1,
+            signed(columns),
+            adds,
+            left.numbers.as_ptr(),
+            left_columns,
+            left_rows,
+            right.numbers.as_ptr(),
+            right_columns,
+            right_rows,
+            if adds { A::ONE } else { A::ZERO },
+            A::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::Rayon(0),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f64> {
+        (0..count)
+            .map(|at| ((at * 7919 + seed) % 101) as f64 / 50.0 - 1.0)
+            .collect()
+    }
+
+    fn by_definition(left: &[f64], right: &[f64], [rows, inner, columns]: [usize; 3]) -> Vec<f64> {
+        let entry = |at: usize| {
+            let (row, column) = (at / columns, at % columns);
+            let term = |k: usize| left[row * inner + k] * right[k * columns + column];
+            (0..inner).map(term).sum()
+        };
+        (0..rows * columns).map(entry).collect()
+    }
+
+    fn transposed(numbers: &[f64], [rows, columns]: [usize; 2]) -> Vec<f64> {
+        let entry = |at: usize| numbers[at % rows * columns + at / rows];
+        (0..rows * columns).map(entry).collect()
+    }
+
+    #[test]
+    fn products_are_those_of_the_definition_in_every_order_of_memory() {
+        for size in [[1, 1, 1], [3, 5, 7], [17, 33, 65], [64, 2, 19], [4, 0, 3]] {
+            let [rows, inner, columns] = size;
+            let left = numbers(rows * inner, 1);
+            let right = numbers(inner * columns, 2);
+            let expected = by_definition(&left, &right, size);
+            let left_columns = transposed(&left, [rows, inner]);
+            let right_columns = transposed(&right, [inner, columns]);
+            let lefts = [
+                Matrix::row_major(&left, [rows, inner]),
+                Matrix::row_major(&left_columns, [inner, rows]).transposed(),
+            ];
+            let rights = [
+                Matrix::row_major(&right, [inner, columns]),
+                Matrix::row_major(&right_columns, [columns, inner]).transposed(),
+            ];
+            for left in lefts {
+                for right in rights {
+                    let mut product = vec![f64::NAN; rows * columns];
+                    multiply_matrices(&mut product, left, right, Old::Replaced);
+                    multiply_matrices(&mut product, left, right, Old::AddedTo);
+                    for (found, expected) in product.iter().zip(&expected) {
+                        assert!((found - 2.0 * expected).abs() < 1e-12);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "ends behind its numbers")]
+    fn a_matrix_beyond_its_numbers_is_refused() {
+        Matrix::new(&[0.0f32; 11], [3, 4], [4, 1]);
+    }
+}

@@ -1,0 +1,511 @@
+//! The loss and the projection before it in one: logits for some rows at a time.
+
+use std::marker::PhantomData;
+
+use burn::backend::Dispatch;
+use burn::config::Config;
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
+
+use super::config::CrossEntropyLossConfig;
+use super::cross_entropy::{CrossEntropyLoss, RangeCheck, Settings, unwrap};
+use super::normalizer::Normalizer;
+use super::output::CrossEntropyOutput;
+use super::source::{Chunk, Projected};
+use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor};
+use crate::backend::CrossEntropyBackend;
+use crate::error::CrossEntropyError;
+use crate::operation::DetailsOf;
+
+/// Configuration of [`LinearCrossEntropyLoss`].
+///
+/// ```
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
+///
+/// let loss = LinearCrossEntropyLossConfig::new()
+///     .with_loss(CrossEntropyLossConfig::new().with_z_loss(1e-4))
+///     .with_chunk_bytes(16 << 20)
+///     .init(&Device::flex());
+/// ```
+#[derive(Config, Debug)]
+pub struct LinearCrossEntropyLossConfig {
+    /// The loss. Every option has the meaning that it has there, but for `class_dim`: the classes are
+    /// in the last dimension, as the projection puts them, and so it is 1, its default, or -1.
+    #[config(default = "CrossEntropyLossConfig::new()")]
+    pub loss: CrossEntropyLossConfig,
+    /// The bytes that logits may take at one time, in the dtype of the input. Below the size of one
+    /// row of logits one row is made at a time, and a chunk is never larger than the largest buffer of
+    /// the device. Default: 64 MiB.
+    #[config(default = "64 << 20")]
+    pub chunk_bytes: usize,
+    /// Rows that have logits at one time, instead of `chunk_bytes`. At least 1. Default: as many as
+    /// `chunk_bytes` has room for.
+    pub chunk_rows: Option<usize>,
+}
+
+impl Default for LinearCrossEntropyLossConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LinearCrossEntropyLossConfig {
+    /// The loss for tensors of every backend, see [`CrossEntropyLossConfig::init`].
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> LinearCrossEntropyLoss {
+        self.init_for::<Dispatch>(device)
+    }
+
+    /// The loss bound to the backend `B` at compile time, see [`CrossEntropyLossConfig::init_for`].
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> LinearCrossEntropyLoss<B> {
+        unwrap(self.try_init_for(device))
+    }
+
+    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`CrossEntropyError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init_for<B: CrossEntropyBackend>(
+        &self,
+        device: &Device,
+    ) -> Result<LinearCrossEntropyLoss<B>, CrossEntropyError> {
+        if !matches!(self.loss.class_dim, 1 | -1) {
+            return Err(CrossEntropyError::InvalidConfig {
+                field: "loss.class_dim",
+                value: self.loss.class_dim.to_string(),
+                expected: "1 or -1: a projection has its classes in the last dimension",
+            });
+        }
+        let chunk = match self.chunk_rows {
+            Some(0) => {
+                return Err(CrossEntropyError::InvalidConfig {
+                    field: "chunk_rows",
+                    value: "0".to_string(),
+                    expected: "at least 1, or None for as many as `chunk_bytes` has room for",
+                });
+            }
+            Some(rows) => Chunk::Rows(rows),
+            None => Chunk::Bytes(self.chunk_bytes),
+        };
+        let loss = self.loss.clone().with_class_dim(-1);
+        let CrossEntropyLoss {
+            weight, settings, ..
+        } = loss.try_init_for::<B>(device)?;
+        Ok(LinearCrossEntropyLoss {
+            weight,
+            settings,
+            chunk,
+            backend: PhantomData,
+        })
+    }
+}
+
+/// The cross-entropy of logits that a projection makes, `input weight + bias`, without a tensor of
+/// them: the value and the gradients are those of
+///
+/// ```text
+/// CrossEntropyLoss::forward(input.matmul(weight) + bias, target)
+/// ```
+///
+/// but logits exist for [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) at a time. With 50
+/// thousand classes the logits of 4096 tokens and their gradient take 1.6 GB; here it is 64 MiB,
+/// whatever the number of rows.
+///
+/// # Shapes
+///
+/// | Tensor | Shape |
+/// |---|---|
+/// | input | `[.., features]`, of rank 1 to 8 |
+/// | weight | `[features, classes]`, as in [`burn::nn::Linear`]; a transposed view is not copied |
+/// | bias | `[classes]` |
+/// | target | indices `[..]`, or distributions `[.., classes]`, as in [`CrossEntropyTarget`] |
+///
+/// Input, weight and bias have one dtype. The gradients of weight and bias are added up in f32 (f64 for
+/// f64), whatever it is, and come in it.
+///
+/// # What is computed
+///
+/// Only tensors that require a gradient get one, and without any only the loss is computed. A reduced
+/// loss makes its gradients in the forward, while a chunk's logits exist: three matrix products. An
+/// unreduced one ([`forward_no_reduction`](Self::forward_no_reduction), [`log_prob`](Self::log_prob))
+/// makes the logits once more in the backward, since each row has an upstream gradient of its own.
+///
+/// # Example
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::{Device, Distribution, Int, Tensor};
+/// use burn_cross_entropy::LinearCrossEntropyLossConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let head = LinearConfig::new(8, 100).init(&device);
+/// let hidden = Tensor::<3>::random([2, 5, 8], Distribution::Default, &device);
+/// let tokens = Tensor::<2, Int>::zeros([2, 5], &device);
+///
+/// let loss = LinearCrossEntropyLossConfig::new().init(&device);
+/// let value = loss.forward_linear(hidden, &head, tokens);
+/// let gradients = value.backward();
+/// assert_eq!(head.weight.val().grad(&gradients).unwrap().dims(), [8, 100]);
+/// ```
+///
+/// Sources: chunks over rows with gradients in the forward as in Liger Kernel (Hsu et al.,
+/// <https://arxiv.org/abs/2410.10989>); the name and the options of PyTorch's `linear_cross_entropy`.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct LinearCrossEntropyLoss<B: CrossEntropyBackend = Dispatch> {
+    weight: Option<Tensor<1>>,
+    #[module(skip)]
+    settings: Settings,
+    #[module(skip)]
+    chunk: Chunk,
+    #[module(skip)]
+    backend: PhantomData<fn() -> B>,
+}
+
+impl<B: CrossEntropyBackend> ModuleDisplay for LinearCrossEntropyLoss<B> {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        content
+            .add("loss", &self.loss())
+            .add("chunk", &format!("{:?}", self.chunk))
+            .optional()
+    }
+}
+
+/// What the logits are made of.
+fn projected<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    chunk: Chunk,
+) -> Projected {
+    Projected {
+        input: input.into_dispatch(),
+        weight: weight.into_dispatch(),
+        bias: bias.map(Tensor::into_dispatch),
+        chunk,
+    }
+}
+
+impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
+    /// The loss over logits. (It is no field: `derive(Module)` wants a module of every field's type
+    /// parameters, which a backend is not.)
+    fn loss(&self) -> CrossEntropyLoss<B> {
+        CrossEntropyLoss::from_parts(self.weight.clone(), self.settings.clone())
+    }
+
+    /// The reduced loss, a tensor of one element.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other or the
+    /// configuration, or, on the CPU backends, if a target is out of range.
+    pub fn forward<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Tensor<1> {
+        let logits = projected(input, weight, bias, self.chunk);
+        unwrap(self.loss().reduced(logits, target, RangeCheck::WhereFree))
+    }
+
+    /// [`forward`](Self::forward) with the weight and the bias of a layer.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_linear<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        linear: &Linear,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Tensor<1> {
+        let bias = linear.bias.as_ref().map(|bias| bias.val());
+        self.forward(input, linear.weight.val(), bias, target)
+    }
+
+    /// The loss of every row, in the shape of the input without its last dimension (for an input of
+    /// rank 1 one element).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_no_reduction<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        unwrap(self.loss().unreduced(logits, target, RangeCheck::WhereFree))
+    }
+
+    /// The loss and what the same pass knows of every row, see
+    /// [`CrossEntropyLoss::forward_with_output`].
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_output<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> CrossEntropyOutput<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        let request = (DetailsOf::Target, RangeCheck::WhereFree);
+        unwrap(self.loss().output(logits, target, request))
+    }
+
+    /// [`forward_with_output`](Self::forward_with_output) with the entropy of every row.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_entropy<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> CrossEntropyOutput<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        let request = (DetailsOf::TargetAndEntropy, RangeCheck::WhereFree);
+        unwrap(self.loss().output(logits, target, request))
+    }
+
+    /// The log-probability of each row's target, with gradients, see [`CrossEntropyLoss::log_prob`].
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn log_prob<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        let check = RangeCheck::WhereFree;
+        unwrap(self.loss().log_probabilities(logits, target, check))
+    }
+
+    /// The sum of the losses over a normalizer, see [`CrossEntropyLoss::forward_normalized`].
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and if the normalizer is not of one element.
+    pub fn forward_normalized<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+        normalizer: impl Into<Normalizer>,
+    ) -> Tensor<1> {
+        let logits = projected(input, weight, bias, self.chunk);
+        let check = RangeCheck::WhereFree;
+        unwrap(
+            self.loss()
+                .normalized(logits, target, normalizer.into(), check),
+        )
+    }
+
+    /// What `Mean` divides by over these targets, see [`CrossEntropyLoss::normalizer`].
+    ///
+    /// # Panics
+    ///
+    /// As [`CrossEntropyLoss::normalizer`].
+    pub fn normalizer(&self, target: impl TargetTensor) -> Normalizer {
+        self.loss().normalizer(target)
+    }
+
+    /// The denominator of `Mean`, see [`CrossEntropyLoss::total_weight`].
+    ///
+    /// # Panics
+    ///
+    /// As [`CrossEntropyLoss::total_weight`].
+    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
+        self.loss().total_weight(target)
+    }
+
+    /// [`forward`](Self::forward) that returns what is wrong, and that looks for targets out of range
+    /// on every backend, at the price of waiting for the device.
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::LinearCrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = LinearCrossEntropyLossConfig::new().init(&device);
+    /// let (input, weight) = (Tensor::<2>::zeros([3, 4], &device), Tensor::<2>::zeros([5, 9], &device));
+    /// let targets = Tensor::<1, Int>::zeros([3], &device);
+    /// let error = loss.try_forward(input, weight, None, targets).unwrap_err();
+    /// assert!(error.to_string().contains("4 features"));
+    /// ```
+    pub fn try_forward<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let logits = projected(input, weight, bias, self.chunk);
+        self.loss().reduced(logits, target, RangeCheck::Always)
+    }
+
+    /// [`forward_linear`](Self::forward_linear) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_linear<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        linear: &Linear,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let bias = linear.bias.as_ref().map(|bias| bias.val());
+        self.try_forward(input, linear.weight.val(), bias, target)
+    }
+
+    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_no_reduction<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<RowLosses<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        self.loss().unreduced(logits, target, RangeCheck::Always)
+    }
+
+    /// [`forward_with_output`](Self::forward_with_output) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_with_output<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<CrossEntropyOutput<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        let request = (DetailsOf::Target, RangeCheck::Always);
+        self.loss().output(logits, target, request)
+    }
+
+    /// [`forward_with_entropy`](Self::forward_with_entropy) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_with_entropy<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<CrossEntropyOutput<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        let request = (DetailsOf::TargetAndEntropy, RangeCheck::Always);
+        self.loss().output(logits, target, request)
+    }
+
+    /// [`log_prob`](Self::log_prob) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_log_prob<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<RowLosses<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let logits = projected(input, weight, bias, self.chunk);
+        self.loss()
+            .log_probabilities(logits, target, RangeCheck::Always)
+    }
+
+    /// [`forward_normalized`](Self::forward_normalized) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_normalized<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+        target: impl CrossEntropyTarget<D>,
+        normalizer: impl Into<Normalizer>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let logits = projected(input, weight, bias, self.chunk);
+        let check = RangeCheck::Always;
+        self.loss()
+            .normalized(logits, target, normalizer.into(), check)
+    }
+}

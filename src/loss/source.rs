@@ -1,0 +1,193 @@
+//! Where the logits of a call come from: a tensor, or a projection that makes them in chunks.
+
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::tensor::Shape;
+
+use super::checks::{check_same_checkpointing, device_of};
+use crate::backend::{CrossEntropyBackend, routing};
+use crate::error::{CrossEntropyError, ProjectionError};
+use crate::operation::linear::{LinearGradientsOf, LinearOptions, Projection};
+use crate::operation::{
+    Forward, Geometry, Inputs, Options, RowReduction, Saved, Targets, row_shape,
+};
+
+/// Logits, or what they are made of.
+pub(super) trait LogitsSource {
+    /// The shape of the logits.
+    fn logits_shape(&self) -> Shape;
+
+    /// A tensor whose device, dtype and autodiff setting are those of the logits.
+    fn tensor(&self) -> &DispatchTensor;
+
+    /// Whether the parts fit each other.
+    fn check(&self) -> Result<(), CrossEntropyError>;
+
+    /// Runs the operation, on inputs that have been checked.
+    fn cross_entropy<B: CrossEntropyBackend>(
+        self,
+        inputs: Inputs<Dispatch>,
+        options: Options,
+    ) -> Result<Forward<Dispatch>, CrossEntropyError>;
+}
+
+impl LogitsSource for DispatchTensor {
+    fn logits_shape(&self) -> Shape {
+        self.shape()
+    }
+
+    fn tensor(&self) -> &DispatchTensor {
+        self
+    }
+
+    fn check(&self) -> Result<(), CrossEntropyError> {
+        Ok(())
+    }
+
+    fn cross_entropy<B: CrossEntropyBackend>(
+        self,
+        inputs: Inputs<Dispatch>,
+        options: Options,
+    ) -> Result<Forward<Dispatch>, CrossEntropyError> {
+        routing::cross_entropy::<B>(self, inputs, options)
+    }
+}
+
+/// `input weight + bias`, whose logits exist for some rows at a time.
+pub(super) struct Projected {
+    /// Shape `[.., features]`.
+    pub(super) input: DispatchTensor,
+    /// Shape `[features, classes]`.
+    pub(super) weight: DispatchTensor,
+    /// Shape `[classes]`.
+    pub(super) bias: Option<DispatchTensor>,
+    pub(super) chunk: Chunk,
+}
+
+/// How many rows have logits at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chunk {
+    /// So many.
+    Rows(usize),
+    /// As many as fit into so many bytes; one at least.
+    Bytes(usize),
+}
+
+impl Chunk {
+    fn rows(self, bytes_of_row: usize, largest_buffer: Option<usize>) -> usize {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Bytes(bytes) => {
+                let bytes = bytes.min(largest_buffer.unwrap_or(usize::MAX));
+                (bytes / bytes_of_row.max(1)).max(1)
+            }
+        }
+    }
+}
+
+impl LogitsSource for Projected {
+    fn logits_shape(&self) -> Shape {
+        let mut shape = self.input.shape();
+        let last = shape.num_dims() - 1;
+        shape[last] = self.weight.shape()[1];
+        shape
+    }
+
+    fn tensor(&self) -> &DispatchTensor {
+        &self.input
+    }
+
+    fn check(&self) -> Result<(), CrossEntropyError> {
+        let [input, weight] = [&self.input, &self.weight].map(|tensor| tensor.shape());
+        let features = input[input.num_dims() - 1];
+        if features != weight[0] {
+            return Err(ProjectionError::Features {
+                input: input.to_vec(),
+                weight: weight.to_vec(),
+            }
+            .into());
+        }
+        if let Some(bias) = &self.bias {
+            let length = bias.shape()[0];
+            if length != weight[1] {
+                return Err(ProjectionError::Bias {
+                    bias: length,
+                    weight: weight.to_vec(),
+                }
+                .into());
+            }
+        }
+        let device = device_of(&self.input);
+        let others = [("weight", Some(&self.weight)), ("bias", self.bias.as_ref())];
+        for (name, tensor) in others {
+            let Some(tensor) = tensor else { continue };
+            if tensor.dtype() != self.input.dtype() {
+                return Err(ProjectionError::Dtype {
+                    tensor: name,
+                    dtype: format!("{:?}", tensor.dtype()),
+                    input: format!("{:?}", self.input.dtype()),
+                }
+                .into());
+            }
+            let other = device_of(tensor);
+            if other.clone().without_autodiff() != device.clone().without_autodiff() {
+                return Err(ProjectionError::Device {
+                    tensor: name,
+                    device: format!("{other:?}"),
+                    input: format!("{device:?}"),
+                }
+                .into());
+            }
+            check_same_checkpointing(&self.input, tensor)?;
+        }
+        Ok(())
+    }
+
+    fn cross_entropy<B: CrossEntropyBackend>(
+        self,
+        inputs: Inputs<Dispatch>,
+        options: Options,
+    ) -> Result<Forward<Dispatch>, CrossEntropyError> {
+        let shape = self.logits_shape();
+        let Geometry { outer, classes, .. } = Geometry::new(&shape, options.class_dim);
+        let features = self.weight.shape()[0];
+        let bytes_of_row = classes * self.input.dtype().size();
+        let largest_buffer = routing::largest_buffer(&device_of(&self.input));
+        let linear_options = LinearOptions {
+            rows_per_chunk: self.chunk.rows(bytes_of_row, largest_buffer),
+            gradients_of: LinearGradientsOf::default(),
+            loss: Options {
+                class_dim: 1,
+                ..options.clone()
+            },
+        };
+        let inputs = Inputs {
+            targets: match inputs.targets {
+                Targets::Indices(indices) => {
+                    Targets::Indices(Dispatch::int_reshape(indices, Shape::new([outer])))
+                }
+                Targets::Distributions(targets) => {
+                    let rows = Shape::new([outer, classes]);
+                    Targets::Distributions(Dispatch::float_reshape(targets, rows))
+                }
+            },
+            ..inputs
+        };
+        let projection = Projection {
+            input: Dispatch::float_reshape(self.input, Shape::new([outer, features])),
+            weight: self.weight,
+            bias: self.bias.into(),
+        };
+        let forward = routing::linear_cross_entropy::<B>(projection, inputs, linear_options)?;
+        Ok(Forward {
+            loss: match options.reduction {
+                RowReduction::None => {
+                    Dispatch::float_reshape(forward.loss, row_shape(&shape, options.class_dim))
+                }
+                _ => forward.loss,
+            },
+            saved: Saved::Nothing,
+            details: forward.details,
+        })
+    }
+}

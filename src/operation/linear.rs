@@ -1,0 +1,145 @@
+//! What one call of the operation with a projection before it takes and gives: the logits are the
+//! product of hidden states and weights, and exist in chunks of rows only.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, ExtensionType};
+use burn::tensor::DType;
+
+use super::{Details, Options, RowReduction};
+
+/// A tensor that may be absent. An enum because tensors crossing Burn's dispatch cannot stand in an
+/// `Option`.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum MaybeFloat<B: Backend> {
+    /// There is none.
+    None,
+    /// The tensor.
+    Some(FloatTensor<B>),
+}
+
+impl<B: Backend> MaybeFloat<B> {
+    /// The tensor, if there is one.
+    pub fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::None => None,
+            Self::Some(tensor) => Some(tensor),
+        }
+    }
+}
+
+impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
+    fn from(tensor: Option<FloatTensor<B>>) -> Self {
+        match tensor {
+            None => Self::None,
+            Some(tensor) => Self::Some(tensor),
+        }
+    }
+}
+
+/// What the logits are made of: `input weight + bias`.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Projection<B: Backend> {
+    /// The hidden states, shape `[rows, features]`.
+    pub input: FloatTensor<B>,
+    /// The weights, shape `[features, classes]`.
+    pub weight: FloatTensor<B>,
+    /// The biases, shape `[classes]`.
+    #[extension_type]
+    pub bias: MaybeFloat<B>,
+}
+
+/// Which gradients are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearGradientsOf {
+    /// That of the hidden states.
+    pub input: bool,
+    /// That of the weights.
+    pub weight: bool,
+    /// That of the biases.
+    pub bias: bool,
+    /// That of the target distributions.
+    pub targets: bool,
+}
+
+impl LinearGradientsOf {
+    /// Whether a gradient of the logits is needed.
+    pub fn logits(self) -> bool {
+        self.input || self.weight || self.bias
+    }
+}
+
+/// The options of one call, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearOptions {
+    /// Those of the loss over logits of shape `[rows, classes]`. `gradients_of` has no part in it.
+    pub loss: Options,
+    /// Rows whose logits exist at one time; at least 1.
+    pub rows_per_chunk: usize,
+    /// Which gradients are wanted.
+    pub gradients_of: LinearGradientsOf,
+}
+
+impl LinearOptions {
+    /// Whether the backward makes the logits once more, see [`LinearSaved::AsGiven`]. So it is for f16,
+    /// whose gradients must not be rounded before what scales the loss up has reached them.
+    pub(crate) fn keeps_projection(&self, input: DType, targets: DType) -> bool {
+        let in_f16 = self.gradients_of.logits() && input == DType::F16
+            || self.gradients_of.targets && targets == DType::F16;
+        self.loss.reduction == RowReduction::None || in_f16
+    }
+}
+
+/// The gradients that were asked for, each in the shape and dtype of its tensor.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct LinearGradients<B: Backend> {
+    /// That of the hidden states.
+    #[extension_type]
+    pub input: MaybeFloat<B>,
+    /// That of the weights.
+    #[extension_type]
+    pub weight: MaybeFloat<B>,
+    /// That of the biases.
+    #[extension_type]
+    pub bias: MaybeFloat<B>,
+    /// That of the target distributions.
+    #[extension_type]
+    pub targets: MaybeFloat<B>,
+}
+
+/// What the backward needs from the forward besides the inputs and the options.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum LinearSaved<B: Backend> {
+    /// Nothing: no backward will follow.
+    Nothing,
+    /// What the logits are made of, to be made once more: the losses of rows have an upstream gradient
+    /// each, which the gradient of the weights can not be multiplied by afterwards.
+    AsGiven {
+        /// The projection as it came in.
+        #[extension_type]
+        projection: Projection<B>,
+    },
+    /// The gradients for an upstream gradient of 1, which only need multiplying.
+    Gradients {
+        /// The gradients.
+        #[extension_type]
+        gradients: LinearGradients<B>,
+    },
+}
+
+/// The result of the operation.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct LinearForward<B: Backend> {
+    /// The loss: one number, or one per row.
+    pub loss: FloatTensor<B>,
+    /// What the backward needs, if there will be one.
+    #[extension_type]
+    pub saved: LinearSaved<B>,
+    /// What [`Options::details`] asks for.
+    #[extension_type]
+    pub details: Details<B>,
+}
