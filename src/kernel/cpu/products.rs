@@ -1,5 +1,6 @@
-//! Matrix products on slices, by the `gemm` crate: AVX-512, AVX2 or the baseline as the processor has
-//! it, on the threads of rayon.
+//! Matrix products on slices, by the `gemm` crate, on the threads of rayon. It takes AVX2 where the
+//! processor has it, and AVX-512 in a build with burn-flex's feature `x86-v4`, which is one for all
+//! products of the program.
 //!
 //! `gemm` takes pointers, so here is the unsafe code of the CPU kernels.
 
