@@ -6,9 +6,11 @@ use std::fmt::{self, Display};
 use burn::tensor::{DType, TensorData};
 use serde::Serialize;
 
+use crate::projections::Projection;
+
 // As in pytorch/pytorch.py.
 const LOGITS: u32 = 0x1000_0001;
-const TARGETS: u32 = 0x2000_0002;
+pub const TARGETS: u32 = 0x2000_0002;
 const SHARES: u32 = 0x3000_0003;
 
 const SHAPES: [&[usize]; 7] = [
@@ -115,19 +117,37 @@ fn indices(shapes: &[&'static [usize]], precisions: &[Precision], phase: Phase) 
     precisions.iter().flat_map(of_precision).collect()
 }
 
+/// What is asked for by a part of its name.
+pub struct Chosen {
+    pub entries: Vec<Entry>,
+    pub projections: Vec<Projection>,
+}
+
 /// Those whose name contains `part`.
-pub fn named(entries: Vec<Entry>, part: &str) -> Result<Vec<Entry>, String> {
-    let (chosen, others): (Vec<Entry>, Vec<Entry>) = entries
-        .into_iter()
-        .partition(|entry| entry.to_string().contains(part));
-    if chosen.is_empty() {
-        let names: Vec<String> = others.iter().map(Entry::to_string).collect();
+pub fn named(
+    entries: Vec<Entry>,
+    projections: Vec<Projection>,
+    part: &str,
+) -> Result<Chosen, String> {
+    let names = entries.iter().map(Entry::to_string);
+    let names: Vec<String> = names
+        .chain(projections.iter().map(Projection::to_string))
+        .collect();
+    if !names.iter().any(|name| name.contains(part)) {
         return Err(format!(
             "no row's name contains {part:?}; the rows are\n{}",
             names.join("\n")
         ));
     }
-    Ok(chosen)
+    Ok(Chosen {
+        entries: with_name(entries, part),
+        projections: with_name(projections, part),
+    })
+}
+
+fn with_name<T: Display>(entries: Vec<T>, part: &str) -> Vec<T> {
+    let is_chosen = |entry: &T| entry.to_string().contains(part);
+    entries.into_iter().filter(is_chosen).collect()
 }
 
 impl Entry {
@@ -218,7 +238,7 @@ impl Entry {
 }
 
 /// 32 well-mixed bits per index.
-fn hash(index: u32) -> u32 {
+pub fn hash(index: u32) -> u32 {
     let step = |x: u32| (x ^ (x >> 16)).wrapping_mul(0x045d_9f3b);
     let mixed = step(step(index));
     mixed ^ (mixed >> 16)

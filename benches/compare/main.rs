@@ -22,6 +22,10 @@
 //!   after `backward()`, which is what PyTorch's side and `burn::nn`'s do.
 //! - **PyTorch**: `torch.nn.functional.cross_entropy(x, y)`, then `backward()`, with `x.grad` set to
 //!   `None` before the clock starts; for the forward pass alone under `torch.no_grad()`.
+//! - **Projection**: hidden states times a weight, and the loss of these logits, by
+//!   `LinearCrossEntropyLoss` beside PyTorch's eager product and loss and its `linear_cross_entropy` in
+//!   chunks. **Memory** is the peak of resident pages during one step after a first one, less those
+//!   before it and the two gradients, on all sides.
 //! - **Copy**: the bytes of the logits read and written once, by as many threads or on the device.
 //! - **Clock**: on a device it starts when the device is idle and stops when it is again.
 //! - **Of the copy's bandwidth**: the forward pass counts as one read of the logits, forward and
@@ -35,6 +39,8 @@ mod calls;
 mod device;
 mod entries;
 mod machine;
+mod memory;
+mod projections;
 mod pytorch;
 mod report;
 mod rounds;
@@ -49,6 +55,7 @@ use clap::Parser;
 use crate::device::{Runtime, Set};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
+use crate::projections::projections;
 use crate::rounds::{Plan, at_least_one};
 
 const COMMAND: &str = "cargo bench --bench compare --";
@@ -148,11 +155,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let Arguments {
         plan, quartiles, ..
     } = *arguments;
-    let entries = match arguments.device {
-        Some(_) => arguments.set.entries(),
-        None => beside_pytorch(),
+    let (entries, projections) = match arguments.device {
+        Some(_) => (arguments.set.entries(), Vec::new()),
+        None => (beside_pytorch(), projections()),
     };
-    let entries = named(entries, &arguments.only)?;
+    let chosen = named(entries, projections, &arguments.only)?;
     let out = arguments.out.as_deref();
     warn_if_busy();
     match arguments.device {
@@ -163,7 +170,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 quartiles,
                 command: command(&format!(" --features {}", runtime.name)),
             };
-            request.run(&entries, out)
+            request.run(&chosen.entries, out)
         }
         None => {
             let request = pytorch::Request {
@@ -173,7 +180,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 quartiles,
                 command: command(""),
             };
-            request.run(&entries, out)
+            request.run(&chosen, out)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The text so far, which is printed as it grows, and the progress on stderr.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
@@ -41,6 +42,27 @@ impl Report {
             let row = row(entry)?;
             if phase.replace(entry.phase) != Some(entry.phase) {
                 self.add(&format!("\n{}", head(entry.phase, columns(entry.phase))));
+            }
+            self.add(&row);
+            self.bar.inc(1);
+        }
+        Ok(())
+    }
+
+    /// One table, with the row that is made of each entry.
+    pub fn table<T: Display>(
+        &mut self,
+        head: &str,
+        entries: &[T],
+        mut row: impl FnMut(&T) -> Result<String, String>,
+    ) -> Result<(), String> {
+        self.bar.set_length(entries.len() as u64);
+        self.bar.set_position(0);
+        for (at, entry) in entries.iter().enumerate() {
+            self.bar.set_message(entry.to_string());
+            let row = row(entry)?;
+            if at == 0 {
+                self.add(&format!("\n{head}"));
             }
             self.add(&row);
             self.bar.inc(1);

@@ -9,6 +9,11 @@ pub fn head(phase: Phase, columns: &[&str]) -> String {
         Phase::ForwardBackward => "Forward and backward",
         Phase::Forward => "Forward alone",
     };
+    titled(title, columns)
+}
+
+/// A title and the head of a table.
+pub fn titled(title: &str, columns: &[&str]) -> String {
     let rule = columns.iter().map(|_| "---".to_string()).collect();
     let columns = columns.iter().map(|column| column.to_string()).collect();
     format!("{title}:\n\n{}\n{}", line(columns), line(rule))

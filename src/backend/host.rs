@@ -13,7 +13,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use super::{CrossEntropyBackend, chunks};
 use crate::kernel::cpu::{
     Buffers, Call, Details, Floats, FloatsMut, Indices, Instructions, LinearBuffers, LinearCall,
     Matrix, Own, Projection as SliceProjection, Targets as TargetSlices, Valid, multiply,
@@ -24,7 +23,7 @@ use crate::operation::linear::{
 };
 use crate::operation::{
     self, ClassWeights, Denominators, Forward, Geometry, Gradients, GradientsOf, Inputs,
-    NOTHING_SAVED, Options, RowReduction, Saved, Targets,
+    NOTHING_SAVED, Options, RowReduction, Saved, Targets, accumulation_dtype,
 };
 
 /// A tensor in the host's memory.
@@ -196,30 +195,23 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
     }
 }
 
-/// The loss of a projection. In the dtypes that are computed in, on their buffers; in the others, of
-/// which the matrix products are the backend's, in chunks of its tensors.
-pub(super) fn linear_cross_entropy<B: HostBackend + CrossEntropyBackend>(
+/// The loss of a projection, on the buffers of its tensors. Those of half precision are widened as a
+/// whole: their products, and the gradients until the backward has multiplied them, are in f32.
+pub(super) fn linear_cross_entropy<B: HostBackend>(
     projection: Projection<B>,
     inputs: Inputs<B>,
     options: LinearOptions,
 ) -> LinearForward<B> {
-    if !is_computed_in(&projection, &inputs, &options) {
-        return chunks::forward::<B, chunks::Own>(projection, inputs, &options);
-    }
-    let targets_dtype = dtype_of(&inputs.targets);
-    let keeps = options.keeps_projection(projection.input.dtype(), targets_dtype);
-    let of = match options.loss.keep && !keeps {
+    let starts_again = options.loss.reduction == RowReduction::None;
+    let of = match options.loss.keep && !starts_again {
         true => options.gradients_of,
         false => LinearGradientsOf::default(),
     };
-    let solved = match projection.input.dtype() {
-        DType::F64 => solve_linear::<f64, B>(&projection, &inputs, None, (&options, of)),
-        _ => solve_linear::<f32, B>(&projection, &inputs, None, (&options, of)),
-    };
+    let solved = solved_linear::<B>(&projection, inputs, None, (&options, of));
     LinearForward {
         loss: B::close(solved.loss),
         details: solved.details.close::<B>(),
-        saved: match (options.loss.keep, keeps) {
+        saved: match (options.loss.keep, starts_again) {
             (false, _) => LinearSaved::Nothing,
             (true, true) => LinearSaved::AsGiven { projection },
             (true, false) => LinearSaved::Gradients {
@@ -229,63 +221,84 @@ pub(super) fn linear_cross_entropy<B: HostBackend + CrossEntropyBackend>(
     }
 }
 
-pub(super) fn linear_cross_entropy_backward<B: HostBackend + CrossEntropyBackend>(
+pub(super) fn linear_cross_entropy_backward<B: HostBackend>(
     saved: LinearSaved<B>,
     inputs: Inputs<B>,
     upstream: FloatTensor<B>,
     options: LinearOptions,
 ) -> LinearGradients<B> {
-    match saved {
-        LinearSaved::AsGiven { projection } if is_computed_in(&projection, &inputs, &options) => {
-            let upstream = Some(B::open(upstream).row_major());
+    let targets = match &inputs.targets {
+        Targets::Distributions(targets) => targets.dtype(),
+        Targets::Indices(_) => options.dtype,
+    };
+    let upstream = B::open(upstream).row_major();
+    let (gradients, upstream) = match saved {
+        LinearSaved::Gradients { gradients } => (gradients, Some(upstream)),
+        LinearSaved::AsGiven { projection } => {
             let of = options.gradients_of;
-            let solved = match projection.input.dtype() {
-                DType::F64 => {
-                    solve_linear::<f64, B>(&projection, &inputs, upstream, (&options, of))
-                }
-                _ => solve_linear::<f32, B>(&projection, &inputs, upstream, (&options, of)),
-            };
-            solved.gradients
+            let solved = solved_linear::<B>(&projection, inputs, Some(upstream), (&options, of));
+            (solved.gradients, None)
         }
-        LinearSaved::Gradients { gradients } => {
-            let upstream = B::open(upstream).row_major();
-            let multiplied = |gradient: MaybeFloat<B>| match gradient {
-                MaybeFloat::None => MaybeFloat::None,
-                MaybeFloat::Some(gradient) => {
+        LinearSaved::Nothing => unreachable!("{NOTHING_SAVED}"),
+    };
+    let finished = |gradient: MaybeFloat<B>, dtype: DType| {
+        let gradient = gradient.into_option().map(|gradient| {
+            let gradient = match &upstream {
+                None => gradient,
+                Some(upstream) => {
                     let gradient = B::open(gradient);
-                    let gradient = in_arithmetic_of!(gradient, times_one(gradient, &upstream));
-                    MaybeFloat::Some(B::close(gradient))
+                    B::close(in_arithmetic_of!(gradient, times_one(gradient, upstream)))
                 }
             };
-            LinearGradients {
-                input: multiplied(gradients.input),
-                weight: multiplied(gradients.weight),
-                bias: multiplied(gradients.bias),
-                targets: multiplied(gradients.targets),
-            }
-        }
-        saved => chunks::backward::<B, chunks::Own>(saved, inputs, upstream, &options),
+            in_dtype::<B>(gradient, dtype)
+        });
+        MaybeFloat::from(gradient)
+    };
+    LinearGradients {
+        input: finished(gradients.input, options.dtype),
+        weight: finished(gradients.weight, options.dtype),
+        bias: finished(gradients.bias, options.dtype),
+        targets: finished(gradients.targets, targets),
     }
 }
 
-/// Whether all that is written has the dtype that is computed in.
-fn is_computed_in<B: Backend>(
-    projection: &Projection<B>,
-    inputs: &Inputs<B>,
-    options: &LinearOptions,
-) -> bool {
-    let dtype = projection.input.dtype();
-    let targets = match &inputs.targets {
-        Targets::Distributions(targets) if options.gradients_of.targets => targets.dtype(),
-        _ => dtype,
-    };
-    matches!(dtype, DType::F32 | DType::F64) && targets == dtype
+fn in_dtype<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => B::float_cast(tensor, dtype.into()),
+    }
 }
 
-fn dtype_of<B: Backend>(targets: &Targets<B>) -> DType {
-    match targets {
-        Targets::Indices(indices) => indices.dtype(),
-        Targets::Distributions(targets) => targets.dtype(),
+/// [`solve_linear`] in the dtype that is computed in.
+fn solved_linear<B: HostBackend>(
+    projection: &Projection<B>,
+    inputs: Inputs<B>,
+    upstream: Option<B::Host>,
+    options: (&LinearOptions, LinearGradientsOf),
+) -> SolvedLinear<B> {
+    let dtype = accumulation_dtype(projection.input.dtype()).into();
+    let wide = |tensor: &FloatTensor<B>| in_dtype::<B>(tensor.clone(), dtype);
+    let projection = Projection {
+        input: wide(&projection.input),
+        weight: wide(&projection.weight),
+        bias: match &projection.bias {
+            MaybeFloat::None => MaybeFloat::None,
+            MaybeFloat::Some(bias) => MaybeFloat::Some(wide(bias)),
+        },
+    };
+    let inputs = Inputs {
+        targets: match inputs.targets {
+            // Their gradient is written in the dtype that is computed in; else any is read.
+            Targets::Distributions(targets) if options.1.targets => {
+                Targets::Distributions(wide(&targets))
+            }
+            targets => targets,
+        },
+        ..inputs
+    };
+    match dtype {
+        DType::F64 => solve_linear::<f64, B>(&projection, inputs, upstream, options),
+        _ => solve_linear::<f32, B>(&projection, inputs, upstream, options),
     }
 }
 
@@ -298,7 +311,7 @@ struct SolvedLinear<B: HostBackend> {
 
 fn solve_linear<A: Arithmetic, B: HostBackend>(
     projection: &Projection<B>,
-    inputs: &Inputs<B>,
+    inputs: Inputs<B>,
     upstream: Option<B::Host>,
     (options, of): (&LinearOptions, LinearGradientsOf),
 ) -> SolvedLinear<B> {
@@ -311,7 +324,7 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
         MaybeFloat::None => None,
         MaybeFloat::Some(bias) => Some(B::open(bias.clone()).row_major()),
     };
-    let host_inputs = HostInputs::open::<B>(inputs.clone());
+    let host_inputs = HostInputs::open::<B>(inputs);
     let [rows, features] = input.shape().dims();
     let classes = weight.shape()[1];
     let dtype = input.dtype();

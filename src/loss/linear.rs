@@ -35,9 +35,9 @@ pub struct LinearCrossEntropyLossConfig {
     /// in the last dimension, as the projection puts them, and so it is 1, its default, or -1.
     #[config(default = "CrossEntropyLossConfig::new()")]
     pub loss: CrossEntropyLossConfig,
-    /// The bytes that logits may take at one time, in the dtype of the input. Below the size of one
-    /// row of logits one row is made at a time, and a chunk is never larger than the largest buffer of
-    /// the device. Default: 64 MiB.
+    /// The bytes that logits may take at one time, counted in the dtype that is computed in: f64 for
+    /// f64, f32 for every other. Below the size of one row of logits one row is made at a time, and a
+    /// chunk is never larger than the largest buffer of the device. Default: 64 MiB.
     #[config(default = "64 << 20")]
     pub chunk_bytes: usize,
     /// Rows that have logits at one time, instead of `chunk_bytes`. At least 1. Default: as many as

@@ -2,14 +2,14 @@
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 
 use super::checks::{check_same_checkpointing, device_of};
 use crate::backend::{CrossEntropyBackend, routing};
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::linear::{LinearGradientsOf, LinearOptions, Projection};
 use crate::operation::{
-    Forward, Geometry, Inputs, Options, RowReduction, Saved, Targets, row_shape,
+    Forward, Geometry, Inputs, Options, RowReduction, Saved, Targets, accumulation_dtype, row_shape,
 };
 
 /// Logits, or what they are made of.
@@ -151,9 +151,11 @@ impl LogitsSource for Projected {
         let shape = self.logits_shape();
         let Geometry { outer, classes, .. } = Geometry::new(&shape, options.class_dim);
         let features = self.weight.shape()[0];
-        let bytes_of_row = classes * self.input.dtype().size();
+        let float: DType = accumulation_dtype(self.input.dtype()).into();
+        let bytes_of_row = classes * float.size();
         let largest_buffer = routing::largest_buffer(&device_of(&self.input));
         let linear_options = LinearOptions {
+            dtype: self.input.dtype(),
             rows_per_chunk: self.chunk.rows(bytes_of_row, largest_buffer),
             gradients_of: LinearGradientsOf::default(),
             loss: Options {

@@ -75,6 +75,8 @@ impl LinearGradientsOf {
 pub struct LinearOptions {
     /// Those of the loss over logits of shape `[rows, classes]`. `gradients_of` has no part in it.
     pub loss: Options,
+    /// The dtype of input, weight and bias.
+    pub dtype: DType,
     /// Rows whose logits exist at one time; at least 1.
     pub rows_per_chunk: usize,
     /// Which gradients are wanted.
@@ -91,7 +93,8 @@ impl LinearOptions {
     }
 }
 
-/// The gradients that were asked for, each in the shape and dtype of its tensor.
+/// The gradients that were asked for, each in the shape and dtype of its tensor; those that a forward
+/// saves may be in a wider one.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct LinearGradients<B: Backend> {

@@ -14,7 +14,7 @@ use crate::common::{oracle, run, tolerance};
 
 /// A number, or the name of one that JSON has not.
 #[derive(Clone, Copy, Debug)]
-struct Number(f64);
+pub struct Number(f64);
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -62,7 +62,7 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     serde_json::from_str(&json).expect("the fixtures are JSON of the shape that generate.py writes")
 });
 
-fn values(numbers: &[Number]) -> Vec<f64> {
+pub fn values(numbers: &[Number]) -> Vec<f64> {
     numbers.iter().map(|number| number.0).collect()
 }
 

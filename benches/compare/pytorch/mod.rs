@@ -1,6 +1,7 @@
 //! The comparison with PyTorch, on the CPU.
 
 mod floor;
+mod linear;
 mod process;
 mod table;
 mod tolerance;
@@ -12,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_cross_entropy::CrossEntropyTarget;
 
 use crate::calls::{Call, Calls, Way, Workload, here};
-use crate::entries::{Entry, Kind, Phase};
+use crate::entries::{Chosen, Entry, Kind, Phase};
 use crate::machine::{cores, processor};
 use crate::report::Report;
 use crate::rounds::{Contender, Plan};
@@ -32,7 +33,7 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    pub fn run(&self, entries: &[Entry], out: Option<&Path>) -> Result<(), String> {
+    pub fn run(&self, chosen: &Chosen, out: Option<&Path>) -> Result<(), String> {
         let threads = self.threads.unwrap_or_else(cores);
         // SAFETY: no other thread has been started.
         unsafe { env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
@@ -46,9 +47,13 @@ impl Request<'_> {
             env!("CARGO_PKG_VERSION"),
             self.command,
         ));
-        report.tables(entries, columns, |entry| {
+        report.tables(&chosen.entries, columns, |entry| {
             self.row(entry, &mut pytorch, threads)
                 .map_err(|error| format!("{entry} is not timed, because {error}"))
+        })?;
+        report.table(&linear::head(), &chosen.projections, |projection| {
+            linear::row(projection, &mut pytorch, self.plan, self.quartiles)
+                .map_err(|error| format!("{projection} is not timed, because {error}"))
         })?;
         report.close(out)
     }

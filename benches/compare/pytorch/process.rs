@@ -26,19 +26,31 @@ enum Task<'a> {
     Time { repetitions: usize },
 }
 
+/// `E` says what is computed, on what.
 #[derive(Serialize)]
-struct Request<'a> {
+struct Request<'a, E> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    entry: &'a E,
     #[serde(flatten)]
     task: Task<'a>,
 }
 
 #[derive(Deserialize)]
-struct Checked {
+pub struct Checked {
     loss: String,
     gradient_sum: String,
     probes: Vec<String>,
+}
+
+impl Checked {
+    pub fn outcome(&self) -> Result<Outcome, String> {
+        let probes = self.probes.iter().map(number);
+        Ok(Outcome {
+            loss: number(&self.loss)?,
+            gradient_sum: number(&self.gradient_sum)?,
+            probes: probes.collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,20 +100,33 @@ impl PyTorch {
     }
 
     pub fn outcome(&mut self, entry: &Entry, probes: &[usize]) -> Result<Outcome, String> {
-        let task = Task::Check { probes };
-        let checked: Checked = self.ask(&Request { entry, task })?;
-        Ok(Outcome {
-            loss: number(&checked.loss)?,
-            gradient_sum: number(&checked.gradient_sum)?,
-            probes: checked
-                .probes
-                .iter()
-                .map(number)
-                .collect::<Result<_, _>>()?,
-        })
+        self.check::<Checked, _>(entry, probes)?.outcome()
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, String> {
+    /// What is computed of an entry; `T` holds [`Checked`].
+    pub fn check<T: DeserializeOwned, E: Serialize>(
+        &mut self,
+        entry: &E,
+        probes: &[usize],
+    ) -> Result<T, String> {
+        let task = Task::Check { probes };
+        self.ask(&Request { entry, task })
+    }
+
+    /// The seconds of each repetition.
+    pub fn time<E: Serialize>(
+        &mut self,
+        entry: &E,
+        repetitions: usize,
+    ) -> Result<Vec<f64>, String> {
+        let task = Task::Time { repetitions };
+        Ok(self.ask::<Times, E>(&Request { entry, task })?.seconds)
+    }
+
+    fn ask<T: DeserializeOwned, E: Serialize>(
+        &mut self,
+        request: &Request<E>,
+    ) -> Result<T, String> {
         let line = serde_json::to_string(request).expect("a request has only plain fields");
         // If the process is gone, its silence is the better error.
         let _ = writeln!(self.requests, "{line}").and_then(|()| self.requests.flush());
@@ -154,11 +179,6 @@ pub struct Theirs<'a> {
 
 impl Contender for Theirs<'_> {
     fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String> {
-        let task = Task::Time { repetitions };
-        let request = Request {
-            entry: self.entry,
-            task,
-        };
-        Ok(self.pytorch.ask::<Times>(&request)?.seconds)
+        self.pytorch.time(self.entry, repetitions)
     }
 }

@@ -16,6 +16,7 @@ import time
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 LOGITS, TARGETS, SHARES = 0x10000001, 0x20000002, 0x30000003  # as in entries.rs
+INPUT, WEIGHT = 0x40000004, 0x50000005  # as in projections.rs
 REST_WINDOW = 0.005
 REST_WINDOWS = 400
 
@@ -70,6 +71,60 @@ def forward_backward(logits, targets):
     return seconds, loss
 
 
+@functools.lru_cache(maxsize=1)
+def projection(rows, features, classes, weight_size):
+    def numbers(shape, salt):
+        bits = hashes(math.prod(shape), salt) >> 8
+        return (bits.to(torch.float32) / 2**24 * 2 - 1).reshape(shape)
+
+    weight = (numbers((features, classes), WEIGHT) * weight_size).T.contiguous()
+    targets = hashes(rows, TARGETS) % classes
+    return numbers((rows, features), INPUT).requires_grad_(), weight.requires_grad_(), targets
+
+
+def step(method, input, weight, targets):
+    input.grad = weight.grad = None
+    options = torch.nn.LinearCrossEntropyOptions() if method == "chunked" else None
+    start = time.perf_counter()
+    loss = torch.nn.functional.linear_cross_entropy(input, weight, targets, options=options)
+    loss.backward()
+    return time.perf_counter() - start, loss
+
+
+def resident(name):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+
+def answer_projection(request):
+    method = request["method"]
+    given = projection(*(request[name] for name in ("rows", "features", "classes", "weight_size")))
+    step(method, *given)
+    if request["task"] == "time":
+        seconds = [step(method, *given)[0] for _ in range(request["repetitions"])]
+        rest()
+        return {"seconds": seconds}
+    input, weight, _ = given
+    input.grad = weight.grad = None
+    try:
+        with open("/proc/self/clear_refs", "w") as references:
+            references.write("5")
+        before = resident("VmRSS:")
+        loss = step(method, *given)[1].item()
+        memory = max(0, resident("VmHWM:") - before - 4 * (input.numel() + weight.numel()))
+    except OSError:
+        loss, memory = step(method, *given)[1].item(), None
+    gradient = torch.cat([input.grad.flatten(), weight.grad.T.flatten()])
+    return {**summary(loss, gradient, request["probes"]), "memory": memory}
+
+
+def summary(loss, gradient, probes):
+    gradient_sum = gradient.abs().sum(dtype=torch.float64).item()
+    probes = gradient[torch.tensor(probes, dtype=torch.int64)].tolist()
+    # As text: JSON has no infinity.
+    return {"loss": str(loss), "gradient_sum": str(gradient_sum), "probes": list(map(str, probes))}
+
+
 def rest():
     """Waits until the OpenMP threads, which spin for a while after their work, sleep."""
     for _ in range(REST_WINDOWS):
@@ -81,6 +136,8 @@ def rest():
 
 
 def answer(request):
+    if "method" in request:
+        return answer_projection(request)
     logits, targets = data(tuple(request["shape"]), request["kind"], request["dtype"])
     backward = request["phase"] == "forward-backward"
     logits = logits.detach().requires_grad_(backward)
@@ -92,10 +149,7 @@ def answer(request):
         return {"seconds": seconds}
     loss = repetition(logits, targets)[1].item()
     gradient = logits.grad.flatten() if backward else torch.empty(0)
-    gradient_sum = gradient.abs().sum(dtype=torch.float64).item()
-    probes = gradient[torch.tensor(request["probes"], dtype=torch.int64)].tolist()
-    # As text: JSON has no infinity.
-    return {"loss": str(loss), "gradient_sum": str(gradient_sum), "probes": list(map(str, probes))}
+    return summary(loss, gradient, request["probes"])
 
 
 def main():

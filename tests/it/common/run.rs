@@ -262,7 +262,7 @@ pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 }
 
 /// Losses of any rank.
-trait Losses {
+pub trait Losses {
     /// Their values, and the sum of their products with the upstream gradient.
     fn weighed(self, upstream: &[f64]) -> (Vec<f64>, Tensor<1>);
 }

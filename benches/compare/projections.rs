@@ -1,0 +1,99 @@
+//! The rows of the comparison in which a projection makes the logits: their sizes and data, which are
+//! functions of the index as those of `entries.rs` are.
+
+use std::fmt::{self, Display};
+
+use burn::tensor::TensorData;
+use serde::Serialize;
+
+use crate::entries::{TARGETS, hash};
+
+// As in pytorch/pytorch.py.
+const INPUT: u32 = 0x4000_0004;
+const WEIGHT: u32 = 0x5000_0005;
+
+/// Heads of language models.
+const SIZES: [Projection; 2] = [
+    Projection {
+        rows: 2048,
+        features: 512,
+        classes: 32000,
+    },
+    Projection {
+        rows: 4096,
+        features: 256,
+        classes: 50257,
+    },
+];
+
+/// `input [rows, features]` times `weight [features, classes]`.
+#[derive(Clone, Copy, Serialize)]
+pub struct Projection {
+    pub rows: usize,
+    pub features: usize,
+    pub classes: usize,
+}
+
+pub fn projections() -> Vec<Projection> {
+    SIZES.to_vec()
+}
+
+impl Projection {
+    /// Uniform in [-1, 1).
+    pub fn input(&self) -> TensorData {
+        uniform([self.rows, self.features], INPUT, 1.0)
+    }
+
+    /// Uniform, so that logits have a deviation of about 2.
+    pub fn weight(&self) -> TensorData {
+        uniform([self.features, self.classes], WEIGHT, self.weight_size())
+    }
+
+    pub fn weight_size(&self) -> f32 {
+        6.0 / (self.features as f32).sqrt()
+    }
+
+    pub fn targets(&self) -> TensorData {
+        let class = |row| i64::from(hash(row as u32 ^ TARGETS)) % self.classes as i64;
+        TensorData::new((0..self.rows).map(class).collect(), [self.rows])
+    }
+
+    /// Entries of the gradients that are looked at one by one, of the input's and after them of the
+    /// weight's.
+    pub fn probes(&self) -> Vec<usize> {
+        let sizes = self.sizes();
+        let spread = |size: usize| (0..=6).map(move |step| step * (size - 1) / 6);
+        let of_weight = spread(sizes[1]).map(|place| sizes[0] + place);
+        spread(sizes[0]).chain(of_weight).collect()
+    }
+
+    /// Elements of the input and of the weight.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.rows * self.features, self.features * self.classes]
+    }
+
+    /// Floating-point operations of the three matrix products.
+    pub fn operations(&self) -> f64 {
+        6.0 * self.rows as f64 * self.features as f64 * self.classes as f64
+    }
+}
+
+fn uniform(shape: [usize; 2], salt: u32, size: f32) -> TensorData {
+    let number = |index| (hash(index ^ salt) >> 8) as f32 / 16_777_216.0 * 2.0 - 1.0;
+    let count = (shape[0] * shape[1]) as u32;
+    TensorData::new(
+        (0..count).map(|index| number(index) * size).collect(),
+        shape,
+    )
+}
+
+impl Display for Projection {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let Self {
+            rows,
+            features,
+            classes,
+        } = self;
+        write!(formatter, "{rows}x{features}x{classes} projection")
+    }
+}

@@ -1,0 +1,63 @@
+//! What does not fit is said, by the same rules as for logits.
+
+use burn::tensor::{Device, Int, Tensor};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLoss,
+    LinearCrossEntropyLossConfig,
+};
+
+use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+
+fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let input = || Tensor::<2>::zeros([2, 4], device);
+    let targets = || Tensor::<1, Int>::zeros([2], device);
+    let says = |result: Result<Tensor<1>, CrossEntropyError>, part: &str| {
+        let error = result.expect_err("this does not fit").to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    let weight = |size: [usize; 2]| Tensor::<2>::zeros(size, device);
+    says(
+        loss.try_forward(input(), weight([5, 4]), None, targets()),
+        "has 4 features",
+    );
+    let bias = Some(Tensor::<1>::zeros([6], device));
+    says(
+        loss.try_forward(input(), weight([4, 5]), bias, targets()),
+        "the bias has 6 entries",
+    );
+    let many = Tensor::<1, Int>::zeros([3], device);
+    says(
+        loss.try_forward(input(), weight([4, 5]), None, many),
+        "the target has shape [3]",
+    );
+    let high = Tensor::<1, Int>::from_ints([1, 5], device);
+    says(
+        loss.try_forward(input(), weight([4, 5]), None, high),
+        "the target of row 1 is 5",
+    );
+    says(
+        loss.try_forward(input(), weight([4, 0]), None, targets()),
+        "no classes",
+    );
+    for (config, part) in [
+        (
+            LinearCrossEntropyLossConfig::new().with_chunk_rows(Some(0)),
+            "`chunk_rows` is 0",
+        ),
+        (
+            LinearCrossEntropyLossConfig::new()
+                .with_loss(CrossEntropyLossConfig::new().with_class_dim(0)),
+            "`loss.class_dim` is 0",
+        ),
+    ] {
+        let error = config
+            .try_init_for::<B>(device)
+            .expect_err("it is refused")
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+on_every_cpu_backend!(what_does_not_fit_is_said,);
+on_every_gpu_dispatched!(what_does_not_fit_is_said,);

@@ -1,0 +1,126 @@
+//! Every case that PyTorch computed in f64 (tests/fixtures/linear.py): loss and all three gradients, in
+//! chunks of every size.
+
+use std::io::Read;
+use std::sync::LazyLock;
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
+use serde::Deserialize;
+
+use super::projected::{Form, Found, Projected, chunks};
+use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::problem::{Problem, Targets};
+use crate::fixtures::{Number, values};
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    shape: Vec<usize>,
+    features: usize,
+    input: Vec<f64>,
+    projection: Vec<f64>,
+    bias: Option<Vec<f64>>,
+    target: serde_json::Value,
+    weight: Option<Vec<f32>>,
+    label_smoothing: f64,
+    ignore_indices: Vec<i64>,
+    reduction: String,
+    logit_scale: f64,
+    logit_softcap: Option<f64>,
+    z_loss: f64,
+    upstream: Vec<f64>,
+    loss: Vec<Number>,
+    input_grad: Vec<f64>,
+    projection_grad: Vec<f64>,
+    bias_grad: Option<Vec<f64>>,
+    target_grad: Option<Vec<f64>>,
+    empty: String,
+}
+
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
+    let compressed = include_bytes!("../../fixtures/linear.json.gz");
+    let mut json = String::new();
+    flate2::read::GzDecoder::new(&compressed[..])
+        .read_to_string(&mut json)
+        .expect("the fixtures are gzip");
+    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that linear.py writes")
+});
+
+impl Case {
+    fn projected(&self) -> Projected {
+        let targets = match &self.target {
+            target if target.get("indices").is_some() => {
+                serde_json::from_value(target["indices"].clone()).map(Targets::Indices)
+            }
+            target => serde_json::from_value(target["soft"].clone()).map(Targets::Distributions),
+        };
+        let config = CrossEntropyLossConfig::new()
+            .with_weight(self.weight.clone())
+            .with_ignore_indices(self.ignore_indices.clone())
+            .with_label_smoothing(self.label_smoothing as f32)
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                "batch_mean" => Reduction::BatchMean,
+                _ => Reduction::Mean,
+            })
+            .with_logit_scale(self.logit_scale as f32)
+            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
+            .with_z_loss(self.z_loss as f32)
+            .with_empty(match self.empty.as_str() {
+                "zero" => EmptyReduction::Zero,
+                _ => EmptyReduction::Nan,
+            });
+        let mut projected = Projected {
+            input: self.input.clone(),
+            weight: self.projection.clone(),
+            bias: self.bias.clone(),
+            features: self.features,
+            problem: Problem {
+                shape: self.shape.clone(),
+                class_dim: self.shape.len() - 1,
+                logits: Vec::new(),
+                targets: targets.expect("targets are indices or distributions"),
+                config,
+                tracked_targets: self.target_grad.is_some(),
+                unreduced: self.reduction == "none",
+                upstream: self.upstream.clone(),
+            },
+        };
+        projected.project();
+        projected
+    }
+
+    fn expected(&self) -> Found {
+        Found {
+            loss: values(&self.loss),
+            input: self.input_grad.clone(),
+            weight: self.projection_grad.clone(),
+            bias: self.bias_grad.clone(),
+            targets: self.target_grad.clone(),
+        }
+    }
+}
+
+fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
+    assert_eq!(CASES.len(), 84);
+    for case in CASES.iter() {
+        let projected = case.projected();
+        for chunk in chunks(device) {
+            let found = projected.found::<B>(Form::chunked(chunk), device);
+            found.assert_close(&case.name, &case.expected(), DType::F32);
+            if is_cpu(device) {
+                let form = Form {
+                    dtype: DType::F64,
+                    ..Form::chunked(chunk)
+                };
+                let found = projected.found::<B>(form, device);
+                found.assert_close(&case.name, &case.expected(), DType::F64);
+            }
+        }
+    }
+}
+
+on_every_cpu_backend!(every_case_agrees);
+on_every_gpu_dispatched!(every_case_agrees);

@@ -1,0 +1,9 @@
+//! The loss with the projection before it in one, against the projection and the loss one after the
+//! other in f64.
+
+mod errors;
+mod fixtures;
+mod forms;
+mod options;
+mod precision;
+mod projected;

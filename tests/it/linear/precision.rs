@@ -1,0 +1,177 @@
+//! Other dtypes and layouts, finite differences, and what dividing the rows costs in rounding.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::CrossEntropyBackend;
+
+use super::options::every_option;
+use super::projected::{Form, Found, Projected, chunks};
+use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::problem::Problem;
+use crate::common::run::Layout;
+
+/// On CPU backends everything between the rounded numbers that come in and the rounding of the gradients
+/// is in f32.
+#[cfg(feature = "flex")]
+#[test]
+fn half_precision_is_computed_in_f32() {
+    let device = Device::flex().autodiff();
+    for dtype in [DType::F16, DType::BF16] {
+        for chunk in chunks(&device) {
+            for soft in [false, true] {
+                for unreduced in [false, true] {
+                    let projected = Projected::random([22, 11, 37], soft, 3)
+                        .with(every_option)
+                        .rounded_to(dtype);
+                    let projected = match unreduced {
+                        true => projected.with(Problem::unreduced),
+                        false => projected,
+                    };
+                    let form = Form {
+                        dtype,
+                        ..Form::chunked(chunk)
+                    };
+                    projected.assert_agrees::<burn::backend::Dispatch>(form, &device);
+                }
+            }
+        }
+    }
+}
+
+/// A loss that is scaled up keeps the gradients of f16 that lie below its smallest number.
+#[cfg(feature = "flex")]
+#[test]
+fn a_scaled_loss_in_f16_keeps_small_gradients() {
+    let device = Device::flex().autodiff();
+    let mut projected = Projected::random([200, 5, 11], false, 9).rounded_to(DType::F16);
+    projected.problem.upstream = vec![65536.0];
+    // Weights of classes that make the mean's gradients small.
+    projected.problem = projected.problem.with_config(|config| {
+        let weights = (0..11).map(|class| if class == 0 { 1e6 } else { 1.0 });
+        config.with_weight(Some(weights.collect()))
+    });
+    let form = Form {
+        dtype: DType::F16,
+        ..Form::chunked(Some(64))
+    };
+    projected.assert_agrees::<burn::backend::Dispatch>(form, &device);
+}
+
+fn f64_agrees<B: CrossEntropyBackend>(device: &Device) {
+    for chunk in chunks(device) {
+        for soft in [false, true] {
+            let form = Form {
+                dtype: DType::F64,
+                ..Form::chunked(chunk)
+            };
+            let projected = Projected::random([22, 11, 37], soft, 3).with(every_option);
+            projected.assert_agrees::<B>(form, device);
+            projected
+                .with(Problem::unreduced)
+                .assert_agrees::<B>(form, device);
+        }
+    }
+}
+
+/// Input and weight as views of other memory.
+fn views_agree<B: CrossEntropyBackend>(device: &Device) {
+    for layout in Layout::VIEWS {
+        for unreduced in [false, true] {
+            let projected = Projected::random([13, 6, 10], false, 5).with(every_option);
+            let projected = match unreduced {
+                true => projected.with(Problem::unreduced),
+                false => projected,
+            };
+            let form = Form {
+                layout,
+                ..Form::chunked(Some(5))
+            };
+            projected.assert_agrees::<B>(form, device);
+        }
+    }
+}
+
+/// Central differences in f64 of the loss that the crate itself computes.
+fn gradients_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
+    let form = Form {
+        dtype: DType::F64,
+        ..Form::chunked(Some(3))
+    };
+    let projected = Projected::random([7, 4, 6], true, 8).with(every_option);
+    let upstream = projected.problem.upstream[0];
+    let gradients = projected.found::<B>(form, device);
+    let step = 1e-5;
+    let bias = |projected: &Projected| projected.bias.clone().expect("there is one");
+    let bias_gradient = gradients.bias.clone().expect("there is one");
+    for (slot, gradient) in [
+        (0, &gradients.input),
+        (1, &gradients.weight),
+        (2, &bias_gradient),
+    ] {
+        for (at, &gradient) in gradient.iter().enumerate() {
+            let loss_at = |value: f64| {
+                let mut moved = projected.clone();
+                match slot {
+                    0 => moved.input[at] = value,
+                    1 => moved.weight[at] = value,
+                    _ => moved.bias.as_mut().expect("there is one")[at] = value,
+                }
+                moved.found::<B>(form, device).loss[0]
+            };
+            let value = match slot {
+                0 => projected.input[at],
+                1 => projected.weight[at],
+                _ => bias(&projected)[at],
+            };
+            let difference = (loss_at(value + step) - loss_at(value - step)) / (2.0 * step);
+            let expected = difference * upstream;
+            // The third derivative times the square of the step, and 1e-16 over the step.
+            assert!(
+                (gradient - expected).abs() < 1e-8,
+                "{slot} {at}: {gradient} is not {expected}"
+            );
+        }
+    }
+}
+
+/// The largest error of loss and gradients, each over the largest number of its tensor.
+fn error(found: &Found, expected: &Found) -> f64 {
+    let of = |found: &[f64], expected: &[f64]| {
+        let largest = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        let errors = found.iter().zip(expected).map(|(x, y)| (x - y).abs());
+        errors.fold(0.0, f64::max) / largest
+    };
+    let bias = |found: &Found| found.bias.clone().expect("there is one");
+    [
+        of(&found.loss, &expected.loss),
+        of(&found.input, &expected.input),
+        of(&found.weight, &expected.weight),
+        of(&bias(found), &bias(expected)),
+    ]
+    .into_iter()
+    .fold(0.0, f64::max)
+}
+
+/// 64 chunks are no more than twice as far from f64 as one.
+fn error_does_not_grow_with_the_chunks<B: CrossEntropyBackend>(device: &Device) {
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let projected = Projected::random([256, 24, 50], false, 10)
+            .with(|problem| problem.with_config(|config| config.with_reduction(reduction)));
+        let expected = projected.expected();
+        let error_in = |rows: usize| {
+            let found = projected.found::<B>(Form::chunked(Some(rows)), device);
+            error(&found, &expected)
+        };
+        let (one, many) = (error_in(256), error_in(4));
+        assert!(one > 0.0, "f32 has no rounding");
+        assert!(many <= 2.0 * one, "{many:e} in 64 chunks, {one:e} in one");
+    }
+}
+
+on_every_cpu_backend!(
+    f64_agrees,
+    views_agree,
+    gradients_are_those_of_the_loss,
+    error_does_not_grow_with_the_chunks,
+);
+on_every_gpu_dispatched!(views_agree, error_does_not_grow_with_the_chunks);
