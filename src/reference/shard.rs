@@ -24,8 +24,9 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, Shape, Slice};
 
+use super::ClassWindow;
+use super::call::{Call, Rows, Scores};
 use super::elementary::{cast, data, full, log1p, sum_classes};
-use super::{Call, ClassWindow, Rows, Scores};
 use crate::operation::{ClassWeights, Inputs, Options};
 
 const MAXIMUM: isize = 0;
