@@ -229,6 +229,28 @@ pub enum Details<B: Backend> {
     },
 }
 
+impl<B: Backend> Details<B> {
+    /// The same with every tensor changed: `floats` the numbers, `ints` the classes.
+    pub(crate) fn map<C: Backend>(
+        self,
+        floats: impl Fn(FloatTensor<B>) -> FloatTensor<C>,
+        ints: impl FnOnce(IntTensor<B>) -> IntTensor<C>,
+    ) -> Details<C> {
+        match self {
+            Self::Nothing => Details::Nothing,
+            Self::PerRow {
+                numbers,
+                classes,
+                totals,
+            } => Details::PerRow {
+                numbers: floats(numbers),
+                classes: ints(classes),
+                totals: floats(totals),
+            },
+        }
+    }
+}
+
 /// The result of the operation.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]

@@ -2,6 +2,8 @@
 //! backend: in the plain tensor operations of [`reference`], outside the graph, with the gradients
 //! attached to the loss.
 
+use std::convert::identity;
+
 use burn::backend::ops::{BoolTensorOps, FloatTensorOps};
 use burn::backend::{
     AutodiffBackend, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
@@ -15,7 +17,7 @@ use crate::operation::linear::{
     Projection,
 };
 use crate::operation::{
-    Details, Forward, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
+    Forward, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
     accumulation_dtype,
 };
 use crate::reference::{self, ShardCall};
@@ -58,7 +60,7 @@ pub(super) fn cross_entropy(
             return Forward {
                 loss: with_autodiff(loss, autodiff),
                 saved: Saved::Nothing,
-                details: details_with_autodiff(details, autodiff),
+                details: details.map(|numbers| with_autodiff(numbers, autodiff), identity),
             };
         }
         (Some(_), None) => GradientsOf::Logits,
@@ -95,7 +97,7 @@ pub(super) fn cross_entropy(
     Forward {
         loss,
         saved: Saved::Nothing,
-        details: details_with_autodiff(details, autodiff),
+        details: details.map(|numbers| with_autodiff(numbers, autodiff), identity),
     }
 }
 
@@ -187,7 +189,7 @@ pub(super) fn linear_cross_entropy(
     LinearForward {
         loss,
         saved: LinearSaved::Nothing,
-        details: details_with_autodiff(details, autodiff),
+        details: details.map(|numbers| with_autodiff(numbers, autodiff), identity),
     }
 }
 
@@ -236,24 +238,6 @@ pub(super) fn shard_loss(
     match gradient {
         None => with_autodiff(loss, logits.autodiff),
         Some(gradient) => Dispatch::float_add(slope_of(logits, gradient, &shard.options), loss),
-    }
-}
-
-fn details_with_autodiff(
-    details: Details<Dispatch>,
-    autodiff: DispatchAutodiffContext,
-) -> Details<Dispatch> {
-    match details {
-        Details::Nothing => Details::Nothing,
-        Details::PerRow {
-            numbers,
-            classes,
-            totals,
-        } => Details::PerRow {
-            numbers: with_autodiff(numbers, autodiff),
-            classes,
-            totals: with_autodiff(totals, autodiff),
-        },
     }
 }
 

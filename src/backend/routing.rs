@@ -16,9 +16,7 @@ use burn_autodiff::Autodiff;
 use super::{CrossEntropyBackend, portable};
 use crate::error::CrossEntropyError;
 use crate::operation::linear::{LinearForward, LinearOptions, LinearSaved, MaybeFloat, Projection};
-use crate::operation::{
-    ClassWeights, Denominators, Details, Forward, Inputs, Options, Saved, Targets,
-};
+use crate::operation::{ClassWeights, Denominators, Forward, Inputs, Options, Saved, Targets};
 use crate::reference::ShardCall;
 
 /// Runs the operation on the backend `B`, or, for `Dispatch`, on the backend of the tensors.
@@ -153,7 +151,10 @@ fn bound<B: CrossEntropyBackend>(
     Ok(Forward {
         loss: dispatched::<B>(loss, autodiff),
         saved: Saved::Nothing,
-        details: dispatched_details::<B>(details, autodiff),
+        details: details.map(
+            |numbers| dispatched::<B>(numbers, autodiff),
+            dispatched_int::<B>,
+        ),
     })
 }
 
@@ -195,7 +196,10 @@ pub(crate) fn linear_cross_entropy<B: CrossEntropyBackend>(
     Ok(LinearForward {
         loss: dispatched::<B>(loss, autodiff),
         saved: LinearSaved::Nothing,
-        details: dispatched_details::<B>(details, autodiff),
+        details: details.map(
+            |numbers| dispatched::<B>(numbers, autodiff),
+            dispatched_int::<B>,
+        ),
     })
 }
 
@@ -264,24 +268,6 @@ fn bound_inputs<B: CrossEntropyBackend>(
             }
         },
     })
-}
-
-fn dispatched_details<B: CrossEntropyBackend>(
-    details: Details<B>,
-    autodiff: DispatchAutodiffContext,
-) -> Details<Dispatch> {
-    match details {
-        Details::Nothing => Details::Nothing,
-        Details::PerRow {
-            numbers,
-            classes,
-            totals,
-        } => Details::PerRow {
-            numbers: dispatched::<B>(numbers, autodiff),
-            classes: dispatched_int::<B>(classes),
-            totals: dispatched::<B>(totals, autodiff),
-        },
-    }
 }
 
 /// The tensor as `B`'s own. Where `B` is an autodiff backend, a tensor without autodiff comes in as
