@@ -16,11 +16,12 @@ use crate::operation::linear::{
     LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
     Projection,
 };
+use crate::operation::shard::ShardCall;
 use crate::operation::{
     Forward, Gradients, GradientsOf, Inputs, Options, RowReduction, Saved, Targets,
     accumulation_dtype,
 };
-use crate::reference::{self, ShardCall};
+use crate::reference;
 
 /// The operation on a backend without an implementation.
 ///

@@ -16,8 +16,8 @@ use burn_autodiff::Autodiff;
 use super::{CrossEntropyBackend, portable};
 use crate::error::CrossEntropyError;
 use crate::operation::linear::{LinearForward, LinearOptions, LinearSaved, MaybeFloat, Projection};
+use crate::operation::shard::ShardCall;
 use crate::operation::{ClassWeights, Denominators, Forward, Inputs, Options, Saved, Targets};
-use crate::reference::ShardCall;
 
 /// Runs the operation on the backend `B`, or, for `Dispatch`, on the backend of the tensors.
 pub(crate) fn cross_entropy<B: CrossEntropyBackend>(

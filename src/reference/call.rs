@@ -4,9 +4,9 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
-use super::ClassWindow;
 use super::counting::Counting;
 use super::elementary::{cast, full, log1p, reshape_scalar, sum_classes, tanh};
+use crate::operation::shard::ClassWindow;
 use crate::operation::{
     ClassWeights, Denominators, Geometry, InputValues, Inputs, Options, RowReduction, Targets,
     accumulation_dtype,

@@ -71,7 +71,7 @@ use self::elementary::{data, full, reshape_scalar, sum_all, sum_classes};
 pub(crate) use self::elementary::cast_int;
 pub use self::gradient::cross_entropy_backward;
 pub(crate) use self::shard::{
-    ShardCall, combined_statistics, shard_loss, shard_statistics, statistics_per_row,
+    combined_statistics, shard_loss, shard_statistics, statistics_per_row,
 };
 
 use crate::operation::{
@@ -141,15 +141,6 @@ pub(crate) fn denominators_of_mean<B: Backend>(
     let rows = Shape::new([indices.shape().num_elements()]);
     let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
     counting.totals(weights, float)
-}
-
-/// A contiguous part of all classes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClassWindow {
-    /// The first class of the part.
-    pub(crate) first: usize,
-    /// The number of all classes.
-    pub(crate) of: usize,
 }
 
 /// The rows of a tensor `[rows, _]`, made 0 where an index target does not count.
