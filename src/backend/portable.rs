@@ -132,6 +132,7 @@ pub(super) fn linear_cross_entropy(
     let parents = given.map(|tensor| tensor.filter(Dispatch::is_tracked));
     let is_tracked = parents.iter().any(Option::is_some);
     if options.loss.reduction == RowReduction::None && is_tracked {
+        let projection = counted(projection, &inputs, &options.loss);
         return chunks::forward::<Dispatch, InGraph>(projection, inputs, &options);
     }
     let projection = Projection {
@@ -191,6 +192,28 @@ pub(super) fn linear_cross_entropy(
         loss,
         saved: LinearSaved::Nothing,
         details: details.map(|numbers| with_autodiff(numbers, autodiff), identity),
+    }
+}
+
+/// The projection without the inputs of rows that do not count: the gradient of the weight in the
+/// graph is a product with them, and so NaN where one of them holds it. An unreduced loss comes
+/// without details, so nothing else is asked of these rows.
+fn counted(
+    projection: Projection<Dispatch>,
+    inputs: &Inputs<Dispatch>,
+    options: &Options,
+) -> Projection<Dispatch> {
+    match &inputs.targets {
+        Targets::Indices(indices) if projection.input.shape()[0] > 0 => Projection {
+            input: reference::counted_rows_of::<Dispatch>(
+                projection.input,
+                indices.clone(),
+                projection.weight.shape()[1],
+                options,
+            ),
+            ..projection
+        },
+        _ => projection,
     }
 }
 
