@@ -27,6 +27,7 @@ mod flex;
 mod host;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod portable;
 pub(crate) mod routing;
 
 #[cfg(feature = "cube")]

@@ -11,8 +11,9 @@ use super::normalizer::Normalizer;
 use super::target::{CrossEntropyTarget, Target};
 use crate::backend::{CrossEntropyBackend, routing};
 use crate::error::{CrossEntropyError, ShardError};
+use crate::operation::shard::{ClassWindow, ShardCall};
 use crate::operation::{DetailsOf, Geometry, InputValues, Inputs, RowReduction, Targets};
-use crate::reference::{ClassWindow, ShardCall, combined_statistics, statistics_per_row};
+use crate::reference::{combined_statistics, statistics_per_row};
 
 /// A contiguous part of the classes, whose logits are on one device.
 ///

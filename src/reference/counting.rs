@@ -4,7 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 
-use super::elementary::{cast, cast_int, full, sum_all};
+use super::elementary::{cast, cast_int, data, full, sum_all};
 use crate::operation::ClassWeights;
 
 /// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
@@ -85,6 +85,20 @@ impl<B: Backend> Counting<B> {
     ) -> FloatTensor<B> {
         let per_row = self.target_weights(weights, float);
         sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
+    }
+
+    /// What a mean divides the losses and the z-losses by: the weight of the rows that count, and
+    /// their number; shape `[2]`.
+    pub(super) fn totals(&self, weights: &ClassWeights<B>, float: FloatDType) -> FloatTensor<B> {
+        if self.index.shape().num_elements() == 0 {
+            return data::<B>(Shape::new([2]), 0.0, &self.index.device(), float);
+        }
+        let counted = self.total_weight(&ClassWeights::Equal, float);
+        let total = match weights {
+            ClassWeights::Equal => counted.clone(),
+            ClassWeights::PerClass(_) => self.total_weight(weights, float),
+        };
+        B::float_cat(vec![total, counted], 0)
     }
 
     /// The weight of each row's target, in the shape of the index; of no meaning where the row is

@@ -4,9 +4,9 @@ use burn::backend::Backend;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{IntDType, Shape};
 
-use super::elementary::{cast_int, data, full, sum_classes};
-use super::{Call, Rows, Scores};
-use crate::operation::{ClassWeights, Details, DetailsOf, Inputs, Targets};
+use super::call::{Call, Rows, Scores};
+use super::elementary::{cast_int, data, sum_classes};
+use crate::operation::{Details, DetailsOf, Inputs, Targets};
 
 /// The scores with their classes in order.
 struct Order<B: Backend> {
@@ -70,22 +70,7 @@ impl<B: Backend> Call<'_, B> {
                 DetailsOf::Target | DetailsOf::Nothing => self.stacked([lse, log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
-            totals: self.totals(inputs, rows),
-        }
-    }
-
-    /// What a mean divides by, shape `[2]`.
-    fn totals(&self, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
-        match &rows.counting {
-            None => {
-                let rows = self.geometry.rows() as f64;
-                full::<B>(Shape::new([2]), rows, &self.device, self.float)
-            }
-            Some(counting) => {
-                let total = |weights| counting.total_weight(weights, self.float);
-                let totals = [total(&inputs.weights), total(&ClassWeights::Equal)];
-                B::float_cat(totals.to_vec(), 0)
-            }
+            totals: self.totals(inputs, rows.counting.as_ref()),
         }
     }
 

@@ -24,8 +24,9 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, Shape, Slice};
 
+use super::call::{Call, Rows, Scores};
 use super::elementary::{cast, data, full, log1p, sum_classes};
-use super::{Call, ClassWindow, Rows, Scores};
+use crate::operation::shard::ShardCall;
 use crate::operation::{ClassWeights, Inputs, Options};
 
 const MAXIMUM: isize = 0;
@@ -34,14 +35,6 @@ const TARGET: isize = 2;
 const SPREAD: isize = 3;
 const AT_MAXIMUM: isize = 4;
 const ELSEWHERE: isize = 5;
-
-/// What a call over a part of the classes is resolved to.
-pub(crate) struct ShardCall<B: Backend> {
-    /// Index targets counted over all classes, the weights of all classes.
-    pub(crate) inputs: Inputs<B>,
-    pub(crate) window: ClassWindow,
-    pub(crate) options: Options,
-}
 
 /// Numbers of each row in the statistics of a shard.
 pub(crate) fn statistics_per_row(options: &Options) -> usize {

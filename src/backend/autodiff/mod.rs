@@ -1,6 +1,8 @@
 //! The gradient node: forward and backward are operations of the backend below, so no graph of
 //! tensor operations is recorded.
 
+use std::convert::identity;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend};
 use burn_autodiff::NodeId;
@@ -240,19 +242,9 @@ fn denominators_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
     }
 }
 
+/// So are the details.
 fn details_as_constants<B: CrossEntropyBackend, C: CheckpointStrategy>(
     details: Details<B>,
 ) -> Details<Autodiff<B, C>> {
-    match details {
-        Details::Nothing => Details::Nothing,
-        Details::PerRow {
-            numbers,
-            classes,
-            totals,
-        } => Details::PerRow {
-            numbers: <Autodiff<B, C> as AutodiffBackend>::from_inner(numbers),
-            classes,
-            totals: <Autodiff<B, C> as AutodiffBackend>::from_inner(totals),
-        },
-    }
+    details.map(<Autodiff<B, C> as AutodiffBackend>::from_inner, identity)
 }

@@ -200,7 +200,6 @@ impl<A: Own> Plan<'_, A> {
                 .is_some()
                 .then(|| sized(targets_gradient, geometry.classes)),
             wants_gradient: work.output.is_some(),
-            details_of: self.details,
             details: None,
         };
         let losses = match (&work.logits, &mut work.output) {
@@ -297,7 +296,6 @@ impl<A: Own> Plan<'_, A> {
                     .as_mut()
                     .map(|numbers| &mut numbers[here.clone()]),
                 wants_gradient: work.output.is_some(),
-                details_of: self.details,
                 details: None,
             };
             let mut losses = self.write(&mut unit, x, spare);

@@ -17,9 +17,7 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
     pub(super) wants_gradient: bool,
-    /// What is wanted besides the losses.
-    pub(super) details_of: DetailsOf,
-    /// What has been found of that.
+    /// What has been found besides the losses, where it is wanted.
     pub(super) details: Option<Details<A, W>>,
 }
 
@@ -138,11 +136,11 @@ impl<A: Float> Plan<'_, A> {
     }
 
     fn details_of_logits<const W: usize>(&self, unit: &mut Unit<'_, A, W>, scale: A, x: &[A]) {
-        if unit.details_of == DetailsOf::Nothing {
+        if self.details == DetailsOf::Nothing {
             return;
         }
         let mut details = self.ranks(unit, x);
-        if unit.details_of == DetailsOf::TargetAndEntropy {
+        if self.details == DetailsOf::TargetAndEntropy {
             let softmax = self.softmax_of(unit, scale);
             details.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
         }
@@ -159,11 +157,11 @@ impl<A: Float> Plan<'_, A> {
     }
 
     fn details_of_probabilities<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
-        if unit.details_of == DetailsOf::Nothing {
+        if self.details == DetailsOf::Nothing {
             return;
         }
         let mut details = self.ranks(unit, s);
-        if unit.details_of == DetailsOf::TargetAndEntropy {
+        if self.details == DetailsOf::TargetAndEntropy {
             details.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
         }
         if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {

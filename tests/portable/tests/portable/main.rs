@@ -2,6 +2,8 @@
 //! gradients that Flex gets from its own.
 #![allow(deprecated)] // Burn deprecates NdArray, which stands here for any such backend.
 
+mod linear;
+
 use burn::nn::loss::Reduction;
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};

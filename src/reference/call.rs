@@ -1,0 +1,339 @@
+//! One call in the form that loss and gradient are made of: scores, shares, and the rows that count.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
+
+use super::counting::Counting;
+use super::elementary::{cast, full, log1p, reshape_scalar, sum_classes, tanh};
+use crate::operation::shard::ClassWindow;
+use crate::operation::{
+    ClassWeights, Denominators, Geometry, InputValues, Inputs, Options, RowReduction, Targets,
+    accumulation_dtype,
+};
+
+/// The surprisals' source: transformed logits with their row statistics, or probabilities.
+pub(super) enum Scores<B: Backend> {
+    Logits {
+        x: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+        others: FloatTensor<B>,
+    },
+    Probabilities(FloatTensor<B>),
+}
+
+/// What is known of every row from its target alone.
+pub(super) struct Rows<B: Backend> {
+    /// Absent for distributions: every row counts.
+    pub(super) counting: Option<Counting<B>>,
+    /// What the losses and the z-losses are divided by, shape `[2]`; for means only.
+    pub(super) totals: Option<FloatTensor<B>>,
+}
+
+/// One call: its options, the geometry of its logits, and the dtypes of its arithmetic.
+pub(super) struct Call<'a, B: Backend> {
+    pub(super) options: &'a Options,
+    pub(super) geometry: Geometry,
+    /// What of the vocabulary the classes of the logits are.
+    pub(super) window: ClassWindow,
+    pub(super) shape: Shape,
+    pub(super) device: B::Device,
+    pub(super) float: FloatDType,
+    pub(super) bool: BoolDType,
+}
+
+impl<'a, B: Backend> Call<'a, B> {
+    pub(super) fn new(logits: &FloatTensor<B>, options: &'a Options) -> Self {
+        let window = ClassWindow {
+            first: 0,
+            of: logits.shape()[options.class_dim],
+        };
+        Self::on_window(logits, window, options)
+    }
+
+    pub(super) fn on_window(
+        logits: &FloatTensor<B>,
+        window: ClassWindow,
+        options: &'a Options,
+    ) -> Self {
+        let shape = logits.shape();
+        let device = logits.device();
+        Self {
+            options,
+            geometry: Geometry::new(&shape, options.class_dim),
+            window,
+            shape,
+            float: accumulation_dtype(logits.dtype()),
+            bool: get_or_init_device_settings::<B>(&device).bool_dtype,
+            device,
+        }
+    }
+
+    /// A tensor of the shape of the logits as `[outer, classes, inner]` in the accumulation dtype.
+    pub(super) fn view(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
+        cast::<B>(B::float_reshape(tensor, self.geometry.full()), self.float)
+    }
+
+    /// Scale and softcap of the logits; the identity for probabilities.
+    pub(super) fn transformed(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+        let InputValues::Logits { scale, softcap } = self.options.values else {
+            return x;
+        };
+        let x = if scale == 1.0 {
+            x
+        } else {
+            B::float_mul_scalar(x, scale.into())
+        };
+        match softcap {
+            None => x,
+            Some(cap) => {
+                let bent = tanh::<B>(B::float_div_scalar(x, cap.into()), self.bool);
+                B::float_mul_scalar(bent, cap.into())
+            }
+        }
+    }
+
+    pub(super) fn scores(&self, logits: FloatTensor<B>) -> Scores<B> {
+        let x = self.transformed(self.view(logits));
+        if self.options.values == InputValues::Probabilities {
+            return Scores::Probabilities(x);
+        }
+        let maximum = B::float_max_dim(x.clone(), 1);
+        let others = self.others(x.clone(), maximum.clone());
+        Scores::Logits { x, maximum, others }
+    }
+
+    /// `sum_c exp(x[c] - maximum)` without the maximum's own 1, which is left to `log1p`: the loss
+    /// of a confident row is the logarithm of the sum, and keeps its relative accuracy so.
+    fn others(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
+        let is_maximum = self.equals_row(x.clone(), maximum.clone());
+        let others = self.others_than(is_maximum, x, maximum.clone());
+        self.without_distribution(others, maximum)
+    }
+
+    /// [`Self::others`] before a look at the maximum.
+    pub(super) fn others_than(
+        &self,
+        is_maximum: BoolTensor<B>,
+        x: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let ties = sum_classes::<B>(B::bool_into_float(is_maximum.clone(), self.float));
+        let others = B::float_exp(B::float_sub(x, maximum));
+        let others = sum_classes::<B>(B::float_mask_fill(others, is_maximum, 0.0.into()));
+        B::float_add(others, B::float_sub_scalar(ties, 1.0.into()))
+    }
+
+    /// The others, NaN where the row has no finite maximum and so no distribution.
+    pub(super) fn without_distribution(
+        &self,
+        others: FloatTensor<B>,
+        maximum: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let infinite = B::float_is_inf(maximum, self.bool);
+        B::float_mask_fill(others, infinite, f64::NAN.into())
+    }
+
+    /// Where the elements of `x` equal the number of their row.
+    pub(super) fn equals_row(&self, x: FloatTensor<B>, row: FloatTensor<B>) -> BoolTensor<B> {
+        let row = B::float_expand(row, self.geometry.full());
+        B::float_equal(x, row, self.bool)
+    }
+
+    /// `-ln p[c]` of every class.
+    pub(super) fn surprisals(&self, scores: &Scores<B>) -> FloatTensor<B> {
+        match scores {
+            Scores::Logits { x, maximum, others } => B::float_add(
+                B::float_sub(maximum.clone(), x.clone()),
+                log1p::<B>(others.clone(), self.bool),
+            ),
+            Scores::Probabilities(s) => B::float_neg(B::float_log(s.clone())),
+        }
+    }
+
+    /// The log-sum-exp of every row; of probabilities there is none.
+    pub(super) fn lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
+        match scores {
+            Scores::Logits {
+                maximum, others, ..
+            } => Some(B::float_add(
+                maximum.clone(),
+                log1p::<B>(others.clone(), self.bool),
+            )),
+            Scores::Probabilities(_) => None,
+        }
+    }
+
+    /// `2 z lse` and `z lse^2` are made of this; absent where the z-loss is off.
+    pub(super) fn penalised_lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
+        if self.options.z_loss == 0.0 {
+            return None;
+        }
+        self.lse(scores)
+    }
+
+    /// The losses, NaN where the row has no distribution, also if none of its classes has a share.
+    pub(super) fn spoiled(&self, losses: FloatTensor<B>, scores: &Scores<B>) -> FloatTensor<B> {
+        match scores {
+            Scores::Probabilities(_) => losses,
+            Scores::Logits { others, .. } => {
+                let spoiled = B::float_is_nan(others.clone(), self.bool);
+                B::float_mask_fill(losses, spoiled, f64::NAN.into())
+            }
+        }
+    }
+
+    pub(super) fn per_class(&self, weights: &FloatTensor<B>) -> FloatTensor<B> {
+        let ClassWindow { first, of } = self.window;
+        let classes = self.geometry.classes;
+        let weights = if classes == of {
+            weights.clone()
+        } else {
+            let (first, end) = (first as isize, (first + classes) as isize);
+            B::float_slice(weights.clone(), &[Slice::new(first, Some(end), 1)])
+        };
+        cast::<B>(
+            B::float_reshape(weights, self.geometry.per_class()),
+            self.float,
+        )
+    }
+
+    /// The shares `a[c]` of every class, and where they are 0.
+    pub(super) fn shares(
+        &self,
+        inputs: &Inputs<B>,
+        counting: Option<&Counting<B>>,
+    ) -> (FloatTensor<B>, BoolTensor<B>) {
+        let target = match (&inputs.targets, counting) {
+            (Targets::Distributions(targets), _) => self.view(targets.clone()),
+            (Targets::Indices(_), Some(counting)) => self.one_hot(counting),
+            (Targets::Indices(_), None) => unreachable!("indices are always counted"),
+        };
+        let smoothing = self.options.label_smoothing;
+        let mut shares = if smoothing == 0.0 {
+            target
+        } else {
+            let even = smoothing / self.window.of as f64;
+            let kept = B::float_mul_scalar(target, (1.0 - smoothing).into());
+            B::float_add_scalar(kept, even.into())
+        };
+        if let ClassWeights::PerClass(weights) = &inputs.weights {
+            shares = B::float_mul(shares, self.per_class(weights));
+        }
+        let none = B::float_equal_elem(shares.clone(), 0.0.into(), self.bool);
+        (shares, none)
+    }
+
+    pub(super) fn one_hot(&self, counting: &Counting<B>) -> FloatTensor<B> {
+        B::bool_into_float(self.is_target(counting), self.float)
+    }
+
+    /// Where the class is the target.
+    pub(super) fn is_target(&self, counting: &Counting<B>) -> BoolTensor<B> {
+        let full = self.geometry.full();
+        let first = self.window.first as i64;
+        let classes = B::int_arange(
+            first..first + self.geometry.classes as i64,
+            &self.device,
+            counting.index.dtype().into(),
+        );
+        let classes = B::int_expand(
+            B::int_reshape(classes, self.geometry.per_class()),
+            full.clone(),
+        );
+        let index = B::int_expand(counting.index.clone(), full);
+        B::int_equal(classes, index, self.bool)
+    }
+
+    pub(super) fn rows(&self, inputs: &Inputs<B>) -> Rows<B> {
+        let counting = match &inputs.targets {
+            Targets::Indices(indices) => Some(Counting::new(
+                indices.clone(),
+                self.geometry.per_row(),
+                Some(self.window.of),
+                &self.options.ignore_indices,
+            )),
+            Targets::Distributions(_) => None,
+        };
+        let totals = match self.options.reduction {
+            RowReduction::Mean => Some(self.totals(inputs, counting.as_ref())),
+            RowReduction::Normalized => Some(self.given_totals(inputs)),
+            RowReduction::None | RowReduction::Sum | RowReduction::BatchMean(_) => None,
+        };
+        Rows { counting, totals }
+    }
+
+    /// What a mean over the rows divides the losses and the z-losses by, shape `[2]`.
+    pub(super) fn totals(
+        &self,
+        inputs: &Inputs<B>,
+        counting: Option<&Counting<B>>,
+    ) -> FloatTensor<B> {
+        match counting {
+            Some(counting) => counting.totals(&inputs.weights, self.float),
+            None => {
+                let rows = self.geometry.rows() as f64;
+                full::<B>(Shape::new([2]), rows, &self.device, self.float)
+            }
+        }
+    }
+
+    /// The same as it was given, shape `[2]`.
+    pub(super) fn given_totals(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
+        let Denominators::Given(numbers) = &inputs.normalizer else {
+            unreachable!("a normalised loss comes with what it is divided by");
+        };
+        cast::<B>(numbers.clone(), self.float)
+    }
+
+    /// What the losses, then what the z-losses are divided by, shape `[1, 1, 1]` each.
+    pub(super) fn divisors(&self, totals: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
+        [0, 1].map(|at| {
+            let one = B::float_slice(totals.clone(), &[Slice::new(at, Some(at + 1), 1)]);
+            reshape_scalar::<B>(one)
+        })
+    }
+
+    /// Numbers per row as one tensor of shape `[numbers, rows]`.
+    pub(super) fn stacked<const N: usize>(&self, numbers: [FloatTensor<B>; N]) -> FloatTensor<B> {
+        let line = Shape::new([1, self.geometry.rows()]);
+        let lines = numbers.map(|number| B::float_reshape(number, line.clone()));
+        B::float_cat(lines.to_vec(), 0)
+    }
+
+    /// One of the stacked numbers, in the shape of [`Geometry::per_row`].
+    pub(super) fn unstacked(&self, stacked: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
+        let line = [Slice::new(at, Some(at + 1), 1), Slice::full()];
+        let line = B::float_slice(stacked.clone(), &line);
+        B::float_reshape(line, self.geometry.per_row())
+    }
+}
+
+impl<B: Backend> Rows<B> {
+    /// What is known of index targets.
+    pub(super) fn indices(&self) -> &Counting<B> {
+        let Some(counting) = &self.counting else {
+            unreachable!("indices are always counted");
+        };
+        counting
+    }
+
+    /// A number per row, made 0 where the row is ignored and NaN where its target is no class. By
+    /// selection, never by multiplication, which would let the NaN of an ignored row through.
+    pub(super) fn settle(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {
+        match &self.counting {
+            None => per_row,
+            Some(counting) => {
+                let shape = per_row.shape();
+                counting.settle(per_row, shape)
+            }
+        }
+    }
+
+    pub(super) fn settle_full(&self, full: FloatTensor<B>, geometry: &Geometry) -> FloatTensor<B> {
+        match &self.counting {
+            None => full,
+            Some(counting) => counting.settle(full, geometry.full()),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The gradients of the logits (or probabilities) and of the target distributions, in closed form.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::FloatDType;
+
+use super::call::{Call, Rows, Scores};
+use super::elementary::{cast, full, reshape_scalar, sum_classes, tanh_slope};
+use crate::operation::{
+    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, NOTHING_SAVED, Options,
+    RowReduction, Saved, Targets,
+};
+
+/// The gradients for an upstream gradient in the shape of the loss.
+pub fn cross_entropy_backward<B: Backend>(
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+) -> Gradients<B> {
+    let (logits, statistics) = match saved {
+        Saved::Logits {
+            logits, statistics, ..
+        } => (logits, Some(statistics)),
+        Saved::AsGiven { input } => (input, None),
+        Saved::Gradients { gradients } => {
+            return multiplied::<B>(gradients, upstream, options);
+        }
+        Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
+    };
+    let call = Call::<B>::new(&logits, options);
+    let logits_dtype: FloatDType = logits.dtype().into();
+    let logits_shape = logits.shape();
+    if call.geometry.rows() == 0 {
+        return call.gradients_of_no_rows(logits, inputs);
+    }
+    let scores = match statistics {
+        Some(statistics) => Scores::Logits {
+            x: call.transformed(call.view(logits.clone())),
+            maximum: call.unstacked(&statistics, 0),
+            others: call.unstacked(&statistics, 1),
+        },
+        None => call.scores(logits.clone()),
+    };
+    let rows = call.rows(&inputs);
+    let scales = call.upstream_scales(upstream, &rows);
+
+    let logits_gradient = || {
+        let gradient = call.logits_gradient(&scores, call.view(logits), &inputs, &rows, &scales);
+        B::float_cast(B::float_reshape(gradient, logits_shape), logits_dtype)
+    };
+    let targets_gradient = || {
+        let Targets::Distributions(targets) = &inputs.targets else {
+            unreachable!("index targets have no gradient, so none is asked for");
+        };
+        let gradient = call.targets_gradient(&scores, &inputs, &scales);
+        let gradient = B::float_reshape(gradient, targets.shape());
+        B::float_cast(gradient, targets.dtype().into())
+    };
+    match options.gradients_of {
+        GradientsOf::Logits => Gradients::Logits {
+            logits: logits_gradient(),
+        },
+        GradientsOf::Targets => Gradients::Targets {
+            targets: targets_gradient(),
+        },
+        GradientsOf::Both => Gradients::Both {
+            targets: targets_gradient(),
+            logits: logits_gradient(),
+        },
+    }
+}
+
+/// Gradients that were made for an upstream gradient of 1. (This implementation saves none.)
+fn multiplied<B: Backend>(
+    gradients: Gradients<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+) -> Gradients<B> {
+    let multiply = |gradient: FloatTensor<B>| {
+        let (shape, dtype) = (gradient.shape(), gradient.dtype());
+        let call = Call::<B>::new(&gradient, options);
+        let upstream = cast::<B>(upstream.clone(), call.float);
+        let upstream = match options.reduction {
+            RowReduction::None => B::float_reshape(upstream, call.geometry.per_row()),
+            _ => reshape_scalar::<B>(upstream),
+        };
+        let product = B::float_mul(call.view(gradient), upstream);
+        cast::<B>(B::float_reshape(product, shape), dtype.into())
+    };
+    gradients.map(multiply)
+}
+
+impl<B: Backend> Call<'_, B> {
+    /// Tensors without elements are their own gradients.
+    fn gradients_of_no_rows(&self, logits: FloatTensor<B>, inputs: Inputs<B>) -> Gradients<B> {
+        let targets = match inputs.targets {
+            Targets::Distributions(targets) => targets,
+            Targets::Indices(_) => return Gradients::Logits { logits },
+        };
+        match self.options.gradients_of {
+            GradientsOf::Logits => Gradients::Logits { logits },
+            GradientsOf::Targets => Gradients::Targets { targets },
+            GradientsOf::Both => Gradients::Both { logits, targets },
+        }
+    }
+
+    /// What the gradient of each row's loss, and that of its z-loss, is multiplied by.
+    pub(super) fn upstream_scales(
+        &self,
+        upstream: FloatTensor<B>,
+        rows: &Rows<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let upstream = cast::<B>(upstream, self.float);
+        let upstream = match self.options.reduction {
+            RowReduction::None => B::float_reshape(upstream, self.geometry.per_row()),
+            RowReduction::BatchMean(samples) => {
+                B::float_div_scalar(reshape_scalar::<B>(upstream), (samples as f64).into())
+            }
+            RowReduction::Sum | RowReduction::Mean | RowReduction::Normalized => {
+                reshape_scalar::<B>(upstream)
+            }
+        };
+        match &rows.totals {
+            None => (upstream.clone(), upstream),
+            Some(totals) => {
+                let [total, counted] = self.divisors(totals);
+                (
+                    self.share_of(upstream.clone(), total),
+                    self.share_of(upstream, counted),
+                )
+            }
+        }
+    }
+
+    /// `upstream / total`, 0 where there is nothing to share it among.
+    fn share_of(&self, upstream: FloatTensor<B>, total: FloatTensor<B>) -> FloatTensor<B> {
+        let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
+        B::float_mask_fill(B::float_div(upstream, total), nothing, 0.0.into())
+    }
+
+    fn logits_gradient(
+        &self,
+        scores: &Scores<B>,
+        logits: FloatTensor<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+        scales: &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
+        let gradient = match scores {
+            Scores::Probabilities(s) => {
+                let gradient = B::float_neg(B::float_div(shares, s.clone()));
+                let gradient = B::float_mask_fill(gradient, none, 0.0.into());
+                B::float_mul(gradient, scales.0.clone())
+            }
+            Scores::Logits { x, maximum, others } => {
+                let softmax = self.softmax(x, maximum, others);
+                // Where the others' sum is below 1, the largest class has more than a half.
+                let majority = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
+                let majority = B::bool_and(
+                    self.equals_row(x.clone(), maximum.clone()),
+                    B::bool_expand(majority, self.geometry.full()),
+                );
+                let gradient = self.softmax_gradient(softmax.clone(), shares, majority);
+                let gradient = self.with_penalty(gradient, softmax, scores, scales);
+                self.chain_transform(gradient, logits)
+            }
+        };
+        rows.settle_full(gradient, &self.geometry)
+    }
+
+    pub(super) fn softmax(
+        &self,
+        x: &FloatTensor<B>,
+        maximum: &FloatTensor<B>,
+        others: &FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let exponential = B::float_exp(B::float_sub(x.clone(), maximum.clone()));
+        let sum = B::float_add_scalar(others.clone(), 1.0.into());
+        B::float_div(exponential, sum)
+    }
+
+    /// The gradient of the rows' losses, multiplied by what reaches them, and that of the z-losses.
+    pub(super) fn with_penalty(
+        &self,
+        gradient: FloatTensor<B>,
+        softmax: FloatTensor<B>,
+        scores: &Scores<B>,
+        (scale, penalty_scale): &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        let gradient = B::float_mul(gradient, scale.clone());
+        match self.penalised_lse(scores) {
+            None => gradient,
+            Some(lse) => {
+                let slope = B::float_mul_scalar(lse, (2.0 * self.options.z_loss).into());
+                let slope = B::float_mul(slope, penalty_scale.clone());
+                B::float_add(gradient, B::float_mul(softmax, slope))
+            }
+        }
+    }
+
+    /// `A softmax - a` with `A = sum_c a[c]`. At a class of more than half the probability that
+    /// difference cancels when the row is confident, so there it is minus the sum of the others,
+    /// which it equals because a row of this gradient sums to 0. (Below a half it is that sum which
+    /// cancels, when the target is another class.)
+    fn softmax_gradient(
+        &self,
+        softmax: FloatTensor<B>,
+        shares: FloatTensor<B>,
+        majority: BoolTensor<B>,
+    ) -> FloatTensor<B> {
+        let total = sum_classes::<B>(shares.clone());
+        let gradient = B::float_sub(B::float_mul(softmax, total), shares);
+        let others = B::float_mask_fill(gradient.clone(), majority.clone(), 0.0.into());
+        let rest = B::float_neg(sum_classes::<B>(others));
+        let rest = B::float_expand(rest, self.geometry.full());
+        B::float_mask_where(gradient, majority, rest)
+    }
+
+    /// The chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
+    pub(super) fn chain_transform(
+        &self,
+        gradient: FloatTensor<B>,
+        logits: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let InputValues::Logits { scale, softcap } = self.options.values else {
+            return gradient;
+        };
+        let gradient = match softcap {
+            None => gradient,
+            Some(cap) => {
+                let v = B::float_mul_scalar(logits, (scale / cap).into());
+                B::float_mul(gradient, tanh_slope::<B>(v))
+            }
+        };
+        if scale == 1.0 {
+            gradient
+        } else {
+            B::float_mul_scalar(gradient, scale.into())
+        }
+    }
+
+    /// `d loss / d p[c] = (1 - e) w[c] (-ln p[c])`, 0 where its factor is.
+    fn targets_gradient(
+        &self,
+        scores: &Scores<B>,
+        inputs: &Inputs<B>,
+        (scale, _): &(FloatTensor<B>, FloatTensor<B>),
+    ) -> FloatTensor<B> {
+        let kept = 1.0 - self.options.label_smoothing;
+        if kept == 0.0 {
+            return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
+        }
+        let gradient = B::float_mul_scalar(self.surprisals(scores), kept.into());
+        let gradient = match &inputs.weights {
+            ClassWeights::Equal => gradient,
+            ClassWeights::PerClass(weights) => {
+                let weights = self.per_class(weights);
+                let none = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
+                let none = B::bool_expand(none, self.geometry.full());
+                B::float_mask_fill(B::float_mul(gradient, weights), none, 0.0.into())
+            }
+        };
+        B::float_mul(gradient, scale.clone())
+    }
+}
