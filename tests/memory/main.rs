@@ -88,6 +88,8 @@ mod counting {
     }
 }
 
+mod projection;
+
 /// One test at a time: the counters are those of the process.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());

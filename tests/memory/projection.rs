@@ -1,0 +1,104 @@
+//! A loss whose logits a projection makes holds the logits of one chunk, however many rows there are.
+
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn_cross_entropy::{LinearCrossEntropyLoss, LinearCrossEntropyLossConfig};
+
+use super::alone;
+use super::counting::count;
+
+const FEATURES: usize = 4;
+const CLASSES: usize = 500;
+const CHUNK: usize = 128 << 10;
+/// Of tensors that are one number for each row: the loss and its upstream gradient without reduction,
+/// and the indices of a chunk's rows where some are ignored.
+const OF_ROW: usize = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Reduced,
+    PerRow,
+    Untracked,
+}
+
+/// Bytes at one time beyond what there was before and the gradients.
+fn beyond_gradients(rows: usize, ignored: bool, form: Form, device: &Device) -> usize {
+    let device = match form {
+        Form::Untracked => device.clone().without_autodiff(),
+        _ => device.clone(),
+    };
+    let loss: LinearCrossEntropyLoss = LinearCrossEntropyLossConfig::new()
+        .with_chunk_bytes(CHUNK)
+        .init(&device);
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
+    let (input, weight) = (random([rows, FEATURES]), random([FEATURES, CLASSES]));
+    let (input, weight) = match form {
+        Form::Untracked => (input, weight),
+        _ => (input.require_grad(), weight.require_grad()),
+    };
+    let targets =
+        Tensor::<1, Int>::arange(0..rows as i64, &device).remainder_scalar(CLASSES as i64);
+    let targets = match ignored {
+        true => targets
+            .clone()
+            .mask_fill(targets.clone().remainder_scalar(3).equal_elem(1), -100),
+        false => targets,
+    };
+    let run = || {
+        let (input, weight, targets) = (input.clone(), weight.clone(), targets.clone());
+        match form {
+            Form::Untracked => (loss.forward(input, weight, None, targets), None),
+            Form::Reduced => {
+                let value = loss.forward(input, weight, None, targets);
+                (value.clone(), Some(value.backward()))
+            }
+            Form::PerRow => {
+                let losses = loss.forward_no_reduction(input, weight, None, targets);
+                let value = losses.mean();
+                (value.clone(), Some(value.backward()))
+            }
+        }
+    };
+    // Threads and what else the first call leaves behind.
+    drop(run());
+    let (_, bytes) = count(run);
+    let gradients = match form {
+        Form::Untracked => 0,
+        _ => (rows * FEATURES + FEATURES * CLASSES) * size_of::<f32>(),
+    };
+    bytes.peak.saturating_sub(gradients)
+}
+
+fn peak_does_not_grow_with_the_rows(device: &Device) {
+    for form in [Form::Reduced, Form::PerRow, Form::Untracked] {
+        for ignored in [false, true] {
+            let sizes = [1024, 4096, 16384];
+            let peaks = sizes.map(|rows| beyond_gradients(rows, ignored, form, device));
+            let of_rows = |rows: usize| match (form, ignored) {
+                (Form::PerRow, _) | (_, true) => rows * OF_ROW,
+                _ => 0,
+            };
+            for (rows, peak) in sizes.into_iter().zip(peaks) {
+                // A chunk, and what the matrix products lay out anew.
+                let most = CHUNK + CHUNK / 2 + of_rows(rows);
+                assert!(
+                    (CHUNK..most).contains(&peak),
+                    "{form:?}, ignored rows: {ignored}: {peak} bytes for {rows} rows, {most} allowed"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn flex() {
+    let _alone = alone();
+    peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn ndarray() {
+    let _alone = alone();
+    peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
+}
