@@ -11,13 +11,13 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{FloatDType, Shape, Slice};
 
 use super::CrossEntropyBackend;
 use crate::operation::linear::{
-    LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
-    Projection,
+    Excluded, LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved,
+    MaybeFloat, Projection,
 };
 use crate::operation::{
     Denominators, Details, Forward, Gradients, GradientsOf, Inputs, NOTHING_SAVED, Options,
@@ -86,7 +86,7 @@ pub(super) fn forward<B: Backend, L: OnLogits<B>>(
     let mut gradients = Accumulated::new(&projection, &chunks, makes_gradients);
     for rows in chunks.ranges() {
         let input = chunks.input(&projection, &rows);
-        let logits = chunks.logits(input.clone(), &projection);
+        let logits = chunks.logits(input.clone(), &rows, &projection);
         let inputs = chunks.inputs(&rows);
         let options = chunks.loss_options(makes_gradients);
         let forward = L::forward(logits, inputs.clone(), &options);
@@ -127,7 +127,7 @@ pub(super) fn backward<B: Backend, L: OnLogits<B>>(
     let mut gradients = Accumulated::new(&projection, &chunks, true);
     for rows in chunks.ranges() {
         let input = chunks.input(&projection, &rows);
-        let logits = chunks.logits(input.clone(), &projection);
+        let logits = chunks.logits(input.clone(), &rows, &projection);
         let inputs = chunks.inputs(&rows);
         let options = chunks.loss_options(true);
         let upstream = match options.reduction {
@@ -165,6 +165,7 @@ fn multiplied<B: Backend>(
         input: multiply(gradients.input),
         weight: multiply(gradients.weight),
         bias: multiply(gradients.bias),
+        own: multiply(gradients.own),
         targets: multiply(gradients.targets),
     }
 }
@@ -184,7 +185,7 @@ struct Chunks<'a, B: Backend, L> {
 impl<'a, B: Backend, L: OnLogits<B>> Chunks<'a, B, L> {
     fn new(projection: &Projection<B>, inputs: Inputs<B>, options: &'a LinearOptions) -> Self {
         let rows = projection.input.shape()[0];
-        let classes = projection.weight.shape()[1];
+        let classes = projection.classes();
         let device = projection.input.device();
         let float = accumulation_dtype(projection.input.dtype());
         let number = |number: f64| B::float_full(Shape::new([2]), number.into(), &device, float);
@@ -258,20 +259,56 @@ impl<'a, B: Backend, L: OnLogits<B>> Chunks<'a, B, L> {
         window::<B>(projection.input.clone(), rows)
     }
 
-    fn logits(&self, input: FloatTensor<B>, projection: &Projection<B>) -> FloatTensor<B> {
-        let [rows, features] = input.shape().dims();
-        let shape = Shape::new([rows, self.classes]);
+    /// The logits of rows with this input.
+    fn logits(
+        &self,
+        input: FloatTensor<B>,
+        rows: &Range<usize>,
+        projection: &Projection<B>,
+    ) -> FloatTensor<B> {
+        let features = input.shape()[1];
+        let columns = projection.weight.shape()[1];
+        let shape = Shape::new([rows.len(), columns]);
         let dtype: FloatDType = input.dtype().into();
-        let logits = if rows == 0 || features == 0 {
-            B::float_zeros(shape, &self.device, dtype)
+        let logits = if rows.is_empty() || features == 0 || columns == 0 {
+            B::float_zeros(shape.clone(), &self.device, dtype)
         } else {
             B::float_matmul(input, projection.weight.clone())
         };
-        match &projection.bias {
+        let logits = match &projection.bias {
             MaybeFloat::None => logits,
             MaybeFloat::Some(bias) => {
-                let bias = B::float_reshape(bias.clone(), Shape::new([1, self.classes]));
+                let bias = B::float_reshape(bias.clone(), Shape::new([1, columns]));
                 B::float_add(logits, bias)
+            }
+        };
+        let logits = match &projection.excluded {
+            Excluded::SameId {
+                rows: ids,
+                columns: others,
+            } if shape.num_elements() > 0 => {
+                let ids = int_window::<B>(ids.clone(), rows);
+                let ids = B::int_reshape(ids, Shape::new([rows.len(), 1]));
+                let others = B::int_reshape(others.clone(), Shape::new([1, columns]));
+                let bool_dtype = get_or_init_device_settings::<B>(&self.device).bool_dtype;
+                let same = B::int_equal(
+                    B::int_expand(ids, shape.clone()),
+                    B::int_expand(others, shape),
+                    bool_dtype,
+                );
+                B::float_mask_fill(logits, same, f64::NEG_INFINITY.into())
+            }
+            _ => logits,
+        };
+        match &projection.own {
+            MaybeFloat::None => logits,
+            MaybeFloat::Some(own) => {
+                let own = window::<B>(own.clone(), rows);
+                let own = B::float_reshape(own, Shape::new([rows.len(), 1]));
+                match columns {
+                    0 => own,
+                    _ => B::float_cat(vec![own, logits], 1),
+                }
             }
         }
     }
@@ -374,6 +411,7 @@ struct Accumulated<B: Backend> {
     input: Option<FloatTensor<B>>,
     weight: Option<FloatTensor<B>>,
     bias: Option<FloatTensor<B>>,
+    own: Option<FloatTensor<B>>,
     targets: Option<FloatTensor<B>>,
     float: FloatDType,
 }
@@ -397,6 +435,10 @@ impl<B: Backend> Accumulated<B> {
             input: zeros(of.input, &projection.input),
             weight: None,
             bias: None,
+            own: match &projection.own {
+                MaybeFloat::Some(own) => zeros(of.own, own),
+                MaybeFloat::None => None,
+            },
             targets: match &chunks.inputs.targets {
                 Targets::Distributions(targets) => zeros(of.targets, targets),
                 Targets::Indices(_) => None,
@@ -423,7 +465,20 @@ impl<B: Backend> Accumulated<B> {
         };
         put::<B>(&mut self.targets, rows, targets);
         let Some(logits) = logits else { return };
-        let features = projection.weight.shape()[0];
+        let [features, columns] = projection.weight.shape().dims();
+        let logits = match &projection.own {
+            MaybeFloat::None => logits,
+            MaybeFloat::Some(_) => {
+                let own = [Slice::full(), Slice::new(0, Some(1), 1)];
+                let own = B::float_slice(logits.clone(), &own);
+                let own = B::float_reshape(own, Shape::new([rows.len()]));
+                put::<B>(&mut self.own, rows, Some(own));
+                if columns == 0 {
+                    return;
+                }
+                B::float_slice(logits, &[Slice::full(), Slice::new(1, None, 1)])
+            }
+        };
         if self.of.input && features > 0 {
             let weight = B::float_transpose(projection.weight.clone());
             let gradient = B::float_matmul(logits.clone(), weight);
@@ -455,6 +510,7 @@ impl<B: Backend> Accumulated<B> {
                 MaybeFloat::None => MaybeFloat::None,
                 MaybeFloat::Some(bias) => sum(self.of.bias, self.bias, bias).into(),
             },
+            own: self.own.into(),
             targets: self.targets.into(),
         }
     }
@@ -475,7 +531,8 @@ fn put<B: Backend>(
     part: Option<FloatTensor<B>>,
 ) {
     if let (Some(all), Some(part)) = (whole.take(), part) {
-        let window = [rows_slice(rows), Slice::full()];
+        let mut window = vec![Slice::full(); all.shape().num_dims()];
+        window[0] = rows_slice(rows);
         let part = B::float_cast(part, all.dtype().into());
         *whole = Some(B::float_slice_assign(all, &window, part));
     }

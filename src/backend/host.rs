@@ -9,17 +9,17 @@
 //! The numbers of f16 end at 6e-8, and the gradient of a mean over many rows lies below; what scales
 //! the loss up for that reason comes with the upstream gradient, and has to be in before rounding.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use crate::kernel::cpu::{
     Buffers, Call, Details, Floats, FloatsMut, Indices, Instructions, LinearBuffers, LinearCall,
-    Matrix, Own, Projection as SliceProjection, Targets as TargetSlices, Valid, multiply,
+    Matrix, Own, Projection as SliceProjection, SameIds, Targets as TargetSlices, Valid, multiply,
 };
 use crate::operation::linear::{
-    LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat,
-    Projection,
+    Excluded, LinearForward, LinearGradients, LinearGradientsOf, LinearOptions, LinearSaved,
+    MaybeFloat, Projection,
 };
 use crate::operation::{
     self, ClassWeights, Denominators, Forward, Geometry, Gradients, GradientsOf, Inputs,
@@ -258,6 +258,7 @@ pub(super) fn linear_cross_entropy_backward<B: HostBackend>(
         input: finished(gradients.input, options.dtype),
         weight: finished(gradients.weight, options.dtype),
         bias: finished(gradients.bias, options.dtype),
+        own: finished(gradients.own, options.dtype),
         targets: finished(gradients.targets, targets),
     }
 }
@@ -278,13 +279,16 @@ fn solved_linear<B: HostBackend>(
 ) -> SolvedLinear<B> {
     let dtype = accumulation_dtype(projection.input.dtype()).into();
     let wide = |tensor: &FloatTensor<B>| in_dtype::<B>(tensor.clone(), dtype);
+    let maybe_wide = |tensor: &MaybeFloat<B>| match tensor {
+        MaybeFloat::None => MaybeFloat::None,
+        MaybeFloat::Some(tensor) => MaybeFloat::Some(wide(tensor)),
+    };
     let projection = Projection {
         input: wide(&projection.input),
         weight: wide(&projection.weight),
-        bias: match &projection.bias {
-            MaybeFloat::None => MaybeFloat::None,
-            MaybeFloat::Some(bias) => MaybeFloat::Some(wide(bias)),
-        },
+        bias: maybe_wide(&projection.bias),
+        own: maybe_wide(&projection.own),
+        excluded: projection.excluded.clone(),
     };
     let inputs = Inputs {
         targets: match inputs.targets {
@@ -320,18 +324,27 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
     if weight.matrix().is_none() {
         weight = weight.row_major();
     }
-    let bias = match &projection.bias {
+    let given = |tensor: &MaybeFloat<B>| match tensor {
         MaybeFloat::None => None,
-        MaybeFloat::Some(bias) => Some(B::open(bias.clone()).row_major()),
+        MaybeFloat::Some(tensor) => Some(B::open(tensor.clone()).row_major()),
+    };
+    let (bias, own) = (given(&projection.bias), given(&projection.own));
+    let excluded = match &projection.excluded {
+        Excluded::Nothing => None,
+        Excluded::SameId { rows, columns } => {
+            let ids = |tensor: &IntTensor<B>| B::open(tensor.clone()).row_major().indices().wide();
+            Some(SameIds::new(ids(rows), &ids(columns)))
+        }
     };
     let host_inputs = HostInputs::open::<B>(inputs);
     let [rows, features] = input.shape().dims();
-    let classes = weight.shape()[1];
+    let (columns, classes) = (weight.shape()[1], projection.classes());
     let dtype = input.dtype();
     let zeros = |wanted: bool, shape: Shape| wanted.then(|| B::Host::zeros(shape, dtype));
     let mut input_gradient = zeros(of.input, input.shape());
-    let mut weight_gradient = zeros(of.weight, Shape::new([features, classes]));
-    let mut bias_gradient = zeros(of.bias && bias.is_some(), Shape::new([classes]));
+    let mut weight_gradient = zeros(of.weight, Shape::new([features, columns]));
+    let mut bias_gradient = zeros(of.bias && bias.is_some(), Shape::new([columns]));
+    let mut own_gradient = zeros(of.own && own.is_some(), Shape::new([rows]));
     let mut targets_gradient = match &host_inputs.targets {
         HostTargets::Distributions(targets) => zeros(of.targets, targets.shape()),
         HostTargets::Indices(_) => None,
@@ -340,7 +353,7 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
     let (numbers, strides) = weight
         .matrix()
         .expect("the weight was brought into one slice");
-    let own = "the tensors of a projection have the dtype that is computed in";
+    let same = "the tensors of a projection have the dtype that is computed in";
     let class_weights = host_inputs.weights::<A>();
     let upstream = upstream.as_ref().map(self::numbers::<A, B::Host>);
     let call = LinearCall {
@@ -358,27 +371,26 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
         normalizer: host_inputs.normalizer,
     };
     let slices = SliceProjection {
-        input: A::slice(input.floats()).expect(own),
-        weight: Matrix::new(A::slice(numbers).expect(own), [features, classes], strides),
+        input: A::slice(input.floats()).expect(same),
+        weight: Matrix::new(A::slice(numbers).expect(same), [features, columns], strides),
         bias: bias
             .as_ref()
-            .map(|bias| A::slice(bias.floats()).expect(own)),
+            .map(|bias| A::slice(bias.floats()).expect(same)),
+        own: own.as_ref().map(|own| A::slice(own.floats()).expect(same)),
+        excluded: excluded.as_ref(),
     };
+    fn slice_mut<A: Arithmetic, H: HostTensor>(host: &mut H) -> &mut [A] {
+        let slice = A::slice_mut(host.floats_mut());
+        slice.expect("gradients are made in the dtype that is computed in")
+    }
     let solution = call.solve(
         slices,
         LinearBuffers {
-            input: input_gradient
-                .as_mut()
-                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
-            weight: weight_gradient
-                .as_mut()
-                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
-            bias: bias_gradient
-                .as_mut()
-                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
-            targets: targets_gradient
-                .as_mut()
-                .map(|host| A::slice_mut(host.floats_mut()).expect(own)),
+            input: input_gradient.as_mut().map(slice_mut),
+            weight: weight_gradient.as_mut().map(slice_mut),
+            bias: bias_gradient.as_mut().map(slice_mut),
+            own: own_gradient.as_mut().map(slice_mut),
+            targets: targets_gradient.as_mut().map(slice_mut),
         },
     );
     let closed = |gradient: Option<B::Host>| MaybeFloat::from(gradient.map(B::close));
@@ -390,6 +402,7 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
             input: closed(input_gradient),
             weight: closed(weight_gradient),
             bias: closed(bias_gradient),
+            own: closed(own_gradient),
             targets: closed(targets_gradient),
         },
     }

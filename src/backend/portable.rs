@@ -121,6 +121,7 @@ pub(super) fn linear_cross_entropy(
         Some(projection.input.clone()),
         Some(projection.weight.clone()),
         bias,
+        projection.own.clone().into_option(),
         targets,
     ];
     let autodiff = given
@@ -139,6 +140,8 @@ pub(super) fn linear_cross_entropy(
         input: without_autodiff(projection.input),
         weight: without_autodiff(projection.weight),
         bias: projection.bias.into_option().map(without_autodiff).into(),
+        own: projection.own.into_option().map(without_autodiff).into(),
+        excluded: projection.excluded,
     };
     let inputs = Inputs {
         targets: match inputs.targets {
@@ -147,7 +150,7 @@ pub(super) fn linear_cross_entropy(
         },
         ..inputs
     };
-    let [input, weight, bias, targets] = parents.each_ref().map(Option::is_some);
+    let [input, weight, bias, own, targets] = parents.each_ref().map(Option::is_some);
     let options = LinearOptions {
         loss: Options {
             keep: is_tracked,
@@ -157,6 +160,7 @@ pub(super) fn linear_cross_entropy(
             input,
             weight,
             bias,
+            own,
             targets,
         },
         ..options
@@ -172,9 +176,10 @@ pub(super) fn linear_cross_entropy(
             input,
             weight,
             bias,
+            own,
             targets,
         } = chunks::backward::<Dispatch, chunks::Portable>(saved, inputs, upstream, &options);
-        let gradients = [input, weight, bias, targets].map(MaybeFloat::into_option);
+        let gradients = [input, weight, bias, own, targets].map(MaybeFloat::into_option);
         let pairs = parents.into_iter().zip(gradients);
         pairs
             .filter_map(|(parent, gradient)| parent.zip(gradient))
@@ -204,15 +209,14 @@ fn counted(
     options: &Options,
 ) -> Projection<Dispatch> {
     match &inputs.targets {
-        Targets::Indices(indices) if projection.input.shape()[0] > 0 => Projection {
-            input: reference::counted_rows_of::<Dispatch>(
-                projection.input,
-                indices.clone(),
-                projection.weight.shape()[1],
-                options,
-            ),
-            ..projection
-        },
+        Targets::Indices(indices) if projection.input.shape()[0] > 0 => {
+            let (indices, classes) = (indices.clone(), projection.classes());
+            let input = projection.input;
+            Projection {
+                input: reference::counted_rows_of::<Dispatch>(input, indices, classes, options),
+                ..projection
+            }
+        }
         _ => projection,
     }
 }

@@ -15,7 +15,9 @@ use burn_autodiff::Autodiff;
 
 use super::{CrossEntropyBackend, portable};
 use crate::error::CrossEntropyError;
-use crate::operation::linear::{LinearForward, LinearOptions, LinearSaved, MaybeFloat, Projection};
+use crate::operation::linear::{
+    Excluded, LinearForward, LinearOptions, LinearSaved, MaybeFloat, Projection,
+};
 use crate::operation::shard::ShardCall;
 use crate::operation::{ClassWeights, Denominators, Forward, Inputs, Options, Saved, Targets};
 
@@ -175,21 +177,32 @@ pub(crate) fn linear_cross_entropy<B: CrossEntropyBackend>(
         input,
         weight,
         bias,
+        own,
+        excluded,
     } = projection;
     let mut autodiff = autodiff_of(&inputs)
         .merge(input.autodiff)
         .merge(weight.autodiff);
-    let bias = match bias {
-        MaybeFloat::None => MaybeFloat::None,
-        MaybeFloat::Some(bias) => {
-            autodiff = autodiff.merge(bias.autodiff);
-            MaybeFloat::Some(bound_float::<B>(bias, "bias")?)
+    let mut given = |tensor: MaybeFloat<Dispatch>, name| match tensor {
+        MaybeFloat::None => Ok(MaybeFloat::None),
+        MaybeFloat::Some(tensor) => {
+            autodiff = autodiff.merge(tensor.autodiff);
+            bound_float::<B>(tensor, name).map(MaybeFloat::Some)
         }
     };
+    let (bias, own) = (given(bias, "bias")?, given(own, "own logit")?);
     let projection = Projection {
         input: bound_float::<B>(input, "input")?,
         weight: bound_float::<B>(weight, "projection weight")?,
         bias,
+        own,
+        excluded: match excluded {
+            Excluded::Nothing => Excluded::Nothing,
+            Excluded::SameId { rows, columns } => Excluded::SameId {
+                rows: bound_indices::<B>(rows)?,
+                columns: bound_indices::<B>(columns)?,
+            },
+        },
     };
     let inputs = bound_inputs::<B>(inputs)?;
     let LinearForward { loss, details, .. } = B::linear_cross_entropy(projection, inputs, options);

@@ -198,6 +198,8 @@ fn projected<const D: usize>(
         input: input.into_dispatch(),
         weight: weight.into_dispatch(),
         bias: bias.map(Tensor::into_dispatch),
+        own: None,
+        excluded: None,
         chunk,
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Shape};
 use super::checks::{check_same_checkpointing, device_of};
 use crate::backend::{CrossEntropyBackend, routing};
 use crate::error::{CrossEntropyError, ProjectionError};
-use crate::operation::linear::{LinearGradientsOf, LinearOptions, Projection};
+use crate::operation::linear::{Excluded, LinearGradientsOf, LinearOptions, Projection};
 use crate::operation::{
     Forward, Geometry, Inputs, Options, RowReduction, Saved, Targets, accumulation_dtype, row_shape,
 };
@@ -61,7 +61,17 @@ pub(super) struct Projected {
     pub(super) weight: DispatchTensor,
     /// Shape `[classes]`.
     pub(super) bias: Option<DispatchTensor>,
+    /// A logit of each row's own, in the shape of the rows.
+    pub(super) own: Option<DispatchTensor>,
+    pub(super) excluded: Option<SameId>,
     pub(super) chunk: Chunk,
+}
+
+/// Columns of the projection that are no class of a row with the same id; one dtype.
+pub(super) struct SameId {
+    /// In the shape of the rows.
+    pub(super) rows: DispatchTensor,
+    pub(super) columns: DispatchTensor,
 }
 
 /// How many rows have logits at one time.
@@ -89,7 +99,7 @@ impl LogitsSource for Projected {
     fn logits_shape(&self) -> Shape {
         let mut shape = self.input.shape();
         let last = shape.num_dims() - 1;
-        shape[last] = self.weight.shape()[1];
+        shape[last] = usize::from(self.own.is_some()) + self.weight.shape()[1];
         shape
     }
 
@@ -118,7 +128,11 @@ impl LogitsSource for Projected {
             }
         }
         let device = device_of(&self.input);
-        let others = [("weight", Some(&self.weight)), ("bias", self.bias.as_ref())];
+        let others = [
+            ("weight", Some(&self.weight)),
+            ("bias", self.bias.as_ref()),
+            ("own logit", self.own.as_ref()),
+        ];
         for (name, tensor) in others {
             let Some(tensor) = tensor else { continue };
             if tensor.dtype() != self.input.dtype() {
@@ -179,6 +193,17 @@ impl LogitsSource for Projected {
             input: Dispatch::float_reshape(self.input, Shape::new([outer, features])),
             weight: self.weight,
             bias: self.bias.into(),
+            own: self
+                .own
+                .map(|own| Dispatch::float_reshape(own, Shape::new([outer])))
+                .into(),
+            excluded: match self.excluded {
+                None => Excluded::Nothing,
+                Some(SameId { rows, columns }) => Excluded::SameId {
+                    rows: Dispatch::int_reshape(rows, Shape::new([outer])),
+                    columns,
+                },
+            },
         };
         let forward = routing::linear_cross_entropy::<B>(projection, inputs, linear_options)?;
         Ok(Forward {

@@ -1,8 +1,8 @@
 //! What one call of the operation with a projection before it takes and gives: the logits are the
 //! product of hidden states and weights, and exist in chunks of rows only.
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, ExtensionType};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType, TensorMetadata};
 use burn::tensor::DType;
 
 use super::{Details, Options, RowReduction};
@@ -37,17 +37,46 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
     }
 }
 
-/// What the logits are made of: `input weight + bias`.
+/// Logits of the product that are left out: no class of that row, as if they were -inf.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Excluded<B: Backend> {
+    /// None.
+    Nothing,
+    /// Those whose row and column have the same id.
+    SameId {
+        /// One id per row, shape `[rows]`.
+        rows: IntTensor<B>,
+        /// One id per column of the weights, in the dtype of those of the rows.
+        columns: IntTensor<B>,
+    },
+}
+
+/// What the logits are made of: `input weight + bias`, after a column of their own if there is one.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Projection<B: Backend> {
     /// The hidden states, shape `[rows, features]`.
     pub input: FloatTensor<B>,
-    /// The weights, shape `[features, classes]`.
+    /// The weights, shape `[features, columns]`.
     pub weight: FloatTensor<B>,
-    /// The biases, shape `[classes]`.
+    /// The biases, shape `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
+    /// A logit of each row's own, shape `[rows]`: class 0, before those of the product.
+    #[extension_type]
+    pub own: MaybeFloat<B>,
+    /// Which logits of the product are left out.
+    #[extension_type]
+    pub excluded: Excluded<B>,
+}
+
+impl<B: Backend> Projection<B> {
+    /// How many logits a row has.
+    pub fn classes(&self) -> usize {
+        let own = usize::from(matches!(self.own, MaybeFloat::Some(_)));
+        own + self.weight.shape()[1]
+    }
 }
 
 /// Which gradients are wanted.
@@ -59,6 +88,8 @@ pub struct LinearGradientsOf {
     pub weight: bool,
     /// That of the biases.
     pub bias: bool,
+    /// That of the rows' own logits.
+    pub own: bool,
     /// That of the target distributions.
     pub targets: bool,
 }
@@ -66,7 +97,7 @@ pub struct LinearGradientsOf {
 impl LinearGradientsOf {
     /// Whether a gradient of the logits is needed.
     pub fn logits(self) -> bool {
-        self.input || self.weight || self.bias
+        self.input || self.weight || self.bias || self.own
     }
 }
 
@@ -107,6 +138,9 @@ pub struct LinearGradients<B: Backend> {
     /// That of the biases.
     #[extension_type]
     pub bias: MaybeFloat<B>,
+    /// That of the rows' own logits.
+    #[extension_type]
+    pub own: MaybeFloat<B>,
     /// That of the target distributions.
     #[extension_type]
     pub targets: MaybeFloat<B>,

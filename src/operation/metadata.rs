@@ -58,7 +58,8 @@ pub(crate) fn linear_cross_entropy(
     inputs: &InputsMetadata,
     options: &LinearOptions,
 ) -> LinearForwardMetadata {
-    let [rows, classes] = [projection.input.shape[0], projection.weight.shape[1]];
+    let own = usize::from(matches!(projection.own, MaybeFloatMetadata::Some(_)));
+    let [rows, classes] = [projection.input.shape[0], own + projection.weight.shape[1]];
     let logits = TensorSpec::new(Shape::new([rows, classes]), projection.input.dtype);
     let of_logits = cross_entropy(&logits, inputs, &options.loss);
     LinearForwardMetadata {
@@ -103,13 +104,15 @@ fn linear_gradients(
         true => MaybeFloatMetadata::Some(tensor.clone()),
         false => MaybeFloatMetadata::None,
     };
+    let given = |wanted: bool, tensor: &MaybeFloatMetadata| match tensor {
+        MaybeFloatMetadata::Some(tensor) => maybe(wanted, tensor),
+        MaybeFloatMetadata::None => MaybeFloatMetadata::None,
+    };
     LinearGradientsMetadata {
         input: maybe(of.input, &projection.input),
         weight: maybe(of.weight, &projection.weight),
-        bias: match &projection.bias {
-            MaybeFloatMetadata::Some(bias) => maybe(of.bias, bias),
-            MaybeFloatMetadata::None => MaybeFloatMetadata::None,
-        },
+        bias: given(of.bias, &projection.bias),
+        own: given(of.own, &projection.own),
         targets: match &inputs.targets {
             TargetsMetadata::Distributions(targets) => maybe(of.targets, targets),
             TargetsMetadata::Indices(_) => MaybeFloatMetadata::None,

@@ -1,5 +1,5 @@
 //! The gradient node of a loss with the projection before it. Its parents are whatever is given of
-//! hidden states, weights, biases and target distributions; only those that are tracked get a
+//! hidden states, weights, biases, own logits and target distributions; only those that are tracked get a
 //! gradient, and nothing is computed for the others.
 
 use burn::backend::Autodiff;
@@ -12,7 +12,7 @@ use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use super::{denominators_as_given, details_as_constants, weights_as_given};
 use crate::backend::CrossEntropyBackend;
 use crate::operation::linear::{
-    LinearForward, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat, Projection,
+    Excluded, LinearForward, LinearGradientsOf, LinearOptions, LinearSaved, MaybeFloat, Projection,
 };
 use crate::operation::{DetailsOf, Inputs, Options, Targets};
 
@@ -22,6 +22,7 @@ enum Role {
     Input,
     Weight,
     Bias,
+    Own,
     Targets,
 }
 
@@ -62,6 +63,7 @@ impl<B: CrossEntropyBackend, const PARENTS: usize> Backward<B, PARENTS>
                 Role::Input => &mut gradients.input,
                 Role::Weight => &mut gradients.weight,
                 Role::Bias => &mut gradients.bias,
+                Role::Own => &mut gradients.own,
                 Role::Targets => &mut gradients.targets,
             };
             let gradient = std::mem::replace(gradient, MaybeFloat::None);
@@ -84,20 +86,26 @@ pub(super) fn forward<B: CrossEntropyBackend, C: CheckpointStrategy>(
     };
     let (input, input_node) = projection.input.into_parts();
     let (weight, weight_node) = projection.weight.into_parts();
-    let (bias, bias_node) = match projection.bias {
-        MaybeFloat::None => (MaybeFloat::None, None),
-        MaybeFloat::Some(bias) => {
-            of.bias = bias.is_tracked();
-            let (bias, node) = bias.into_parts();
-            (MaybeFloat::Some(bias), Some(node))
+    let mut parents = vec![(Role::Input, input_node), (Role::Weight, weight_node)];
+    let mut given = |tensor: MaybeFloat<Autodiff<B, C>>, role| match tensor {
+        MaybeFloat::None => (MaybeFloat::None, false),
+        MaybeFloat::Some(tensor) => {
+            let is_tracked = tensor.is_tracked();
+            let (tensor, node) = tensor.into_parts();
+            parents.push((role, node));
+            (MaybeFloat::Some(tensor), is_tracked)
         }
     };
-    let (targets, targets_node) = match inputs.targets {
-        Targets::Indices(indices) => (Targets::Indices(indices), None),
+    let (bias, own);
+    (bias, of.bias) = given(projection.bias, Role::Bias);
+    (own, of.own) = given(projection.own, Role::Own);
+    let targets = match inputs.targets {
+        Targets::Indices(indices) => Targets::Indices(indices),
         Targets::Distributions(targets) => {
             of.targets = targets.is_tracked();
             let (targets, node) = targets.into_parts();
-            (Targets::Distributions(targets), Some(node))
+            parents.push((Role::Targets, node));
+            Targets::Distributions(targets)
         }
     };
     let call = Call {
@@ -105,6 +113,11 @@ pub(super) fn forward<B: CrossEntropyBackend, C: CheckpointStrategy>(
             input,
             weight,
             bias,
+            own,
+            excluded: match projection.excluded {
+                Excluded::Nothing => Excluded::Nothing,
+                Excluded::SameId { rows, columns } => Excluded::SameId { rows, columns },
+            },
         },
         inputs: Inputs {
             targets,
@@ -116,15 +129,12 @@ pub(super) fn forward<B: CrossEntropyBackend, C: CheckpointStrategy>(
             ..options
         },
     };
-    use Role::{Bias, Input, Targets as Soft, Weight};
-    match (bias_node, targets_node) {
-        (None, None) => call.record([Input, Weight], [input_node, weight_node]),
-        (Some(bias), None) => call.record([Input, Weight, Bias], [input_node, weight_node, bias]),
-        (None, Some(soft)) => call.record([Input, Weight, Soft], [input_node, weight_node, soft]),
-        (Some(bias), Some(soft)) => call.record(
-            [Input, Weight, Bias, Soft],
-            [input_node, weight_node, bias, soft],
-        ),
+    // A node has its parents in an array.
+    match parents.len() {
+        2 => call.record::<C, 2>(parents),
+        3 => call.record::<C, 3>(parents),
+        4 => call.record::<C, 4>(parents),
+        _ => call.record::<C, 5>(parents),
     }
 }
 
@@ -139,8 +149,7 @@ impl<B: CrossEntropyBackend> Call<B> {
     /// Runs the forward and, where a parent is tracked, records the node.
     fn record<C: CheckpointStrategy, const PARENTS: usize>(
         self,
-        roles: [Role; PARENTS],
-        parents: [NodeGuard; PARENTS],
+        parents: Vec<(Role, NodeGuard)>,
     ) -> LinearForward<Autodiff<B, C>> {
         let Self {
             projection,
@@ -154,9 +163,13 @@ impl<B: CrossEntropyBackend> Call<B> {
             },
             ..options.clone()
         };
-        let node = LinearCrossEntropy { roles };
+        let (roles, nodes): (Vec<Role>, Vec<NodeGuard>) = parents.into_iter().unzip();
+        let (Ok(roles), Ok(nodes)) = (<[_; PARENTS]>::try_from(roles), nodes.try_into()) else {
+            unreachable!("their number was looked at");
+        };
+        let node = LinearCrossEntropy::<PARENTS> { roles };
         let (loss, details): (FloatTensor<Autodiff<B, C>>, _) =
-            match node.prepare::<C>(parents).compute_bound().stateful() {
+            match node.prepare::<C>(nodes).compute_bound().stateful() {
                 OpsKind::Tracked(preparation) => {
                     let options = keeping(true);
                     let LinearForward {

@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use super::instructions::Instructions;
-use super::products::{Matrix, Old, multiply_matrices};
+use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::storage::Own;
 use super::targets::{Indices, Targets};
 use super::{Buffers, Call, Details, Solution};
@@ -24,10 +24,36 @@ use crate::operation::{DetailsOf, Geometry, Options, RowReduction};
 pub(crate) struct Projection<'a, A> {
     /// `[rows, features]`, in row-major order.
     pub(crate) input: &'a [A],
-    /// `[features, classes]`.
+    /// `[features, columns]`.
     pub(crate) weight: Matrix<'a, A>,
-    /// `[classes]`.
+    /// `[columns]`.
     pub(crate) bias: Option<&'a [A]>,
+    /// Class 0 of each row; the columns follow.
+    pub(crate) own: Option<&'a [A]>,
+    pub(crate) excluded: Option<&'a SameIds>,
+}
+
+/// Which columns have the id of a row.
+pub(crate) struct SameIds {
+    rows: Vec<i128>,
+    /// Ids with their columns, in order.
+    columns: Vec<(i128, usize)>,
+}
+
+impl SameIds {
+    pub(crate) fn new(rows: Vec<i128>, columns: &[i128]) -> Self {
+        let mut columns: Vec<(i128, usize)> = columns.iter().copied().zip(0..).collect();
+        columns.sort_unstable();
+        Self { rows, columns }
+    }
+
+    fn columns_of(&self, row: usize) -> impl Iterator<Item = usize> {
+        let id = self.rows[row];
+        let first = self.columns.partition_point(|(other, _)| *other < id);
+        let same = self.columns[first..].iter();
+        same.take_while(move |(other, _)| *other == id)
+            .map(|(_, column)| *column)
+    }
 }
 
 /// Where gradients go, in row-major order; absent where they are not wanted. That of the input holds
@@ -37,12 +63,13 @@ pub(crate) struct LinearBuffers<'a, A> {
     pub(crate) input: Option<&'a mut [A]>,
     pub(crate) weight: Option<&'a mut [A]>,
     pub(crate) bias: Option<&'a mut [A]>,
+    pub(crate) own: Option<&'a mut [A]>,
     pub(crate) targets: Option<&'a mut [A]>,
 }
 
 impl<A> LinearBuffers<'_, A> {
     fn of_logits(&self) -> bool {
-        self.input.is_some() || self.weight.is_some() || self.bias.is_some()
+        self.input.is_some() || self.weight.is_some() || self.bias.is_some() || self.own.is_some()
     }
 }
 
@@ -120,17 +147,11 @@ impl<A: Own> LinearCall<'_, A> {
                 totals: self.whole().totals_of_mean(),
             },
         };
+        let bias_length = buffers.bias.as_ref().map_or(0, |bias| bias.len());
         let mut scratch = Scratch {
             logits: Vec::new(),
             input: Vec::new(),
-            bias: vec![
-                0.0;
-                if buffers.bias.is_some() {
-                    self.classes
-                } else {
-                    0
-                }
-            ],
+            bias: vec![0.0; bias_length],
         };
         let chunks = self.chunks();
         let mut sum = 0.0;
@@ -264,15 +285,7 @@ impl<A: Own> LinearCall<'_, A> {
         let input = Matrix::row_major(input, [rows, features]);
         scratch.logits.resize(rows * classes, A::ZERO);
         let logits = &mut scratch.logits[..];
-        match projection.bias {
-            None => multiply_matrices(logits, input, projection.weight, Old::Replaced),
-            Some(bias) => {
-                for row in logits.chunks_exact_mut(classes) {
-                    row.copy_from_slice(bias);
-                }
-                multiply_matrices(logits, input, projection.weight, Old::AddedTo);
-            }
-        }
+        projection.make(logits, input, chunk);
 
         let gathered;
         let upstream;
@@ -317,12 +330,17 @@ impl<A: Own> LinearCall<'_, A> {
             return solution;
         }
 
-        let gradient = Matrix::row_major(logits, [rows, classes]);
+        let lead = projection.lead();
+        let gradient = Matrix::new(&logits[lead..], [rows, classes - lead], [classes, 1]);
         if let Some(weight) = &mut buffers.weight {
-            multiply_matrices(weight, input.transposed(), gradient, old);
+            let place = Product::row_major(weight, [features, classes - lead]);
+            multiply_matrices(place, input.transposed(), gradient, old);
         }
-        for row in logits.chunks_exact(classes) {
-            for (sum, slope) in scratch.bias.iter_mut().zip(row) {
+        for (at, row) in logits.chunks_exact(classes).enumerate() {
+            if let Some(own) = &mut buffers.own {
+                own[chunk.row(at)] = row[0];
+            }
+            for (sum, slope) in scratch.bias.iter_mut().zip(&row[lead..]) {
                 *sum += slope.to_f64();
             }
         }
@@ -331,11 +349,13 @@ impl<A: Own> LinearCall<'_, A> {
             match chunk {
                 Chunk::Together(rows) => {
                     let place = &mut of_input[rows.start * features..rows.end * features];
+                    let place = Product::row_major(place, [rows.len(), features]);
                     multiply_matrices(place, gradient, weight, Old::Replaced);
                 }
                 Chunk::Scattered(rows) => {
                     scratch.input.resize(rows.len() * features, A::ZERO);
-                    multiply_matrices(&mut scratch.input, gradient, weight, Old::Replaced);
+                    let place = Product::row_major(&mut scratch.input, [rows.len(), features]);
+                    multiply_matrices(place, gradient, weight, Old::Replaced);
                     let parts = scratch.input.chunks_exact(features.max(1));
                     for (row, part) in rows.iter().zip(parts) {
                         of_input[row * features..(row + 1) * features].copy_from_slice(part);
@@ -344,6 +364,43 @@ impl<A: Own> LinearCall<'_, A> {
             }
         }
         solution
+    }
+}
+
+impl<A: Own> Projection<'_, A> {
+    /// Where the columns begin among the classes.
+    fn lead(&self) -> usize {
+        usize::from(self.own.is_some())
+    }
+
+    /// The logits of a chunk, of which this is the input.
+    fn make(&self, logits: &mut [A], input: Matrix<'_, A>, chunk: &Chunk) {
+        let lead = self.lead();
+        let classes = logits.len() / chunk.len();
+        let old = match self.bias {
+            None => Old::Replaced,
+            Some(bias) => {
+                for row in logits.chunks_exact_mut(classes) {
+                    row[lead..].copy_from_slice(bias);
+                }
+                Old::AddedTo
+            }
+        };
+        let size = [chunk.len(), classes - lead];
+        let product = Product::new(&mut logits[lead..], size, classes);
+        multiply_matrices(product, input, self.weight, old);
+        for (at, row) in logits.chunks_exact_mut(classes).enumerate() {
+            if let Some(own) = self.own {
+                row[0] = own[chunk.row(at)];
+            }
+            for column in self
+                .excluded
+                .iter()
+                .flat_map(|ids| ids.columns_of(chunk.row(at)))
+            {
+                row[lead + column] = A::of(f64::NEG_INFINITY);
+            }
+        }
     }
 }
 

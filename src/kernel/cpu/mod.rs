@@ -41,7 +41,7 @@ mod unit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::instructions::Instructions;
-pub(crate) use self::linear::{LinearBuffers, LinearCall, Projection};
+pub(crate) use self::linear::{LinearBuffers, LinearCall, Projection, SameIds};
 pub(crate) use self::multiply::multiply;
 pub(crate) use self::products::Matrix;
 pub(crate) use self::storage::{Floats, FloatsMut, Own};

@@ -43,6 +43,33 @@ impl<'a, A> Matrix<'a, A> {
     }
 }
 
+/// Where a product goes: rows of numbers side by side.
+pub(crate) struct Product<'a, A> {
+    numbers: &'a mut [A],
+    size: [usize; 2],
+    row_stride: usize,
+}
+
+impl<'a, A> Product<'a, A> {
+    pub(crate) fn new(numbers: &'a mut [A], size: [usize; 2], row_stride: usize) -> Self {
+        let [rows, columns] = size;
+        if rows > 0 && columns > 0 {
+            assert!(columns <= row_stride, "the rows of the product overlap");
+            let last = (rows - 1) * row_stride + columns - 1;
+            assert!(last < numbers.len(), "the product ends behind its numbers");
+        }
+        Self {
+            numbers,
+            size,
+            row_stride,
+        }
+    }
+
+    pub(crate) fn row_major(numbers: &'a mut [A], size: [usize; 2]) -> Self {
+        Self::new(numbers, size, size[1])
+    }
+}
+
 /// What becomes of the numbers that stand in the place of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Old {
@@ -50,9 +77,9 @@ pub(crate) enum Old {
     AddedTo,
 }
 
-/// Puts the product of two matrices into `product`, in row-major order.
+/// Puts the product of two matrices into its place.
 pub(crate) fn multiply_matrices<A: Float>(
-    product: &mut [A],
+    product: Product<'_, A>,
     left: Matrix<'_, A>,
     right: Matrix<'_, A>,
     old: Old,
@@ -61,16 +88,18 @@ pub(crate) fn multiply_matrices<A: Float>(
     let [right_rows, columns] = right.size;
     assert_eq!(inner, right_rows, "the matrices do not fit each other");
     assert_eq!(
-        product.len(),
-        rows * columns,
+        product.size,
+        [rows, columns],
         "the product has another size"
     );
-    if product.is_empty() {
+    if rows == 0 || columns == 0 {
         return;
     }
     if inner == 0 {
         if old == Old::Replaced {
-            product.fill(A::ZERO);
+            for row in product.numbers.chunks_mut(product.row_stride) {
+                row[..columns].fill(A::ZERO);
+            }
         }
         return;
     }
@@ -79,16 +108,16 @@ pub(crate) fn multiply_matrices<A: Float>(
     let [right_rows, right_columns] = right.strides.map(signed);
     let adds = old == Old::AddedTo;
     // SAFETY: every element that the sizes and strides name lies within its slice: `Matrix::new` has
-    // seen to it for the operands, the assertion above for the product, which nothing else refers to.
+    // seen to it for the operands, `Product::new` for the product, which nothing else refers to.
     // `A` is f32 or f64, for which gemm has kernels.
     unsafe {
         gemm::gemm(
             rows,
             columns,
             inner,
-            product.as_mut_ptr(),
+            product.numbers.as_mut_ptr(),
             1,
-            signed(columns),
+            signed(product.row_stride),
             adds,
             left.numbers.as_ptr(),
             left_columns,
@@ -149,11 +178,18 @@ mod tests {
             ];
             for left in lefts {
                 for right in rights {
-                    let mut product = vec![f64::NAN; rows * columns];
-                    multiply_matrices(&mut product, left, right, Old::Replaced);
-                    multiply_matrices(&mut product, left, right, Old::AddedTo);
-                    for (found, expected) in product.iter().zip(&expected) {
-                        assert!((found - 2.0 * expected).abs() < 1e-12);
+                    // The first column is another's.
+                    let mut numbers = vec![7.0; rows * (columns + 1)];
+                    for old in [Old::Replaced, Old::AddedTo] {
+                        let product = Product::new(&mut numbers[1..], [rows, columns], columns + 1);
+                        multiply_matrices(product, left, right, old);
+                    }
+                    for (at, row) in numbers.chunks_exact(columns + 1).enumerate() {
+                        assert_eq!(row[0], 7.0);
+                        let expected = &expected[at * columns..(at + 1) * columns];
+                        for (found, expected) in row[1..].iter().zip(expected) {
+                            assert!((found - 2.0 * expected).abs() < 1e-12);
+                        }
                     }
                 }
             }
@@ -164,5 +200,12 @@ mod tests {
     #[should_panic(expected = "ends behind its numbers")]
     fn a_matrix_beyond_its_numbers_is_refused() {
         Matrix::new(&[0.0f32; 11], [3, 4], [4, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the product ends behind its numbers")]
+    fn a_product_beyond_its_numbers_is_refused() {
+        Product::new(&mut [0.0f32; 14], [3, 4], 5);
+        Product::new(&mut [0.0f32; 13], [3, 4], 5);
     }
 }

@@ -85,6 +85,11 @@ impl<'a> Indices<'a> {
         })
     }
 
+    /// All of them, of any dtype.
+    pub(crate) fn wide(self) -> Vec<i128> {
+        over_indices!(self, indices => indices.iter().map(|index| index.wide()).collect())
+    }
+
     /// The targets of consecutive rows; beyond them, rows that do not count.
     pub(crate) fn resolve<const W: usize>(
         &self,
