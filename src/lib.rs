@@ -86,6 +86,7 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+mod contrastive;
 mod error;
 mod kernel;
 mod loss;
@@ -95,6 +96,10 @@ pub mod reference;
 pub mod train;
 
 pub use backend::CrossEntropyBackend;
+pub use contrastive::{
+    Buffers, ContrastiveError, Momentum, MomentumSchedule, NegativeQueue, NegativeQueueConfig,
+    momentum_update, try_momentum_update,
+};
 pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,
