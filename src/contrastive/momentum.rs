@@ -99,19 +99,22 @@ pub enum Buffers {
 ///
 /// ```
 /// use burn::module::Module;
-/// use burn::nn::LinearConfig;
+/// use burn::nn::{Initializer, LinearConfig};
 /// use burn::tensor::Device;
-/// use burn_cross_entropy::momentum_update;
+/// use burn_cross_entropy::{Buffers, Momentum, momentum_update};
 ///
 /// let device = Device::flex().autodiff();
-/// let online = LinearConfig::new(4, 3).init(&device);
-/// let mut target = online.valid();
-/// for _step in 0..3 {
-///     // Here an optimizer changes `online`.
-///     target = momentum_update(&online, target, 0.999);
-/// }
-/// let [target, online] = [target, online].map(|module| module.weight.val().into_data());
-/// assert_eq!(target, online);
+/// let encoder = |weights| LinearConfig::new(4, 3).with_initializer(weights).init(&device);
+/// let online = encoder(Initializer::Ones);
+///
+/// let target = encoder(Initializer::Zeros).valid();
+/// let target = momentum_update(&online, target, 0.75);
+/// assert_eq!(target.weight.val().mean().into_scalar::<f32>(), 0.25);
+///
+/// // Once more, with the running statistics (of which a linear layer has none) copied.
+/// let momentum = Momentum::new(0.75).with_buffers(Buffers::Copy);
+/// let target = momentum_update(&online, target, momentum);
+/// assert_eq!(target.weight.val().mean().into_scalar::<f32>(), 0.4375);
 /// ```
 ///
 /// # Panics

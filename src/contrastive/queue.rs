@@ -346,7 +346,7 @@ impl NegativeQueue {
         if self.len() == self.capacity() {
             held.clone()
         } else {
-            held.clone().slice([0..self.len()])
+            held.clone().slice(0..self.len())
         }
     }
 }
@@ -357,8 +357,8 @@ fn write<const D: usize, K: Numeric>(held: &mut Tensor<D, K>, batch: Tensor<D, K
         *held = Tensor::zeros(held.shape(), (&held.device(), batch.dtype()));
     }
     for span in spans {
-        let rows = batch.clone().slice([span.batch.clone()]);
-        held.inplace(|held| held.slice_assign([span.ring.clone()], rows));
+        let rows = batch.clone().slice(span.batch.clone());
+        held.inplace(|held| held.slice_assign(span.ring.clone(), rows));
     }
 }
 

@@ -24,6 +24,7 @@ mod outputs;
 mod properties;
 mod queue;
 mod queue_module;
+mod schedule;
 mod seeds;
 mod shards;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
