@@ -1,12 +1,15 @@
 //! The module that follows another: momentum encoders, targets, averages of weights.
 
+mod parameters;
+
 use std::collections::VecDeque;
 
 use burn::backend::DispatchTensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::kind::Autodiff;
-use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Int, Shape, Tensor};
+use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Int, Tensor};
 
+use self::parameters::check_same_parameters;
 use super::error::ContrastiveError;
 
 /// How far a target stays where it is, see [`momentum_update`]. A number is one too, with the default for
@@ -47,10 +50,10 @@ impl From<f64> for Momentum {
     }
 }
 
-/// What a momentum update does to buffers: float tensors of a module that are not trained.
+/// What a momentum update does to buffers: the tensors of a module that are not trained.
 ///
-/// These are running statistics, such as those of [`burn::nn::BatchNorm`], and parameters whose gradients
-/// are turned off in the online module (`no_grad`, `freeze`).
+/// These are running statistics, such as those of [`burn::nn::BatchNorm`], float parameters whose gradients
+/// are turned off in the online module (`no_grad`, `freeze`), integers and booleans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Buffers {
     /// The target's move as parameters do. What has no average, integers, booleans and quantized tensors, is
@@ -95,7 +98,8 @@ pub enum Buffers {
 ///   dtypes differ), whatever they hold, NaN included.
 /// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are lost, so
 ///   that a target in bf16 stands still at a high momentum: keep it in f32.
-/// - For numbers beyond half of the dtype's largest the difference can overflow.
+/// - Infinities of buffers, such as those of masks, are averaged as the formula says: those of one sign stay.
+/// - Of a trained parameter the difference overflows beyond the dtype's largest number.
 ///
 /// ```
 /// use burn::module::Module;
@@ -173,77 +177,6 @@ pub fn try_momentum_update<M: Module>(
     }))
 }
 
-fn check_same_parameters<M: Module>(online: &M, target: &M) -> Result<(), ContrastiveError> {
-    let [online, target] = [online, target].map(|module| {
-        let mut parameters = Parameters::default();
-        module.visit(&mut parameters);
-        parameters.found
-    });
-    let longer = online.len().max(target.len());
-    let differs = |at: &usize| online.get(*at) != target.get(*at);
-    let Some(parameter) = (0..longer).find(differs) else {
-        return Ok(());
-    };
-    let shown = |found: &[Parameter]| match found.get(parameter) {
-        Some(found) => format!(
-            "`{}`, a {} tensor of shape {:?}",
-            found.path, found.kind, found.shape
-        ),
-        None => format!("none, having {parameter} parameters"),
-    };
-    Err(ContrastiveError::DifferentModules {
-        parameter,
-        online: shown(&online),
-        target: shown(&target),
-    })
-}
-
-/// What two modules of a kind have in common, in the order of visiting.
-#[derive(Default)]
-struct Parameters {
-    path: Vec<String>,
-    found: Vec<Parameter>,
-}
-
-#[derive(PartialEq, Eq)]
-struct Parameter {
-    path: String,
-    kind: &'static str,
-    shape: Vec<usize>,
-}
-
-impl Parameters {
-    fn add(&mut self, kind: &'static str, shape: Shape) {
-        self.found.push(Parameter {
-            path: self.path.join("."),
-            kind,
-            shape: shape.to_vec(),
-        });
-    }
-}
-
-impl ModuleVisitor for Parameters {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.add("float", param.lazy_shape());
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.add("integer", param.lazy_shape());
-    }
-
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.add("boolean", param.lazy_shape());
-    }
-}
-
 /// A tensor of the online module, of any rank and kind, without autodiff.
 struct Value {
     tensor: DispatchTensor,
@@ -291,24 +224,13 @@ impl Follower {
         (Tensor::from_dispatch(tensor), trained)
     }
 
-    /// What becomes of a tensor that has no average.
-    fn copied_or_kept<const D: usize, K: Autodiff>(
-        &mut self,
-        target: Tensor<D, K>,
-    ) -> Tensor<D, K> {
-        let (online, _) = self.next::<D, K>();
-        let keeps = match self.momentum.buffers {
+    /// Whether tensors that have no average stay as they are.
+    fn keeps(&self) -> bool {
+        match self.momentum.buffers {
             Buffers::Average => self.momentum.value == 1.0,
             Buffers::Copy => false,
             Buffers::Keep => true,
-        };
-        if keeps {
-            return target;
         }
-        in_autodiff(
-            on_device(online, &target.device()),
-            target.gradient_checkpointing_strategy(),
-        )
     }
 }
 
@@ -326,25 +248,38 @@ impl ModuleMapper for Follower {
         param.map(|target| {
             let strategy = target.gradient_checkpointing_strategy();
             let require_grad = target.is_require_grad();
-            let moved = moved(target.without_autodiff(), online, momentum);
+            let moved = moved(target.without_autodiff(), online, momentum, trained);
             in_autodiff(moved, strategy).set_require_grad(require_grad)
         })
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        param.map(|target| self.copied_or_kept(target))
+        let (online, _) = self.next::<D, _>();
+        if self.keeps() {
+            return param;
+        }
+        param.map(|target| in_place_of(&target, online))
     }
 
     fn map_bool<const D: usize>(
         &mut self,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
-        param.map(|target| self.copied_or_kept(target))
+        let (online, _) = self.next::<D, _>();
+        if self.keeps() {
+            return param;
+        }
+        param.map(|target| in_place_of(&target, online))
     }
 }
 
 /// One tensor moved towards another, both without autodiff.
-fn moved<const D: usize>(target: Tensor<D>, online: Tensor<D>, momentum: f64) -> Tensor<D> {
+fn moved<const D: usize>(
+    target: Tensor<D>,
+    online: Tensor<D>,
+    momentum: f64,
+    trained: bool,
+) -> Tensor<D> {
     let online = on_device(online, &target.device());
     let dtype = target.dtype();
     let quantized = |dtype: DType| matches!(dtype, DType::QFloat(_));
@@ -361,8 +296,15 @@ fn moved<const D: usize>(target: Tensor<D>, online: Tensor<D>, momentum: f64) ->
     let [target, online] = [target, online].map(|tensor| in_dtype(tensor, wide));
     // Not a sum of two products: in f32 the shares 0.9999 and 0.0001 do not add up to 1, and where the
     // online module stands still, the target would come to rest 1.7e-4 beside it.
-    let step = (online - target.clone()).mul_scalar(1.0 - momentum);
-    in_dtype(target + step, dtype)
+    let step = (online.clone() - target.clone()).mul_scalar(1.0 - momentum);
+    let moved = if trained {
+        target + step
+    } else {
+        // Masks hold infinities, which have no difference. What is trained is spared the passes.
+        let average = target.clone() * momentum + online * (1.0 - momentum);
+        average.mask_where(step.clone().is_finite(), target + step)
+    };
+    in_dtype(moved, dtype)
 }
 
 fn in_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
@@ -379,6 +321,15 @@ fn on_device<const D: usize, K: Autodiff>(tensor: Tensor<D, K>, device: &Device)
     } else {
         tensor.to_device(device)
     }
+}
+
+/// A tensor where another was: on its device, with autodiff if it had that.
+fn in_place_of<const D: usize, K: Autodiff>(
+    replaced: &Tensor<D, K>,
+    tensor: Tensor<D, K>,
+) -> Tensor<D, K> {
+    let tensor = on_device(tensor, &replaced.device());
+    in_autodiff(tensor, replaced.gradient_checkpointing_strategy())
 }
 
 /// With autodiff of that strategy of checkpointing, or without.
