@@ -196,12 +196,22 @@ fn numbers_that_no_queue_has_leave_it_empty<B: CrossEntropyBackend>(device: &Dev
     assert_eq!(contents(&queue.clone().map(&mut Add(0))), contents(&queue));
 }
 
+/// Makes a leaf of every float.
+struct Track;
+
+impl ModuleMapper for Track {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.autodiff().require_grad())
+    }
+}
+
 fn keys_stay_constants_under_every_mapper<B: CrossEntropyBackend>(device: &Device) {
     let queue = filled(4, true, device);
     let expected = contents(&queue);
     assert_eq!(queue.num_params(), 0);
     assert_eq!(Contrast::new(queue.clone(), device).num_params(), 3 * 2 + 2);
     let forms = [
+        queue.clone().map(&mut Track),
         queue.clone().set_require_grad(true),
         queue.clone().no_grad().unfreeze(),
         queue.valid(),
