@@ -78,6 +78,12 @@
 //! classes on several devices: `docs/distributed.md` has the recipes. With the feature `train`,
 //! burn-train's metrics take the output as it is.
 //!
+//! # Contrastive learning
+//!
+//! A [`NegativeQueue`] keeps the keys of earlier steps as negatives, and [`momentum_update`] lets the encoder
+//! that makes them follow the one that is trained, with a momentum that a [`MomentumSchedule`] gives. Both
+//! work on any module and every backend, in plain tensor operations.
+//!
 //! # Layers
 //!
 //! The crate root is what a user touches. Below it, public for tests and measurements: [`backend`],
@@ -86,6 +92,7 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+mod contrastive;
 mod error;
 mod kernel;
 mod loss;
@@ -95,6 +102,10 @@ pub mod reference;
 pub mod train;
 
 pub use backend::CrossEntropyBackend;
+pub use contrastive::{
+    Buffers, ContrastiveError, Momentum, MomentumSchedule, NegativeQueue, NegativeQueueConfig,
+    momentum_update, try_momentum_update,
+};
 pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,

@@ -19,8 +19,12 @@ mod meaning;
 #[cfg(feature = "train")]
 mod metrics;
 mod modules;
+mod momentum;
 mod outputs;
 mod properties;
+mod queue;
+mod queue_module;
+mod schedule;
 mod seeds;
 mod shards;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

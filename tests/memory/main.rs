@@ -1,4 +1,4 @@
-//! What a loss allocates on the CPU, counted byte by byte.
+//! What a loss, and a queue of negatives, allocates on the CPU, counted byte by byte.
 //!
 //! A kernel that computes the gradient beside the loss writes it over the logits where nothing else
 //! holds them, else into one new tensor; plain tensor operations need several tensors of that size.
@@ -13,7 +13,9 @@ use std::thread::available_parallelism;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget};
+use burn_cross_entropy::{
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, NegativeQueueConfig,
+};
 
 /// An allocator that counts: the system's, and three numbers.
 mod counting {
@@ -452,6 +454,28 @@ fn every_option_takes_the_fused_path(device: &Device) {
     }));
 }
 
+/// A queue of 1 MiB, of which 4 KiB are new at a time: in one piece, and wrapped around its end.
+fn a_push_writes_into_the_ring(device: &Device) {
+    let _alone = alone();
+    let mut queue = NegativeQueueConfig::new(1 << 12, 64).init(device);
+    let batch = |rows: usize| Tensor::<2>::ones([rows, 64], device);
+    queue.push(batch((1 << 12) - 8));
+    for rows in [4, 16] {
+        let keys = batch(rows);
+        let ((), bytes) = counting::count(|| queue.push(keys));
+        assert!(bytes.allocated < 1 << 16, "{rows} rows: {bytes:?}");
+    }
+    // Somebody else holds the ring: it is copied, once.
+    let held = queue.keys();
+    let keys = batch(4);
+    let ((), bytes) = counting::count(|| queue.push(keys));
+    assert!(
+        (1 << 20..(1 << 20) + (1 << 16)).contains(&bytes.allocated),
+        "{bytes:?}"
+    );
+    drop(held);
+}
+
 macro_rules! on_backend {
     ($device:ident) => {
         mod $device {
@@ -470,6 +494,11 @@ macro_rules! on_backend {
             #[test]
             fn an_untracked_loss_costs_no_tensor() {
                 super::an_untracked_loss_costs_no_tensor(&Device::$device());
+            }
+
+            #[test]
+            fn a_push_writes_into_the_ring() {
+                super::a_push_writes_into_the_ring(&Device::$device());
             }
 
             #[test]

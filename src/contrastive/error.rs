@@ -1,0 +1,118 @@
+//! What can be wrong with a part of contrastive learning, in sentences.
+
+/// Why a queue of negatives did not take its keys, or a momentum update could not be made.
+///
+/// The `try_` forms return it; the others panic with its text.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_cross_entropy::{ContrastiveError, NegativeQueueConfig};
+///
+/// let device = Device::flex();
+/// let mut queue = NegativeQueueConfig::new(256, 16).init(&device);
+/// let error = queue.try_push(Tensor::zeros([4, 8], &device)).unwrap_err();
+/// assert!(matches!(error, ContrastiveError::Features { .. }));
+/// assert_eq!(
+///     error.to_string(),
+///     "negative queue: the keys have shape [4, 8], expected [4, 16]: a queue holds keys of 16 features"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContrastiveError {
+    /// A value of a configuration is outside its range.
+    #[error("{part}: `{field}` is {value}, expected {expected}")]
+    InvalidConfig {
+        /// What is configured.
+        part: &'static str,
+        /// Name of the value.
+        field: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The keys have another number of features than the queue.
+    #[error(
+        "negative queue: the keys have shape {keys:?}, expected [{rows}, {expected}]: a queue holds \
+         keys of {expected} features",
+        rows = keys[0]
+    )]
+    Features {
+        /// Shape of the keys.
+        keys: [usize; 2],
+        /// Number of features of the queue.
+        expected: usize,
+    },
+    /// The queue keeps ids, and the keys came without.
+    #[error(
+        "negative queue: this queue keeps an id for each key, but the {keys} keys came without; use \
+         `push_with_ids`, or configure the queue with `ids` false"
+    )]
+    IdsMissing {
+        /// Number of keys.
+        keys: usize,
+    },
+    /// The queue keeps no ids, and the keys came with some.
+    #[error(
+        "negative queue: the keys came with ids, which this queue does not keep; use `push`, or \
+         configure the queue with `ids` true"
+    )]
+    IdsUnexpected,
+    /// There are not as many ids as keys.
+    #[error("negative queue: there are {ids} ids for {keys} keys, expected one for each")]
+    IdsLength {
+        /// Number of ids.
+        ids: usize,
+        /// Number of keys.
+        keys: usize,
+    },
+    /// A tensor is on another device than the queue.
+    #[error(
+        "negative queue: the {tensor} are on {given}, but the queue is on {queue}; move one of them \
+         with `to_device`"
+    )]
+    Device {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its device.
+        given: String,
+        /// The device of the queue.
+        queue: String,
+    },
+    /// A tensor has another dtype than what the queue holds.
+    #[error(
+        "negative queue: the {tensor} are of dtype {given}, but those in the queue are of {queue}; cast \
+         them, or `clear` the queue, which takes on the dtype of the first keys"
+    )]
+    Dtype {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its dtype.
+        given: String,
+        /// The dtype of what the queue holds.
+        queue: String,
+    },
+    /// Keys that a queue can not hold in any case.
+    #[error(
+        "negative queue: the keys are of dtype {dtype}, expected a floating-point dtype; `dequantize` \
+         them"
+    )]
+    Quantized {
+        /// Their dtype.
+        dtype: String,
+    },
+    /// The modules of a momentum update are not two of a kind.
+    #[error(
+        "momentum update: the modules differ at parameter {parameter}: the online module has {online}, \
+         the target {target}; make the target from the online module, with `online.valid()`"
+    )]
+    DifferentModules {
+        /// Which parameter, counted from 0 in the order of visiting.
+        parameter: usize,
+        /// What the online module has there: path, kind and shape, or nothing.
+        online: String,
+        /// What the target has there.
+        target: String,
+    },
+}

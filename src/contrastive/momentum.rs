@@ -1,0 +1,346 @@
+//! The module that follows another: momentum encoders, targets, averages of weights.
+
+mod parameters;
+
+use std::collections::VecDeque;
+
+use burn::backend::DispatchTensor;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::kind::Autodiff;
+use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Int, Tensor};
+
+use self::parameters::check_same_parameters;
+use super::error::ContrastiveError;
+
+/// How far a target stays where it is, see [`momentum_update`]. A number is one too, with the default for
+/// buffers.
+///
+/// ```
+/// use burn_cross_entropy::{Buffers, Momentum};
+///
+/// let momentum = Momentum::new(0.999).with_buffers(Buffers::Copy);
+/// assert_eq!(Momentum::from(0.999).buffers, Buffers::Average);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Momentum {
+    /// The share of itself that the target keeps, in `[0, 1]`.
+    pub value: f64,
+    /// What becomes of the tensors that are not trained. Default: [`Buffers::Average`].
+    pub buffers: Buffers,
+}
+
+impl Momentum {
+    /// With that momentum, in `[0, 1]`.
+    pub fn new(value: f64) -> Self {
+        Self {
+            value,
+            buffers: Buffers::Average,
+        }
+    }
+
+    /// With that choice for buffers.
+    pub fn with_buffers(self, buffers: Buffers) -> Self {
+        Self { buffers, ..self }
+    }
+}
+
+impl From<f64> for Momentum {
+    fn from(value: f64) -> Self {
+        Self::new(value)
+    }
+}
+
+/// What a momentum update does to buffers: the tensors of a module that are not trained.
+///
+/// These are running statistics, such as those of [`burn::nn::BatchNorm`], float parameters whose gradients
+/// are turned off in the online module (`no_grad`, `freeze`), integers and booleans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Buffers {
+    /// The target's move as parameters do. What has no average, integers, booleans and quantized tensors, is
+    /// copied.
+    #[default]
+    Average,
+    /// The target takes those of the online module.
+    Copy,
+    /// The target keeps its own, for targets that run in training mode and so have statistics of
+    /// their own, as the key encoder of MoCo.
+    Keep,
+}
+
+/// The target moved towards the online module, of which it takes the share `1 - momentum`:
+///
+/// ```text
+/// target = momentum * target + (1 - momentum) * online
+/// ```
+///
+/// for each float parameter, computed as `target + (1 - momentum) * (online - target)`, so that a parameter
+/// on which both agree stays the same bit for bit. The key encoder of MoCo follows its query encoder
+/// with a momentum of 0.999; a [`MomentumSchedule`](crate::MomentumSchedule) gives one for each step.
+///
+/// Parameters are paired in the order of visiting, not by their ids. The target's keep their ids,
+/// whether they require gradients, their device, and their dtype: those of the online module are moved and
+/// cast. No graph is recorded.
+///
+/// # Buffers
+///
+/// Running statistics and other tensors that are not trained follow as parameters do; with a [`Momentum`] in
+/// place of the number they are copied or kept, see [`Buffers`]. Flags, such as whether a dropout is active,
+/// are the target's.
+///
+/// # The target
+///
+/// Make it with `online.valid()`: its tensors are outside autodiff, and running statistics are its own. (A
+/// clone or a fork shares them with the module it is of.)
+///
+/// # Edge cases
+///
+/// - A momentum of 1 leaves the bits of every parameter, 0 gives those of the online module (cast, if the
+///   dtypes differ), whatever they hold, NaN included.
+/// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are lost, so
+///   that a target in bf16 stands still at a high momentum: keep it in f32.
+/// - Infinities of buffers, such as those of masks, are averaged as the formula says: those of one sign stay.
+/// - Of a trained parameter the difference overflows beyond the dtype's largest number.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::nn::{Initializer, LinearConfig};
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::{Buffers, Momentum, momentum_update};
+///
+/// let device = Device::flex().autodiff();
+/// let encoder = |weights| LinearConfig::new(4, 3).with_initializer(weights).init(&device);
+/// let online = encoder(Initializer::Ones);
+///
+/// let target = encoder(Initializer::Zeros).valid();
+/// let target = momentum_update(&online, target, 0.75);
+/// assert_eq!(target.weight.val().mean().into_scalar::<f32>(), 0.25);
+///
+/// // Once more, with the running statistics (of which a linear layer has none) copied.
+/// let momentum = Momentum::new(0.75).with_buffers(Buffers::Copy);
+/// let target = momentum_update(&online, target, momentum);
+/// assert_eq!(target.weight.val().mean().into_scalar::<f32>(), 0.4375);
+/// ```
+///
+/// # Panics
+///
+/// With the text of a [`ContrastiveError`] if the momentum is outside `[0, 1]`, or if the modules have
+/// other parameters or parameters of other shapes.
+///
+/// Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2019,
+/// <https://arxiv.org/abs/1911.05722>, equation 2.
+pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Momentum>) -> M {
+    try_momentum_update(online, target, momentum).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// [`momentum_update`] that returns what is wrong.
+///
+/// # Errors
+///
+/// [`ContrastiveError::InvalidConfig`] if the momentum is outside `[0, 1]`,
+/// [`ContrastiveError::DifferentModules`] if the modules have other parameters or parameters of other
+/// shapes.
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::try_momentum_update;
+///
+/// let device = Device::flex();
+/// let [online, target] = [4, 5].map(|outputs| LinearConfig::new(3, outputs).init(&device));
+/// let error = try_momentum_update(&online, target, 0.99).unwrap_err();
+/// assert!(error.to_string().contains("`weight`, a float tensor of shape [3, 4]"));
+/// ```
+pub fn try_momentum_update<M: Module>(
+    online: &M,
+    target: M,
+    momentum: impl Into<Momentum>,
+) -> Result<M, ContrastiveError> {
+    let momentum = momentum.into();
+    if !(0.0..=1.0).contains(&momentum.value) {
+        return Err(ContrastiveError::InvalidConfig {
+            part: "momentum update",
+            field: "momentum",
+            value: momentum.value.to_string(),
+            expected: "a number in [0, 1]",
+        });
+    }
+    check_same_parameters(online, &target)?;
+    let mut online_values = Values(VecDeque::new());
+    // `valid` takes tensors out of their graphs, keeps whether they are trained, and finishes updates of
+    // running statistics that wait for the next forward.
+    online.valid().visit(&mut online_values);
+    // For the last of these alone: an update that waits in the target would undo what is written now.
+    drop(target.valid());
+    Ok(target.map(&mut Follower {
+        online: online_values.0,
+        momentum,
+    }))
+}
+
+/// A tensor of the online module, of any rank and kind, without autodiff.
+struct Value {
+    tensor: DispatchTensor,
+    trained: bool,
+}
+
+/// The tensors of a module without autodiff.
+struct Values(VecDeque<Value>);
+
+impl Values {
+    fn add<const D: usize, K: Autodiff>(&mut self, tensor: Tensor<D, K>, trained: bool) {
+        let tensor = tensor.into_dispatch();
+        self.0.push_back(Value { tensor, trained });
+    }
+}
+
+impl ModuleVisitor for Values {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        // What a parameter is configured to is known to `train` alone while it is outside autodiff.
+        let trained = param.clone().train().is_require_grad();
+        self.add(param.base(), trained);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.add(param.base(), false);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.add(param.base(), false);
+    }
+}
+
+/// Moves the target.
+struct Follower {
+    online: VecDeque<Value>,
+    momentum: Momentum,
+}
+
+impl Follower {
+    fn next<const D: usize, K: Autodiff>(&mut self) -> (Tensor<D, K>, bool) {
+        let Value { tensor, trained } = self
+            .online
+            .pop_front()
+            .expect("the modules were found to have the same parameters");
+        (Tensor::from_dispatch(tensor), trained)
+    }
+
+    /// Whether tensors that have no average stay as they are.
+    fn keeps(&self) -> bool {
+        match self.momentum.buffers {
+            Buffers::Average => self.momentum.value == 1.0,
+            Buffers::Copy => false,
+            Buffers::Keep => true,
+        }
+    }
+}
+
+impl ModuleMapper for Follower {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (online, trained) = self.next::<D, _>();
+        let momentum = match self.momentum.buffers {
+            Buffers::Copy if !trained => 0.0,
+            Buffers::Keep if !trained => 1.0,
+            _ => self.momentum.value,
+        };
+        if momentum == 1.0 {
+            return param;
+        }
+        param.map(|target| {
+            let strategy = target.gradient_checkpointing_strategy();
+            let require_grad = target.is_require_grad();
+            let moved = moved(target.without_autodiff(), online, momentum, trained);
+            in_autodiff(moved, strategy).set_require_grad(require_grad)
+        })
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let (online, _) = self.next::<D, _>();
+        if self.keeps() {
+            return param;
+        }
+        param.map(|target| in_place_of(&target, online))
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        let (online, _) = self.next::<D, _>();
+        if self.keeps() {
+            return param;
+        }
+        param.map(|target| in_place_of(&target, online))
+    }
+}
+
+/// One tensor moved towards another, both without autodiff.
+fn moved<const D: usize>(
+    target: Tensor<D>,
+    online: Tensor<D>,
+    momentum: f64,
+    trained: bool,
+) -> Tensor<D> {
+    let online = on_device(online, &target.device());
+    let dtype = target.dtype();
+    let quantized = |dtype: DType| matches!(dtype, DType::QFloat(_));
+    if quantized(dtype) || quantized(online.dtype()) {
+        return online;
+    }
+    if momentum == 0.0 {
+        return in_dtype(online, dtype);
+    }
+    let wide = match dtype {
+        DType::F16 | DType::BF16 => DType::F32,
+        dtype => dtype,
+    };
+    let [target, online] = [target, online].map(|tensor| in_dtype(tensor, wide));
+    // Not a sum of two products: in f32 the shares 0.9999 and 0.0001 do not add up to 1, and where the
+    // online module stands still, the target would come to rest 1.7e-4 beside it.
+    let step = (online.clone() - target.clone()).mul_scalar(1.0 - momentum);
+    let moved = if trained {
+        target + step
+    } else {
+        // Masks hold infinities, which have no difference. What is trained is spared the passes.
+        let average = target.clone() * momentum + online * (1.0 - momentum);
+        average.mask_where(step.clone().is_finite(), target + step)
+    };
+    in_dtype(moved, dtype)
+}
+
+fn in_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if tensor.dtype() == dtype {
+        tensor
+    } else {
+        tensor.cast(dtype)
+    }
+}
+
+fn on_device<const D: usize, K: Autodiff>(tensor: Tensor<D, K>, device: &Device) -> Tensor<D, K> {
+    if tensor.device() == *device {
+        tensor
+    } else {
+        tensor.to_device(device)
+    }
+}
+
+/// A tensor where another was: on its device, with autodiff if it had that.
+fn in_place_of<const D: usize, K: Autodiff>(
+    replaced: &Tensor<D, K>,
+    tensor: Tensor<D, K>,
+) -> Tensor<D, K> {
+    let tensor = on_device(tensor, &replaced.device());
+    in_autodiff(tensor, replaced.gradient_checkpointing_strategy())
+}
+
+/// With autodiff of that strategy of checkpointing, or without.
+fn in_autodiff<const D: usize, K: Autodiff>(
+    tensor: Tensor<D, K>,
+    strategy: Option<GradientCheckpointingStrategy>,
+) -> Tensor<D, K> {
+    match strategy {
+        None => tensor,
+        Some(strategy) => tensor
+            .autodiff()
+            .with_gradient_checkpointing_strategy(strategy),
+    }
+}

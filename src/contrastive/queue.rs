@@ -1,0 +1,367 @@
+//! The keys of earlier steps, which are the negatives of a step.
+
+mod module;
+mod ring;
+
+use burn::config::Config;
+use burn::module::ParamId;
+use burn::tensor::kind::{Basic, Numeric};
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use self::ring::{Ring, Span};
+use super::error::ContrastiveError;
+
+/// Configuration of a [`NegativeQueue`].
+///
+/// | Option | Meaning | Default |
+/// |---|---|---|
+/// | [`capacity`](Self::capacity) | how many keys it holds at most | |
+/// | [`features`](Self::features) | features of each key | |
+/// | [`ids`](Self::ids) | whether each key has an id | `false` |
+///
+/// ```
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::NegativeQueueConfig;
+///
+/// let queue = NegativeQueueConfig::new(65_536, 128).init(&Device::flex());
+/// assert!(queue.is_empty());
+/// ```
+#[derive(Config, Debug)]
+pub struct NegativeQueueConfig {
+    /// How many keys the queue holds at most: at least 1.
+    pub capacity: usize,
+    /// Number of features of each key: at least 1.
+    pub features: usize,
+    /// Whether the queue keeps an id for each key, such as the number of the sample that it is of: the
+    /// old key of a sample is no negative of the sample itself. Default: `false`.
+    #[config(default = false)]
+    pub ids: bool,
+}
+
+impl NegativeQueueConfig {
+    /// An empty queue on the device.
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> NegativeQueue {
+        unwrap(self.try_init(device))
+    }
+
+    /// [`init`](Self::init) that returns what is wrong with the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ContrastiveError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init(&self, device: &Device) -> Result<NegativeQueue, ContrastiveError> {
+        check_size("capacity", self.capacity)?;
+        check_size("features", self.features)?;
+        let device = device.clone().without_autodiff();
+        Ok(NegativeQueue {
+            keys: Tensor::zeros([self.capacity, self.features], &device),
+            ids: self.ids.then(|| Tensor::zeros([self.capacity], &device)),
+            ring: Ring::new(self.capacity),
+            param_ids: ParamIds::new(),
+        })
+    }
+}
+
+/// Records hold these numbers in 32 bits, which every backend has.
+fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> {
+    if (1..=i32::MAX as usize).contains(&size) {
+        return Ok(());
+    }
+    Err(ContrastiveError::InvalidConfig {
+        part: "negative queue",
+        field,
+        value: size.to_string(),
+        expected: "a number in 1..=2147483647",
+    })
+}
+
+/// A queue of the newest keys: the negatives of momentum contrast.
+///
+/// A ring of `capacity` rows. The `k`-th key since the queue was made or cleared takes row
+/// `k mod capacity`, the place of the oldest one once the queue is full. What lies where does not
+/// depend on the sizes of the batches.
+///
+/// # Shapes
+///
+/// [`push`](Self::push) takes keys `[n, features]` of any number `n`: a batch may wrap, be empty, or be
+/// larger than the queue, which keeps its last `capacity` keys. [`keys`](Self::keys) gives
+/// `[len, features]`: rows that no key was put in are no negatives.
+///
+/// # Dtypes and devices
+///
+/// An empty queue takes on the dtype of the keys (and of the ids) that are pushed first; later ones have
+/// to be of the same. Keys are on the device of the queue. They are constants: what is pushed is detached
+/// from its graph, and [`keys`](Self::keys) are outside autodiff, to be combined with tensors that have it.
+///
+/// # In a module
+///
+/// The queue is a [`Module`](burn::module::Module), as a field of a user's or for itself. It follows its module to other devices,
+/// and is saved in records and loaded from them with all it holds, its position and its length. It counts no
+/// parameters, an optimizer does not change it, and no setting makes it require gradients. A clone is a
+/// queue of its own.
+///
+/// A record fits a queue of the same capacity and features. Where it is loaded in part, the queue
+/// takes the position and the length with the keys they belong to or not at all, and is empty where ids
+/// that it keeps are not in the record.
+///
+/// # Speed and memory
+///
+/// A push writes the new rows into the ring in place, unless something else holds the keys of the queue, such as a
+/// graph before its backward: then the ring is copied once. Push after the backward. [`len`](Self::len)
+/// and the like are numbers of the host and wait for no device.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_cross_entropy::NegativeQueueConfig;
+///
+/// let device = Device::flex().autodiff();
+/// let mut queue = NegativeQueueConfig::new(3, 2).init(&device);
+/// queue.push(Tensor::from_floats([[1.0, 1.0], [2.0, 2.0]], &device));
+/// assert_eq!(queue.keys().dims(), [2, 2]);
+///
+/// queue.push(Tensor::from_floats([[3.0, 3.0], [4.0, 4.0]], &device));
+/// let keys = queue.keys().into_data();
+/// keys.assert_eq(&[[4.0f32, 4.0], [2.0, 2.0], [3.0, 3.0]].into(), true);
+/// assert_eq!(queue.position(), 1); // of the oldest
+///
+/// // The similarities of queries to all negatives.
+/// let queries = Tensor::<2>::ones([5, 2], &device).require_grad();
+/// let logits = queries.matmul(queue.keys().transpose());
+/// assert_eq!(logits.dims(), [5, 3]);
+/// ```
+///
+/// Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2019,
+/// <https://arxiv.org/abs/1911.05722>.
+#[derive(Clone)]
+pub struct NegativeQueue {
+    /// [capacity, features], without autodiff.
+    keys: Tensor<2>,
+    /// [capacity], without autodiff.
+    ids: Option<Tensor<1, Int>>,
+    ring: Ring,
+    param_ids: ParamIds,
+}
+
+/// Under which the state stands in records and groups.
+#[derive(Clone, Copy)]
+struct ParamIds {
+    keys: ParamId,
+    ids: ParamId,
+    ring: ParamId,
+}
+
+impl ParamIds {
+    fn new() -> Self {
+        Self {
+            keys: ParamId::new(),
+            ids: ParamId::new(),
+            ring: ParamId::new(),
+        }
+    }
+}
+
+impl NegativeQueue {
+    /// Puts keys `[n, features]` in, for which the oldest ones make room.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the keys do not fit the queue.
+    pub fn push(&mut self, keys: Tensor<2>) {
+        unwrap(self.try_push(keys));
+    }
+
+    /// Puts keys `[n, features]` in with their ids `[n]`, for which the oldest ones make room.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::NegativeQueueConfig;
+    ///
+    /// let device = Device::flex();
+    /// let mut queue = NegativeQueueConfig::new(4, 2).with_ids(true).init(&device);
+    /// let samples = Tensor::<1, Int>::from_ints([17, 5], &device);
+    /// queue.push_with_ids(Tensor::ones([2, 2], &device), samples);
+    /// let ids = queue.ids().expect("this queue keeps ids");
+    /// assert_eq!(ids.dims(), [2]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the keys or the ids do not fit the queue.
+    pub fn push_with_ids(&mut self, keys: Tensor<2>, ids: Tensor<1, Int>) {
+        unwrap(self.try_push_with_ids(keys, ids));
+    }
+
+    /// [`push`](Self::push) that returns what is wrong, and then leaves the queue as it was.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`]: keys of other features, on another device or of another dtype than the
+    /// queue's, or a queue that keeps ids.
+    pub fn try_push(&mut self, keys: Tensor<2>) -> Result<(), ContrastiveError> {
+        self.check_keys(&keys)?;
+        if self.ids.is_some() {
+            return Err(ContrastiveError::IdsMissing {
+                keys: keys.dims()[0],
+            });
+        }
+        self.put(keys, None);
+        Ok(())
+    }
+
+    /// [`push_with_ids`](Self::push_with_ids) that returns what is wrong, and then leaves the queue as it
+    /// was.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`]: as [`try_push`](Self::try_push), or ids of another number than the keys, on
+    /// another device or of another dtype than the queue's, or a queue that keeps none.
+    pub fn try_push_with_ids(
+        &mut self,
+        keys: Tensor<2>,
+        ids: Tensor<1, Int>,
+    ) -> Result<(), ContrastiveError> {
+        self.check_keys(&keys)?;
+        let Some(held) = &self.ids else {
+            return Err(ContrastiveError::IdsUnexpected);
+        };
+        if ids.dims()[0] != keys.dims()[0] {
+            return Err(ContrastiveError::IdsLength {
+                ids: ids.dims()[0],
+                keys: keys.dims()[0],
+            });
+        }
+        self.check_device("ids", &ids.device())?;
+        self.check_dtype("ids", ids.dtype(), held.dtype())?;
+        self.put(keys, Some(ids));
+        Ok(())
+    }
+
+    /// The keys `[len, features]`, of which row `k mod capacity` is the `k`-th since the queue was made or
+    /// cleared. They have no gradient.
+    ///
+    /// Until the queue is full the oldest is first; then the oldest is at [`position`](Self::position),
+    /// and they grow newer from there, past the end and on from the start.
+    pub fn keys(&self) -> Tensor<2> {
+        self.filled(&self.keys)
+    }
+
+    /// The ids `[len]` of [`keys`](Self::keys), in the same order; `None` if the queue keeps none.
+    pub fn ids(&self) -> Option<Tensor<1, Int>> {
+        self.ids.as_ref().map(|ids| self.filled(ids))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many keys there can be.
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity()
+    }
+
+    /// Number of features of each key.
+    pub fn features(&self) -> usize {
+        self.keys.dims()[1]
+    }
+
+    /// The row that the next key takes: in a full queue that of the oldest.
+    pub fn position(&self) -> usize {
+        self.ring.next()
+    }
+
+    /// Forgets all keys.
+    pub fn clear(&mut self) {
+        self.ring = Ring::new(self.capacity());
+    }
+
+    fn check_keys(&self, keys: &Tensor<2>) -> Result<(), ContrastiveError> {
+        let features = self.features();
+        if keys.dims()[1] != features {
+            return Err(ContrastiveError::Features {
+                keys: keys.dims(),
+                expected: features,
+            });
+        }
+        self.check_device("keys", &keys.device())?;
+        if let dtype @ DType::QFloat(_) = keys.dtype() {
+            return Err(ContrastiveError::Quantized {
+                dtype: format!("{dtype:?}"),
+            });
+        }
+        self.check_dtype("keys", keys.dtype(), self.keys.dtype())
+    }
+
+    fn check_device(&self, tensor: &'static str, given: &Device) -> Result<(), ContrastiveError> {
+        let queue = self.keys.device();
+        let given = given.clone().without_autodiff();
+        if given == queue {
+            return Ok(());
+        }
+        Err(ContrastiveError::Device {
+            tensor,
+            given: format!("{given:?}"),
+            queue: format!("{queue:?}"),
+        })
+    }
+
+    fn check_dtype(
+        &self,
+        tensor: &'static str,
+        given: DType,
+        held: DType,
+    ) -> Result<(), ContrastiveError> {
+        if given == held || self.is_empty() {
+            return Ok(());
+        }
+        Err(ContrastiveError::Dtype {
+            tensor,
+            given: format!("{given:?}"),
+            queue: format!("{held:?}"),
+        })
+    }
+
+    /// What was checked.
+    fn put(&mut self, keys: Tensor<2>, ids: Option<Tensor<1, Int>>) {
+        let spans = self.ring.push(keys.dims()[0]);
+        write(&mut self.keys, keys.without_autodiff(), &spans);
+        if let (Some(held), Some(ids)) = (&mut self.ids, ids) {
+            write(held, ids.without_autodiff(), &spans);
+        }
+    }
+
+    /// The rows that hold something.
+    fn filled<const D: usize, K: Basic>(&self, held: &Tensor<D, K>) -> Tensor<D, K> {
+        if self.len() == self.capacity() {
+            held.clone()
+        } else {
+            held.clone().slice(0..self.len())
+        }
+    }
+}
+
+/// Writes a batch where it goes. Another dtype means that nothing was held.
+fn write<const D: usize, K: Numeric>(held: &mut Tensor<D, K>, batch: Tensor<D, K>, spans: &[Span]) {
+    if held.dtype() != batch.dtype() && !spans.is_empty() {
+        *held = Tensor::zeros(held.shape(), (&held.device(), batch.dtype()));
+    }
+    for span in spans {
+        let rows = batch.clone().slice(span.batch.clone());
+        held.inplace(|held| held.slice_assign(span.ring.clone(), rows));
+    }
+}
+
+fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}
