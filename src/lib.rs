@@ -80,6 +80,8 @@
 //!
 //! # Contrastive learning
 //!
+//! [`InfoNceLoss`] is the loss of queries against their positives and negatives, those of a queue (MoCo) or
+//! those of the batch (SimCLR, CLIP), at a fixed or a learnt temperature.
 //! A [`NegativeQueue`] keeps the keys of earlier steps as negatives, and [`momentum_update`] lets the encoder
 //! that makes them follow the one that is trained, with a momentum that a [`MomentumSchedule`] gives. Both
 //! work on any module and every backend, in plain tensor operations.
@@ -103,8 +105,9 @@ pub mod train;
 
 pub use backend::CrossEntropyBackend;
 pub use contrastive::{
-    Buffers, ContrastiveError, Momentum, MomentumSchedule, NegativeQueue, NegativeQueueConfig,
-    momentum_update, try_momentum_update,
+    Buffers, ContrastiveError, InBatch, InfoNceLoss, InfoNceLossConfig, Momentum, MomentumSchedule,
+    NegativeQueue, NegativeQueueConfig, SampleIds, moco_logits, momentum_update,
+    try_momentum_update,
 };
 pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{

@@ -1,6 +1,9 @@
 //! What can be wrong with a part of contrastive learning, in sentences.
 
-/// Why a queue of negatives did not take its keys, or a momentum update could not be made.
+use crate::error::CrossEntropyError;
+
+/// Why a contrastive loss could not be computed, a queue of negatives did not take its keys, or a momentum
+/// update could not be made.
 ///
 /// The `try_` forms return it; the others panic with its text.
 ///
@@ -102,6 +105,44 @@ pub enum ContrastiveError {
         /// Their dtype.
         dtype: String,
     },
+    /// Two tensors of a contrastive loss have other numbers of rows.
+    #[error(
+        "contrastive loss: `{}` has shape {:?} and `{}` has shape {:?}, expected as many rows: each row \
+         has its positive in the same row of the other",
+        one.0, one.1, other.0, other.1
+    )]
+    Rows {
+        /// Name and shape of one.
+        one: (&'static str, [usize; 2]),
+        /// Name and shape of the other.
+        other: (&'static str, [usize; 2]),
+    },
+    /// Two tensors of a contrastive loss have other numbers of features.
+    #[error(
+        "contrastive loss: `{}` has shape {:?} and `{}` has shape {:?}, expected the same number of \
+         features in dimension 1",
+        one.0, one.1, other.0, other.1
+    )]
+    OtherFeatures {
+        /// Name and shape of one.
+        one: (&'static str, [usize; 2]),
+        /// Name and shape of the other.
+        other: (&'static str, [usize; 2]),
+    },
+    /// There are not as many ids as queries or negatives.
+    #[error("contrastive loss: there are {ids} ids for {rows} {of}, expected one for each")]
+    SampleIds {
+        /// Of what.
+        of: &'static str,
+        /// Number of ids.
+        ids: usize,
+        /// Number of what has them.
+        rows: usize,
+    },
+    /// The loss over the similarities could not be computed. In its text the logits are the similarities
+    /// of queries (rows) to keys (classes).
+    #[error("contrastive loss: {0}")]
+    Loss(#[from] CrossEntropyError),
     /// The modules of a momentum update are not two of a kind.
     #[error(
         "momentum update: the modules differ at parameter {parameter}: the online module has {online}, \

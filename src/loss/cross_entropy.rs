@@ -224,7 +224,7 @@ impl Request {
 
 /// When to look at the values of index targets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum RangeCheck {
+pub(crate) enum RangeCheck {
     /// Where they lie in the host's memory.
     WhereFree,
     /// Always, waiting for the device.
@@ -238,6 +238,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             settings,
             backend: PhantomData,
         }
+    }
+
+    /// That of a configuration without class weights, of which nothing is checked.
+    pub(crate) fn without_weights(config: &CrossEntropyLossConfig) -> Self {
+        Self::from_parts(None, Settings::new(config))
     }
 
     /// The reduced loss, a tensor of one element.
@@ -326,7 +331,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         self.unreduced(logits.into_dispatch(), target, RangeCheck::Always)
     }
 
-    pub(super) fn reduced<const D: usize>(
+    pub(crate) fn reduced<const D: usize>(
         &self,
         logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,

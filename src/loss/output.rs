@@ -293,7 +293,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         )))
     }
 
-    pub(super) fn output<const D: usize>(
+    pub(crate) fn output<const D: usize>(
         &self,
         logits: impl LogitsSource,
         target: impl CrossEntropyTarget<D>,

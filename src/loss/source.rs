@@ -13,7 +13,7 @@ use crate::operation::{
 };
 
 /// Logits, or what they are made of.
-pub(super) trait LogitsSource {
+pub(crate) trait LogitsSource {
     /// The shape of the logits.
     fn logits_shape(&self) -> Shape;
 
@@ -54,29 +54,29 @@ impl LogitsSource for DispatchTensor {
 }
 
 /// `input weight + bias`, whose logits exist for some rows at a time.
-pub(super) struct Projected {
+pub(crate) struct Projected {
     /// Shape `[.., features]`.
-    pub(super) input: DispatchTensor,
+    pub(crate) input: DispatchTensor,
     /// Shape `[features, classes]`.
-    pub(super) weight: DispatchTensor,
+    pub(crate) weight: DispatchTensor,
     /// Shape `[classes]`.
-    pub(super) bias: Option<DispatchTensor>,
+    pub(crate) bias: Option<DispatchTensor>,
     /// A logit of each row's own, in the shape of the rows.
-    pub(super) own: Option<DispatchTensor>,
-    pub(super) excluded: Option<SameId>,
-    pub(super) chunk: Chunk,
+    pub(crate) own: Option<DispatchTensor>,
+    pub(crate) excluded: Option<SameId>,
+    pub(crate) chunk: Chunk,
 }
 
 /// Columns of the projection that are no class of a row with the same id; one dtype.
-pub(super) struct SameId {
+pub(crate) struct SameId {
     /// In the shape of the rows.
-    pub(super) rows: DispatchTensor,
-    pub(super) columns: DispatchTensor,
+    pub(crate) rows: DispatchTensor,
+    pub(crate) columns: DispatchTensor,
 }
 
 /// How many rows have logits at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
+pub(crate) enum Chunk {
     /// So many.
     Rows(usize),
     /// As many as fit into so many bytes; one at least.

@@ -1,0 +1,460 @@
+//! The contrastive loss: the cross-entropy of similarities, whose matrix exists in chunks of rows only.
+
+mod config;
+mod features;
+
+use std::marker::PhantomData;
+
+use burn::backend::Dispatch;
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use self::config::Settings;
+pub use self::config::{InBatch, InfoNceLossConfig};
+use self::features::{check_features, in_f32_at_least, unit_length};
+use super::error::ContrastiveError;
+use crate::backend::CrossEntropyBackend;
+use crate::loss::{
+    CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, Projected, RangeCheck, SameId,
+};
+use crate::operation::DetailsOf;
+
+/// The contrastive loss of queries and keys: each query is to be told which of the keys is its own, the
+/// positive, among the others, the negatives.
+///
+/// With `q` a query, `k` its positive, `n_j` its negatives, all of length 1, and the temperature `t`
+///
+/// ```text
+/// loss = -log( exp(q.k / t) / (exp(q.k / t) + sum_j exp(q.n_j / t)) )
+/// ```
+///
+/// which is the cross-entropy of the logits `[q.k, q.n_0, q.n_1, ..] / t` with target 0: the positive
+/// stands at index 0 ([`moco_logits`] makes them as a tensor). The mean over the rows is the loss.
+///
+/// # Forms
+///
+/// | Form | Positive of a row | Negatives |
+/// |---|---|---|
+/// | [`forward`](Self::forward) | the row of `positive` | all of `negatives`, such as those of a [`NegativeQueue`](super::NegativeQueue) |
+/// | [`forward_with_ids`](Self::forward_with_ids) | the same | those with another id |
+/// | [`forward_in_batch`](Self::forward_in_batch) | the same row of the other tensor | as [`InBatch`] says |
+/// | [`forward_pairs`](Self::forward_pairs) | the row that is given | all other rows; none for a row without a positive |
+///
+/// # Options
+///
+/// As in [`InfoNceLossConfig`]. A learnable temperature is a parameter of the module, the logarithm of
+/// `1 / t`, and gets its gradient in f32 (f64 for f64) whatever the dtype of the features.
+///
+/// # Memory
+///
+/// Similarities exist for [`chunk_bytes`](InfoNceLossConfig::chunk_bytes) at a time, as the logits of
+/// [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss): `[rows, negatives]` is never held, however
+/// many negatives there are. Only what requires a gradient gets one, so a queue costs none.
+///
+/// # Edge cases
+///
+/// Features of length 0 stay 0 when they are normalised, with a finite gradient. Without negatives the
+/// loss of a row is 0. Over no rows the mean is NaN, as that of
+/// [`CrossEntropyLoss`](crate::CrossEntropyLoss).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use burn_cross_entropy::{InfoNceLossConfig, NegativeQueueConfig};
+///
+/// let device = Device::flex().autodiff();
+/// let mut queue = NegativeQueueConfig::new(1024, 16).init(&device);
+/// let loss = InfoNceLossConfig::new().init(&device);
+///
+/// let random = |rows| Tensor::<2>::random([rows, 16], Distribution::Default, &device);
+/// queue.push(random(100));
+/// let (queries, keys) = (random(8).require_grad(), random(8));
+/// let value = loss.forward(queries.clone(), keys.clone(), queue.keys());
+/// let gradient = queries.grad(&value.backward()).unwrap();
+/// assert_eq!(gradient.dims(), [8, 16]);
+/// queue.push(keys);
+/// ```
+///
+/// Sources: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
+/// <https://arxiv.org/abs/1807.03748>; He et al. (MoCo), <https://arxiv.org/abs/1911.05722>; Chen et al.
+/// (SimCLR), <https://arxiv.org/abs/2002.05709>; Radford et al. (CLIP),
+/// <https://arxiv.org/abs/2103.00020>.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct InfoNceLoss<B: CrossEntropyBackend = Dispatch> {
+    /// The logarithm of one over the temperature, where it is learnt.
+    log_scale: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    settings: Settings,
+    #[module(skip)]
+    backend: PhantomData<fn() -> B>,
+}
+
+impl<B: CrossEntropyBackend> ModuleDisplay for InfoNceLoss<B> {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        self.settings
+            .display(content.add("log_scale", &self.log_scale))
+    }
+}
+
+/// Which samples queries and negatives are of: a negative with the id of the query is none to it.
+#[derive(Clone, Debug)]
+pub struct SampleIds {
+    /// One id for each query.
+    pub queries: Tensor<1, Int>,
+    /// One id for each negative.
+    pub negatives: Tensor<1, Int>,
+}
+
+impl<B: CrossEntropyBackend> InfoNceLoss<B> {
+    /// The mean loss of queries `[N, F]` with their positives `[N, F]`, against negatives `[K, F]` that
+    /// they have in common: momentum contrast.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+    pub fn forward(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+    ) -> Tensor<1> {
+        unwrap(self.try_forward(query, positive, negatives))
+    }
+
+    /// [`forward`](Self::forward) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        let (similarities, target) = self.with_positive(query, positive, negatives)?;
+        self.loss(similarities, target)
+    }
+
+    /// [`forward`](Self::forward) without the negatives that have the id of the query: the old key of a
+    /// sample, which a queue still holds, is no negative of the sample itself.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+    pub fn forward_with_ids(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+        ids: SampleIds,
+    ) -> Tensor<1> {
+        unwrap(self.try_forward_with_ids(query, positive, negatives, ids))
+    }
+
+    /// [`forward_with_ids`](Self::forward_with_ids) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_with_ids(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+        ids: SampleIds,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        for (of, ids, rows) in [
+            ("queries", &ids.queries, query.dims()[0]),
+            ("negatives", &ids.negatives, negatives.dims()[0]),
+        ] {
+            let ids = ids.dims()[0];
+            if ids != rows {
+                return Err(ContrastiveError::SampleIds { of, ids, rows });
+            }
+        }
+        let (mut similarities, target) = self.with_positive(query, positive, negatives)?;
+        similarities.excluded = Some(same_id(ids.queries, ids.negatives));
+        self.loss(similarities, target)
+    }
+
+    /// The loss of [`forward`](Self::forward) and what the same pass knows of every row, such as whether
+    /// the positive was the most similar (`predicted` is 0), see
+    /// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_output(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+    ) -> CrossEntropyOutput<2> {
+        let computed =
+            self.with_positive(query, positive, negatives)
+                .and_then(|(similarities, target)| {
+                    let loss: CrossEntropyLoss<B> = self.settings.loss();
+                    let request = (DetailsOf::Target, RangeCheck::WhereFree);
+                    Ok(loss.output(similarities, target, request)?)
+                });
+        unwrap(computed)
+    }
+
+    /// The mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the other
+    /// view, the negatives are other rows of the batch, see [`InBatch`].
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+    pub fn forward_in_batch(&self, a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
+        unwrap(self.try_forward_in_batch(a, b))
+    }
+
+    /// [`forward_in_batch`](Self::forward_in_batch) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_in_batch(
+        &self,
+        a: Tensor<2>,
+        b: Tensor<2>,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        if a.dims()[0] != b.dims()[0] {
+            return Err(ContrastiveError::Rows {
+                one: ("a", a.dims()),
+                other: ("b", b.dims()),
+            });
+        }
+        check_features(("a", &a), ("b", &b))?;
+        let rows = a.dims()[0] as i64;
+        let device = a.device().without_autodiff();
+        let own = || Tensor::<1, Int>::arange(0..rows, &device);
+        let (a, b) = (self.normalised(a), self.normalised(b));
+        match self.settings.in_batch {
+            InBatch::OneSided => self.pairs(self.scaled(a), b, own()),
+            InBatch::Symmetric => {
+                let there = self.pairs(self.scaled(a.clone()), b.clone(), own())?;
+                let back = self.pairs(self.scaled(b), a, own())?;
+                Ok((there + back) / 2.0)
+            }
+            InBatch::NtXent => {
+                let both = Tensor::cat(vec![a, b], 0);
+                let others = Tensor::cat(vec![own() + rows, own()], 0);
+                let ids = || Tensor::<1, Int>::arange(0..2 * rows, &device);
+                let mut similarities = self.similarities(self.scaled(both.clone()), both);
+                similarities.excluded = Some(same_id(ids(), ids()));
+                self.loss(similarities, others)
+            }
+        }
+    }
+
+    /// The mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`: of row `i` the row
+    /// `positive[i]`; all other rows are its negatives. A row without a positive has the index -100, and
+    /// is ignored.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or, on the CPU
+    /// backends, if an index is no row of the keys.
+    pub fn forward_pairs(
+        &self,
+        query: Tensor<2>,
+        keys: Tensor<2>,
+        positive: Tensor<1, Int>,
+    ) -> Tensor<1> {
+        unwrap(self.try_forward_pairs(query, keys, positive))
+    }
+
+    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_pairs(
+        &self,
+        query: Tensor<2>,
+        keys: Tensor<2>,
+        positive: Tensor<1, Int>,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        check_features(("query", &query), ("keys", &keys))?;
+        let (query, keys) = (self.normalised(query), self.normalised(keys));
+        self.pairs(self.scaled(query), keys, positive)
+    }
+
+    /// One over the temperature that the logits are multiplied by, `[1]`; with its gradient where it is
+    /// learnt.
+    pub fn scale(&self, device: &Device) -> Tensor<1> {
+        match &self.log_scale {
+            None => Tensor::from_floats([1.0 / self.settings.temperature], device),
+            Some(log_scale) => {
+                let free = log_scale.val();
+                let largest = self.settings.max_scale.ln();
+                // The gradient is that of the parameter, also where it stands at the bound.
+                let bound = free.clone().detach().clamp_max(largest) - free.clone().detach();
+                (free + bound).exp()
+            }
+        }
+    }
+
+    /// The temperature that is in use. Waits for the device where it is learnt.
+    pub fn temperature(&self) -> f32 {
+        match &self.log_scale {
+            None => self.settings.temperature,
+            Some(log_scale) => {
+                let device = log_scale.val().device();
+                1.0 / self.scale(&device).into_scalar::<f32>()
+            }
+        }
+    }
+
+    /// With the parameter of the temperature brought back to its bound, as CLIP does after every step
+    /// of the optimizer. Without this the parameter may go on beyond the bound, where it changes nothing.
+    pub fn clamp_scale(mut self) -> Self {
+        let largest = self.settings.max_scale.ln();
+        self.log_scale = self
+            .log_scale
+            .map(|parameter| parameter.map(|value| value.clamp_max(largest)));
+        self
+    }
+
+    /// Similarities with the positive at index 0, and the target of every row.
+    fn with_positive(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+    ) -> Result<(Projected, Tensor<1, Int>), ContrastiveError> {
+        if query.dims()[0] != positive.dims()[0] {
+            return Err(ContrastiveError::Rows {
+                one: ("query", query.dims()),
+                other: ("positive", positive.dims()),
+            });
+        }
+        check_features(("query", &query), ("positive", &positive))?;
+        check_features(("query", &query), ("negatives", &negatives))?;
+        let query = self.scaled(self.normalised(query));
+        let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
+        let dtype = query.dtype();
+        let own = in_f32_at_least(query.clone()) * in_f32_at_least(positive);
+        let own: Tensor<1> = own.sum_dim(1).cast(dtype).squeeze_dim(1);
+        let device = query.device().without_autodiff();
+        let target = Tensor::<1, Int>::zeros([query.dims()[0]], &device);
+        let mut similarities = self.similarities(query, negatives);
+        similarities.own = Some(own.into_dispatch());
+        Ok((similarities, target))
+    }
+
+    fn pairs(
+        &self,
+        query: Tensor<2>,
+        keys: Tensor<2>,
+        positive: Tensor<1, Int>,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        self.loss(self.similarities(query, keys), positive)
+    }
+
+    fn similarities(&self, query: Tensor<2>, keys: Tensor<2>) -> Projected {
+        Projected {
+            input: query.into_dispatch(),
+            weight: keys.transpose().into_dispatch(),
+            bias: None,
+            own: None,
+            excluded: None,
+            chunk: self.settings.chunk,
+        }
+    }
+
+    fn loss(
+        &self,
+        similarities: Projected,
+        target: impl CrossEntropyTarget<2>,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        let loss: CrossEntropyLoss<B> = self.settings.loss();
+        Ok(loss.reduced(similarities, target, RangeCheck::WhereFree)?)
+    }
+
+    fn normalised(&self, features: Tensor<2>) -> Tensor<2> {
+        match self.settings.normalize {
+            true => unit_length(features),
+            false => features,
+        }
+    }
+
+    /// Queries over the temperature: their products with the keys are the logits.
+    fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
+        if self.log_scale.is_none() {
+            return query.div_scalar(self.settings.temperature);
+        }
+        let dtype = query.dtype();
+        let wide = in_f32_at_least(query);
+        let scale = self.scale(&wide.device()).cast(wide.dtype());
+        (wide * scale.unsqueeze::<2>()).cast(dtype)
+    }
+}
+
+/// The logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query `[N, F]` to its
+/// own positive `[N, F]` at index 0, then those to all negatives `[K, F]`, over the temperature. The
+/// target of every row is 0.
+///
+/// For those who want to see them; [`InfoNceLoss::forward`] gives their loss without holding them. The
+/// features are taken as they are.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{cross_entropy, moco_logits};
+///
+/// let device = Device::flex();
+/// let (query, positive) = (Tensor::<2>::ones([2, 3], &device), Tensor::<2>::ones([2, 3], &device));
+/// let logits = moco_logits(query, positive, Tensor::zeros([5, 3], &device), 0.5);
+/// assert_eq!(logits.dims(), [2, 6]);
+/// let loss = cross_entropy(logits, Tensor::<1, Int>::zeros([2], &device));
+/// assert!((loss.into_scalar::<f32>() - (5.0 * (-6f32).exp()).ln_1p()).abs() < 1e-6);
+/// ```
+///
+/// # Panics
+///
+/// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+pub fn moco_logits(
+    query: Tensor<2>,
+    positive: Tensor<2>,
+    negatives: Tensor<2>,
+    temperature: f32,
+) -> Tensor<2> {
+    if query.dims() != positive.dims() {
+        unwrap::<()>(Err(ContrastiveError::Rows {
+            one: ("query", query.dims()),
+            other: ("positive", positive.dims()),
+        }));
+    }
+    unwrap(check_features(("query", &query), ("negatives", &negatives)));
+    let own = (query.clone() * positive).sum_dim(1);
+    let others = query.matmul(negatives.transpose());
+    Tensor::cat(vec![own, others], 1).div_scalar(temperature)
+}
+
+/// Ids in one dtype.
+fn same_id(rows: Tensor<1, Int>, columns: Tensor<1, Int>) -> SameId {
+    let dtype: DType = rows.dtype();
+    let columns = match columns.dtype() == dtype {
+        true => columns,
+        false => columns.cast(dtype),
+    };
+    SameId {
+        rows: rows.into_dispatch(),
+        columns: columns.into_dispatch(),
+    }
+}
+
+fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
+}

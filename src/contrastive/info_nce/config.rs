@@ -1,0 +1,187 @@
+//! The options of the contrastive loss.
+
+use std::marker::PhantomData;
+
+use burn::backend::Dispatch;
+use burn::config::Config;
+use burn::module::{Content, Param};
+use burn::nn::loss::Reduction;
+use burn::tensor::{Device, Tensor};
+
+use super::InfoNceLoss;
+use crate::backend::CrossEntropyBackend;
+use crate::contrastive::error::ContrastiveError;
+use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
+
+/// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
+#[derive(Config, Copy, Debug, PartialEq, Eq)]
+pub enum InBatch {
+    /// Of a row of the first view all other rows of the second.
+    OneSided,
+    /// The mean of that and of the same with the views exchanged, as in CLIP and MoCo v3 (which multiplies
+    /// it by twice the temperature besides).
+    Symmetric,
+    /// NT-Xent of SimCLR: of a row of either view all other rows of both, but for itself.
+    NtXent,
+}
+
+/// Configuration of [`InfoNceLoss`].
+///
+/// ```
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::{InBatch, InfoNceLossConfig};
+///
+/// let simclr = InfoNceLossConfig::new()
+///     .with_temperature(0.5)
+///     .with_in_batch(InBatch::NtXent)
+///     .init(&Device::flex());
+/// let clip = InfoNceLossConfig::new().with_learnable(true).init(&Device::flex());
+/// assert!((clip.temperature() - 0.07).abs() < 1e-6);
+/// ```
+#[derive(Config, Debug)]
+pub struct InfoNceLossConfig {
+    /// What similarities are divided by: positive and finite; the first value of a learnable one.
+    /// Default: 0.07, of MoCo and CLIP.
+    #[config(default = 0.07)]
+    pub temperature: f32,
+    /// Whether the temperature is learnt: the logarithm of one over it is then a parameter. Default:
+    /// `false`.
+    #[config(default = false)]
+    pub learnable: bool,
+    /// The largest number that a learnable temperature lets similarities be multiplied by. Default: 100,
+    /// of CLIP.
+    #[config(default = 100.0)]
+    pub max_scale: f32,
+    /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
+    #[config(default = true)]
+    pub normalize: bool,
+    /// Which rows are the negatives in [`InfoNceLoss::forward_in_batch`]. Default:
+    /// [`InBatch::Symmetric`].
+    #[config(default = "InBatch::Symmetric")]
+    pub in_batch: InBatch,
+    /// How the losses of the rows become the result: `Mean` (or `Auto`, the same), or `Sum`. Default:
+    /// `Mean`.
+    #[config(default = "Reduction::Mean")]
+    pub reduction: Reduction,
+    /// The bytes that similarities may take at one time, see
+    /// [`LinearCrossEntropyLossConfig::chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
+    /// Default: 64 MiB.
+    #[config(default = "64 << 20")]
+    pub chunk_bytes: usize,
+}
+
+impl Default for InfoNceLossConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The options in the form that a call needs.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) temperature: f32,
+    pub(super) max_scale: f32,
+    pub(super) normalize: bool,
+    pub(super) in_batch: InBatch,
+    pub(super) chunk: Chunk,
+    reduction: Reduction,
+}
+
+impl Settings {
+    /// The loss over the similarities.
+    pub(super) fn loss<B: CrossEntropyBackend>(&self) -> CrossEntropyLoss<B> {
+        let config = CrossEntropyLossConfig::new().with_reduction(self.reduction.clone());
+        CrossEntropyLoss::without_weights(&config)
+    }
+
+    pub(super) fn display(&self, content: Content) -> Option<Content> {
+        content
+            .add("temperature", &self.temperature)
+            .add("max_scale", &self.max_scale)
+            .add("normalize", &self.normalize)
+            .add("in_batch", &format!("{:?}", self.in_batch))
+            .add("reduction", &format!("{:?}", self.reduction))
+            .add("chunk", &format!("{:?}", self.chunk))
+            .optional()
+    }
+}
+
+impl InfoNceLossConfig {
+    /// The loss for tensors of every backend; a learnable temperature is on the device.
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> InfoNceLoss {
+        self.init_for::<Dispatch>(device)
+    }
+
+    /// The loss bound to the backend `B` at compile time, see
+    /// [`CrossEntropyLossConfig::init_for`](crate::CrossEntropyLossConfig::init_for).
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> InfoNceLoss<B> {
+        self.try_init_for(device)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ContrastiveError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init_for<B: CrossEntropyBackend>(
+        &self,
+        device: &Device,
+    ) -> Result<InfoNceLoss<B>, ContrastiveError> {
+        check_positive("temperature", self.temperature)?;
+        check_positive("max_scale", self.max_scale)?;
+        if matches!(self.reduction, Reduction::BatchMean) {
+            return Err(invalid(
+                "reduction",
+                format!("{:?}", self.reduction),
+                "Mean, Auto or Sum",
+            ));
+        }
+        if self.learnable && 1.0 / self.temperature > self.max_scale {
+            return Err(invalid(
+                "temperature",
+                self.temperature.to_string(),
+                "at least one over `max_scale`, where it is learnable",
+            ));
+        }
+        let first = -self.temperature.ln();
+        Ok(InfoNceLoss {
+            log_scale: self
+                .learnable
+                .then(|| Param::from_tensor(Tensor::from_floats([first], device))),
+            settings: Settings {
+                temperature: self.temperature,
+                max_scale: self.max_scale,
+                normalize: self.normalize,
+                in_batch: self.in_batch,
+                chunk: Chunk::Bytes(self.chunk_bytes),
+                reduction: self.reduction.clone(),
+            },
+            backend: PhantomData,
+        })
+    }
+}
+
+fn check_positive(field: &'static str, value: f32) -> Result<(), ContrastiveError> {
+    match value.is_finite() && value > 0.0 && (1.0 / value).is_finite() {
+        true => Ok(()),
+        false => Err(invalid(field, value.to_string(), "positive and finite")),
+    }
+}
+
+fn invalid(field: &'static str, value: String, expected: &'static str) -> ContrastiveError {
+    ContrastiveError::InvalidConfig {
+        part: "contrastive loss",
+        field,
+        value,
+        expected,
+    }
+}
