@@ -99,10 +99,10 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
 ///
 /// # In a module
 ///
-/// The queue is a [`Module`](burn::module::Module), as a field of a user's or for itself. It follows its module to other devices,
-/// and is saved in records and loaded from them with all it holds, its position and its length. It counts no
-/// parameters, an optimizer does not change it, and no setting makes it require gradients. A clone is a
-/// queue of its own.
+/// The queue is a [`Module`](burn::module::Module), for itself or as a field of a user's. It follows its
+/// module to other devices, and is saved in records and loaded from them with all it holds, its position and its
+/// length. It counts no parameters, an optimizer does not change it, and no setting makes it require
+/// gradients. A clone is a queue of its own.
 ///
 /// A record fits a queue of the same capacity and features. Where it is loaded in part, the queue
 /// takes the position and the length with the keys they belong to or not at all, and is empty where ids

@@ -282,7 +282,7 @@ fn a_queue_follows_its_model_to_another_device() {
         model.clone().fork(&ndarray.clone().autodiff()),
         Contrast::new(empty(4, true, &ndarray), &ndarray).load_record(record(model)),
     ] {
-        assert_eq!(moved.queue.devices(), [ndarray.clone()]);
+        assert_eq!(moved.queue.devices(), std::slice::from_ref(&ndarray));
         assert_eq!(contents(&moved.queue), expected);
         let mut queue = moved.queue;
         push(&mut queue, 6, 2);
