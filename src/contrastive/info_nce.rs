@@ -300,8 +300,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 let free = log_scale.val();
                 let largest = self.settings.max_scale.ln();
                 // The gradient is that of the parameter, also where it stands at the bound.
-                let bound = free.clone().detach().clamp_max(largest) - free.clone().detach();
-                (free + bound).exp()
+                let plain = free.clone().without_autodiff();
+                let beyond = plain.clone() - plain.clamp_max(largest);
+                (free - beyond).exp()
             }
         }
     }

@@ -14,6 +14,7 @@ mod fixtures;
 mod forms;
 mod fused;
 mod fuzz;
+mod info_nce;
 mod linear;
 mod meaning;
 #[cfg(feature = "train")]

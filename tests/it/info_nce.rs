@@ -1,0 +1,427 @@
+//! The contrastive loss against its formula in f64, and its gradients against central differences of it.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds, cross_entropy,
+    moco_logits,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::run::{float_tensor, numbers};
+use crate::common::tolerance::{assert_numbers, of_projection};
+
+const FEATURES: usize = 5;
+const STEP: f64 = 1e-5;
+
+/// Which form of the loss, on the tensors of a [`Problem`].
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Queries, positives, negatives.
+    Momentum,
+    /// The same with ids.
+    Ids,
+    /// Two views.
+    InBatch(InBatch),
+    /// Queries and keys with the indices of positives.
+    Pairs,
+}
+
+/// Tensors of rows of [`FEATURES`] numbers, and a temperature.
+#[derive(Clone)]
+struct Problem {
+    form: Form,
+    tensors: Vec<Vec<f64>>,
+    config: InfoNceLossConfig,
+    log_scale: f64,
+    upstream: f64,
+}
+
+const QUERY_IDS: [i64; 7] = [3, 4, 5, 6, 7, 8, 9];
+const NEGATIVE_IDS: [i64; 11] = [3, 3, 20, 5, 21, 22, 9, 23, 24, 25, 26];
+const POSITIVES: [i64; 7] = [10, 0, -100, 4, 4, 9, -100];
+
+impl Problem {
+    fn new(form: Form, config: InfoNceLossConfig) -> Self {
+        let mut rng = StdRng::seed_from_u64(21);
+        let rows: &[usize] = match form {
+            Form::Momentum | Form::Ids => &[7, 7, 11],
+            Form::InBatch(_) => &[7, 7],
+            Form::Pairs => &[7, 11],
+        };
+        let mut tensor = |rows: &usize| -> Vec<f64> {
+            let number = |_| f64::from(rng.random_range(-1.0f32..1.0));
+            (0..rows * FEATURES).map(number).collect()
+        };
+        let config = match form {
+            Form::InBatch(in_batch) => config.with_in_batch(in_batch),
+            _ => config,
+        };
+        Self {
+            form,
+            tensors: rows.iter().map(&mut tensor).collect(),
+            log_scale: -f64::from(config.temperature).ln(),
+            config,
+            upstream: -1.75,
+        }
+    }
+
+    /// The formula, in f64.
+    fn loss(&self) -> f64 {
+        let scale = self.log_scale.exp();
+        let rows: Vec<Vec<Vec<f64>>> = self
+            .tensors
+            .iter()
+            .map(|tensor| tensor.chunks(FEATURES).map(|row| self.unit(row)).collect())
+            .collect();
+        let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+        // One row: the similarity to the positive, and those to the negatives.
+        let of_row = |positive: f64, negatives: Vec<f64>| {
+            let all = negatives.iter().map(|x| ((x - positive) * scale).exp());
+            all.sum::<f64>().ln_1p()
+        };
+        let others =
+            |query: &[f64], keys: &[Vec<f64>], positive: usize, is_key: &dyn Fn(usize) -> bool| {
+                let negatives = (0..keys.len()).filter(|at| *at != positive && is_key(*at));
+                let negatives = negatives.map(|at| dot(query, &keys[at])).collect();
+                of_row(dot(query, &keys[positive]), negatives)
+            };
+        let all = |_: usize| true;
+        let losses: Vec<f64> = match self.form {
+            Form::Momentum | Form::Ids => (0..rows[0].len())
+                .map(|row| {
+                    let query = &rows[0][row];
+                    let kept = (0..rows[2].len()).filter(|at| {
+                        !matches!(self.form, Form::Ids) || NEGATIVE_IDS[*at] != QUERY_IDS[row]
+                    });
+                    let negatives = kept.map(|at| dot(query, &rows[2][at])).collect();
+                    of_row(dot(query, &rows[1][row]), negatives)
+                })
+                .collect(),
+            Form::InBatch(InBatch::OneSided) => (0..7)
+                .map(|row| others(&rows[0][row], &rows[1], row, &all))
+                .collect(),
+            Form::InBatch(InBatch::Symmetric) => (0..7)
+                .map(|row| {
+                    let there = others(&rows[0][row], &rows[1], row, &all);
+                    let back = others(&rows[1][row], &rows[0], row, &all);
+                    (there + back) / 2.0
+                })
+                .collect(),
+            Form::InBatch(InBatch::NtXent) => {
+                let both = [rows[0].clone(), rows[1].clone()].concat();
+                (0..14)
+                    .map(|row| others(&both[row], &both, (row + 7) % 14, &|at| at != row))
+                    .collect()
+            }
+            Form::Pairs => (0..7)
+                .filter(|row| POSITIVES[*row] >= 0)
+                .map(|row| others(&rows[0][row], &rows[1], POSITIVES[row] as usize, &all))
+                .collect(),
+        };
+        let sum: f64 = losses.iter().sum();
+        match self.config.reduction {
+            Reduction::Sum => sum,
+            _ => sum / losses.len() as f64,
+        }
+    }
+
+    fn unit(&self, row: &[f64]) -> Vec<f64> {
+        let length = match self.config.normalize {
+            true => row.iter().map(|x| x * x).sum::<f64>().sqrt(),
+            false => 1.0,
+        };
+        row.iter().map(|x| x / length).collect()
+    }
+
+    /// The gradients of the tensors and of the temperature's parameter, times the upstream gradient.
+    fn gradients(&self) -> (Vec<Vec<f64>>, f64) {
+        let slope = |change: &dyn Fn(&mut Self, f64)| {
+            let at = |step: f64| {
+                let mut moved = self.clone();
+                change(&mut moved, step);
+                moved.loss()
+            };
+            (at(STEP) - at(-STEP)) / (2.0 * STEP) * self.upstream
+        };
+        let of_tensor = |(tensor, values): (usize, &Vec<f64>)| {
+            let of_number = |at| slope(&|moved, step| moved.tensors[tensor][at] += step);
+            (0..values.len()).map(of_number).collect()
+        };
+        let tensors = self.tensors.iter().enumerate().map(of_tensor).collect();
+        (tensors, slope(&|moved, step| moved.log_scale += step))
+    }
+
+    fn leaves(&self, device: &Device) -> Vec<Tensor<2>> {
+        let leaf = |values: &Vec<f64>| {
+            let shape = [values.len() / FEATURES, FEATURES];
+            float_tensor::<2>(values, &shape, (device, DType::F32)).require_grad()
+        };
+        self.tensors.iter().map(leaf).collect()
+    }
+
+    fn run<B: CrossEntropyBackend>(
+        &self,
+        loss: &InfoNceLoss<B>,
+        leaves: &[Tensor<2>],
+    ) -> Tensor<1> {
+        let given = |at: usize| leaves[at].clone();
+        let device = leaves[0].device();
+        match self.form {
+            Form::Momentum => loss.forward(given(0), given(1), given(2)),
+            Form::Ids => {
+                let ids = SampleIds {
+                    queries: ints(&QUERY_IDS, &device),
+                    negatives: ints(&NEGATIVE_IDS, &device),
+                };
+                loss.forward_with_ids(given(0), given(1), given(2), ids)
+            }
+            Form::InBatch(_) => loss.forward_in_batch(given(0), given(1)),
+            Form::Pairs => loss.forward_pairs(given(0), given(1), ints(&POSITIVES, &device)),
+        }
+    }
+
+    #[track_caller]
+    fn assert_agrees<B: CrossEntropyBackend>(&self, device: &Device) {
+        let name = format!("{:?} {:?}", self.form, self.config);
+        let loss: InfoNceLoss<B> = self.config.init_for::<B>(device);
+        let leaves = self.leaves(device);
+        let value = self.run(&loss, &leaves);
+        let allowed = of_projection(DType::F32);
+        assert_numbers(&name, &numbers(value.clone()), &[self.loss()], allowed.loss);
+        let gradients = (value * self.upstream).backward();
+        let (expected, of_scale) = self.gradients();
+        for (at, (leaf, expected)) in leaves.iter().zip(&expected).enumerate() {
+            let found = numbers(leaf.grad(&gradients).expect("it is tracked"));
+            let name = format!("{name}: tensor {at}");
+            assert_numbers(&name, &found, expected, allowed.gradient);
+        }
+        if self.config.learnable {
+            let mut found = Vec::new();
+            burn::module::Module::visit(&loss, &mut Gradients(&gradients, &mut found));
+            assert_numbers(&name, &found, &[of_scale], allowed.gradient);
+        }
+    }
+}
+
+/// Collects the gradients of parameters.
+struct Gradients<'a>(&'a burn::tensor::Gradients, &'a mut Vec<f64>);
+
+impl burn::module::ModuleVisitor for Gradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+        let gradient = param.val().grad(self.0).expect("it is a parameter");
+        assert_eq!(gradient.dtype(), DType::F32);
+        self.1.extend(numbers(gradient));
+    }
+}
+
+fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
+    let data = TensorData::new(values.to_vec(), [values.len()]);
+    Tensor::from_data(data, &device.clone().without_autodiff())
+}
+
+const FORMS: [Form; 6] = [
+    Form::Momentum,
+    Form::Ids,
+    Form::InBatch(InBatch::OneSided),
+    Form::InBatch(InBatch::Symmetric),
+    Form::InBatch(InBatch::NtXent),
+    Form::Pairs,
+];
+
+fn every_form_agrees<B: CrossEntropyBackend>(device: &Device) {
+    for form in FORMS {
+        let config = || InfoNceLossConfig::new().with_temperature(0.3);
+        Problem::new(form, config()).assert_agrees::<B>(device);
+        // Three rows at a time.
+        let options = config()
+            .with_chunk_bytes(150)
+            .with_learnable(true)
+            .with_normalize(false)
+            .with_reduction(Reduction::Sum);
+        Problem::new(form, options).assert_agrees::<B>(device);
+        Problem::new(form, config().with_learnable(true)).assert_agrees::<B>(device);
+    }
+}
+
+/// What `forward` gives is the cross-entropy of the logits as a tensor, whose targets are 0.
+fn the_logits_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
+    let config = InfoNceLossConfig::new()
+        .with_temperature(0.3)
+        .with_normalize(false);
+    let problem = Problem::new(Form::Momentum, config);
+    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let leaves = problem.leaves(device);
+    let output = loss.forward_with_output(leaves[0].clone(), leaves[1].clone(), leaves[2].clone());
+    let logits = moco_logits(leaves[0].clone(), leaves[1].clone(), leaves[2].clone(), 0.3);
+    assert_eq!(logits.dims(), [7, 12]);
+    let targets = Tensor::<1, Int>::zeros([7], &device.clone().without_autodiff());
+    let expected = cross_entropy(logits.clone(), targets);
+    assert_numbers("loss", &numbers(output.loss), &numbers(expected), 1e-6);
+    let predicted: Vec<i64> = output.predicted.into_data().iter::<i64>().collect();
+    let most: Vec<i64> = logits.argmax(1).into_data().iter::<i64>().collect();
+    assert_eq!(predicted, most);
+}
+
+/// Without any difference between positive and negatives each of them is as likely; without negatives
+/// there is nothing to be told apart; features of 0 have no direction, and a finite gradient.
+fn the_ends_are_known<B: CrossEntropyBackend>(device: &Device) {
+    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let ones = |rows| Tensor::<2>::ones([rows, 4], device);
+    let same = numbers(loss.forward(ones(3), ones(3), ones(10)));
+    assert_numbers("the same", &same, &[11f64.ln()], 1e-6);
+    let alone = numbers(loss.forward(ones(3), ones(3), ones(0)));
+    assert_eq!(alone, [0.0]);
+    assert!(numbers(loss.forward(ones(0), ones(0), ones(4)))[0].is_nan());
+
+    let zeros = Tensor::<2>::zeros([3, 4], device).require_grad();
+    let value = loss.forward(zeros.clone(), ones(3), ones(10));
+    let gradient = numbers(zeros.grad(&value.backward()).expect("it is tracked"));
+    assert!(gradient.iter().all(|slope| slope.is_finite()));
+}
+
+/// The negatives are a set: another order changes the sums by rounding alone.
+fn the_order_of_negatives_does_not_matter<B: CrossEntropyBackend>(device: &Device) {
+    let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
+    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let run = |reversed: bool| {
+        let leaves = problem.leaves(device);
+        let negatives = match reversed {
+            true => leaves[2].clone().flip([0]),
+            false => leaves[2].clone(),
+        };
+        let value = loss.forward(leaves[0].clone(), leaves[1].clone(), negatives);
+        let gradients = value.clone().backward();
+        let of = |at: usize| numbers(leaves[at].grad(&gradients).expect("it is tracked"));
+        [numbers(value), of(0), of(1), of(2)]
+    };
+    for (found, expected) in run(true).iter().zip(&run(false)) {
+        assert_numbers("reversed", found, expected, 1e-5);
+    }
+}
+
+/// Keys that require no gradient get none, and those of the queries are the same then.
+fn keys_get_a_gradient_only_where_they_ask<B: CrossEntropyBackend>(device: &Device) {
+    let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
+    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let tracked = problem.leaves(device);
+    let all = loss
+        .forward(tracked[0].clone(), tracked[1].clone(), tracked[2].clone())
+        .backward();
+    let query = problem.leaves(device)[0].clone();
+    let constant = |at: usize| tracked[at].clone().detach().set_require_grad(false);
+    let (positive, negatives) = (constant(1), constant(2));
+    let some = loss
+        .forward(query.clone(), positive.clone(), negatives.clone())
+        .backward();
+    assert!(positive.grad(&some).is_none() && negatives.grad(&some).is_none());
+    let expected = numbers(tracked[0].grad(&all).expect("it is tracked"));
+    assert_eq!(numbers(query.grad(&some).expect("it is tracked")), expected);
+}
+
+/// At its bound the scale stays there, and its parameter keeps its gradient.
+fn the_temperature_is_bounded<B: CrossEntropyBackend>(device: &Device) {
+    let config = InfoNceLossConfig::new()
+        .with_learnable(true)
+        .with_max_scale(20.0);
+    let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+    assert!((loss.temperature() - 0.07).abs() < 1e-6);
+    let warmer = burn::module::Module::map(loss, &mut Added(1.0));
+    assert!((warmer.temperature() - 0.05).abs() < 1e-6);
+    let mut found = Vec::new();
+    let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
+    let gradients = problem.run(&warmer, &problem.leaves(device)).backward();
+    burn::module::Module::visit(&warmer, &mut Gradients(&gradients, &mut found));
+    assert!(found.len() == 1 && found[0] != 0.0);
+    let back = burn::module::Module::map(warmer.clamp_scale(), &mut Added(-1.0));
+    let expected = 1.0 / (20.0 * (-1f32).exp());
+    assert!((back.temperature() - expected).abs() < 1e-5);
+}
+
+/// Adds to every parameter.
+struct Added(f32);
+
+impl burn::module::ModuleMapper for Added {
+    fn map_float<const D: usize>(
+        &mut self,
+        param: burn::module::Param<Tensor<D>>,
+    ) -> burn::module::Param<Tensor<D>> {
+        param.map(|value| {
+            let moved = value.detach() + self.0;
+            moved.detach().require_grad()
+        })
+    }
+}
+
+fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
+    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let zeros = |shape| Tensor::<2>::zeros(shape, device);
+    let says = |result: Result<Tensor<1>, burn_cross_entropy::ContrastiveError>, part: &str| {
+        let error = result.expect_err("this does not fit").to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    says(
+        loss.try_forward(zeros([2, 3]), zeros([4, 3]), zeros([5, 3])),
+        "expected as many rows",
+    );
+    says(
+        loss.try_forward(zeros([2, 3]), zeros([2, 3]), zeros([5, 4])),
+        "`negatives` has shape [5, 4]",
+    );
+    says(
+        loss.try_forward_in_batch(zeros([2, 3]), zeros([2, 4])),
+        "`b` has shape [2, 4]",
+    );
+    let ids = SampleIds {
+        queries: ints(&[1, 2], device),
+        negatives: ints(&[1], device),
+    };
+    says(
+        loss.try_forward_with_ids(zeros([2, 3]), zeros([2, 3]), zeros([5, 3]), ids),
+        "there are 1 ids for 5 negatives",
+    );
+    for (config, part) in [
+        (
+            InfoNceLossConfig::new().with_temperature(0.0),
+            "`temperature` is 0",
+        ),
+        (
+            InfoNceLossConfig::new().with_max_scale(f32::NAN),
+            "`max_scale` is NaN",
+        ),
+        (
+            InfoNceLossConfig::new()
+                .with_learnable(true)
+                .with_temperature(0.001),
+            "one over `max_scale`",
+        ),
+        (
+            InfoNceLossConfig::new().with_reduction(Reduction::BatchMean),
+            "Mean, Auto or Sum",
+        ),
+    ] {
+        let error = config.try_init_for::<B>(device).expect_err("it is refused");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+on_every_cpu_backend!(
+    every_form_agrees,
+    the_logits_are_those_of_the_loss,
+    the_ends_are_known,
+    the_order_of_negatives_does_not_matter,
+    keys_get_a_gradient_only_where_they_ask,
+    the_temperature_is_bounded,
+    what_does_not_fit_is_said,
+);
+on_every_gpu_dispatched!(
+    every_form_agrees,
+    the_logits_are_those_of_the_loss,
+    the_ends_are_known,
+    the_order_of_negatives_does_not_matter,
+    keys_get_a_gradient_only_where_they_ask,
+    the_temperature_is_bounded,
+    what_does_not_fit_is_said,
+);
