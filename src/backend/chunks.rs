@@ -302,6 +302,10 @@ impl<'a, B: Backend, L: OnLogits<B>> Chunks<'a, B, L> {
         };
         match &projection.own {
             MaybeFloat::None => logits,
+            // CubeCL puts no tensors without elements together.
+            MaybeFloat::Some(_) if rows.is_empty() => {
+                B::float_zeros(Shape::new([0, self.classes]), &self.device, dtype)
+            }
             MaybeFloat::Some(own) => {
                 let own = window::<B>(own.clone(), rows);
                 let own = B::float_reshape(own, Shape::new([rows.len(), 1]));

@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
-use self::features::{check_features, in_f32_at_least, unit_length};
+use self::features::{check_features, in_f32_at_least, similarity_of_rows, unit_length};
 use super::error::ContrastiveError;
 use crate::backend::CrossEntropyBackend;
 use crate::loss::{
@@ -345,9 +345,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         check_features(("query", &query), ("negatives", &negatives))?;
         let query = self.scaled(self.normalised(query));
         let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
-        let dtype = query.dtype();
-        let own = in_f32_at_least(query.clone()) * in_f32_at_least(positive);
-        let own: Tensor<1> = own.sum_dim(1).cast(dtype).squeeze_dim(1);
+        let own = similarity_of_rows(query.clone(), positive);
         let device = query.device().without_autodiff();
         let target = Tensor::<1, Int>::zeros([query.dims()[0]], &device);
         let mut similarities = self.similarities(query, negatives);
