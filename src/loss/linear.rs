@@ -126,19 +126,31 @@ impl LinearCrossEntropyLossConfig {
 /// | Tensor | Shape |
 /// |---|---|
 /// | input | `[.., features]`, of rank 1 to 8 |
-/// | weight | `[features, classes]`, as in [`burn::nn::Linear`]; a transposed view is not copied |
+/// | weight | `[features, classes]`, as in [`burn::nn::Linear`], or the transposed view of an embedding |
 /// | bias | `[classes]` |
 /// | target | indices `[..]`, or distributions `[.., classes]`, as in [`CrossEntropyTarget`] |
 ///
-/// Input, weight and bias have one dtype. The gradients of weight and bias are added up in f32 (f64 for
-/// f64), whatever it is, and come in it.
+/// # Dtypes
+///
+/// Input, weight and bias have one dtype, and their gradients come in it. Those of weight and bias are
+/// added up in f32 (f64 for f64), whatever it is. On Flex and NdArray all of the arithmetic is in f32 or
+/// f64, for which f16 and bf16 are widened once, the weight as a whole. On the other backends the logits
+/// of f16 and bf16 have that dtype, as those of a layer have.
 ///
 /// # What is computed
 ///
 /// Only tensors that require a gradient get one, and without any only the loss is computed. A reduced
 /// loss makes its gradients in the forward, while a chunk's logits exist: three matrix products. An
 /// unreduced one ([`forward_no_reduction`](Self::forward_no_reduction), [`log_prob`](Self::log_prob))
-/// makes the logits once more in the backward, since each row has an upstream gradient of its own.
+/// makes the logits once more in the backward, since each row has an upstream gradient of its own; so
+/// does f16 on other backends than Flex and NdArray, whose small gradients must not be rounded before
+/// what scales the loss up has reached them.
+///
+/// Rows that are ignored cost no matrix product on Flex and NdArray, unless the output of rows is asked
+/// for. On a device they do: which they are is known there alone, and it is not waited for.
+///
+/// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray; on a device it is
+/// Burn's matrix product that decides.
 ///
 /// # Example
 ///
