@@ -218,3 +218,32 @@ impl LogitsSource for Projected {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_fits_its_budget_and_the_largest_buffer() {
+        let of_bytes = Chunk::Bytes(1000);
+        assert_eq!(of_bytes.rows(100, None), 10);
+        assert_eq!(of_bytes.rows(101, Some(4000)), 9);
+        assert_eq!(of_bytes.rows(100, Some(250)), 2);
+        // Less than one row can not be made at a time.
+        assert_eq!(of_bytes.rows(1001, None), 1);
+        assert_eq!(of_bytes.rows(100, Some(99)), 1);
+        assert_eq!(of_bytes.rows(0, None), 1000);
+        assert_eq!(Chunk::Bytes(0).rows(4, None), 1);
+        assert_eq!(Chunk::Rows(7).rows(100, Some(250)), 7);
+    }
+
+    /// What a device says of itself bounds a chunk: 1 TiB is asked for, no row has more than a buffer.
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn the_largest_buffer_is_that_of_the_device() {
+        let device = burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+        let largest = routing::largest_buffer(&device).expect("a device has a bound");
+        let rows = Chunk::Bytes(1 << 40).rows(1 << 20, Some(largest));
+        assert!(rows << 20 <= largest && (rows + 1) << 20 > largest);
+    }
+}

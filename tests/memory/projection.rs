@@ -1,7 +1,9 @@
 //! A loss whose logits a projection makes holds the logits of one chunk, however many rows there are.
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
-use burn_cross_entropy::{LinearCrossEntropyLoss, LinearCrossEntropyLossConfig};
+use burn_cross_entropy::{
+    InfoNceLoss, InfoNceLossConfig, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
+};
 
 use super::alone;
 use super::counting::count;
@@ -89,11 +91,42 @@ fn peak_does_not_grow_with_the_rows(device: &Device) {
     }
 }
 
+/// The similarities of a batch to a queue are never there as a whole.
+fn peak_does_not_grow_with_the_queue(device: &Device) {
+    const BATCH: usize = 64;
+    let loss: InfoNceLoss = InfoNceLossConfig::new()
+        .with_normalize(false)
+        .with_chunk_bytes(CHUNK)
+        .init(device);
+    for queue in [1 << 12, 1 << 14] {
+        let random = |rows: usize, device: &Device| {
+            Tensor::<2>::random([rows, FEATURES], Distribution::Default, device)
+        };
+        let query = random(BATCH, device).require_grad();
+        let plain = device.clone().without_autodiff();
+        let (positive, negatives) = (random(BATCH, &plain), random(queue, &plain));
+        let run = || {
+            let value = loss.forward(query.clone(), positive.clone(), negatives.clone());
+            (value.clone(), value.backward())
+        };
+        drop(run());
+        let (_, bytes) = count(run);
+        // A chunk and what the products lay out, and what is of the size of the batch.
+        let most = CHUNK + CHUNK / 2 + 16 * BATCH * FEATURES * size_of::<f32>();
+        assert!(
+            bytes.peak <= most && most < BATCH * queue * size_of::<f32>(),
+            "{} bytes for a queue of {queue}, {most} allowed",
+            bytes.peak
+        );
+    }
+}
+
 #[cfg(feature = "flex")]
 #[test]
 fn flex() {
     let _alone = alone();
     peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
+    peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
 }
 
 #[cfg(feature = "ndarray")]
@@ -101,4 +134,5 @@ fn flex() {
 fn ndarray() {
     let _alone = alone();
     peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
+    peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
 }
