@@ -16,6 +16,8 @@ mod evaluate;
 #[path = "../common/files.rs"]
 mod files;
 mod folders;
+#[path = "../common/interrupt.rs"]
+mod interrupt;
 mod moco;
 mod pca;
 mod pictures;
@@ -27,8 +29,6 @@ mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
@@ -37,12 +37,10 @@ use crate::checkpoint::Checkpoint;
 use crate::digits::Split;
 use crate::encoder::Layer;
 use crate::evaluate::Protocol;
+use crate::interrupt::INTERRUPTED;
 use crate::report::{Baselines, Report};
 use crate::settings::Settings;
 use crate::train::{Ending, Trainer};
-
-/// The exit code of shells for a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
 
 /// Learn to recognise handwritten digits without labels, by momentum contrast (MoCo).
 ///
@@ -87,7 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
-    let interrupted = watch_for_interrupts()?;
+    let interrupted = interrupt::watch()?;
     let device = arguments.backend.device()?;
     let checkpoint = Checkpoint::in_folder(&arguments.output);
     let saved = if arguments.resume {
@@ -177,18 +175,4 @@ fn finish(
         ),
     }
     Ok(())
-}
-
-/// A flag that the first Ctrl-C raises; the second one ends the program at once, which leaves the
-/// last checkpoint as it is.
-fn watch_for_interrupts() -> Result<Arc<AtomicBool>, String> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    })
-    .map_err(|error| format!("Ctrl-C cannot be watched for: {error}"))?;
-    Ok(interrupted)
 }

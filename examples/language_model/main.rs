@@ -1,0 +1,160 @@
+//! A small transformer that learns to write, character by character: the command line and the story
+//! of a run.
+//!
+//! `cargo run --release --example language_model -- --help` explains the options.
+
+#[path = "../common/backend.rs"]
+mod backend;
+#[allow(dead_code)] // Nothing here is set vertically centred.
+#[path = "../common/canvas.rs"]
+mod canvas;
+mod counts;
+#[path = "../common/files.rs"]
+mod files;
+mod generate;
+#[path = "../common/interrupt.rs"]
+mod interrupt;
+mod memory;
+mod model;
+mod picture;
+mod report;
+mod text;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use burn::module::Module;
+use clap::Parser;
+use clap::builder::RangedU64ValueParser;
+
+use crate::backend::BackendName;
+use crate::interrupt::INTERRUPTED;
+use crate::model::FEATURES;
+use crate::text::{LENGTH, Split, Vocabulary};
+use crate::train::{Settings, Trainer};
+
+/// Characters of the training text that the model is given to go on from.
+const GIVEN: usize = 60;
+/// Rows, features and classes: the vocabulary of GPT-2, a third of its features, so that it is soon
+/// measured.
+const LARGE: [usize; 3] = [2048, 256, 50_257];
+
+/// Learn to write, character by character: a small transformer, trained without a logits tensor.
+///
+/// The loss takes the hidden states and the embedding, turned around, and makes the logits for
+/// some rows at a time. The result is measured on the last tenth of the text, which the
+/// training does not see, beside counts of which character follows which, and the
+/// memory of the loss beside that of the same loss over a logits tensor. The text, this project's
+/// own documentation, is part of the program.
+#[derive(Parser)]
+#[command(name = "language_model", version)]
+struct Arguments {
+    /// Where to compute. The build must have the backend's Cargo feature.
+    #[arg(long, value_enum, default_value_t = BackendName::Flex)]
+    backend: BackendName,
+
+    #[command(flatten)]
+    settings: Settings,
+
+    /// A text of your own to learn instead, in UTF-8; 100 kB or more give a better idea.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Characters that the model writes in the end.
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    sample: usize,
+
+    /// Folder for the picture and the sample.
+    #[arg(long, value_name = "FOLDER", default_value = "language-model-output")]
+    output: PathBuf,
+}
+
+fn at_least_1() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(sentence) => {
+            eprintln!("error: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, String> {
+    let interrupted = interrupt::watch()?;
+    let device = arguments.backend.device()?;
+    let text = text::read(arguments.text.as_deref())?;
+    let vocabulary = Vocabulary::of(&text);
+    let classes = vocabulary.len();
+    let split = Split::of(vocabulary.encode(&text))?;
+    files::make_folder(&arguments.output)?;
+    let settings = arguments.settings;
+    let mut trainer = Trainer::new(settings, classes, &device);
+    println!(
+        "{} characters to learn from and {} held out, {classes} different ones; {} parameters; \
+         backend {}.",
+        split.training.len(),
+        split.held_out.len(),
+        trainer.model.num_params(),
+        arguments.backend,
+    );
+    let mut guesses = report::baselines(&split, classes);
+
+    trainer.train(&split, &interrupted)?;
+    let stopped = || interrupted.load(Ordering::SeqCst);
+    let last = trainer.history.last().ok_or("there was no step")?;
+    if stopped() {
+        println!(
+            "Interrupted after step {} of {}; what there is will be written. A second Ctrl-C ends \
+             at once.",
+            last.step, settings.steps
+        );
+    }
+    files::replace_file(&arguments.output.join("perplexity.png"), |path| {
+        picture::draw(&trainer.history, &guesses[1..], path)
+    })?;
+    let given = &split.training[split.training.len() - GIVEN..];
+    let model = trainer.model.valid();
+    let written = generate::go_on(&model, given, arguments.sample, &mut trainer.random)?;
+    report::show_sample(
+        &vocabulary.decode(given),
+        &vocabulary.decode(&written),
+        &arguments.output,
+    )?;
+    guesses.push(("the model".to_string(), last.held_out));
+    report::print_guesses(&guesses, split.held_out.len() - 1);
+    if stopped() {
+        println!("The memory of the loss was not measured.");
+    } else if matches!(arguments.backend, BackendName::Flex | BackendName::Ndarray) {
+        let own = [settings.batch_size * LENGTH, FEATURES, classes];
+        report::print_memory(&[own, LARGE], &device);
+    } else {
+        println!(
+            "The memory of the loss is not measured on {}: the counter sees that of the CPU.",
+            arguments.backend
+        );
+    }
+    println!(
+        "\nThe picture and the sample are in {}.",
+        arguments.output.display()
+    );
+    Ok(if stopped() {
+        ExitCode::from(INTERRUPTED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// One test at a time that draws from the backend's random numbers or counts memory: both are
+/// the process's.
+#[cfg(test)]
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    LOCK.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,73 @@
+//! What a run achieved: the sample and the tables.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use crate::counts::{Counts, LONGEST};
+use crate::files::replace_file;
+use crate::memory;
+use crate::text::Split;
+
+/// Whose guess at the next character it is, and what that costs in bits per character.
+pub type Guess = (String, f64);
+
+/// What has to be beaten: all characters alike, then counts, the weakest first.
+pub fn baselines(split: &Split, classes: usize) -> Vec<Guess> {
+    let alike = format!("all {classes} characters alike");
+    let counts = Counts::of(&split.training, classes);
+    let after = |before| {
+        let plural = if before == 1 { "" } else { "s" };
+        let name = format!("counts after {before} character{plural}");
+        (name, counts.bits(&split.held_out, before))
+    };
+    let mut guesses = vec![(alike, (classes as f64).log2())];
+    guesses.extend([1, 2, LONGEST].map(after));
+    guesses
+}
+
+/// Writes and prints how the model goes on where the training text ends.
+pub fn show_sample(given: &str, written: &str, folder: &Path) -> Result<(), String> {
+    replace_file(&folder.join("sample.txt"), |path| {
+        std::fs::write(path, format!("{given}{written}\n"))
+            .map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    })?;
+    println!("\nThe training text ends with:");
+    print_indented(given);
+    println!("and the model goes on:");
+    print_indented(written);
+    Ok(())
+}
+
+fn print_indented(text: &str) {
+    for line in text.lines() {
+        println!("    {line}");
+    }
+}
+
+/// Prints what was learned, beside what has to be beaten.
+pub fn print_guesses(guesses: &[Guess], held_out: usize) {
+    println!("\nGuessing each of {held_out} held-out characters from those before it:");
+    println!("{:26}  bits per character  perplexity", "");
+    for (by, bits) in guesses {
+        println!("  {by:24}  {bits:18.2}  {:10.2}", bits.exp2());
+    }
+}
+
+/// Measures and prints the memory of the loss, for rows, features and classes.
+pub fn print_memory(sizes: &[[usize; 3]], device: &Device) {
+    println!("\nMemory of the loss, forward and backward, at its highest (MB):");
+    println!("  rows  features  classes  with a logits tensor  without  ratio");
+    for size in sizes {
+        let [rows, features, classes] = size;
+        let [with, without] = memory::of_loss(*size, device).map(|bytes| bytes as f64 / 1e6);
+        println!(
+            "  {rows:4}  {features:8}  {classes:7}  {with:20.1}  {without:7.1}  {:5.2}",
+            with / without
+        );
+    }
+    println!(
+        "  (On Flex, the logits tensor's number has a block of the embedding's size in it that is"
+    );
+    println!("  asked for and never written.)");
+}
