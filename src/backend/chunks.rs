@@ -153,11 +153,15 @@ fn multiplied<B: Backend>(
             let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
             let dtype = gradient.dtype();
             let float = accumulation_dtype(dtype);
-            let product = B::float_mul(
-                B::float_cast(gradient, float),
-                B::float_cast(upstream, float),
-            );
-            B::float_cast(product, dtype.into())
+            let gradient = B::float_cast(gradient, float);
+            // What is 0, because no row that counts has reached it, is so whatever the upstream.
+            let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
+            let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
+            let product = B::float_mul(gradient, B::float_cast(upstream, float));
+            B::float_cast(
+                B::float_mask_fill(product, nothing, 0.0.into()),
+                dtype.into(),
+            )
         });
         MaybeFloat::from(product)
     };

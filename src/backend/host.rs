@@ -408,10 +408,20 @@ fn solve_linear<A: Arithmetic, B: HostBackend>(
     }
 }
 
-/// The product of a gradient with an upstream gradient of one number.
+/// The product of a gradient with an upstream gradient of one number. What is 0, because no row that
+/// counts has reached it, is so whatever the number.
 fn times_one<A: Arithmetic, H: HostTensor>(mut gradient: H, upstream: &H) -> H {
     let factor = numbers::<A, H>(upstream)[0];
     if factor == A::ONE {
+        return gradient;
+    }
+    if !factor.to_f64().is_finite() {
+        let gradient_slice = A::slice_mut(gradient.floats_mut());
+        for slope in gradient_slice.expect("it was made in this dtype") {
+            if *slope != A::ZERO {
+                *slope = A::of(slope.to_f64() * factor.to_f64());
+            }
+        }
         return gradient;
     }
     let geometry = Geometry {

@@ -136,17 +136,20 @@ pub(super) fn linear_cross_entropy(
         let projection = counted(projection, &inputs, &options.loss);
         return chunks::forward::<Dispatch, InGraph>(projection, inputs, &options);
     }
+    // The gradients are made before the upstream gradient is known, and not rounded before it is.
+    let float = accumulation_dtype(projection.input.dtype());
+    let plain = |tensor| Dispatch::float_cast(without_autodiff(tensor), float);
     let projection = Projection {
-        input: without_autodiff(projection.input),
-        weight: without_autodiff(projection.weight),
-        bias: projection.bias.into_option().map(without_autodiff).into(),
-        own: projection.own.into_option().map(without_autodiff).into(),
+        input: plain(projection.input),
+        weight: plain(projection.weight),
+        bias: projection.bias.into_option().map(plain).into(),
+        own: projection.own.into_option().map(plain).into(),
         excluded: projection.excluded,
     };
     let inputs = Inputs {
         targets: match inputs.targets {
             Targets::Indices(indices) => Targets::Indices(indices),
-            Targets::Distributions(targets) => Targets::Distributions(without_autodiff(targets)),
+            Targets::Distributions(targets) => Targets::Distributions(plain(targets)),
         },
         ..inputs
     };
@@ -163,6 +166,7 @@ pub(super) fn linear_cross_entropy(
             own,
             targets,
         },
+        dtype: float.into(),
         ..options
     };
     let LinearForward {

@@ -129,6 +129,44 @@ pub enum ContrastiveError {
         /// Name and shape of the other.
         other: (&'static str, [usize; 2]),
     },
+    /// Two tensors of a contrastive loss are of two kinds.
+    #[error(
+        "contrastive loss: the {what} of `{}` is {} and that of `{}` is {}, expected the same; convert one \
+         of them",
+        one.0, one.1, other.0, other.1
+    )]
+    Unlike {
+        /// What differs.
+        what: &'static str,
+        /// Name of one tensor, and what it has.
+        one: (&'static str, String),
+        /// Name of the other, and what it has.
+        other: (&'static str, String),
+    },
+    /// Ids are on another device than the features.
+    #[error(
+        "contrastive loss: the ids of the {of} are on {ids}, but the features are on {features}; move one of \
+         them with `to_device`"
+    )]
+    SampleIdDevice {
+        /// Of what.
+        of: &'static str,
+        /// Their device.
+        ids: String,
+        /// That of the features.
+        features: String,
+    },
+    /// The ids are of two dtypes.
+    #[error(
+        "contrastive loss: the ids of the queries are of dtype {queries}, those of the negatives of \
+         {negatives}, expected the same; cast one of them to the wider"
+    )]
+    SampleIdDtypes {
+        /// Of those of the queries.
+        queries: String,
+        /// Of those of the negatives.
+        negatives: String,
+    },
     /// There are not as many ids as queries or negatives.
     #[error("contrastive loss: there are {ids} ids for {rows} {of}, expected one for each")]
     SampleIds {
@@ -156,4 +194,8 @@ pub enum ContrastiveError {
         /// What the target has there.
         target: String,
     },
+}
+
+pub(super) fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }

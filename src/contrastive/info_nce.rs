@@ -7,12 +7,15 @@ use std::marker::PhantomData;
 
 use burn::backend::Dispatch;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
-use self::features::{check_features, in_f32_at_least, similarity_of_rows, unit_length};
-use super::error::ContrastiveError;
+use self::features::{
+    check_beside, check_rows, in_f32_at_least, over, similarity_of_rows, unit_length,
+};
+use super::error::{ContrastiveError, unwrap};
+use super::momentum::in_autodiff;
 use crate::backend::CrossEntropyBackend;
 use crate::loss::{
     CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, Projected, RangeCheck, SameId,
@@ -43,7 +46,7 @@ use crate::operation::DetailsOf;
 /// # Options
 ///
 /// As in [`InfoNceLossConfig`]. A learnable temperature is a parameter of the module, the logarithm of
-/// `1 / t`, and gets its gradient in f32 (f64 for f64) whatever the dtype of the features.
+/// `1 / t` in f32, and gets its gradient in f32 whatever the dtype of the features.
 ///
 /// # Memory
 ///
@@ -53,7 +56,7 @@ use crate::operation::DetailsOf;
 ///
 /// # Edge cases
 ///
-/// Features of length 0 stay 0 when they are normalised, with a finite gradient. Without negatives the
+/// Features of length 0 have no direction: normalised, they stay as they are. Without negatives the
 /// loss of a row is 0. Over no rows the mean is NaN, as that of
 /// [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
@@ -109,8 +112,33 @@ impl<B: CrossEntropyBackend> ModuleDisplay for InfoNceLoss<B> {
 pub struct SampleIds {
     /// One id for each query.
     pub queries: Tensor<1, Int>,
-    /// One id for each negative.
+    /// One id for each negative, in the dtype of those of the queries.
     pub negatives: Tensor<1, Int>,
+}
+
+impl SampleIds {
+    /// Beside queries on the device.
+    fn same(self, device: &Device) -> Result<SameId, ContrastiveError> {
+        for (of, ids) in [("queries", &self.queries), ("negatives", &self.negatives)] {
+            if ids.device().without_autodiff() != device.clone().without_autodiff() {
+                return Err(ContrastiveError::SampleIdDevice {
+                    of,
+                    ids: format!("{:?}", ids.device()),
+                    features: format!("{device:?}"),
+                });
+            }
+        }
+        if self.queries.dtype() != self.negatives.dtype() {
+            return Err(ContrastiveError::SampleIdDtypes {
+                queries: format!("{:?}", self.queries.dtype()),
+                negatives: format!("{:?}", self.negatives.dtype()),
+            });
+        }
+        Ok(SameId {
+            rows: self.queries.without_autodiff().into_dispatch(),
+            columns: self.negatives.without_autodiff().into_dispatch(),
+        })
+    }
 }
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
@@ -141,7 +169,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         negatives: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
         let (similarities, target) = self.with_positive(query, positive, negatives)?;
-        self.loss(similarities, target)
+        self.loss(similarities, target, RangeCheck::WhereFree)
     }
 
     /// [`forward`](Self::forward) without the negatives that have the id of the query: the old key of a
@@ -181,9 +209,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 return Err(ContrastiveError::SampleIds { of, ids, rows });
             }
         }
+        let device = query.device();
         let (mut similarities, target) = self.with_positive(query, positive, negatives)?;
-        similarities.excluded = Some(same_id(ids.queries, ids.negatives));
-        self.loss(similarities, target)
+        similarities.excluded = Some(ids.same(&device)?);
+        self.loss(similarities, target, RangeCheck::WhereFree)
     }
 
     /// The loss of [`forward`](Self::forward) and what the same pass knows of every row, such as whether
@@ -199,14 +228,24 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         positive: Tensor<2>,
         negatives: Tensor<2>,
     ) -> CrossEntropyOutput<2> {
-        let computed =
-            self.with_positive(query, positive, negatives)
-                .and_then(|(similarities, target)| {
-                    let loss: CrossEntropyLoss<B> = self.settings.loss();
-                    let request = (DetailsOf::Target, RangeCheck::WhereFree);
-                    Ok(loss.output(similarities, target, request)?)
-                });
-        unwrap(computed)
+        unwrap(self.try_forward_with_output(query, positive, negatives))
+    }
+
+    /// [`forward_with_output`](Self::forward_with_output) that returns what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_with_output(
+        &self,
+        query: Tensor<2>,
+        positive: Tensor<2>,
+        negatives: Tensor<2>,
+    ) -> Result<CrossEntropyOutput<2>, ContrastiveError> {
+        let (similarities, target) = self.with_positive(query, positive, negatives)?;
+        let loss: CrossEntropyLoss<B> = self.settings.loss();
+        let request = (DetailsOf::Target, RangeCheck::WhereFree);
+        Ok(loss.output(similarities, target, request)?)
     }
 
     /// The mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the other
@@ -229,31 +268,30 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         a: Tensor<2>,
         b: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        if a.dims()[0] != b.dims()[0] {
-            return Err(ContrastiveError::Rows {
-                one: ("a", a.dims()),
-                other: ("b", b.dims()),
-            });
-        }
-        check_features(("a", &a), ("b", &b))?;
+        check_rows(("a", &a), ("b", &b))?;
+        check_beside(("a", &a), ("b", &b))?;
         let rows = a.dims()[0] as i64;
         let device = a.device().without_autodiff();
         let own = || Tensor::<1, Int>::arange(0..rows, &device);
         let (a, b) = (self.normalised(a), self.normalised(b));
         match self.settings.in_batch {
-            InBatch::OneSided => self.pairs(self.scaled(a), b, own()),
+            InBatch::OneSided => self.pairs(self.scaled(a), b, own(), RangeCheck::WhereFree),
             InBatch::Symmetric => {
-                let there = self.pairs(self.scaled(a.clone()), b.clone(), own())?;
-                let back = self.pairs(self.scaled(b), a, own())?;
+                let check = RangeCheck::WhereFree;
+                let there = self.pairs(self.scaled(a.clone()), b.clone(), own(), check)?;
+                let back = self.pairs(self.scaled(b), a, own(), check)?;
                 Ok((there + back) / 2.0)
             }
             InBatch::NtXent => {
                 let both = Tensor::cat(vec![a, b], 0);
                 let others = Tensor::cat(vec![own() + rows, own()], 0);
-                let ids = || Tensor::<1, Int>::arange(0..2 * rows, &device);
+                let ids = Tensor::<1, Int>::arange(0..2 * rows, &device).into_dispatch();
                 let mut similarities = self.similarities(self.scaled(both.clone()), both);
-                similarities.excluded = Some(same_id(ids(), ids()));
-                self.loss(similarities, others)
+                similarities.excluded = Some(SameId {
+                    rows: ids.clone(),
+                    columns: ids,
+                });
+                self.loss(similarities, others, RangeCheck::WhereFree)
             }
         }
     }
@@ -272,10 +310,11 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Tensor<1> {
-        unwrap(self.try_forward_pairs(query, keys, positive))
+        unwrap(self.with_pairs(query, keys, positive, RangeCheck::WhereFree))
     }
 
-    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong.
+    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong, and that looks for indices out of
+    /// range on every backend, at the price of waiting for the device.
     ///
     /// # Errors
     ///
@@ -286,16 +325,17 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        check_features(("query", &query), ("keys", &keys))?;
-        let (query, keys) = (self.normalised(query), self.normalised(keys));
-        self.pairs(self.scaled(query), keys, positive)
+        self.with_pairs(query, keys, positive, RangeCheck::Always)
     }
 
-    /// One over the temperature that the logits are multiplied by, `[1]`; with its gradient where it is
-    /// learnt.
+    /// One over the temperature, which the similarities are multiplied by: `[1]` on the device, in f32; with
+    /// its gradient where it is learnt.
     pub fn scale(&self, device: &Device) -> Tensor<1> {
-        match &self.log_scale {
-            None => Tensor::from_floats([1.0 / self.settings.temperature], device),
+        let scale = match &self.log_scale {
+            None => {
+                let scale = TensorData::from([1.0 / self.settings.temperature]);
+                return Tensor::from_data(scale, (device, DType::F32));
+            }
             Some(log_scale) => {
                 let free = log_scale.val();
                 let largest = self.settings.max_scale.ln();
@@ -304,6 +344,11 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 let beyond = plain.clone() - plain.clamp_max(largest);
                 (free - beyond).exp()
             }
+        };
+        let is_there = scale.device().without_autodiff() == device.clone().without_autodiff();
+        match is_there {
+            true => scale,
+            false => scale.to_device(device),
         }
     }
 
@@ -322,9 +367,15 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// of the optimizer. Without this the parameter may go on beyond the bound, where it changes nothing.
     pub fn clamp_scale(mut self) -> Self {
         let largest = self.settings.max_scale.ln();
-        self.log_scale = self
-            .log_scale
-            .map(|parameter| parameter.map(|value| value.clamp_max(largest)));
+        self.log_scale = self.log_scale.map(|parameter| {
+            parameter.map(|value| {
+                // The result is a leaf again, which an optimizer finds the gradient of.
+                let strategy = value.gradient_checkpointing_strategy();
+                let require_grad = value.is_require_grad();
+                let bounded = value.without_autodiff().clamp_max(largest);
+                in_autodiff(bounded, strategy).set_require_grad(require_grad)
+            })
+        });
         self
     }
 
@@ -335,14 +386,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         positive: Tensor<2>,
         negatives: Tensor<2>,
     ) -> Result<(Projected, Tensor<1, Int>), ContrastiveError> {
-        if query.dims()[0] != positive.dims()[0] {
-            return Err(ContrastiveError::Rows {
-                one: ("query", query.dims()),
-                other: ("positive", positive.dims()),
-            });
-        }
-        check_features(("query", &query), ("positive", &positive))?;
-        check_features(("query", &query), ("negatives", &negatives))?;
+        check_rows(("query", &query), ("positive", &positive))?;
+        check_beside(("query", &query), ("positive", &positive))?;
+        check_beside(("query", &query), ("negatives", &negatives))?;
+        check_beside(("positive", &positive), ("negatives", &negatives))?;
         let query = self.scaled(self.normalised(query));
         let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
         let own = similarity_of_rows(query.clone(), positive);
@@ -353,13 +400,26 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         Ok((similarities, target))
     }
 
+    fn with_pairs(
+        &self,
+        query: Tensor<2>,
+        keys: Tensor<2>,
+        positive: Tensor<1, Int>,
+        check: RangeCheck,
+    ) -> Result<Tensor<1>, ContrastiveError> {
+        check_beside(("query", &query), ("keys", &keys))?;
+        let (query, keys) = (self.normalised(query), self.normalised(keys));
+        self.pairs(self.scaled(query), keys, positive, check)
+    }
+
     fn pairs(
         &self,
         query: Tensor<2>,
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
+        check: RangeCheck,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        self.loss(self.similarities(query, keys), positive)
+        self.loss(self.similarities(query, keys), positive, check)
     }
 
     fn similarities(&self, query: Tensor<2>, keys: Tensor<2>) -> Projected {
@@ -377,9 +437,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         &self,
         similarities: Projected,
         target: impl CrossEntropyTarget<2>,
+        check: RangeCheck,
     ) -> Result<Tensor<1>, ContrastiveError> {
         let loss: CrossEntropyLoss<B> = self.settings.loss();
-        Ok(loss.reduced(similarities, target, RangeCheck::WhereFree)?)
+        Ok(loss.reduced(similarities, target, check)?)
     }
 
     fn normalised(&self, features: Tensor<2>) -> Tensor<2> {
@@ -392,7 +453,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// Queries over the temperature: their products with the keys are the logits.
     fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
         if self.log_scale.is_none() {
-            return query.div_scalar(self.settings.temperature);
+            return over(query, self.settings.temperature);
         }
         let dtype = query.dtype();
         let wide = in_f32_at_least(query);
@@ -422,38 +483,19 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
 ///
 /// # Panics
 ///
-/// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+/// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or the temperature is not
+/// positive and finite.
 pub fn moco_logits(
     query: Tensor<2>,
     positive: Tensor<2>,
     negatives: Tensor<2>,
     temperature: f32,
 ) -> Tensor<2> {
-    if query.dims() != positive.dims() {
-        unwrap::<()>(Err(ContrastiveError::Rows {
-            one: ("query", query.dims()),
-            other: ("positive", positive.dims()),
-        }));
-    }
-    unwrap(check_features(("query", &query), ("negatives", &negatives)));
+    unwrap(config::check_positive("temperature", temperature));
+    unwrap(check_rows(("query", &query), ("positive", &positive)));
+    unwrap(check_beside(("query", &query), ("positive", &positive)));
+    unwrap(check_beside(("query", &query), ("negatives", &negatives)));
     let own = (query.clone() * positive).sum_dim(1);
     let others = query.matmul(negatives.transpose());
-    Tensor::cat(vec![own, others], 1).div_scalar(temperature)
-}
-
-/// Ids in one dtype.
-fn same_id(rows: Tensor<1, Int>, columns: Tensor<1, Int>) -> SameId {
-    let dtype: DType = rows.dtype();
-    let columns = match columns.dtype() == dtype {
-        true => columns,
-        false => columns.cast(dtype),
-    };
-    SameId {
-        rows: rows.into_dispatch(),
-        columns: columns.into_dispatch(),
-    }
-}
-
-fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
+    over(Tensor::cat(vec![own, others], 1), temperature)
 }

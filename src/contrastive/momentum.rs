@@ -10,7 +10,7 @@ use burn::tensor::kind::Autodiff;
 use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Int, Tensor};
 
 use self::parameters::check_same_parameters;
-use super::error::ContrastiveError;
+use super::error::{ContrastiveError, unwrap};
 
 /// How far a target stays where it is, see [`momentum_update`]. A number is one too, with the default for
 /// buffers.
@@ -129,7 +129,7 @@ pub enum Buffers {
 /// Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2019,
 /// <https://arxiv.org/abs/1911.05722>, equation 2.
 pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Momentum>) -> M {
-    try_momentum_update(online, target, momentum).unwrap_or_else(|error| panic!("{error}"))
+    unwrap(try_momentum_update(online, target, momentum))
 }
 
 /// [`momentum_update`] that returns what is wrong.
@@ -333,7 +333,7 @@ fn in_place_of<const D: usize, K: Autodiff>(
 }
 
 /// With autodiff of that strategy of checkpointing, or without.
-fn in_autodiff<const D: usize, K: Autodiff>(
+pub(super) fn in_autodiff<const D: usize, K: Autodiff>(
     tensor: Tensor<D, K>,
     strategy: Option<GradientCheckpointingStrategy>,
 ) -> Tensor<D, K> {

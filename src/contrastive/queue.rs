@@ -9,7 +9,7 @@ use burn::tensor::kind::{Basic, Numeric};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use self::ring::{Ring, Span};
-use super::error::ContrastiveError;
+use super::error::{ContrastiveError, unwrap};
 
 /// Configuration of a [`NegativeQueue`].
 ///
@@ -360,8 +360,4 @@ fn write<const D: usize, K: Numeric>(held: &mut Tensor<D, K>, batch: Tensor<D, K
         let rows = batch.clone().slice(span.batch.clone());
         held.inplace(|held| held.slice_assign(span.ring.clone(), rows));
     }
-}
-
-fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -2,7 +2,7 @@
 
 use std::f64::consts::FRAC_PI_2;
 
-use super::error::ContrastiveError;
+use super::error::{ContrastiveError, unwrap};
 
 /// The momentum of a target encoder over the steps of a training: from `base` along half a cosine to 1.
 ///
@@ -43,7 +43,7 @@ impl MomentumSchedule {
     ///
     /// With the text of [`ContrastiveError::InvalidConfig`] if `base` is outside `[0, 1]`.
     pub fn cosine(base: f64, steps: usize) -> Self {
-        Self::try_cosine(base, steps).unwrap_or_else(|error| panic!("{error}"))
+        unwrap(Self::try_cosine(base, steps))
     }
 
     /// [`cosine`](Self::cosine) that returns what is wrong.

@@ -133,9 +133,10 @@ impl LinearCrossEntropyLossConfig {
 /// # Dtypes
 ///
 /// Input, weight and bias have one dtype, and their gradients come in it. Those of weight and bias are
-/// added up in f32 (f64 for f64), whatever it is. On Flex and NdArray all of the arithmetic is in f32 or
-/// f64, for which f16 and bf16 are widened once, the weight as a whole. On the other backends the logits
-/// of f16 and bf16 have that dtype, as those of a layer have.
+/// added up over the chunks in f32 (f64 for f64), whatever it is. On Flex and NdArray all of the
+/// arithmetic is in f32 or f64, for which f16 and bf16 are widened once, the weight as a whole. On a
+/// device each product of f16 and bf16 is Burn's and ends in that dtype: the logits of a chunk, as those of
+/// a layer do, and what a chunk adds to the gradients.
 ///
 /// # What is computed
 ///
@@ -148,6 +149,9 @@ impl LinearCrossEntropyLossConfig {
 ///
 /// Rows that are ignored cost no matrix product on Flex and NdArray, unless the output of rows is asked
 /// for. On a device they do: which they are is known there alone, and it is not waited for.
+///
+/// On a backend without kernels of its own in this crate (LibTorch, Remote) an unreduced loss with gradients
+/// holds the logits of all chunks until the backward.
 ///
 /// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray; on a device it is
 /// Burn's matrix product that decides.

@@ -152,6 +152,11 @@ impl LogitsSource for Projected {
                 }
                 .into());
             }
+            for (_, beside) in others.iter().filter(|(other, _)| *other != name) {
+                if let Some(beside) = beside {
+                    check_same_checkpointing(beside, tensor)?;
+                }
+            }
             check_same_checkpointing(&self.input, tensor)?;
         }
         Ok(())

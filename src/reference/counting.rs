@@ -83,6 +83,10 @@ impl<B: Backend> Counting<B> {
         weights: &ClassWeights<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
+        // Not every backend has sums over tensors without elements.
+        if self.index.shape().num_elements() == 0 {
+            return data::<B>(Shape::new([1]), 0.0, &self.index.device(), float);
+        }
         let per_row = self.target_weights(weights, float);
         sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
     }
@@ -90,9 +94,6 @@ impl<B: Backend> Counting<B> {
     /// What a mean divides the losses and the z-losses by: the weight of the rows that count, and
     /// their number; shape `[2]`.
     pub(super) fn totals(&self, weights: &ClassWeights<B>, float: FloatDType) -> FloatTensor<B> {
-        if self.index.shape().num_elements() == 0 {
-            return data::<B>(Shape::new([2]), 0.0, &self.index.device(), float);
-        }
         let counted = self.total_weight(&ClassWeights::Equal, float);
         let total = match weights {
             ClassWeights::Equal => counted.clone(),

@@ -15,6 +15,7 @@ mod forms;
 mod fused;
 mod fuzz;
 mod info_nce;
+mod info_nce_edges;
 mod linear;
 mod meaning;
 #[cfg(feature = "train")]

@@ -6,11 +6,11 @@ use burn::backend::Dispatch;
 use burn::config::Config;
 use burn::module::{Content, Param};
 use burn::nn::loss::Reduction;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::InfoNceLoss;
 use crate::backend::CrossEntropyBackend;
-use crate::contrastive::error::ContrastiveError;
+use crate::contrastive::error::{ContrastiveError, unwrap};
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
 /// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
@@ -123,8 +123,7 @@ impl InfoNceLossConfig {
     ///
     /// If a value is out of its range; the text names the field and the value.
     pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> InfoNceLoss<B> {
-        self.try_init_for(device)
-            .unwrap_or_else(|error| panic!("{error}"))
+        unwrap(self.try_init_for(device))
     }
 
     /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
@@ -152,11 +151,11 @@ impl InfoNceLossConfig {
                 "at least one over `max_scale`, where it is learnable",
             ));
         }
-        let first = -self.temperature.ln();
         Ok(InfoNceLoss {
-            log_scale: self
-                .learnable
-                .then(|| Param::from_tensor(Tensor::from_floats([first], device))),
+            log_scale: self.learnable.then(|| {
+                let first = TensorData::from([-self.temperature.ln()]);
+                Param::from_tensor(Tensor::from_data(first, (device, DType::F32)))
+            }),
             settings: Settings {
                 temperature: self.temperature,
                 max_scale: self.max_scale,
@@ -170,7 +169,7 @@ impl InfoNceLossConfig {
     }
 }
 
-fn check_positive(field: &'static str, value: f32) -> Result<(), ContrastiveError> {
+pub(super) fn check_positive(field: &'static str, value: f32) -> Result<(), ContrastiveError> {
     match value.is_finite() && value > 0.0 && (1.0 / value).is_finite() {
         true => Ok(()),
         false => Err(invalid(field, value.to_string(), "positive and finite")),

@@ -4,24 +4,62 @@ use burn::tensor::{DType, Tensor};
 
 use crate::contrastive::error::ContrastiveError;
 
-/// Squares of lengths below this are taken for it, so that no features are divided by 0.
+/// Rows whose square is below this have no direction.
 const SMALLEST_SQUARE: f32 = 1e-24;
 
-/// Two tensors have features of one number.
-pub(super) fn check_features(
+/// Two tensors have as many rows.
+pub(super) fn check_rows(
     (name, tensor): (&'static str, &Tensor<2>),
     (other_name, other): (&'static str, &Tensor<2>),
 ) -> Result<(), ContrastiveError> {
-    match tensor.dims()[1] == other.dims()[1] {
+    match tensor.dims()[0] == other.dims()[0] {
         true => Ok(()),
-        false => Err(ContrastiveError::OtherFeatures {
+        false => Err(ContrastiveError::Rows {
             one: (name, tensor.dims()),
             other: (other_name, other.dims()),
         }),
     }
 }
 
-/// Rows of length 1. Those of length 0 stay 0, with a finite gradient.
+/// Two tensors can be computed with: as many features, one dtype, one device, one autodiff.
+pub(super) fn check_beside(
+    (name, tensor): (&'static str, &Tensor<2>),
+    (other_name, other): (&'static str, &Tensor<2>),
+) -> Result<(), ContrastiveError> {
+    if tensor.dims()[1] != other.dims()[1] {
+        return Err(ContrastiveError::OtherFeatures {
+            one: (name, tensor.dims()),
+            other: (other_name, other.dims()),
+        });
+    }
+    let differ = |what: &'static str, one: String, another: String| {
+        Err(ContrastiveError::Unlike {
+            what,
+            one: (name, one),
+            other: (other_name, another),
+        })
+    };
+    let (one, another) = (tensor.dtype(), other.dtype());
+    if one != another {
+        return differ("dtype", format!("{one:?}"), format!("{another:?}"));
+    }
+    let (one, another) = (tensor.device(), other.device());
+    if one.clone().without_autodiff() != another.clone().without_autodiff() {
+        return differ("device", format!("{one:?}"), format!("{another:?}"));
+    }
+    let strategies = [tensor, other].map(|tensor| tensor.gradient_checkpointing_strategy());
+    match strategies {
+        [Some(one), Some(another)] if one != another => differ(
+            "gradient checkpointing",
+            format!("{one:?}"),
+            format!("{another:?}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Rows of length 1. Those of length 0 are left as they are, with the gradient of what is left as it is:
+/// that of a direction would be infinite there.
 pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     // Not every backend has sums over tensors without elements.
     if features.shape().num_elements() == 0 {
@@ -30,7 +68,8 @@ pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     let dtype = features.dtype();
     let wide = in_f32_at_least(features);
     let square = (wide.clone() * wide.clone()).sum_dim(1);
-    let length = square.clamp_min(SMALLEST_SQUARE).sqrt();
+    let nothing = square.clone().lower_elem(SMALLEST_SQUARE);
+    let length = square.mask_fill(nothing, 1.0).sqrt();
     (wide / length).cast(dtype)
 }
 
@@ -50,4 +89,9 @@ pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
         DType::F16 | DType::BF16 => features.cast(DType::F32),
         _ => features,
     }
+}
+
+/// A product, because the gradient of Burn's `div_scalar` has one over the number in f32, also for f64.
+pub(super) fn over(tensor: Tensor<2>, temperature: f32) -> Tensor<2> {
+    tensor.mul_scalar(1.0 / f64::from(temperature))
 }

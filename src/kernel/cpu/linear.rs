@@ -232,6 +232,29 @@ impl<A: Own> LinearCall<'_, A> {
         rows.chunks(self.rows_per_chunk).map(chunk).collect()
     }
 
+    /// The input of a chunk with 0 for the rows that do not count, if there are such: to the weight's
+    /// gradient they would add 0 times their own numbers, NaN if those are not finite. There are none
+    /// where only rows that count were chosen.
+    fn without_dropped(&self, input: &[A], chunk: &Chunk) -> Option<Vec<A>> {
+        let (Targets::Indices(indices), Chunk::Together(rows)) = (&self.targets, chunk) else {
+            return None;
+        };
+        let whole = self.whole();
+        let valid = whole.valid();
+        let counts = |row: usize| indices.counts(row, &valid);
+        if rows.clone().all(counts) {
+            return None;
+        }
+        let features = self.features;
+        let mut counted = input[rows.start * features..rows.end * features].to_vec();
+        for (at, row) in rows.clone().enumerate() {
+            if !counts(row) {
+                counted[at * features..(at + 1) * features].fill(A::ZERO);
+            }
+        }
+        Some(counted)
+    }
+
     fn whole(&self) -> Call<'_, A> {
         Call {
             normalizer: self.normalizer,
@@ -333,6 +356,11 @@ impl<A: Own> LinearCall<'_, A> {
         let lead = projection.lead();
         let gradient = Matrix::new(&logits[lead..], [rows, classes - lead], [classes, 1]);
         if let Some(weight) = &mut buffers.weight {
+            let counted = self.without_dropped(projection.input, chunk);
+            let input = match &counted {
+                Some(counted) => Matrix::row_major(counted, [rows, features]),
+                None => input,
+            };
             let place = Product::row_major(weight, [features, classes - lead]);
             multiply_matrices(place, input.transposed(), gradient, old);
         }

@@ -1,6 +1,7 @@
 //! The loss with the projection before it in one, against the projection and the loss one after the
 //! other in f64.
 
+mod edges;
 mod errors;
 mod fixtures;
 mod forms;

@@ -1,0 +1,171 @@
+//! What is easily forgotten: outputs beside ignored rows, upstream gradients that are not finite,
+//! probabilities, no features, half precision on a device.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLossConfig, LinearCrossEntropyLoss,
+    LinearCrossEntropyLossConfig,
+};
+
+use super::projected::{Form, Projected};
+use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::problem::{Problem, Targets};
+use crate::common::run::{float_tensor, numbers};
+use crate::common::tolerance::{assert_numbers, of_projection};
+
+/// An output of rows, whose logits exist for ignored rows too, has the gradients of the loss alone.
+fn an_ignored_row_has_no_part_beside_an_output<B: CrossEntropyBackend>(device: &Device) {
+    let mut projected = Projected::random([10, 4, 6], false, 31).with(|p| p.with_ignored(2));
+    let Targets::Indices(targets) = projected.problem.targets.clone() else {
+        panic!("indices were asked for");
+    };
+    for row in (0..10).filter(|row| targets[*row] == 2) {
+        projected.input[row * 4 + 1] = f64::NAN;
+    }
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+        .with_loss(projected.problem.config.clone())
+        .with_chunk_rows(Some(4))
+        .init_for::<B>(device);
+    let options = (device, DType::F32);
+    let run = |form: usize| {
+        let input = float_tensor::<2>(&projected.input, &[10, 4], options).require_grad();
+        let weight = float_tensor::<2>(&projected.weight, &[4, 6], options).require_grad();
+        let data = TensorData::new(targets.clone(), [10]);
+        let targets = Tensor::<1, Int>::from_data(data, device);
+        let given = (input.clone(), weight.clone());
+        let value = match form {
+            0 => loss.forward(given.0, given.1, None, targets),
+            1 => {
+                loss.forward_with_output(given.0, given.1, None, targets)
+                    .loss
+            }
+            _ => {
+                loss.forward_with_entropy(given.0, given.1, None, targets)
+                    .loss
+            }
+        };
+        let gradients = (value.clone() * -1.75).backward();
+        let of = |tensor: &Tensor<2>| numbers(tensor.grad(&gradients).expect("it is tracked"));
+        [numbers(value), of(&input), of(&weight)]
+    };
+    let expected = run(0);
+    assert!(expected.iter().flatten().all(|number| number.is_finite()));
+    for form in [1, 2] {
+        for (found, expected) in run(form).iter().zip(&expected) {
+            let allowed = of_projection(DType::F32).gradient;
+            assert_numbers("with an output", found, expected, allowed);
+        }
+    }
+}
+
+/// The gradient of a mean over nothing is 0, also where the mean is NaN and what follows hands that on;
+/// and that of an ignored row under an infinite upstream gradient.
+fn nothing_gets_a_gradient_from_what_is_not_finite<B: CrossEntropyBackend>(device: &Device) {
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+        .with_chunk_rows(Some(2))
+        .init_for::<B>(device);
+    let run = |targets: [i64; 3], factor: f32| {
+        let input = Tensor::<2>::ones([3, 4], device).require_grad();
+        let weight = Tensor::<2>::ones([4, 5], device).require_grad();
+        let bias = Tensor::<1>::ones([5], device).require_grad();
+        let targets = Tensor::<1, Int>::from_ints(targets, device);
+        let value = loss.forward(input.clone(), weight.clone(), Some(bias.clone()), targets);
+        let gradients = (value.clone() * value * factor).backward();
+        let input = numbers(input.grad(&gradients).expect("it is tracked"));
+        let weight = numbers(weight.grad(&gradients).expect("it is tracked"));
+        let bias = numbers(bias.grad(&gradients).expect("it is tracked"));
+        (input, weight, bias)
+    };
+    let (input, weight, bias) = run([-100; 3], 1.0);
+    assert_eq!(input, vec![0.0; 12]);
+    assert_eq!(weight, vec![0.0; 20]);
+    assert_eq!(bias, vec![0.0; 5]);
+    let (input, ..) = run([1, -100, 2], f32::INFINITY);
+    assert_eq!(input[4..8], [0.0; 4]);
+}
+
+/// A projection that makes probabilities.
+fn probabilities_agree<B: CrossEntropyBackend>(device: &Device) {
+    for soft in [false, true] {
+        for unreduced in [false, true] {
+            let mut projected = Projected::random([9, 4, 7], soft, 32).with(|problem| {
+                let problem = problem.with_weights();
+                problem.with_config(|config| config.with_logits(false).with_label_smoothing(0.1))
+            });
+            if unreduced {
+                projected = projected.with(Problem::unreduced);
+            }
+            let positive = |numbers: &mut Vec<f64>| {
+                for number in numbers {
+                    *number = f64::from((number.abs() + 0.05) as f32);
+                }
+            };
+            positive(&mut projected.input);
+            positive(&mut projected.weight);
+            projected.bias.iter_mut().for_each(positive);
+            projected.project();
+            projected.assert_agrees::<B>(Form::chunked(Some(4)), device);
+        }
+    }
+}
+
+/// Without features all logits are the bias.
+fn no_features_leave_the_bias<B: CrossEntropyBackend>(device: &Device) {
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+        .with_chunk_rows(Some(2))
+        .init_for::<B>(device);
+    let input = Tensor::<2>::zeros([3, 0], device);
+    let weight = Tensor::<2>::zeros([0, 2], device);
+    let bias = Tensor::<1>::from_floats([0.0, 3f32.ln()], device).require_grad();
+    let targets = Tensor::<1, Int>::from_ints([0, 1, 1], device);
+    let value = loss.forward(input, weight, Some(bias.clone()), targets);
+    let expected = (4f64.ln() + 2.0 * (4.0 / 3.0f64).ln()) / 3.0;
+    assert_numbers("loss", &numbers(value.clone()), &[expected], 1e-6);
+    let gradient = numbers(bias.grad(&value.backward()).expect("it is tracked"));
+    let slope = 1.0 / 4.0 - 1.0 / 3.0;
+    assert_numbers("bias", &gradient, &[slope, -slope], 1e-6);
+}
+
+/// On a device each product of half precision ends in it, so logits of up to 8 are off by 2^-9 and more; a
+/// device that has it not says so.
+fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(device: &Device) {
+    assert!(!is_cpu(device));
+    let projected = Projected::random([22, 11, 37], false, 3).rounded_to(DType::F16);
+    let config = LinearCrossEntropyLossConfig::new().with_loss(CrossEntropyLossConfig::new());
+    if !device.supports_dtype(DType::F16) {
+        let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
+        let half = |shape: [usize; 2]| Tensor::<2>::zeros(shape, device).cast(DType::F16);
+        let targets = Tensor::<1, Int>::zeros([2], device);
+        let refused = loss.try_forward(half([2, 3]), half([3, 4]), None, targets);
+        assert!(refused.expect_err("no f16").to_string().contains("F16"));
+        return;
+    }
+    for unreduced in [false, true] {
+        let projected = match unreduced {
+            true => projected.clone().with(Problem::unreduced),
+            false => projected.clone(),
+        };
+        let form = Form {
+            dtype: DType::F16,
+            ..Form::chunked(Some(7))
+        };
+        let (found, expected) = (projected.found::<B>(form, device), projected.expected());
+        assert_numbers("loss", &found.loss, &expected.loss, 4e-3);
+        assert_numbers("input", &found.input, &expected.input, 2e-2);
+        assert_numbers("weight", &found.weight, &expected.weight, 2e-2);
+    }
+}
+
+on_every_cpu_backend!(
+    an_ignored_row_has_no_part_beside_an_output,
+    nothing_gets_a_gradient_from_what_is_not_finite,
+    probabilities_agree,
+    no_features_leave_the_bias,
+);
+on_every_gpu_dispatched!(
+    an_ignored_row_has_no_part_beside_an_output,
+    nothing_gets_a_gradient_from_what_is_not_finite,
+    probabilities_agree,
+    no_features_leave_the_bias,
+    half_precision_on_a_device_is_that_of_its_products,
+);
