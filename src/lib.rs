@@ -78,6 +78,11 @@
 //! classes on several devices: `docs/distributed.md` has the recipes. With the feature `train`,
 //! burn-train's metrics take the output as it is.
 //!
+//! # Language models
+//!
+//! [`LinearCrossEntropyLoss`] takes hidden states and the projection in place of logits, which exist for some
+//! rows at a time: the same loss and gradients, all options, and memory that does not grow with the rows.
+//!
 //! # Contrastive learning
 //!
 //! [`InfoNceLoss`] is the loss of queries against their positives and negatives, those of a queue (MoCo) or
