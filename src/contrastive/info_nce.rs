@@ -392,7 +392,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// Queries over the temperature: their products with the keys are the logits.
     fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
         if self.log_scale.is_none() {
-            return query.div_scalar(self.settings.temperature);
+            return over(query, self.settings.temperature);
         }
         let dtype = query.dtype();
         let wide = in_f32_at_least(query);
@@ -438,7 +438,12 @@ pub fn moco_logits(
     unwrap(check_features(("query", &query), ("negatives", &negatives)));
     let own = (query.clone() * positive).sum_dim(1);
     let others = query.matmul(negatives.transpose());
-    Tensor::cat(vec![own, others], 1).div_scalar(temperature)
+    over(Tensor::cat(vec![own, others], 1), temperature)
+}
+
+/// A product, because the gradient of Burn's `div_scalar` has one over the number in f32, also for f64.
+fn over(tensor: Tensor<2>, temperature: f32) -> Tensor<2> {
+    tensor.mul_scalar(1.0 / f64::from(temperature))
 }
 
 /// Ids in one dtype.
