@@ -110,12 +110,14 @@ mod tests {
         let row = |at: usize| {
             vec![
                 1e4 * (at % 17) as f32,
-                if at % 3 == 0 { 1e-3 } else { 2e-3 },
+                if at.is_multiple_of(3) { 1e-3 } else { 2e-3 },
                 7.0,
             ]
         };
         let rows: Vec<Vec<f32>> = (0..60).map(row).collect();
-        let divided: Vec<usize> = (0..60).map(|at| usize::from(at % 3 == 0)).collect();
+        let divided: Vec<usize> = (0..60)
+            .map(|at: usize| usize::from(at.is_multiple_of(3)))
+            .collect();
         let device = Device::flex();
         let of = |labels: &[usize]| {
             let (labelled, held_out) = (&rows[..40], &rows[40..]);
