@@ -28,8 +28,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub queue: usize,
 
-    /// How much of itself the momentum encoder of moco keeps in the first step, from 0 to 1; it grows
-    /// along a cosine to 1 in the last.
+    /// How much of itself the momentum encoder of moco keeps in each step, from 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     pub momentum: f64,
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{InfoNceLoss, MomentumSchedule};
+use burn_cross_entropy::InfoNceLoss;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -180,9 +180,7 @@ impl Trainer {
         let rate = self.learning_rate(done, steps);
         self.encoder = self.optimizer.step(rate, self.encoder.clone(), gradients);
         if let (Some(side), Some(keys)) = (self.momentum_side.take(), keys) {
-            let total = self.settings.epochs * steps;
-            let momentum = MomentumSchedule::cosine(self.settings.momentum, total).at(done);
-            self.momentum_side = Some(side.follow(&self.encoder, momentum, keys));
+            self.momentum_side = Some(side.follow(&self.encoder, self.settings.momentum, keys));
         }
 
         let loss: f32 = loss
