@@ -143,3 +143,8 @@ struct Migration;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/distributed.md")]
 struct Distributed;
+
+/// The code of the page on contrastive learning, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/contrastive.md")]
+struct Contrastive;

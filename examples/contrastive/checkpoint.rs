@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::optim::OptimizerRecord;
 use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::Encoder;
 use crate::folders;
+use crate::method::{Method, MomentumSide};
 use crate::settings::Settings;
 use crate::train::{Progress, Trainer};
 
@@ -32,20 +32,13 @@ struct Run {
     progress: Progress,
 }
 
-/// The part of a run that the gradients do not reach.
-#[derive(Module, Debug)]
-struct MomentumSide {
-    encoder: Encoder,
-    negatives: Param<Tensor<2>>,
-}
-
 /// A run as it was read from its checkpoint.
 pub struct Saved {
     pub settings: Settings,
     pub progress: Progress,
     pub optimizer: OptimizerRecord,
     encoder: ModuleRecord,
-    momentum_side: ModuleRecord,
+    momentum_side: Option<ModuleRecord>,
 }
 
 impl Checkpoint {
@@ -61,12 +54,8 @@ impl Checkpoint {
 
     pub fn save(&self, trainer: &Trainer) -> Result<(), String> {
         let run = Run {
-            settings: trainer.settings,
+            settings: trainer.settings.clone(),
             progress: trainer.progress.clone(),
-        };
-        let momentum_side = MomentumSide {
-            encoder: trainer.momentum_encoder.clone(),
-            negatives: Param::from_tensor(trainer.queue.negatives.clone()),
         };
         folders::replace_folder(&self.folder, |folder| {
             let json = serde_json::to_string(&run).map_err(|error| error.to_string())?;
@@ -77,10 +66,12 @@ impl Checkpoint {
                 .into_record()
                 .save(folder.join(ENCODER))
                 .map_err(in_words)?;
-            momentum_side
-                .into_record()
-                .save(folder.join(MOMENTUM_SIDE))
-                .map_err(in_words)?;
+            if let Some(side) = &trainer.momentum_side {
+                side.clone()
+                    .into_record()
+                    .save(folder.join(MOMENTUM_SIDE))
+                    .map_err(in_words)?;
+            }
             trainer
                 .optimizer
                 .save(folder.join(OPTIMIZER))
@@ -112,11 +103,14 @@ fn read(folder: &Path) -> Result<Saved, String> {
         ModuleRecord::load(folder.join(name))
             .map_err(|error| format!("{name}: {}", in_words(error)))
     };
+    let has_momentum_side = run.settings.method == Method::Moco;
     Ok(Saved {
         settings: run.settings,
         progress: run.progress,
         encoder: module(ENCODER)?,
-        momentum_side: module(MOMENTUM_SIDE)?,
+        momentum_side: has_momentum_side
+            .then(|| module(MOMENTUM_SIDE))
+            .transpose()?,
         optimizer: OptimizerRecord::load(folder.join(OPTIMIZER))
             .map_err(|error| format!("{OPTIMIZER}: {}", in_words(error)))?,
     })
@@ -130,20 +124,18 @@ impl Saved {
             .map_err(does_not_fit)
     }
 
-    /// The momentum encoder and the queue with the saved values.
+    /// The momentum encoder and the queue with the saved values, where there are such.
     pub fn momentum_side(
         &self,
-        encoder: Encoder,
-        negatives: Tensor<2>,
-    ) -> Result<(Encoder, Tensor<2>), String> {
-        let side = MomentumSide {
-            encoder,
-            negatives: Param::from_tensor(negatives),
-        };
-        let side = side
-            .try_load_record(self.momentum_side.clone())
-            .map_err(does_not_fit)?;
-        Ok((side.encoder, side.negatives.into_value()))
+        side: Option<MomentumSide>,
+    ) -> Result<Option<MomentumSide>, String> {
+        match (side, &self.momentum_side) {
+            (Some(side), Some(record)) => side
+                .try_load_record(record.clone())
+                .map(Some)
+                .map_err(does_not_fit),
+            (side, _) => Ok(side),
+        }
     }
 }
 

@@ -1,11 +1,13 @@
-//! How good a representation is: a nearest-neighbour classifier with few labelled images.
+//! How good a representation is: nearest neighbours with few labelled images, and a linear probe with all.
 
+use burn::tensor::Device;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use crate::digits::{CLASSES, Split};
+use crate::data::{Dataset, Part, Size};
 use crate::encoder::{Encoder, Layer};
+use crate::probe;
 
 /// Neighbours that vote.
 pub const NEIGHBOURS: usize = 3;
@@ -15,6 +17,8 @@ pub const LABELLED_PER_CLASS: usize = 10;
 pub const DRAWS: usize = 20;
 /// The draws are the same for every representation and `--seed`, so that accuracies compare.
 const DRAW_SEED: u64 = 0;
+/// Training images that are measured with, at most.
+const LABELLED_AT_MOST: usize = 5000;
 
 /// Mean and standard deviation over the draws.
 #[derive(Clone, Copy, Debug)]
@@ -23,22 +27,48 @@ pub struct Accuracy {
     pub deviation: f64,
 }
 
-/// The draws of labelled training images and the labels of everything.
+/// What was measured of one representation.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Of nearest neighbours with few labels.
+    pub neighbours: Accuracy,
+    /// Of a linear classifier with all labels.
+    pub probe: f64,
+}
+
+/// A representation of the labelled and of the held-out images.
+pub struct Represented {
+    pub labelled: Vec<Vec<f32>>,
+    pub held_out: Vec<Vec<f32>>,
+}
+
+/// The images that are measured with, and the draws of few labelled ones.
 pub struct Protocol {
+    pub labelled: Part,
+    pub held_out: Part,
+    pub size: Size,
+    classes: usize,
     draws: Vec<Vec<usize>>,
-    training_labels: Vec<usize>,
-    held_out_labels: Vec<usize>,
 }
 
 impl Protocol {
-    pub fn new(split: &Split) -> Self {
-        let labels = &split.training.labels;
+    pub fn new(dataset: &Dataset) -> Self {
+        let count = dataset.training.len();
+        let measured: Vec<usize> = if count <= LABELLED_AT_MOST {
+            (0..count).collect()
+        } else {
+            let all: Vec<usize> = (0..count).collect();
+            let mut random = StdRng::seed_from_u64(DRAW_SEED);
+            all.sample(&mut random, LABELLED_AT_MOST).copied().collect()
+        };
+        let labelled = dataset.training.of(&measured);
+        let classes = dataset.classes.len();
         let mut random = StdRng::seed_from_u64(DRAW_SEED);
         let mut draw = || {
-            (0..CLASSES)
+            (0..classes)
                 .flat_map(|class| {
-                    let members: Vec<usize> = (0..labels.len())
-                        .filter(|&index| labels[index] == class)
+                    let members: Vec<usize> = (0..labelled.len())
+                        .filter(|&index| labelled.labels[index] == class)
                         .collect();
                     members
                         .sample(&mut random, LABELLED_PER_CLASS)
@@ -49,33 +79,50 @@ impl Protocol {
         };
         Self {
             draws: (0..DRAWS).map(|_| draw()).collect(),
-            training_labels: labels.clone(),
-            held_out_labels: split.held_out.labels.clone(),
+            labelled,
+            held_out: dataset.held_out.clone(),
+            size: dataset.size,
+            classes,
         }
     }
 
-    /// The accuracy of comparing what the encoder makes of the images.
-    pub fn accuracy_of_encoder(
-        &self,
-        encoder: &Encoder,
-        layer: Layer,
-        split: &Split,
-    ) -> Result<Accuracy, String> {
-        let labelled = encoder.represent(&split.training.images, layer)?;
-        let queries = encoder.represent(&split.held_out.images, layer)?;
-        Ok(self.accuracy(&labelled, &queries))
+    /// What the encoder makes of the images.
+    pub fn by_encoder(&self, encoder: &Encoder, layer: Layer) -> Result<Represented, String> {
+        Ok(Represented {
+            labelled: encoder.represent(&self.labelled.images, self.size, layer)?,
+            held_out: encoder.represent(&self.held_out.images, self.size, layer)?,
+        })
     }
 
-    /// The accuracy of comparing the images themselves.
-    pub fn accuracy_of_pixels(&self, split: &Split) -> Accuracy {
-        self.accuracy(&split.training.images, &split.held_out.images)
+    /// The images themselves.
+    pub fn pixels(&self) -> Represented {
+        Represented {
+            labelled: self.labelled.images.clone(),
+            held_out: self.held_out.images.clone(),
+        }
     }
 
-    fn accuracy<R: AsRef<[f32]>>(&self, labelled: &[R], queries: &[R]) -> Accuracy {
+    pub fn measure(&self, represented: &Represented, device: &Device) -> Result<Measured, String> {
+        let labelled = (
+            represented.labelled.as_slice(),
+            self.labelled.labels.as_slice(),
+        );
+        let held_out = (
+            represented.held_out.as_slice(),
+            self.held_out.labels.as_slice(),
+        );
+        Ok(Measured {
+            neighbours: self.neighbours(represented),
+            probe: probe::accuracy(labelled, held_out, self.classes, device)?,
+        })
+    }
+
+    /// The accuracy of the votes of nearest neighbours.
+    pub fn neighbours(&self, represented: &Represented) -> Accuracy {
         let shares: Vec<f64> = self
             .draws
             .iter()
-            .map(|draw| self.share_of_hits(draw, labelled, queries))
+            .map(|draw| self.share_of_hits(draw, represented))
             .collect();
         let mean = shares.iter().sum::<f64>() / shares.len() as f64;
         let variance = shares
@@ -89,28 +136,29 @@ impl Protocol {
         }
     }
 
-    fn share_of_hits<R: AsRef<[f32]>>(&self, draw: &[usize], labelled: &[R], queries: &[R]) -> f64 {
+    fn share_of_hits(&self, draw: &[usize], represented: &Represented) -> f64 {
+        let queries = &represented.held_out;
         let hits = queries
             .iter()
-            .zip(&self.held_out_labels)
-            .filter(|(query, label)| self.vote(draw, labelled, query.as_ref()) == **label)
+            .zip(&self.held_out.labels)
+            .filter(|(query, label)| self.vote(draw, &represented.labelled, query) == **label)
             .count();
         hits as f64 / queries.len() as f64
     }
 
     /// The class of most of the nearest labelled images, of the nearest one where they disagree.
-    fn vote<R: AsRef<[f32]>>(&self, draw: &[usize], labelled: &[R], query: &[f32]) -> usize {
+    fn vote(&self, draw: &[usize], labelled: &[Vec<f32>], query: &[f32]) -> usize {
         let mut nearest: Vec<(f32, usize)> = draw
             .iter()
             .map(|&index| {
                 (
-                    distance(labelled[index].as_ref(), query),
-                    self.training_labels[index],
+                    distance(&labelled[index], query),
+                    self.labelled.labels[index],
                 )
             })
             .collect();
         nearest.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let voters = &nearest[..NEIGHBOURS];
+        let voters = &nearest[..NEIGHBOURS.min(nearest.len())];
         let votes = |class| voters.iter().filter(|voter| voter.1 == class).count();
         let most = voters.iter().map(|voter| votes(voter.1)).max();
         voters
@@ -119,6 +167,17 @@ impl Protocol {
             .find(|&class| Some(votes(class)) == most)
             .unwrap_or(0)
     }
+}
+
+/// The numbers of so many rows that are nearest to the query, the nearest first.
+pub fn nearest(rows: &[Vec<f32>], query: &[f32], count: usize) -> Vec<usize> {
+    let mut order: Vec<(f32, usize)> = rows
+        .iter()
+        .map(|row| distance(row, query))
+        .zip(0..)
+        .collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    order.into_iter().take(count).map(|(_, row)| row).collect()
 }
 
 /// The square of the Euclidean distance.

@@ -1,4 +1,5 @@
-//! Momentum contrast (MoCo) on handwritten digits: the command line and the story of a run.
+//! Contrastive learning on images, by default momentum contrast (MoCo) on handwritten digits: the command
+//! line and the story of a run.
 //!
 //! `cargo run --release --example contrastive -- --help` explains the options.
 
@@ -8,6 +9,9 @@ mod backend;
 #[path = "../common/canvas.rs"]
 mod canvas;
 mod checkpoint;
+mod contrast;
+mod data;
+#[allow(dead_code)] // Other examples make tensors of digits alone.
 #[path = "../common/digits.rs"]
 mod digits;
 mod display;
@@ -18,36 +22,39 @@ mod files;
 mod folders;
 #[path = "../common/interrupt.rs"]
 mod interrupt;
-mod moco;
+mod log;
+mod method;
 mod pca;
 mod pictures;
+mod probe;
 #[path = "../common/random.rs"]
 mod random;
 mod report;
 mod settings;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use crate::backend::BackendName;
 use crate::checkpoint::Checkpoint;
-use crate::digits::Split;
-use crate::encoder::Layer;
-use crate::evaluate::Protocol;
+use crate::data::Dataset;
+use crate::encoder::{Encoder, Layer};
+use crate::evaluate::{Measured, Protocol, Represented};
 use crate::interrupt::INTERRUPTED;
 use crate::report::{Baselines, Report};
 use crate::settings::Settings;
 use crate::train::{Ending, Trainer};
 
-/// Learn to recognise handwritten digits without labels, by momentum contrast (MoCo).
+/// Learn to recognise images without labels, by contrasting them: momentum contrast (MoCo) or SimCLR.
 ///
-/// Two random views of an image are pulled together and away from a queue of other images: a
-/// cross-entropy loss in which the positive stands at index 0, so that every label is 0. The
-/// result is measured with 10 labelled images per class, beside raw pixels and the untrained
-/// encoder. The data, 1797 images of 8 x 8 pixels, is part of the program.
+/// Two random views of an image are pulled together and away from other images: a cross-entropy
+/// loss in which the positive stands at index 0, so that every label is 0. The result is measured
+/// with 10 labelled images per class and by a linear probe, beside raw pixels and the untrained
+/// encoder. Without --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part
+/// of the program.
 #[derive(Parser)]
 #[command(name = "contrastive", version)]
 struct Arguments {
@@ -57,6 +64,10 @@ struct Arguments {
 
     #[command(flatten)]
     settings: Settings,
+
+    /// Passes over the training images [default: 200 for the digits, fewer for more images].
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
 
     /// Folder for the pictures, the metrics and the checkpoint.
     #[arg(long, value_name = "FOLDER", default_value = "contrastive-output")]
@@ -88,91 +99,114 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     let interrupted = interrupt::watch()?;
     let device = arguments.backend.device()?;
     let checkpoint = Checkpoint::in_folder(&arguments.output);
-    let saved = if arguments.resume {
-        let saved = checkpoint.load()?;
+    let saved = arguments.resume.then(|| checkpoint.load()).transpose()?;
+    let mut epochs = arguments.epochs;
+    if let Some(saved) = &saved {
         arguments.settings = arguments.settings.continuing(&saved.settings, given)?;
-        Some(saved)
-    } else {
-        None
-    };
+        epochs = epochs.or(Some(saved.settings.epochs));
+    }
 
-    let split = digits::load()?;
-    arguments.settings.check(split.training.len())?;
+    let dataset = data::load(&arguments.settings.source)?;
+    let settings = arguments
+        .settings
+        .with_epochs(epochs, dataset.training.len());
+    settings.check(dataset.training.len())?;
     files::make_folder(&arguments.output)?;
-    let protocol = Protocol::new(&split);
-    let mut trainer = Trainer::new(arguments.settings, &device);
+    let protocol = Protocol::new(&dataset);
+    let mut trainer = Trainer::new(settings, dataset.size, &device);
     println!(
-        "{} images to learn from without labels, {} held out for the accuracy; {} parameters; backend {}.",
-        split.training.len(),
-        split.held_out.len(),
+        "{} images of {} x {} pixels to learn from without labels, {} held out for the accuracy; \
+         {} parameters; backend {}.",
+        dataset.training.len(),
+        dataset.size.height,
+        dataset.size.width,
+        dataset.held_out.len(),
         trainer.encoder.parameters(),
         arguments.backend,
     );
-    let baselines = Baselines {
-        raw_pixels: protocol.accuracy_of_pixels(&split),
-        untrained_features: protocol.accuracy_of_encoder(
-            &trainer.encoder,
-            Layer::Features,
-            &split,
-        )?,
-        untrained: protocol.accuracy_of_encoder(&trainer.encoder, Layer::Embedding, &split)?,
-    };
-
+    let baselines = measure_baselines(&trainer.encoder, &protocol)?;
     if let Some(saved) = saved {
         trainer.restore(saved)?;
-        let done = trainer.progress.epochs_done();
-        if done < trainer.settings.epochs {
-            println!(
-                "Resuming after epoch {done} of {}.",
-                trainer.settings.epochs
-            );
-        } else {
-            println!(
-                "The {done} epochs of the checkpoint are over; a larger --epochs prolongs them."
-            );
-        }
+        println!("{}", where_it_goes_on(&trainer));
     } else if checkpoint.exists() {
         println!(
             "{} holds the checkpoint of an earlier run, which this run will replace; --resume would continue it.",
             arguments.output.display()
         );
     }
-    let ending = trainer.train(&split, &protocol, &checkpoint, &interrupted)?;
-    finish(ending, &trainer, &split, &protocol, &baselines, &arguments)?;
+    let images = &dataset.training.images;
+    let ending = trainer.train(images, &protocol, &arguments.output, &interrupted)?;
+    finish(
+        &trainer,
+        (&dataset, &protocol),
+        &baselines,
+        &arguments.output,
+    )?;
+    if ending == Ending::Interrupted {
+        println!();
+        println!(
+            "Interrupted in epoch {} of {}. To go on, repeat the command with --resume.",
+            trainer.progress.epochs_done() + 1,
+            trainer.settings.epochs,
+        );
+    }
     Ok(ending)
+}
+
+fn where_it_goes_on(trainer: &Trainer) -> String {
+    let done = trainer.progress.epochs_done();
+    let epochs = trainer.settings.epochs;
+    if done < epochs {
+        format!("Resuming after epoch {done} of {epochs}.")
+    } else {
+        format!("The {done} epochs of the checkpoint are over; a larger --epochs prolongs them.")
+    }
+}
+
+fn measure_baselines(untrained: &Encoder, protocol: &Protocol) -> Result<Baselines, String> {
+    let device = untrained.device();
+    Ok(Baselines {
+        raw_pixels: protocol.measure(&protocol.pixels(), &device)?,
+        untrained_features: measure(untrained, Layer::Features, protocol)?.1,
+        untrained: measure(untrained, Layer::Embedding, protocol)?.1,
+        similarities: contrast::similarities(untrained, protocol)?,
+    })
+}
+
+fn measure(
+    encoder: &Encoder,
+    layer: Layer,
+    protocol: &Protocol,
+) -> Result<(Represented, Measured), String> {
+    let represented = protocol.by_encoder(encoder, layer)?;
+    let measured = protocol.measure(&represented, &encoder.device())?;
+    Ok((represented, measured))
 }
 
 /// Draws, writes and prints what the run achieved, whether it is over or interrupted.
 fn finish(
-    ending: Ending,
     trainer: &Trainer,
-    split: &Split,
-    protocol: &Protocol,
+    (dataset, protocol): (&Dataset, &Protocol),
     baselines: &Baselines,
-    arguments: &Arguments,
+    output: &Path,
 ) -> Result<(), String> {
+    let encoder = &trainer.encoder;
+    let (embeddings, trained) = measure(encoder, Layer::Embedding, protocol)?;
     let report = Report {
         baselines,
-        trained: protocol.accuracy_of_encoder(&trainer.encoder, Layer::Embedding, split)?,
+        trained_features: measure(encoder, Layer::Features, protocol)?.1,
+        trained,
+        similarities: contrast::similarities(encoder, protocol)?,
         history: &trainer.progress.history,
-        embeddings: trainer
-            .encoder
-            .represent(&split.held_out.images, Layer::Embedding)?,
-        labels: &split.held_out.labels,
+        same_class: report::same_class(&embeddings, &protocol.labelled, &protocol.held_out),
+        embeddings,
+        labelled: &protocol.labelled,
+        held_out: &protocol.held_out,
+        classes: &dataset.classes,
+        size: dataset.size,
     };
-    report.write(&arguments.output)?;
-    report.print();
-    match ending {
-        Ending::Finished => println!(
-            "The pictures, the metrics and the encoder are in {}.",
-            arguments.output.display()
-        ),
-        Ending::Interrupted => println!(
-            "Interrupted in epoch {} of {}; everything up to there is in {}. To go on, repeat the command with --resume.",
-            trainer.progress.epochs_done() + 1,
-            trainer.settings.epochs,
-            arguments.output.display()
-        ),
-    }
+    report.write(output)?;
+    report.print_table();
+    report.print_story(output);
     Ok(())
 }

@@ -1,120 +1,162 @@
-//! What a run achieved: the table on the screen, the metrics as CSV, the pictures.
+//! What a run achieved: the table on the screen and as CSV, the pictures, and the story in words.
 
 use std::path::Path;
 
-use crate::evaluate::{Accuracy, DRAWS, LABELLED_PER_CLASS, NEIGHBOURS};
+use crate::data::{Part, Size};
+use crate::evaluate::{DRAWS, LABELLED_PER_CLASS, Measured, NEIGHBOURS, Represented, nearest};
 use crate::files::replace_file;
 use crate::pictures;
 use crate::train::Epoch;
 
+/// Neighbours in the picture, and in the share of them that are of the class of their query.
+pub const SHOWN_NEIGHBOURS: usize = 8;
+const SUMMARY: &str = "summary.csv";
+
 /// What the trained encoder has to beat.
 pub struct Baselines {
-    pub raw_pixels: Accuracy,
+    pub raw_pixels: Measured,
     /// The untrained encoder at its best layer, before the projection head.
-    pub untrained_features: Accuracy,
+    pub untrained_features: Measured,
     /// The untrained encoder at the layer that is best after the training.
-    pub untrained: Accuracy,
+    pub untrained: Measured,
+    /// The logits of a few images, by the untrained encoder.
+    pub similarities: Vec<Vec<f32>>,
 }
 
 /// The results of a run, finished or not.
 pub struct Report<'a> {
     pub baselines: &'a Baselines,
-    pub trained: Accuracy,
+    pub trained_features: Measured,
+    pub trained: Measured,
+    pub similarities: Vec<Vec<f32>>,
     pub history: &'a [Epoch],
-    /// Of the held-out images.
-    pub embeddings: Vec<Vec<f32>>,
-    /// The digits of the held-out images.
-    pub labels: &'a [usize],
+    /// By the trained encoder.
+    pub embeddings: Represented,
+    /// The share of neighbours that are of the class of their query.
+    pub same_class: f64,
+    pub labelled: &'a Part,
+    pub held_out: &'a Part,
+    pub classes: &'a [String],
+    pub size: Size,
+}
+
+/// The share of the nearest labelled images that are of the class of the held-out image.
+pub fn same_class(embeddings: &Represented, labelled: &Part, held_out: &Part) -> f64 {
+    let mut same = 0;
+    let mut all = 0;
+    for (query, class) in embeddings.held_out.iter().zip(&held_out.labels) {
+        let neighbours = nearest(&embeddings.labelled, query, SHOWN_NEIGHBOURS);
+        all += neighbours.len();
+        let labels = neighbours
+            .iter()
+            .map(|neighbour| labelled.labels[*neighbour]);
+        same += labels.filter(|label| label == class).count();
+    }
+    same as f64 / all as f64
 }
 
 impl Report<'_> {
     /// Writes all files into the folder.
     pub fn write(&self, folder: &Path) -> Result<(), String> {
-        replace_file(&folder.join("metrics.csv"), |path| self.write_metrics(path))?;
-        replace_file(&folder.join("summary.csv"), |path| self.write_summary(path))?;
-        replace_file(&folder.join("curves.png"), |path| {
-            pictures::draw_curves(self, path)
-        })?;
-        replace_file(&folder.join("embeddings.png"), |path| {
-            pictures::draw_embeddings(self, path)
-        })
+        replace_file(&folder.join(SUMMARY), |path| self.write_summary(path))?;
+        pictures::draw(self, folder)
     }
 
     /// Prints the accuracies beside each other.
-    pub fn print(&self) {
+    pub fn print_table(&self) {
+        println!();
+        println!("Accuracy on {} held-out images:", self.held_out.len());
         println!();
         println!(
-            "Accuracy on {} held-out images: {NEIGHBOURS} nearest neighbours, {LABELLED_PER_CLASS} \
-             labelled images per class,",
-            self.labels.len()
+            "  {:<30}  {:^16}  {:^12}",
+            "",
+            format!("{NEIGHBOURS} neighbours"),
+            "linear probe"
         );
-        println!("mean and standard deviation of {DRAWS} draws of the labelled images:");
-        println!();
-        for (name, accuracy) in self.rows() {
+        for (name, measured) in self.rows() {
+            let neighbours = measured.neighbours;
             println!(
-                "  {name:<30}  {:.4}  +- {:.4}",
-                accuracy.mean, accuracy.deviation
+                "  {name:<30}  {:.4} +- {:.4}  {:^12.4}",
+                neighbours.mean, neighbours.deviation, measured.probe
             );
         }
         println!();
+        println!(
+            "  {NEIGHBOURS} neighbours: votes of the nearest of {LABELLED_PER_CLASS} labelled images per class, \
+             mean and deviation of {DRAWS} draws."
+        );
+        println!(
+            "  linear probe: a linear classifier that {} labelled images trained.",
+            self.labelled.len()
+        );
+        println!();
     }
 
-    fn rows(&self) -> [(&'static str, Accuracy); 4] {
-        [
-            ("raw pixels", self.baselines.raw_pixels),
+    /// Prints what was learned, in words, and where it is.
+    pub fn print_story(&self, folder: &Path) {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let of = |measured: Measured| measured.neighbours.mean;
+        let trained = of(self.trained);
+        let best = of(self.baselines.raw_pixels).max(of(self.baselines.untrained_features));
+        let found = if trained > best {
+            "Without having seen a label, the encoder places images of one class near each other"
+        } else {
+            "The encoder does not yet compare images better than their pixels do; more --epochs may help"
+        };
+        println!(
+            "{found}: given {LABELLED_PER_CLASS} labelled images per class, the nearest neighbours name {} of \
+             the held-out images rightly, by their pixels {}, by the untrained encoder {}. Of the \
+             {SHOWN_NEIGHBOURS} nearest training images, {} are of the class of the image.",
+            percent(trained),
+            percent(of(self.baselines.raw_pixels)),
+            percent(of(self.baselines.untrained_features)),
+            percent(self.same_class),
+        );
+        println!();
+        let others = [
+            (SUMMARY, "the table above"),
+            ("metrics.csv", "the log of the training, an epoch per line"),
             (
-                "untrained encoder, features",
-                self.baselines.untrained_features,
+                "checkpoint/",
+                "the encoder (encoder.bpk), and what --resume needs",
             ),
-            ("untrained encoder, embeddings", self.baselines.untrained),
+        ];
+        println!("In {}:", folder.display());
+        for (name, what) in pictures::PICTURES.into_iter().chain(others) {
+            println!("  {name:<15}  {what}");
+        }
+    }
+
+    fn rows(&self) -> [(&'static str, Measured); 5] {
+        let baselines = self.baselines;
+        [
+            ("raw pixels", baselines.raw_pixels),
+            ("untrained encoder, features", baselines.untrained_features),
+            ("untrained encoder, embeddings", baselines.untrained),
+            ("trained encoder, features", self.trained_features),
             ("trained encoder, embeddings", self.trained),
         ]
     }
 
-    fn write_metrics(&self, path: &Path) -> Result<(), String> {
-        let epochs = self
-            .history
-            .iter()
-            .zip(1..)
-            .map(|(epoch, number): (&Epoch, usize)| {
-                let accuracy = epoch.accuracy.map(|share| format!("{share:.4}"));
-                [
-                    number.to_string(),
-                    format!("{:.6}", epoch.loss),
-                    accuracy.unwrap_or_default(),
-                ]
-            });
-        write_csv(path, ["epoch", "loss", "accuracy"], epochs)
-    }
-
     fn write_summary(&self, path: &Path) -> Result<(), String> {
-        let rows = self.rows().map(|(name, accuracy)| {
-            [
-                name.to_string(),
-                format!("{:.4}", accuracy.mean),
-                format!("{:.4}", accuracy.deviation),
-            ]
-        });
-        write_csv(
-            path,
-            ["representation", "accuracy", "standard_deviation"],
-            rows,
-        )
+        let write = || -> Result<(), csv::Error> {
+            let mut writer = csv::Writer::from_path(path)?;
+            writer.write_record([
+                "representation",
+                "accuracy",
+                "standard_deviation",
+                "linear_probe",
+            ])?;
+            for (name, measured) in self.rows() {
+                writer.write_record([
+                    name.to_string(),
+                    format!("{:.4}", measured.neighbours.mean),
+                    format!("{:.4}", measured.neighbours.deviation),
+                    format!("{:.4}", measured.probe),
+                ])?;
+            }
+            Ok(writer.flush()?)
+        };
+        write().map_err(|error| format!("{} cannot be written: {error}", path.display()))
     }
-}
-
-fn write_csv(
-    path: &Path,
-    header: [&str; 3],
-    rows: impl IntoIterator<Item = [String; 3]>,
-) -> Result<(), String> {
-    let write = || -> Result<(), csv::Error> {
-        let mut writer = csv::Writer::from_path(path)?;
-        writer.write_record(header)?;
-        for row in rows {
-            writer.write_record(row)?;
-        }
-        Ok(writer.flush()?)
-    };
-    write().map_err(|error| format!("{} cannot be written: {error}", path.display()))
 }

@@ -1,21 +1,22 @@
 //! The training: its steps and its schedule.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Int, Tensor};
-use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_cross_entropy::InfoNceLoss;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::augment;
 use crate::checkpoint::{Checkpoint, Saved};
-use crate::digits::{self, Image, Split};
+use crate::data::{self, Image, Size};
 use crate::display::Display;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::Protocol;
-use crate::moco::{self, Queue};
+use crate::log::TrainingLog;
+use crate::method::{Keys, Method, MomentumSide};
 use crate::random::generator;
 use crate::settings::Settings;
 
@@ -23,8 +24,8 @@ const LEARNING_RATE: f64 = 2e-3;
 /// The share of the training in which the learning rate rises from 0, before it falls to 0 again.
 const WARM_UP: f64 = 0.02;
 const WEIGHT_DECAY: f32 = 1e-4;
-/// Epochs from one evaluation and checkpoint to the next.
-const EVALUATE_EVERY: usize = 20;
+/// Evaluations and checkpoints in a run, if it has as many epochs.
+const EVALUATIONS: usize = 10;
 
 /// How the training came to an end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     pub loss: f64,
+    /// That of its last step.
+    pub learning_rate: f64,
     /// Measured every few epochs.
     pub accuracy: Option<f64>,
 }
@@ -61,30 +64,28 @@ pub struct Trainer {
     pub settings: Settings,
     pub progress: Progress,
     pub encoder: Encoder,
-    /// Follows `encoder` slowly and has no gradients.
-    pub momentum_encoder: Encoder,
-    pub queue: Queue,
+    /// Of momentum contrast.
+    pub momentum_side: Option<MomentumSide>,
     pub optimizer: ModuleOptimizer,
-    loss: CrossEntropyLoss,
+    loss: InfoNceLoss,
+    size: Size,
     device: Device,
 }
 
 impl Trainer {
-    pub fn new(settings: Settings, device: &Device) -> Self {
-        device.seed(settings.seed);
-        let encoder = Encoder::new(&device.clone().autodiff());
+    pub fn new(settings: Settings, size: Size, device: &Device) -> Self {
+        let encoder = Encoder::new(size, settings.seed, &device.clone().autodiff());
+        let momentum_side = || MomentumSide::new(&encoder, settings.queue, device);
         Self {
             progress: Progress::default(),
-            momentum_encoder: encoder.valid(),
+            momentum_side: (settings.method == Method::Moco).then(momentum_side),
             encoder,
-            queue: Queue::random(settings.queue, settings.seed, device),
             optimizer: AdamWConfig::new()
                 .with_weight_decay(WEIGHT_DECAY)
                 .with_epsilon(1e-8)
                 .init(),
-            loss: CrossEntropyLossConfig::new()
-                .with_logit_scale((1.0 / settings.temperature) as f32)
-                .init(device),
+            loss: settings.method.loss(settings.temperature, device),
+            size,
             device: device.clone(),
             settings,
         }
@@ -93,23 +94,24 @@ impl Trainer {
     /// Takes over everything that was saved.
     pub fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.progress = saved.progress.clone();
-        (self.momentum_encoder, self.queue.negatives) =
-            saved.momentum_side(self.momentum_encoder.clone(), self.queue.negatives.clone())?;
+        self.momentum_side = saved.momentum_side(self.momentum_side.take())?;
         self.encoder = saved.encoder(self.encoder.clone())?;
         self.optimizer = self.optimizer.clone().load_record(saved.optimizer);
         Ok(())
     }
 
-    /// Trains up to the last epoch or the interruption, and leaves a checkpoint.
+    /// Trains up to the last epoch or the interruption, and leaves a checkpoint and a log.
     pub fn train(
         &mut self,
-        split: &Split,
+        images: &[Image],
         protocol: &Protocol,
-        checkpoint: &Checkpoint,
+        output: &Path,
         interrupted: &AtomicBool,
     ) -> Result<Ending, String> {
-        let images = &split.training.images;
+        let checkpoint = Checkpoint::in_folder(output);
+        let mut log = TrainingLog::in_folder(output, &self.progress.history)?;
         let display = Display::new(self, images.len() / self.settings.batch);
+        let evaluate_every = (self.settings.epochs / EVALUATIONS).max(1);
         while self.progress.epochs_done() < self.settings.epochs {
             let order = self.shuffled(images.len());
             for batch in order
@@ -125,15 +127,12 @@ impl Trainer {
                     return Ok(Ending::Interrupted);
                 }
             }
-            self.close_epoch();
-            let epoch = self.progress.epochs_done();
-            if epoch.is_multiple_of(EVALUATE_EVERY) || epoch == self.settings.epochs {
-                let accuracy =
-                    protocol.accuracy_of_encoder(&self.encoder, Layer::Embedding, split)?;
-                if let Some(last) = self.progress.history.last_mut() {
-                    last.accuracy = Some(accuracy.mean);
-                    display.evaluated(epoch, last);
-                }
+            let epoch = self.progress.epochs_done() + 1;
+            let evaluate = epoch.is_multiple_of(evaluate_every) || epoch == self.settings.epochs;
+            let measured = self.close_epoch(evaluate.then_some(protocol), images.len())?;
+            log.add(epoch, &measured)?;
+            if evaluate {
+                display.evaluated(epoch, &measured);
                 checkpoint.save(self)?;
             }
         }
@@ -141,32 +140,48 @@ impl Trainer {
         Ok(Ending::Finished)
     }
 
-    fn close_epoch(&mut self) {
+    /// Puts the epoch into the history, with its accuracy where there is something to measure it by.
+    fn close_epoch(&mut self, protocol: Option<&Protocol>, images: usize) -> Result<Epoch, String> {
+        let accuracy = |protocol: &Protocol| -> Result<f64, String> {
+            let represented = protocol.by_encoder(&self.encoder, Layer::Embedding)?;
+            Ok(protocol.neighbours(&represented).mean)
+        };
+        let accuracy = protocol.map(accuracy).transpose()?;
+        let steps = images / self.settings.batch;
+        let learning_rate = self.learning_rate(self.steps_done(steps).saturating_sub(1), steps);
         let losses = std::mem::take(&mut self.progress.losses);
-        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
-        self.progress.history.push(Epoch {
-            loss,
-            accuracy: None,
-        });
+        let epoch = Epoch {
+            loss: losses.iter().sum::<f64>() / losses.len() as f64,
+            learning_rate,
+            accuracy,
+        };
+        self.progress.history.push(epoch.clone());
+        Ok(epoch)
     }
 
     /// One step on the images with these numbers; gives the loss.
     fn step(&mut self, images: &[Image], batch: &[usize]) -> Result<f64, String> {
-        let queries = self.encoder.forward(self.views(images, batch, 0));
-        let keys = self.momentum_encoder.forward(self.views(images, batch, 1));
-        let logits = moco::logits(queries, keys.clone(), self.queue.negatives.clone());
-        let labels = Tensor::<1, Int>::zeros([batch.len()], &self.device);
-        let loss = self.loss.forward(logits, labels);
+        let steps = images.len() / self.settings.batch;
+        let done = self.steps_done(steps);
+        let query = self.encoder.forward(self.views(images, batch, 0));
+        let other = self.views(images, batch, 1);
+        let keys = self.momentum_side.as_ref().map(|side| Keys {
+            rows: side.encoder.forward(other.clone()),
+            images: self.numbers(batch),
+        });
+        let loss = match (&self.momentum_side, &keys) {
+            (Some(side), Some(keys)) => side.loss(&self.loss, query, keys),
+            _ => self
+                .loss
+                .forward_in_batch(query, self.encoder.forward(other)),
+        };
 
         let gradients = GradientsParams::from_grads(loss.backward(), &self.encoder);
-        let rate = self.learning_rate(images.len() / self.settings.batch);
+        let rate = self.learning_rate(done, steps);
         self.encoder = self.optimizer.step(rate, self.encoder.clone(), gradients);
-        self.momentum_encoder = moco::momentum_update(
-            self.momentum_encoder.clone(),
-            &self.encoder,
-            self.settings.momentum,
-        );
-        self.queue.push(keys);
+        if let (Some(side), Some(keys)) = (self.momentum_side.take(), keys) {
+            self.momentum_side = Some(side.follow(&self.encoder, self.settings.momentum, keys));
+        }
 
         let loss: f32 = loss
             .try_into_scalar()
@@ -187,13 +202,20 @@ impl Trainer {
         let views: Vec<Image> = batch
             .iter()
             .map(|&number| {
-                augment::view(
-                    &images[number],
-                    [self.settings.seed, epoch, number as u64, which],
-                )
+                let randomness = [self.settings.seed, epoch, number as u64, which];
+                augment::view(&images[number], self.size, randomness)
             })
             .collect();
-        digits::to_tensor(&views, &self.device)
+        data::to_tensor(&views, self.size, &self.device)
+    }
+
+    fn numbers(&self, batch: &[usize]) -> Tensor<1, Int> {
+        let numbers: Vec<i64> = batch.iter().map(|number| *number as i64).collect();
+        Tensor::from_data(TensorData::new(numbers, [batch.len()]), &self.device)
+    }
+
+    fn steps_done(&self, steps_per_epoch: usize) -> usize {
+        self.progress.epochs_done() * steps_per_epoch + self.progress.losses.len()
     }
 
     /// The numbers of the training images in the order of the current epoch.
@@ -205,8 +227,7 @@ impl Trainer {
     }
 
     /// Rises evenly during the warm-up and falls along a cosine.
-    fn learning_rate(&self, steps_per_epoch: usize) -> f64 {
-        let step = self.progress.epochs_done() * steps_per_epoch + self.progress.losses.len();
+    fn learning_rate(&self, step: usize, steps_per_epoch: usize) -> f64 {
         let share = (step + 1) as f64 / (self.settings.epochs * steps_per_epoch) as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
         LEARNING_RATE * (share / WARM_UP).min(1.0) * cosine
@@ -214,57 +235,4 @@ impl Trainer {
 }
 
 #[cfg(all(test, feature = "flex"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interrupted_and_resumed_run_is_the_run_without_interruption() {
-        let mut split = digits::load().unwrap();
-        for digits in [&mut split.training, &mut split.held_out] {
-            digits.images.truncate(96);
-            digits.labels.truncate(96);
-        }
-        let settings = Settings {
-            epochs: 2,
-            queue: 40,
-            momentum: 0.9,
-            temperature: 0.2,
-            batch: 32,
-            seed: 5,
-        };
-        let folder = crate::files::TestFolder::new("resumed");
-        let checkpoint = |name| Checkpoint::in_folder(&folder.0.join(name));
-        let train = |trainer: &mut Trainer, checkpoint: &Checkpoint, interrupted| {
-            trainer
-                .train(
-                    &split,
-                    &Protocol::new(&split),
-                    checkpoint,
-                    &AtomicBool::new(interrupted),
-                )
-                .unwrap()
-        };
-
-        let mut whole = Trainer::new(settings, &Device::flex());
-        assert!(train(&mut whole, &checkpoint("whole"), false) == Ending::Finished);
-
-        let parts = checkpoint("parts");
-        let mut part = Trainer::new(settings, &Device::flex());
-        for _ in 0..4 {
-            assert!(train(&mut part, &parts, true) == Ending::Interrupted);
-            part = Trainer::new(settings, &Device::flex());
-            part.restore(parts.load().unwrap()).unwrap();
-        }
-        assert_eq!(part.progress.losses.len(), 1);
-        assert!(train(&mut part, &parts, false) == Ending::Finished);
-
-        let represent = |trainer: &Trainer| {
-            trainer
-                .encoder
-                .represent(&split.held_out.images, Layer::Embedding)
-                .unwrap()
-        };
-        assert_eq!(represent(&part), represent(&whole));
-        assert_eq!(part.progress.history, whole.progress.history);
-    }
-}
+mod tests;

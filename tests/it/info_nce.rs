@@ -1,5 +1,9 @@
 //! The contrastive loss against its formula in f64, and its gradients against central differences of it.
 
+mod fixtures;
+mod precision;
+mod with_queue;
+
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
@@ -155,9 +159,13 @@ impl Problem {
     }
 
     fn leaves(&self, device: &Device) -> Vec<Tensor<2>> {
+        self.leaves_of(DType::F32, device)
+    }
+
+    fn leaves_of(&self, dtype: DType, device: &Device) -> Vec<Tensor<2>> {
         let leaf = |values: &Vec<f64>| {
             let shape = [values.len() / FEATURES, FEATURES];
-            float_tensor::<2>(values, &shape, (device, DType::F32)).require_grad()
+            float_tensor::<2>(values, &shape, (device, dtype)).require_grad()
         };
         self.tensors.iter().map(leaf).collect()
     }
@@ -186,14 +194,35 @@ impl Problem {
     #[track_caller]
     fn assert_agrees<B: CrossEntropyBackend>(&self, device: &Device) {
         let name = format!("{:?} {:?}", self.form, self.config);
+        let (gradients, of_scale) = self.gradients();
+        let expected = Expected {
+            loss: self.loss(),
+            gradients,
+            of_scale,
+        };
+        self.assert_found::<B>(&name, &expected, (device, DType::F32));
+    }
+
+    /// The loss and all gradients are the expected ones.
+    #[track_caller]
+    fn assert_found<B: CrossEntropyBackend>(
+        &self,
+        name: &str,
+        expected: &Expected,
+        (device, dtype): (&Device, DType),
+    ) {
+        let allowed = of_projection(dtype);
         let loss: InfoNceLoss<B> = self.config.init_for::<B>(device);
-        let leaves = self.leaves(device);
+        let leaves = self.leaves_of(dtype, device);
         let value = self.run(&loss, &leaves);
-        let allowed = of_projection(DType::F32);
-        assert_numbers(&name, &numbers(value.clone()), &[self.loss()], allowed.loss);
+        assert_numbers(
+            name,
+            &numbers(value.clone()),
+            &[expected.loss],
+            allowed.loss,
+        );
         let gradients = (value * self.upstream).backward();
-        let (expected, of_scale) = self.gradients();
-        for (at, (leaf, expected)) in leaves.iter().zip(&expected).enumerate() {
+        for (at, (leaf, expected)) in leaves.iter().zip(&expected.gradients).enumerate() {
             let found = numbers(leaf.grad(&gradients).expect("it is tracked"));
             let name = format!("{name}: tensor {at}");
             assert_numbers(&name, &found, expected, allowed.gradient);
@@ -201,9 +230,17 @@ impl Problem {
         if self.config.learnable {
             let mut found = Vec::new();
             burn::module::Module::visit(&loss, &mut Gradients(&gradients, &mut found));
-            assert_numbers(&name, &found, &[of_scale], allowed.gradient);
+            let name = format!("{name}: temperature");
+            assert_numbers(&name, &found, &[expected.of_scale], allowed.gradient);
         }
     }
+}
+
+/// The result of a [`Problem`].
+struct Expected {
+    loss: f64,
+    gradients: Vec<Vec<f64>>,
+    of_scale: f64,
 }
 
 /// Collects the gradients of parameters.

@@ -61,7 +61,7 @@ fn feed(queue: &mut NegativeQueue, sizes: &[usize], device: &Device) {
 }
 
 /// Runs a property over capacities and sizes of batches, the same ones in every run.
-fn check(property: impl Fn(usize, Vec<usize>)) {
+pub fn check(property: impl Fn(usize, Vec<usize>)) {
     let config = Config {
         cases: 24,
         failure_persistence: None,

@@ -1,0 +1,200 @@
+//! The images of a run: the digits that the program brings along, or those of a folder.
+
+mod folder;
+mod idx;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use crate::digits;
+
+/// Which images are held out is the same for every `--seed`, so that the accuracies of runs can be compared.
+const SPLIT_SEED: u64 = 0;
+/// Where nothing else says which images are held out, one in so many is.
+const HELD_OUT_OF: usize = 4;
+/// More held-out images make measuring slow, and the figures little better.
+const HELD_OUT_AT_MOST: usize = 2000;
+/// Height and width that the encoder takes.
+const SIDES: std::ops::RangeInclusive<usize> = 4..=256;
+
+/// Where the images come from.
+#[derive(clap::Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// Folder of other images than the digits: with MNIST's files (train-images-idx3-ubyte,
+    /// train-labels-idx1-ubyte, packed by gzip or not), or with a sub-folder of PNG or JPEG images for each class.
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+
+    /// Height and width that PNG and JPEG images are brought to.
+    #[arg(long, value_name = "PIXELS", default_value_t = 28)]
+    pub size: usize,
+
+    /// Train on so many of the images at most.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+/// Height and width of the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub height: usize,
+    pub width: usize,
+}
+
+/// The brightness of each pixel, row by row, from 0 to 1.
+pub type Image = Vec<f32>;
+
+/// Images with the number of the class that each of them is of.
+#[derive(Clone, Default)]
+pub struct Part {
+    pub images: Vec<Image>,
+    pub labels: Vec<usize>,
+}
+
+impl Part {
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The images with these numbers.
+    pub fn of(&self, numbers: &[usize]) -> Self {
+        Self {
+            images: numbers.iter().map(|&at| self.images[at].clone()).collect(),
+            labels: numbers.iter().map(|&at| self.labels[at]).collect(),
+        }
+    }
+}
+
+/// The held-out images take no part in the training, not even without their labels.
+pub struct Dataset {
+    pub size: Size,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    pub training: Part,
+    pub held_out: Part,
+}
+
+/// The images that the command line asks for.
+pub fn load(source: &Source) -> Result<Dataset, String> {
+    let mut dataset = match &source.data {
+        None => shipped()?,
+        Some(folder) => of_folder(folder, source.size)?,
+    };
+    if dataset.held_out.len() > HELD_OUT_AT_MOST {
+        dataset.held_out = dataset
+            .held_out
+            .of(&shuffled(dataset.held_out.len())[..HELD_OUT_AT_MOST]);
+    }
+    if let Some(limit) = source.limit.filter(|limit| *limit < dataset.training.len()) {
+        dataset.training = dataset
+            .training
+            .of(&shuffled(dataset.training.len())[..limit]);
+    }
+    let Size { height, width } = dataset.size;
+    if !SIDES.contains(&height) || !SIDES.contains(&width) {
+        return Err(format!(
+            "the images are {height} x {width} pixels; height and width must be from {} to {}",
+            SIDES.start(),
+            SIDES.end()
+        ));
+    }
+    Ok(dataset)
+}
+
+fn shipped() -> Result<Dataset, String> {
+    let digits::Split { training, held_out } = digits::load()?;
+    let part = |digits: digits::Digits| Part {
+        images: digits.images.iter().map(|image| image.to_vec()).collect(),
+        labels: digits.labels,
+    };
+    Ok(Dataset {
+        size: Size {
+            height: digits::SIDE,
+            width: digits::SIDE,
+        },
+        classes: (0..digits::CLASSES)
+            .map(|digit| digit.to_string())
+            .collect(),
+        training: part(training),
+        held_out: part(held_out),
+    })
+}
+
+fn of_folder(folder: &Path, size: usize) -> Result<Dataset, String> {
+    if !folder.is_dir() {
+        return Err(format!("--data: there is no folder {}", folder.display()));
+    }
+    if idx::is_in(folder) {
+        return idx::read(folder);
+    }
+    if !SIDES.contains(&size) {
+        return Err(format!(
+            "--size is {size}; it must be from {} to {}",
+            SIDES.start(),
+            SIDES.end()
+        ));
+    }
+    folder::read(folder, size)
+}
+
+/// Holds some of the images out.
+fn split(all: &Part) -> (Part, Part) {
+    let order = shuffled(all.len());
+    let (held_out, training) = order.split_at(all.len() / HELD_OUT_OF);
+    (all.of(training), all.of(held_out))
+}
+
+fn shuffled(count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(SPLIT_SEED));
+    order
+}
+
+/// The images as one tensor of [images, 1, height, width].
+pub fn to_tensor(images: &[Image], size: Size, device: &Device) -> Tensor<4> {
+    let shape = [images.len(), 1, size.height, size.width];
+    Tensor::from_data(TensorData::new(images.concat(), shape), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(folder: &Path) -> Source {
+        Source {
+            data: Some(folder.to_path_buf()),
+            size: 28,
+            limit: None,
+        }
+    }
+
+    #[test]
+    fn the_digits_can_be_limited_and_keep_their_held_out_images() {
+        let all = load(&Source::default()).unwrap();
+        assert_eq!((all.training.len(), all.held_out.len()), (1297, 500));
+        let some = load(&Source {
+            limit: Some(100),
+            ..Source::default()
+        })
+        .unwrap();
+        assert_eq!(some.training.len(), 100);
+        assert_eq!(some.held_out.images, all.held_out.images);
+    }
+
+    #[test]
+    fn a_folder_without_images_is_refused_in_a_sentence() {
+        let around = crate::files::TestFolder::new("no-images");
+        let error = |folder: &Path| load(&source(folder)).err().unwrap();
+        assert!(error(&around.0.join("missing")).contains("there is no folder"));
+        let nothing = error(&around.0);
+        assert!(
+            nothing.contains("train-images-idx3-ubyte") && nothing.contains("sub-folder"),
+            "{nothing}"
+        );
+    }
+}

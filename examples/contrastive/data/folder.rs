@@ -1,0 +1,136 @@
+//! A folder with one sub-folder of PNG or JPEG images for each class.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::imageops::FilterType;
+
+use super::{Dataset, Image, Part, Size, split};
+
+const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// All images in grey and in the same size; some are held out.
+pub fn read(folder: &Path, side: usize) -> Result<Dataset, String> {
+    let classes: Vec<PathBuf> = sorted(folder)?
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect();
+    if classes.len() < 2 {
+        return Err(format!(
+            "--data: {} has {} sub-folders; expected one of PNG or JPEG images for each of two or more classes, \
+             or MNIST's files train-images-idx3-ubyte and train-labels-idx1-ubyte",
+            folder.display(),
+            classes.len()
+        ));
+    }
+    let mut all = Part::default();
+    for (class, path) in classes.iter().enumerate() {
+        let before = all.len();
+        for file in sorted(path)?.iter().filter(|file| is_image(file)) {
+            all.images.push(grey(file, side)?);
+            all.labels.push(class);
+        }
+        if all.len() == before {
+            return Err(format!(
+                "--data: {} has no PNG or JPEG images",
+                path.display()
+            ));
+        }
+    }
+    let (training, held_out) = split(&all);
+    let name = |path: &PathBuf| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    Ok(Dataset {
+        size: Size {
+            height: side,
+            width: side,
+        },
+        classes: classes.iter().map(name).collect(),
+        training,
+        held_out,
+    })
+}
+
+/// In the order of the names: folders are listed in another order on each machine.
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let explain = |error| format!("{} cannot be read: {error}", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(explain)? {
+        paths.push(entry.map_err(explain)?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_image(path: &Path) -> bool {
+    path.is_file()
+        && path.extension().is_some_and(|ending| {
+            ENDINGS
+                .iter()
+                .any(|known| ending.eq_ignore_ascii_case(known))
+        })
+}
+
+fn grey(path: &Path, side: usize) -> Result<Image, String> {
+    let picture =
+        image::open(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let side = side as u32;
+    let picture = match (picture.width(), picture.height()) == (side, side) {
+        true => picture,
+        false => picture.resize_exact(side, side, FilterType::Triangle),
+    };
+    Ok(picture.to_luma32f().into_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma, RgbImage};
+
+    use super::*;
+    use crate::files::TestFolder;
+
+    #[test]
+    fn each_sub_folder_is_a_class() {
+        let folder = TestFolder::new("classes");
+        for class in ["bright", "dark"] {
+            fs::create_dir(folder.0.join(class)).unwrap();
+        }
+        for number in 0..6 {
+            let grey = GrayImage::from_pixel(9, 9, Luma([255]));
+            grey.save(folder.0.join(format!("bright/{number}.png")))
+                .unwrap();
+            let colour = RgbImage::new(5, 7);
+            colour
+                .save(folder.0.join(format!("dark/{number}.PNG")))
+                .unwrap();
+        }
+        fs::write(folder.0.join("dark/notes.txt"), "no image").unwrap();
+        let dataset = read(&folder.0, 9).unwrap();
+        assert_eq!(dataset.classes, ["bright", "dark"]);
+        assert_eq!((dataset.training.len(), dataset.held_out.len()), (9, 3));
+        for part in [&dataset.training, &dataset.held_out] {
+            for (image, label) in part.images.iter().zip(&part.labels) {
+                assert_eq!(*image, vec![if *label == 0 { 1.0 } else { 0.0 }; 81]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_folder_is_said() {
+        let folder = TestFolder::new("classes-wrong");
+        let says = |part: &str| {
+            let error = read(&folder.0, 8).err().unwrap();
+            assert!(error.contains(part), "{error}");
+        };
+        fs::create_dir(folder.0.join("one")).unwrap();
+        says("has 1 sub-folders");
+        fs::create_dir(folder.0.join("two")).unwrap();
+        says("one has no PNG or JPEG images");
+        fs::write(folder.0.join("one/broken.png"), "no image").unwrap();
+        says("broken.png cannot be read");
+    }
+}

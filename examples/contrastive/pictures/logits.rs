@@ -1,0 +1,88 @@
+//! The logits of momentum contrast before and after the training: the positive stands at index 0.
+
+use plotters::prelude::*;
+
+use super::{LABEL, TITLE};
+use crate::canvas::{Area, Drawn, FONT};
+use crate::report::Report;
+
+/// Height and width of a logit.
+const CELL: i32 = 24;
+const LEFT: i32 = 40;
+const TOP: i32 = 130;
+/// Between the positive and the negatives.
+const GAP: i32 = 14;
+/// Between the two matrices.
+const BETWEEN: i32 = 70;
+const BELOW: i32 = 100;
+const SIMILAR: RGBColor = RGBColor(8, 64, 150);
+const OPPOSITE: RGBColor = RGBColor(220, 110, 0);
+
+pub fn size(report: &Report) -> (u32, u32) {
+    let (rows, width) = extent(&report.similarities);
+    let height = TOP + CELL * rows + BELOW;
+    ((2 * (LEFT + width) + BETWEEN) as u32, height as u32)
+}
+
+/// The rows, and the width of the picture of a matrix.
+fn extent(similarities: &[Vec<f32>]) -> (i32, i32) {
+    let columns = similarities.first().map_or(0, Vec::len);
+    (similarities.len() as i32, CELL * columns as i32 + GAP)
+}
+
+/// Both matrices, blue where query and key are similar, orange where they are opposite.
+pub fn draw(report: &Report, area: &Area) -> Drawn {
+    let title = "Similarity of each query (row) to the keys (columns): the label of every row is 0";
+    area.draw(&Text::new(title, (LEFT, 24), (FONT, TITLE).into_font()))?;
+    let (_, width) = extent(&report.similarities);
+    draw_matrix(
+        area,
+        &report.baselines.similarities,
+        LEFT,
+        "before the training",
+    )?;
+    let left = LEFT + width + BETWEEN;
+    let key = "blue: alike (1), white: 0, orange: opposite (-1)";
+    let below = TOP + CELL * report.similarities.len() as i32 + 54;
+    area.draw(&Text::new(key, (LEFT, below), (FONT, LABEL).into_font()))?;
+    draw_matrix(area, &report.similarities, left, "after the training")
+}
+
+fn draw_matrix(area: &Area, similarities: &[Vec<f32>], left: i32, name: &str) -> Drawn {
+    let text = |text: &str, place: (i32, i32)| {
+        area.draw(&Text::new(
+            text.to_string(),
+            place,
+            (FONT, LABEL).into_font(),
+        ))
+    };
+    text(name, (left, TOP - 40))?;
+    for (row, values) in similarities.iter().enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            let place = (at_column(left, column), TOP + CELL * row as i32);
+            let corners = [place, (place.0 + CELL - 2, place.1 + CELL - 2)];
+            area.draw(&Rectangle::new(corners, colour(*value).filled()))?;
+        }
+    }
+    let (rows, width) = extent(similarities);
+    let bottom = TOP + CELL * rows;
+    let frame = [(left - 3, TOP - 3), (left + CELL, bottom)];
+    area.draw(&Rectangle::new(frame, BLACK.stroke_width(2)))?;
+    text("0: the positive", (left, bottom + 14))?;
+    let negatives = format!("1 to {}: the negatives", (width - GAP) / CELL - 1);
+    text(&negatives, (at_column(left, 1) + 6 * CELL, bottom + 14))?;
+    Ok(())
+}
+
+fn at_column(left: i32, column: usize) -> i32 {
+    let gap = if column == 0 { 0 } else { GAP };
+    left + gap + CELL * column as i32
+}
+
+/// From white at 0.
+fn colour(similarity: f32) -> RGBColor {
+    let RGBColor(red, green, blue) = if similarity < 0.0 { OPPOSITE } else { SIMILAR };
+    let share = similarity.abs().min(1.0);
+    let mix = |part: u8| (255.0 + share * (f32::from(part) - 255.0)) as u8;
+    RGBColor(mix(red), mix(green), mix(blue))
+}

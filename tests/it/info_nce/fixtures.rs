@@ -1,0 +1,125 @@
+//! Every case that PyTorch computed in f64 (tests/fixtures/contrastive.py): the loss, and the gradients of all
+//! tensors and of the temperature.
+
+use std::io::Read;
+use std::sync::LazyLock;
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::{CrossEntropyBackend, InBatch, InfoNceLossConfig};
+use serde::Deserialize;
+
+use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};
+use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::tolerance::assert_numbers;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    form: String,
+    features: usize,
+    tensors: Vec<Vec<f64>>,
+    temperature: f32,
+    normalize: bool,
+    reduction: String,
+    query_ids: Option<Vec<i64>>,
+    negative_ids: Option<Vec<i64>>,
+    positives: Option<Vec<i64>>,
+    upstream: f64,
+    loss: f64,
+    log_scale_grad: f64,
+    grads: Vec<Vec<f64>>,
+}
+
+static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
+    let compressed = include_bytes!("../../fixtures/contrastive.json.gz");
+    let mut json = String::new();
+    flate2::read::GzDecoder::new(&compressed[..])
+        .read_to_string(&mut json)
+        .expect("the fixtures are gzip");
+    serde_json::from_str(&json)
+        .expect("the fixtures are JSON of the shape that contrastive.py writes")
+});
+
+impl Case {
+    fn problem(&self) -> Problem {
+        let form = match self.form.as_str() {
+            "momentum" => Form::Momentum,
+            "ids" => Form::Ids,
+            "one_sided" => Form::InBatch(InBatch::OneSided),
+            "symmetric" => Form::InBatch(InBatch::Symmetric),
+            "nt_xent" => Form::InBatch(InBatch::NtXent),
+            "pairs" => Form::Pairs,
+            other => panic!("no form is called {other}"),
+        };
+        // A problem has its indices in its form.
+        assert_eq!(self.features, FEATURES);
+        let given = [&self.query_ids, &self.negative_ids, &self.positives];
+        let own: [&[i64]; 3] = [&QUERY_IDS, &NEGATIVE_IDS, &POSITIVES];
+        for (given, own) in given.into_iter().zip(own) {
+            assert!(given.as_ref().is_none_or(|given| given == own));
+        }
+        let config = InfoNceLossConfig::new()
+            .with_temperature(self.temperature)
+            .with_normalize(self.normalize)
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                _ => Reduction::Mean,
+            });
+        let config = match form {
+            Form::InBatch(in_batch) => config.with_in_batch(in_batch),
+            _ => config,
+        };
+        Problem {
+            form,
+            tensors: self.tensors.clone(),
+            log_scale: -f64::from(self.temperature).ln(),
+            config,
+            upstream: self.upstream,
+        }
+    }
+
+    fn expected(&self) -> Expected {
+        Expected {
+            loss: self.loss,
+            gradients: self.grads.clone(),
+            of_scale: self.log_scale_grad,
+        }
+    }
+}
+
+fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
+    assert_eq!(CASES.len(), 72);
+    for case in CASES.iter() {
+        let (problem, expected) = (case.problem(), case.expected());
+        // The parameter of a learnable temperature is in f32, also where the features are in f64.
+        let learnable = Problem {
+            config: problem.config.clone().with_learnable(true),
+            ..problem.clone()
+        };
+        // Two or three rows at a time.
+        let chunked = Problem {
+            config: problem.config.clone().with_chunk_bytes(150),
+            ..problem.clone()
+        };
+        for problem in [&problem, &learnable, &chunked] {
+            problem.assert_found::<B>(&case.name, &expected, (device, DType::F32));
+        }
+        if is_cpu(device) {
+            for problem in [&problem, &chunked] {
+                problem.assert_found::<B>(&case.name, &expected, (device, DType::F64));
+            }
+        }
+    }
+}
+
+on_every_cpu_backend!(every_case_agrees);
+on_every_gpu_dispatched!(every_case_agrees);
+
+/// The formula that the other tests go by is PyTorch's.
+#[test]
+fn the_formula_agrees() {
+    for case in CASES.iter() {
+        assert_numbers(&case.name, &[case.problem().loss()], &[case.loss], 1e-12);
+    }
+}
