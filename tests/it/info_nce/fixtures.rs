@@ -102,10 +102,12 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
             config: problem.config.clone().with_chunk_bytes(150),
             ..problem.clone()
         };
-        for problem in [&problem, &learnable, &chunked] {
+        for problem in [&problem, &learnable] {
             problem.assert_found::<B>(&case.name, &expected, (device, DType::F32));
         }
+        // Devices that take time to start a kernel have chunks in `every_form_agrees`.
         if is_cpu(device) {
+            chunked.assert_found::<B>(&case.name, &expected, (device, DType::F32));
             for problem in [&problem, &chunked] {
                 problem.assert_found::<B>(&case.name, &expected, (device, DType::F64));
             }
