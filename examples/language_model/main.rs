@@ -8,6 +8,9 @@ mod backend;
 #[allow(dead_code)] // Nothing here is set vertically centred.
 #[path = "../common/canvas.rs"]
 mod canvas;
+#[allow(dead_code)] // What is allocated in sum is not asked for here.
+#[path = "../../tests/memory/counting.rs"]
+mod counting;
 mod counts;
 #[path = "../common/files.rs"]
 mod files;

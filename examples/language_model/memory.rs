@@ -4,65 +4,10 @@
 //! writes it, so that it costs no memory on most systems. That of the logits is left out here; that of
 //! the embedding's gradient makes the number with a logits tensor too high by the embedding's size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The system's allocator, and two numbers.
-struct Counting;
-
-fn add(bytes: usize) {
-    PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-}
-
-// SAFETY: every call is handed on to `System` with the arguments it came with, so what holds for
-// `System` holds here. The counting touches no memory but its own and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: as in `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: `memory` came from `System`, by one of the functions here, with `layout`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // What grows counts by how much it grows.
-        if size > layout.size() {
-            add(size - layout.size());
-        } else {
-            LIVE.fetch_sub(layout.size() - size, Relaxed);
-        }
-        // SAFETY: as in `dealloc`, and `size` is as the caller promised.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-/// The most bytes at one time while something runs, over what there was before, in all threads.
-fn peak<T>(run: impl FnOnce() -> T) -> usize {
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
-    drop(run());
-    PEAK.load(Relaxed).saturating_sub(before)
-}
+use crate::counting::count;
 
 /// Bytes that a loss and its gradients take besides the hidden states and the embedding: with a
 /// tensor of all logits, and without. Of one step over random numbers, the sizes being those of
@@ -78,17 +23,16 @@ pub fn of_loss([rows, features, classes]: [usize; 3], device: &Device) -> [usize
     let projection = || embedding.clone().transpose();
 
     let whole = CrossEntropyLossConfig::new().init(device);
-    let before = LIVE.load(Relaxed);
-    let logits = hidden.clone().matmul(projection());
-    let held = LIVE.load(Relaxed) - before;
-    let with_logits = held + peak(|| whole.forward(logits, targets.clone()).backward());
+    let (logits, product) = count(|| hidden.clone().matmul(projection()));
+    let (_, of_whole) = count(|| whole.forward(logits, targets.clone()).backward());
+    let with_logits = product.held + of_whole.peak;
 
     let in_chunks = LinearCrossEntropyLossConfig::new().init(device);
-    let without_logits = peak(|| {
+    let (_, of_chunks) = count(|| {
         let loss = in_chunks.forward(hidden.clone(), projection(), None, targets.clone());
         loss.backward()
     });
-    [with_logits, without_logits]
+    [with_logits, of_chunks.peak]
 }
 
 #[cfg(all(test, feature = "flex"))]

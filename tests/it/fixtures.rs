@@ -38,6 +38,18 @@ struct Case {
     class_dim: usize,
     logits: Vec<Number>,
     target: serde_json::Value,
+    #[serde(flatten)]
+    options: Options,
+    probabilities: bool,
+    upstream: Vec<f64>,
+    loss: Vec<Number>,
+    grad: Option<Vec<Number>>,
+    target_grad: Option<Vec<Number>>,
+}
+
+/// The options of a case, under the names that the scripts write.
+#[derive(Debug, Deserialize)]
+pub struct Options {
     weight: Option<Vec<f32>>,
     label_smoothing: f64,
     ignore_indices: Vec<i64>,
@@ -45,12 +57,43 @@ struct Case {
     logit_scale: f64,
     logit_softcap: Option<f64>,
     z_loss: f64,
-    probabilities: bool,
-    upstream: Vec<f64>,
-    loss: Vec<Number>,
-    grad: Option<Vec<Number>>,
-    target_grad: Option<Vec<Number>>,
     empty: String,
+}
+
+impl Options {
+    pub fn config(&self) -> CrossEntropyLossConfig {
+        CrossEntropyLossConfig::new()
+            .with_weight(self.weight.clone())
+            .with_ignore_indices(self.ignore_indices.clone())
+            .with_label_smoothing(self.label_smoothing as f32)
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                "batch_mean" => Reduction::BatchMean,
+                _ => Reduction::Mean,
+            })
+            .with_logit_scale(self.logit_scale as f32)
+            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
+            .with_z_loss(self.z_loss as f32)
+            .with_empty(match self.empty.as_str() {
+                "zero" => EmptyReduction::Zero,
+                _ => EmptyReduction::Nan,
+            })
+    }
+
+    pub fn is_unreduced(&self) -> bool {
+        self.reduction == "none"
+    }
+}
+
+/// Indices or distributions.
+pub fn targets(target: &serde_json::Value) -> Targets {
+    let targets = if target.get("indices").is_some() {
+        serde_json::from_value::<Vec<i64>>(target["indices"].clone()).map(Targets::Indices)
+    } else {
+        serde_json::from_value::<Vec<Number>>(target["soft"].clone())
+            .map(|soft| Targets::Distributions(values(&soft)))
+    };
+    targets.expect("targets are indices or distributions")
 }
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
@@ -68,38 +111,19 @@ pub fn values(numbers: &[Number]) -> Vec<f64> {
 
 impl Case {
     fn problem(&self) -> Problem {
-        let targets = if self.target.get("indices").is_some() {
-            serde_json::from_value::<Vec<i64>>(self.target["indices"].clone()).map(Targets::Indices)
-        } else {
-            serde_json::from_value::<Vec<Number>>(self.target["soft"].clone())
-                .map(|soft| Targets::Distributions(values(&soft)))
-        };
-        let config = CrossEntropyLossConfig::new()
-            .with_weight(self.weight.clone())
-            .with_ignore_indices(self.ignore_indices.clone())
-            .with_label_smoothing(self.label_smoothing as f32)
-            .with_reduction(match self.reduction.as_str() {
-                "sum" => Reduction::Sum,
-                "batch_mean" => Reduction::BatchMean,
-                _ => Reduction::Mean,
-            })
+        let config = self
+            .options
+            .config()
             .with_logits(!self.probabilities)
-            .with_class_dim(self.class_dim as isize)
-            .with_logit_scale(self.logit_scale as f32)
-            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
-            .with_z_loss(self.z_loss as f32)
-            .with_empty(match self.empty.as_str() {
-                "zero" => EmptyReduction::Zero,
-                _ => EmptyReduction::Nan,
-            });
+            .with_class_dim(self.class_dim as isize);
         Problem {
             shape: self.shape.clone(),
             class_dim: self.class_dim,
             logits: values(&self.logits),
-            targets: targets.expect("targets are indices or distributions"),
+            targets: targets(&self.target),
             config,
             tracked_targets: self.target_grad.is_some(),
-            unreduced: self.reduction == "none",
+            unreduced: self.options.is_unreduced(),
             upstream: self.upstream.clone(),
         }
     }
@@ -159,9 +183,13 @@ mod precision {
             let logits = values(&self.logits);
             !self.probabilities
                 && self.grad.is_some()
-                && self.reduction != "batch_mean"
-                && (self.logit_scale, self.logit_softcap, self.z_loss) == (1.0, None, 0.0)
-                && self.ignore_indices.len() <= 1
+                && self.options.reduction != "batch_mean"
+                && (
+                    self.options.logit_scale,
+                    self.options.logit_softcap,
+                    self.options.z_loss,
+                ) == (1.0, None, 0.0)
+                && self.options.ignore_indices.len() <= 1
                 && logits.iter().all(|logit| logit.is_finite())
         }
     }

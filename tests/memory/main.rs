@@ -17,79 +17,8 @@ use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, NegativeQueueConfig,
 };
 
-/// An allocator that counts: the system's, and three numbers.
-mod counting {
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-    static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-    static LIVE: AtomicUsize = AtomicUsize::new(0);
-    static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-    #[global_allocator]
-    static ALLOCATOR: Counting = Counting;
-
-    struct Counting;
-
-    /// What was allocated while something ran, by all threads.
-    #[derive(Clone, Copy, Debug)]
-    pub struct Bytes {
-        /// In sum, whether freed since or not.
-        pub allocated: usize,
-        /// The most at one time, over what there was before.
-        pub peak: usize,
-    }
-
-    pub fn count<T>(run: impl FnOnce() -> T) -> (T, Bytes) {
-        let (allocated, live) = (ALLOCATED.load(Relaxed), LIVE.load(Relaxed));
-        PEAK.store(live, Relaxed);
-        let result = run();
-        let bytes = Bytes {
-            allocated: ALLOCATED.load(Relaxed) - allocated,
-            peak: PEAK.load(Relaxed) - live,
-        };
-        (result, bytes)
-    }
-
-    fn add(bytes: usize) {
-        ALLOCATED.fetch_add(bytes, Relaxed);
-        PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
-    }
-
-    // SAFETY: every call is handed on to `System` with the arguments it came with, so what holds for
-    // `System` holds here. The counting touches no memory but its own and does not allocate.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            add(layout.size());
-            // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-            add(layout.size());
-            // SAFETY: as in `alloc`.
-            unsafe { System.alloc_zeroed(layout) }
-        }
-
-        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-            LIVE.fetch_sub(layout.size(), Relaxed);
-            // SAFETY: `memory` came from `System`, by one of the functions here, with `layout`.
-            unsafe { System.dealloc(memory, layout) }
-        }
-
-        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-            // What grows counts by how much it grows.
-            if size > layout.size() {
-                add(size - layout.size());
-            } else {
-                LIVE.fetch_sub(layout.size() - size, Relaxed);
-            }
-            // SAFETY: as in `dealloc`, and `size` is as the caller promised.
-            unsafe { System.realloc(memory, layout, size) }
-        }
-    }
-}
-
+#[allow(dead_code)] // What is held afterwards is not asked for here.
+mod counting;
 mod projection;
 
 /// One test at a time: the counters are those of the process.

@@ -4,15 +4,14 @@
 use std::io::Read;
 use std::sync::LazyLock;
 
-use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
+use burn_cross_entropy::CrossEntropyBackend;
 use serde::Deserialize;
 
 use super::projected::{Form, Found, Projected, chunks};
 use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
-use crate::common::problem::{Problem, Targets};
-use crate::fixtures::{Number, values};
+use crate::common::problem::Problem;
+use crate::fixtures::{Number, Options, targets, values};
 
 #[derive(Deserialize)]
 struct Case {
@@ -23,20 +22,14 @@ struct Case {
     projection: Vec<f64>,
     bias: Option<Vec<f64>>,
     target: serde_json::Value,
-    weight: Option<Vec<f32>>,
-    label_smoothing: f64,
-    ignore_indices: Vec<i64>,
-    reduction: String,
-    logit_scale: f64,
-    logit_softcap: Option<f64>,
-    z_loss: f64,
+    #[serde(flatten)]
+    options: Options,
     upstream: Vec<f64>,
     loss: Vec<Number>,
     input_grad: Vec<f64>,
     projection_grad: Vec<f64>,
     bias_grad: Option<Vec<f64>>,
     target_grad: Option<Vec<f64>>,
-    empty: String,
 }
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
@@ -50,28 +43,6 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
 
 impl Case {
     fn projected(&self) -> Projected {
-        let targets = match &self.target {
-            target if target.get("indices").is_some() => {
-                serde_json::from_value(target["indices"].clone()).map(Targets::Indices)
-            }
-            target => serde_json::from_value(target["soft"].clone()).map(Targets::Distributions),
-        };
-        let config = CrossEntropyLossConfig::new()
-            .with_weight(self.weight.clone())
-            .with_ignore_indices(self.ignore_indices.clone())
-            .with_label_smoothing(self.label_smoothing as f32)
-            .with_reduction(match self.reduction.as_str() {
-                "sum" => Reduction::Sum,
-                "batch_mean" => Reduction::BatchMean,
-                _ => Reduction::Mean,
-            })
-            .with_logit_scale(self.logit_scale as f32)
-            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
-            .with_z_loss(self.z_loss as f32)
-            .with_empty(match self.empty.as_str() {
-                "zero" => EmptyReduction::Zero,
-                _ => EmptyReduction::Nan,
-            });
         let mut projected = Projected {
             input: self.input.clone(),
             weight: self.projection.clone(),
@@ -81,10 +52,10 @@ impl Case {
                 shape: self.shape.clone(),
                 class_dim: self.shape.len() - 1,
                 logits: Vec::new(),
-                targets: targets.expect("targets are indices or distributions"),
-                config,
+                targets: targets(&self.target),
+                config: self.options.config(),
                 tracked_targets: self.target_grad.is_some(),
-                unreduced: self.reduction == "none",
+                unreduced: self.options.is_unreduced(),
                 upstream: self.upstream.clone(),
             },
         };
