@@ -151,6 +151,10 @@ fn multiplied<B: Backend>(
 ) -> LinearGradients<B> {
     let multiply = |gradient: MaybeFloat<B>| {
         let product = gradient.into_option().map(|gradient| {
+            // CubeCL fills no tensors without elements.
+            if gradient.shape().num_elements() == 0 {
+                return gradient;
+            }
             let shape = vec![1; gradient.shape().num_dims()];
             let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
             let dtype = gradient.dtype();
