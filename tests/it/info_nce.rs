@@ -13,7 +13,7 @@ use burn_cross_entropy::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
@@ -444,16 +444,7 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(
-    every_form_agrees,
-    the_logits_are_those_of_the_loss,
-    the_ends_are_known,
-    the_order_of_negatives_does_not_matter,
-    keys_get_a_gradient_only_where_they_ask,
-    the_temperature_is_bounded,
-    what_does_not_fit_is_said,
-);
-on_every_gpu_dispatched!(
+on_every_cpu_backend_and_gpu!(
     every_form_agrees,
     the_logits_are_those_of_the_loss,
     the_ends_are_known,

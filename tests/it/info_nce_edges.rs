@@ -8,7 +8,7 @@ use burn_cross_entropy::{
     ContrastiveError, CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds,
 };
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
 use crate::common::run::numbers;
 
 /// The parameter is a leaf after it was brought to its bound: an optimizer goes on with it.
@@ -122,13 +122,7 @@ fn features_of_0_in_f16_have_a_finite_gradient() {
     );
 }
 
-on_every_cpu_backend!(
-    the_temperature_is_learnt_after_it_was_bounded,
-    no_rows_have_a_mean_of_nan,
-    what_is_unlike_is_said,
-    ids_may_come_with_autodiff,
-);
-on_every_gpu_dispatched!(
+on_every_cpu_backend_and_gpu!(
     the_temperature_is_learnt_after_it_was_bounded,
     no_rows_have_a_mean_of_nan,
     what_is_unlike_is_said,

@@ -9,7 +9,7 @@ use burn_cross_entropy::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::modules::{Encoder, Fill, Seen};
 use crate::common::run::numbers;
 
@@ -294,14 +294,7 @@ fn other_modules_are_refused<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-macro_rules! on_all {
-    ($($test:ident),* $(,)?) => {
-        on_every_cpu_backend!($($test),*);
-        on_every_gpu_dispatched!($($test),*);
-    };
-}
-
-on_all!(
+on_every_cpu_backend_and_gpu!(
     a_target_moves_by_its_share,
     momentum_1_keeps_and_0_takes_every_bit,
     what_is_equal_stays_equal,

@@ -10,7 +10,7 @@ use burn_cross_entropy::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::run::numbers;
 
 const FEATURES: usize = 3;
@@ -277,14 +277,7 @@ fn what_does_not_fit_leaves_the_queue_as_it_was<B: CrossEntropyBackend>(device: 
     ));
 }
 
-macro_rules! on_all {
-    ($($test:ident),* $(,)?) => {
-        on_every_cpu_backend!($($test),*);
-        on_every_gpu_dispatched!($($test),*);
-    };
-}
-
-on_all!(
+on_every_cpu_backend_and_gpu!(
     a_queue_is_a_deque_of_its_capacity,
     the_pieces_make_the_queue_of_the_whole,
     a_key_lies_in_the_row_of_its_number,

@@ -6,7 +6,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyBackend, NegativeQueue, NegativeQueueConfig};
 
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::run::numbers;
 
 #[derive(Module, Debug)]
@@ -252,14 +252,7 @@ fn a_queue_shows_its_options<B: CrossEntropyBackend>(device: &Device) {
     assert!(model.contains("NegativeQueue"), "{model}");
 }
 
-macro_rules! on_all {
-    ($($test:ident),* $(,)?) => {
-        on_every_cpu_backend!($($test),*);
-        on_every_gpu_dispatched!($($test),*);
-    };
-}
-
-on_all!(
+on_every_cpu_backend_and_gpu!(
     a_record_holds_all_of_the_queue,
     a_record_of_a_model_holds_its_queue,
     a_record_keeps_the_dtype_or_is_cast,

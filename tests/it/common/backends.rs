@@ -149,6 +149,14 @@ macro_rules! on_every_gpu_dispatched {
     };
 }
 
+/// [`on_every_cpu_backend`] and [`on_every_gpu_dispatched`].
+macro_rules! on_every_cpu_backend_and_gpu {
+    ($($test:ident),* $(,)?) => {
+        $crate::common::backends::on_every_cpu_backend!($($test),*);
+        $crate::common::backends::on_every_gpu_dispatched!($($test),*);
+    };
+}
+
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 macro_rules! on_device_dispatched {
     ($device:ident, $($test:ident),*) => {$(
@@ -172,6 +180,6 @@ macro_rules! on_device {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(crate) use on_device_dispatched;
 pub(crate) use {
-    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_gpu,
-    on_every_gpu_dispatched, on_the_cpu,
+    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_cpu_backend_and_gpu,
+    on_every_gpu, on_every_gpu_dispatched, on_the_cpu,
 };

@@ -10,7 +10,7 @@ use burn_cross_entropy::{CrossEntropyBackend, InBatch, InfoNceLossConfig};
 use serde::Deserialize;
 
 use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};
-use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
 use crate::common::tolerance::assert_numbers;
 
 #[derive(Deserialize)]
@@ -115,8 +115,7 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(every_case_agrees);
-on_every_gpu_dispatched!(every_case_agrees);
+on_every_cpu_backend_and_gpu!(every_case_agrees);
 
 /// The formula that the other tests go by is PyTorch's.
 #[test]

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{FEATURES, ints};
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::run::numbers;
 use crate::queue::check;
 
@@ -79,11 +79,7 @@ fn keys_that_fell_out_do_not_count<B: CrossEntropyBackend>(device: &Device) {
     assert_ne!(of(&[(1, 6), (4, 5)]), of(&[(9, 6), (4, 5)]));
 }
 
-on_every_cpu_backend!(
-    a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
-    keys_that_fell_out_do_not_count,
-);
-on_every_gpu_dispatched!(
+on_every_cpu_backend_and_gpu!(
     a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
     keys_that_fell_out_do_not_count,
 );

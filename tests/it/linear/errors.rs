@@ -6,7 +6,7 @@ use burn_cross_entropy::{
     LinearCrossEntropyLossConfig,
 };
 
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 
 fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
@@ -59,5 +59,4 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(what_does_not_fit_is_said,);
-on_every_gpu_dispatched!(what_does_not_fit_is_said,);
+on_every_cpu_backend_and_gpu!(what_does_not_fit_is_said,);

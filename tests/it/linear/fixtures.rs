@@ -9,7 +9,7 @@ use burn_cross_entropy::CrossEntropyBackend;
 use serde::Deserialize;
 
 use super::projected::{Form, Found, Projected, chunks};
-use crate::common::backends::{is_cpu, on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
 use crate::common::problem::Problem;
 use crate::fixtures::{Number, Options, targets, values};
 
@@ -93,5 +93,4 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(every_case_agrees);
-on_every_gpu_dispatched!(every_case_agrees);
+on_every_cpu_backend_and_gpu!(every_case_agrees);

@@ -7,7 +7,7 @@ use burn_cross_entropy::{
 };
 
 use super::projected::{Projected, chunks};
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::problem::Targets;
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
@@ -187,12 +187,7 @@ fn nothing_is_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(
-    sequences_and_tied_weights_have_every_form,
-    only_tracked_tensors_get_a_gradient,
-    nothing_is_an_empty_mean,
-);
-on_every_gpu_dispatched!(
+on_every_cpu_backend_and_gpu!(
     sequences_and_tied_weights_have_every_form,
     only_tracked_tensors_get_a_gradient,
     nothing_is_an_empty_mean,

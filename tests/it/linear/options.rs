@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use burn_cross_entropy::CrossEntropyBackend;
 
 use super::projected::{Form, Projected, chunks};
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
 use crate::common::problem::{Problem, Targets};
 
 fn plain_losses_agree<B: CrossEntropyBackend>(device: &Device) {
@@ -17,6 +17,14 @@ fn plain_losses_agree<B: CrossEntropyBackend>(device: &Device) {
                 .without_bias()
                 .assert_agrees::<B>(Form::chunked(chunk), device);
         }
+    }
+}
+
+/// One row at a time, and room for more rows than there are.
+fn the_smallest_and_the_largest_chunks_agree<B: CrossEntropyBackend>(device: &Device) {
+    for chunk in [1, 1000] {
+        let projected = Projected::random([5, 3, 6], false, 2);
+        projected.assert_agrees::<B>(Form::chunked(Some(chunk)), device);
     }
 }
 
@@ -79,13 +87,9 @@ fn ignored_rows_have_no_part<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend!(
+on_every_cpu_backend_and_gpu!(
     plain_losses_agree,
-    every_option_and_reduction_agrees,
-    ignored_rows_have_no_part,
-);
-on_every_gpu_dispatched!(
-    plain_losses_agree,
+    the_smallest_and_the_largest_chunks_agree,
     every_option_and_reduction_agrees,
     ignored_rows_have_no_part,
 );
