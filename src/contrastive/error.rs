@@ -96,13 +96,15 @@ pub enum ContrastiveError {
         /// The dtype of what the queue holds.
         queue: String,
     },
-    /// Keys that a queue can not hold in any case.
+    /// Features that are not computed with.
     #[error(
-        "negative queue: the keys are of dtype {dtype}, expected a floating-point dtype; `dequantize` \
-         them"
+        "contrastive learning: `{tensor}` is of dtype {dtype}, expected a floating-point dtype; \
+         `dequantize` it"
     )]
     Quantized {
-        /// Their dtype.
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its dtype.
         dtype: String,
     },
     /// Two tensors of a contrastive loss have other numbers of rows.

@@ -2,20 +2,18 @@
 
 mod config;
 mod features;
+mod temperature;
 
 use std::marker::PhantomData;
 
 use burn::backend::Dispatch;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
-use self::features::{
-    check_beside, check_rows, in_f32_at_least, over, similarity_of_rows, unit_length,
-};
+use self::features::{check_beside, check_rows, over, products, similarity_of_rows, unit_length};
 use super::error::{ContrastiveError, unwrap};
-use super::momentum::in_autodiff;
 use crate::backend::CrossEntropyBackend;
 use crate::loss::{
     CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, Projected, RangeCheck, SameId,
@@ -57,8 +55,9 @@ use crate::operation::DetailsOf;
 /// # Edge cases
 ///
 /// Features of length 0 have no direction: normalised, they stay as they are. Without negatives the
-/// loss of a row is 0. Over no rows the mean is NaN, as that of
-/// [`CrossEntropyLoss`](crate::CrossEntropyLoss).
+/// loss of a row is 0. Over no queries the mean is NaN, as that of
+/// [`CrossEntropyLoss`](crate::CrossEntropyLoss). Where the keys are the classes, there has to be one:
+/// `forward_in_batch` over no rows and `forward_pairs` over no keys are errors.
 ///
 /// # Example
 ///
@@ -328,57 +327,6 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.with_pairs(query, keys, positive, RangeCheck::Always)
     }
 
-    /// One over the temperature, which the similarities are multiplied by: `[1]` on the device, in f32; with
-    /// its gradient where it is learnt.
-    pub fn scale(&self, device: &Device) -> Tensor<1> {
-        let scale = match &self.log_scale {
-            None => {
-                let scale = TensorData::from([1.0 / self.settings.temperature]);
-                return Tensor::from_data(scale, (device, DType::F32));
-            }
-            Some(log_scale) => {
-                let free = log_scale.val();
-                let largest = self.settings.max_scale.ln();
-                // The gradient is that of the parameter, also where it stands at the bound.
-                let plain = free.clone().without_autodiff();
-                let beyond = plain.clone() - plain.clamp_max(largest);
-                (free - beyond).exp()
-            }
-        };
-        let is_there = scale.device().without_autodiff() == device.clone().without_autodiff();
-        match is_there {
-            true => scale,
-            false => scale.to_device(device),
-        }
-    }
-
-    /// The temperature that is in use. Waits for the device where it is learnt.
-    pub fn temperature(&self) -> f32 {
-        match &self.log_scale {
-            None => self.settings.temperature,
-            Some(log_scale) => {
-                let device = log_scale.val().device();
-                1.0 / self.scale(&device).into_scalar::<f32>()
-            }
-        }
-    }
-
-    /// With the parameter of the temperature brought back to its bound, as CLIP does after every step
-    /// of the optimizer. Without this the parameter may go on beyond the bound, where it changes nothing.
-    pub fn clamp_scale(mut self) -> Self {
-        let largest = self.settings.max_scale.ln();
-        self.log_scale = self.log_scale.map(|parameter| {
-            parameter.map(|value| {
-                // The result is a leaf again, which an optimizer finds the gradient of.
-                let strategy = value.gradient_checkpointing_strategy();
-                let require_grad = value.is_require_grad();
-                let bounded = value.without_autodiff().clamp_max(largest);
-                in_autodiff(bounded, strategy).set_require_grad(require_grad)
-            })
-        });
-        self
-    }
-
     /// Similarities with the positive at index 0, and the target of every row.
     fn with_positive(
         &self,
@@ -449,17 +397,6 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             false => features,
         }
     }
-
-    /// Queries over the temperature: their products with the keys are the logits.
-    fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
-        if self.log_scale.is_none() {
-            return over(query, self.settings.temperature);
-        }
-        let dtype = query.dtype();
-        let wide = in_f32_at_least(query);
-        let scale = self.scale(&wide.device()).cast(wide.dtype());
-        (wide * scale.unsqueeze::<2>()).cast(dtype)
-    }
 }
 
 /// The logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query `[N, F]` to its
@@ -495,7 +432,11 @@ pub fn moco_logits(
     unwrap(check_rows(("query", &query), ("positive", &positive)));
     unwrap(check_beside(("query", &query), ("positive", &positive)));
     unwrap(check_beside(("query", &query), ("negatives", &negatives)));
-    let own = (query.clone() * positive).sum_dim(1);
-    let others = query.matmul(negatives.transpose());
-    over(Tensor::cat(vec![own, others], 1), temperature)
+    let own = similarity_of_rows(query.clone(), positive).unsqueeze_dim(1);
+    let logits = match negatives.dims()[0] {
+        // Not every backend joins tensors without elements.
+        0 => own,
+        _ => Tensor::cat(vec![own, products(query, negatives)], 1),
+    };
+    over(logits, temperature)
 }

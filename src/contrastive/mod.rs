@@ -4,6 +4,7 @@
 //! The keys of earlier steps are the negatives of a step ([`NegativeQueue`]), and the encoder that makes
 //! them follows the one that is trained ([`momentum_update`]).
 
+mod autodiff;
 mod error;
 mod info_nce;
 mod momentum;

@@ -7,9 +7,10 @@ use std::collections::VecDeque;
 use burn::backend::DispatchTensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::kind::Autodiff;
-use burn::tensor::{Bool, DType, Device, GradientCheckpointingStrategy, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use self::parameters::check_same_parameters;
+use super::autodiff::in_autodiff;
 use super::error::{ContrastiveError, unwrap};
 
 /// How far a target stays where it is, see [`momentum_update`]. A number is one too, with the default for
@@ -330,17 +331,4 @@ fn in_place_of<const D: usize, K: Autodiff>(
 ) -> Tensor<D, K> {
     let tensor = on_device(tensor, &replaced.device());
     in_autodiff(tensor, replaced.gradient_checkpointing_strategy())
-}
-
-/// With autodiff of that strategy of checkpointing, or without.
-pub(super) fn in_autodiff<const D: usize, K: Autodiff>(
-    tensor: Tensor<D, K>,
-    strategy: Option<GradientCheckpointingStrategy>,
-) -> Tensor<D, K> {
-    match strategy {
-        None => tensor,
-        Some(strategy) => tensor
-            .autodiff()
-            .with_gradient_checkpointing_strategy(strategy),
-    }
 }

@@ -297,6 +297,7 @@ impl NegativeQueue {
         self.check_device("keys", &keys.device())?;
         if let dtype @ DType::QFloat(_) = keys.dtype() {
             return Err(ContrastiveError::Quantized {
+                tensor: "keys",
                 dtype: format!("{dtype:?}"),
             });
         }

@@ -1,53 +1,101 @@
-//! The ends of the contrastive loss: an optimizer behind the bound of the temperature, no rows, half
-//! precision, and what it is given that does not fit.
+//! The ends of the contrastive loss: no rows, features of 0 in half precision, and what it is given that does
+//! not fit.
 
-use burn::module::Module;
-use burn::optim::{GradientsParams, SgdConfig};
+use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
-    ContrastiveError, CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds,
+    ContrastiveError, CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig,
+    NegativeQueueConfig, SampleIds,
 };
 
 use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
 use crate::common::run::numbers;
 
-/// The parameter is a leaf after it was brought to its bound: an optimizer goes on with it.
-fn the_temperature_is_learnt_after_it_was_bounded<B: CrossEntropyBackend>(device: &Device) {
-    let config = InfoNceLossConfig::new().with_learnable(true);
-    let mut loss: InfoNceLoss<B> = config.init_for::<B>(device);
-    let rows = Tensor::<2>::from_floats([[1.0, 0.0], [0.6, 0.8]], device);
-    let others = Tensor::<2>::from_floats([[0.8, 0.6], [0.0, 1.0]], device);
-    let mut optimizer = SgdConfig::new().init();
-    let mut last = loss.temperature();
-    for _ in 0..3 {
-        loss = loss.clamp_scale();
-        let value = loss.forward(rows.clone(), others.clone(), rows.clone().flip([0]));
-        let gradients = GradientsParams::from_grads(value.backward(), &loss);
-        assert_eq!(gradients.len(), 1);
-        loss = optimizer.step(0.1, loss, gradients);
-        assert_ne!(loss.temperature(), last);
-        last = loss.temperature();
-    }
-    let valid = loss.valid().clamp_scale();
-    assert_eq!(valid.temperature(), last);
-}
-
-fn no_rows_have_a_mean_of_nan<B: CrossEntropyBackend>(device: &Device) {
+/// Where the keys are the classes.
+fn no_keys_are_an_error<B: CrossEntropyBackend>(device: &Device) {
     let none = || Tensor::<2>::zeros([0, 3], device);
+    let says = |result: Result<Tensor<1>, ContrastiveError>| {
+        let error = result.expect_err("there are no classes").to_string();
+        assert!(error.contains("no classes"), "{error}");
+    };
     for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
         let loss: InfoNceLoss<B> = InfoNceLossConfig::new()
             .with_in_batch(in_batch)
             .init_for::<B>(device);
-        // There are no classes either.
-        let error = loss
-            .try_forward_in_batch(none(), none())
-            .expect_err("nothing");
-        assert!(error.to_string().contains("no classes"), "{error}");
+        says(loss.try_forward_in_batch(none(), none()));
     }
     let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let ones = Tensor::<2>::ones([2, 3], device);
+    let without = ints(&[-100, -100], DType::I32, device);
+    says(loss.try_forward_pairs(ones, none(), without));
+}
+
+fn no_rows_have_a_mean_of_nan<B: CrossEntropyBackend>(device: &Device) {
+    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let none = Tensor::<2>::zeros([0, 3], device);
     let keys = Tensor::<2>::ones([4, 3], device);
     let positive = Tensor::<1, Int>::zeros([0], device);
-    assert!(numbers(loss.forward_pairs(none(), keys, positive))[0].is_nan());
+    assert!(numbers(loss.forward_pairs(none, keys, positive))[0].is_nan());
+}
+
+fn ints(values: &[i32], dtype: DType, device: &Device) -> Tensor<1, Int> {
+    let device = device.clone().without_autodiff();
+    Tensor::<1, Int>::from_ints(values, &device).cast(dtype)
+}
+
+fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
+    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let zeros = |shape| Tensor::<2>::zeros(shape, device);
+    let says = |result: Result<Tensor<1>, ContrastiveError>, part: &str| {
+        let error = result.expect_err("this does not fit").to_string();
+        assert!(error.contains(part), "{error}");
+    };
+    says(
+        loss.try_forward(zeros([2, 3]), zeros([4, 3]), zeros([5, 3])),
+        "expected as many rows",
+    );
+    says(
+        loss.try_forward(zeros([2, 3]), zeros([2, 3]), zeros([5, 4])),
+        "`negatives` has shape [5, 4]",
+    );
+    says(
+        loss.try_forward_in_batch(zeros([2, 3]), zeros([2, 4])),
+        "`b` has shape [2, 4]",
+    );
+    let ids = SampleIds {
+        queries: ints(&[1, 2], DType::I32, device),
+        negatives: ints(&[1], DType::I32, device),
+    };
+    says(
+        loss.try_forward_with_ids(zeros([2, 3]), zeros([2, 3]), zeros([5, 3]), ids),
+        "there are 1 ids for 5 negatives",
+    );
+}
+
+fn what_cannot_be_configured_is_said<B: CrossEntropyBackend>(device: &Device) {
+    for (config, part) in [
+        (
+            InfoNceLossConfig::new().with_temperature(0.0),
+            "`temperature` is 0",
+        ),
+        (
+            InfoNceLossConfig::new().with_max_scale(f32::NAN),
+            "`max_scale` is NaN",
+        ),
+        (
+            InfoNceLossConfig::new()
+                .with_learnable(true)
+                .with_temperature(0.001),
+            "one over `max_scale`",
+        ),
+        (
+            InfoNceLossConfig::new().with_reduction(Reduction::BatchMean),
+            "Mean, Auto or Sum",
+        ),
+    ] {
+        let error = config.try_init_for::<B>(device).expect_err("it is refused");
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }
 
 fn what_is_unlike_is_said<B: CrossEntropyBackend>(device: &Device) {
@@ -71,10 +119,7 @@ fn what_is_unlike_is_said<B: CrossEntropyBackend>(device: &Device) {
         loss.try_forward_in_batch(ones(2), unlike()),
         "the dtype of `a` is F32 and that of `b`",
     );
-    let ints = |values: [i32; 2], dtype| {
-        let ids = Tensor::<1, Int>::from_ints(values, &device.clone().without_autodiff());
-        ids.cast(dtype)
-    };
+    let ints = |values: [i32; 2], dtype| ints(&values, dtype, device);
     let ids = SampleIds {
         queries: ints([1, 2], DType::I32),
         negatives: ints([1, 2], DType::U32),
@@ -106,6 +151,49 @@ fn ids_may_come_with_autodiff<B: CrossEntropyBackend>(device: &Device) {
     assert!((numbers(value)[0] / expected - 1.0).abs() < 1e-3);
 }
 
+/// Quantized features are not computed with, whichever they are.
+#[cfg(feature = "flex")]
+#[test]
+fn quantized_features_are_refused() {
+    use burn::tensor::quantization::{Calibration, QuantValue, compute_q_params, compute_range};
+
+    let device = Device::flex();
+    let plain = || Tensor::<2>::ones([2, 32], &device);
+    let quantized = || {
+        let scheme = device
+            .settings()
+            .quantization
+            .scheme
+            .with_value(QuantValue::Q8S);
+        let range = compute_range(&scheme, &plain(), &Calibration::MinMax);
+        plain().quantize(&scheme, compute_q_params(&scheme, range))
+    };
+    let loss: InfoNceLoss = InfoNceLossConfig::new().init(&device);
+    let says = |result: Result<Tensor<1>, ContrastiveError>, name: &str| {
+        let error = result.expect_err("it is quantized").to_string();
+        assert!(
+            error.contains(name) && error.contains("dequantize"),
+            "{error}"
+        );
+    };
+    says(
+        loss.try_forward(quantized(), quantized(), plain()),
+        "`query`",
+    );
+    says(
+        loss.try_forward(plain(), quantized(), plain()),
+        "`positive`",
+    );
+    says(
+        loss.try_forward(plain(), plain(), quantized()),
+        "`negatives`",
+    );
+    says(loss.try_forward_in_batch(plain(), quantized()), "`b`");
+    let mut queue = NegativeQueueConfig::new(4, 32).init(&device);
+    let error = queue.try_push(quantized()).expect_err("it is quantized");
+    assert!(error.to_string().contains("`keys`"), "{error}");
+}
+
 /// Features of 0 in half precision, as of a rectifier that lets nothing through.
 #[cfg(feature = "flex")]
 #[test]
@@ -123,8 +211,10 @@ fn features_of_0_in_f16_have_a_finite_gradient() {
 }
 
 on_every_cpu_backend_and_gpu!(
-    the_temperature_is_learnt_after_it_was_bounded,
+    no_keys_are_an_error,
     no_rows_have_a_mean_of_nan,
+    what_does_not_fit_is_said,
+    what_cannot_be_configured_is_said,
     what_is_unlike_is_said,
     ids_may_come_with_autodiff,
 );

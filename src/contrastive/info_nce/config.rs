@@ -16,10 +16,11 @@ use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 /// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
-    /// Of a row of the first view all other rows of the second.
+    /// Of a row of the first view all other rows of the second. The loss of MoCo v3, with the queries `q1`
+    /// and `q2` of two views and their keys `k1` and `k2` of the momentum encoder, is
+    /// `2 t (loss(q1, k2) + loss(q2, k1))`.
     OneSided,
-    /// The mean of that and of the same with the views exchanged, as in CLIP and MoCo v3 (which multiplies
-    /// it by twice the temperature besides).
+    /// The mean of that and of the same with the views exchanged, as in CLIP.
     Symmetric,
     /// NT-Xent of SimCLR: of a row of either view all other rows of both, but for itself.
     NtXent,

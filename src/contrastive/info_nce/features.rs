@@ -4,9 +4,6 @@ use burn::tensor::{DType, Tensor};
 
 use crate::contrastive::error::ContrastiveError;
 
-/// Rows whose square is below this have no direction.
-const SMALLEST_SQUARE: f32 = 1e-24;
-
 /// Two tensors have as many rows.
 pub(super) fn check_rows(
     (name, tensor): (&'static str, &Tensor<2>),
@@ -18,6 +15,17 @@ pub(super) fn check_rows(
             one: (name, tensor.dims()),
             other: (other_name, other.dims()),
         }),
+    }
+}
+
+/// Quantized numbers are not computed with.
+fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), ContrastiveError> {
+    match tensor.dtype() {
+        dtype @ DType::QFloat(_) => Err(ContrastiveError::Quantized {
+            tensor: name,
+            dtype: format!("{dtype:?}"),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -39,6 +47,8 @@ pub(super) fn check_beside(
             other: (other_name, another),
         })
     };
+    check_float((name, tensor))?;
+    check_float((other_name, other))?;
     let (one, another) = (tensor.dtype(), other.dtype());
     if one != another {
         return differ("dtype", format!("{one:?}"), format!("{another:?}"));
@@ -67,10 +77,19 @@ pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     }
     let dtype = features.dtype();
     let wide = in_f32_at_least(features);
-    let square = (wide.clone() * wide.clone()).sum_dim(1);
-    let nothing = square.clone().lower_elem(SMALLEST_SQUARE);
+    // The largest number of a row becomes 1, so that no square leaves the range of the dtype. The direction
+    // does not depend on it, and so the gradient does not go through it.
+    let largest = wide
+        .clone()
+        .detach()
+        .set_require_grad(false)
+        .abs()
+        .max_dim(1);
+    let nothing = largest.clone().equal_elem(0);
+    let moderate = wide / largest.mask_fill(nothing.clone(), 1.0);
+    let square = (moderate.clone() * moderate.clone()).sum_dim(1);
     let length = square.mask_fill(nothing, 1.0).sqrt();
-    (wide / length).cast(dtype)
+    (moderate / length).cast(dtype)
 }
 
 /// The similarity of each row to the same row of the other tensor.
@@ -81,6 +100,16 @@ pub(super) fn similarity_of_rows(one: Tensor<2>, other: Tensor<2>) -> Tensor<1> 
     }
     let product = in_f32_at_least(one) * in_f32_at_least(other);
     product.sum_dim(1).cast(dtype).squeeze_dim(1)
+}
+
+/// The similarities of each row to all rows of the other tensor, `[N, K]`.
+pub(super) fn products(one: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
+    let [rows, features] = one.dims();
+    match rows * features {
+        // Not every backend multiplies tensors without elements.
+        0 => Tensor::zeros([rows, other.dims()[0]], (&one.device(), one.dtype())),
+        _ => one.matmul(other.transpose()),
+    }
 }
 
 /// Half precision widened: squares and sums of it have too few digits and too small a range.

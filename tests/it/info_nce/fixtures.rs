@@ -92,7 +92,6 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(CASES.len(), 72);
     for case in CASES.iter() {
         let (problem, expected) = (case.problem(), case.expected());
-        // The parameter of a learnable temperature is in f32, also where the features are in f64.
         let learnable = Problem {
             config: problem.config.clone().with_learnable(true),
             ..problem.clone()
@@ -108,7 +107,7 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
         // Devices that take time to start a kernel have chunks in `every_form_agrees`.
         if is_cpu(device) {
             chunked.assert_found::<B>(&case.name, &expected, (device, DType::F32));
-            for problem in [&problem, &chunked] {
+            for problem in [&problem, &chunked, &learnable] {
                 problem.assert_found::<B>(&case.name, &expected, (device, DType::F64));
             }
         }

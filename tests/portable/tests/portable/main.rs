@@ -2,6 +2,7 @@
 //! gradients that Flex gets from its own.
 #![allow(deprecated)] // Burn deprecates NdArray, which stands here for any such backend.
 
+mod contrastive;
 mod linear;
 
 use burn::nn::loss::Reduction;

@@ -1,0 +1,72 @@
+//! The temperature, fixed or learnt, as the number that queries are multiplied by.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use super::InfoNceLoss;
+use super::features::{in_f32_at_least, over};
+use crate::backend::CrossEntropyBackend;
+use crate::contrastive::autodiff::in_autodiff;
+
+impl<B: CrossEntropyBackend> InfoNceLoss<B> {
+    /// One over the temperature, which the similarities are multiplied by: `[1]` on the device, in f32; with
+    /// its gradient where it is learnt.
+    pub fn scale(&self, device: &Device) -> Tensor<1> {
+        let scale = match &self.log_scale {
+            None => {
+                let scale = TensorData::from([1.0 / self.settings.temperature]);
+                return Tensor::from_data(scale, (device, DType::F32));
+            }
+            Some(log_scale) => {
+                let free = log_scale.val();
+                let largest = self.settings.max_scale.ln();
+                // The gradient is that of the parameter, also where it stands at the bound.
+                let plain = free.clone().without_autodiff();
+                let beyond = plain.clone() - plain.clamp_max(largest);
+                (free - beyond).exp()
+            }
+        };
+        let is_there = scale.device().without_autodiff() == device.clone().without_autodiff();
+        match is_there {
+            true => scale,
+            false => scale.to_device(device),
+        }
+    }
+
+    /// The temperature that is in use. Waits for the device where it is learnt.
+    pub fn temperature(&self) -> f32 {
+        match &self.log_scale {
+            None => self.settings.temperature,
+            Some(log_scale) => {
+                let device = log_scale.val().device();
+                1.0 / self.scale(&device).into_scalar::<f32>()
+            }
+        }
+    }
+
+    /// With the parameter of the temperature brought back to its bound, as CLIP does after every step
+    /// of the optimizer. Without this the parameter may go on beyond the bound, where it changes nothing.
+    pub fn clamp_scale(mut self) -> Self {
+        let largest = self.settings.max_scale.ln();
+        self.log_scale = self.log_scale.map(|parameter| {
+            parameter.map(|value| {
+                // The result is a leaf again, which an optimizer finds the gradient of.
+                let strategy = value.gradient_checkpointing_strategy();
+                let require_grad = value.is_require_grad();
+                let bounded = value.without_autodiff().clamp_max(largest);
+                in_autodiff(bounded, strategy).set_require_grad(require_grad)
+            })
+        });
+        self
+    }
+
+    /// Queries over the temperature: their products with the keys are the logits.
+    pub(super) fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
+        if self.log_scale.is_none() {
+            return over(query, self.settings.temperature);
+        }
+        let dtype = query.dtype();
+        let wide = in_f32_at_least(query);
+        let scale = self.scale(&wide.device()).cast(wide.dtype());
+        (wide * scale.unsqueeze::<2>()).cast(dtype)
+    }
+}

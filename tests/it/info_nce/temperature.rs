@@ -1,0 +1,73 @@
+//! The learnt temperature at its bound.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use burn_cross_entropy::{CrossEntropyBackend, InfoNceLoss, InfoNceLossConfig};
+
+use super::{Form, Gradients, Problem};
+use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::tolerance::assert_numbers;
+
+/// At its bound the scale stays there, and its parameter keeps its gradient.
+fn the_temperature_is_bounded<B: CrossEntropyBackend>(device: &Device) {
+    let config = InfoNceLossConfig::new()
+        .with_learnable(true)
+        .with_max_scale(20.0);
+    let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+    assert!((loss.temperature() - 0.07).abs() < 1e-6);
+    let warmer = Module::map(loss, &mut Added(1.0));
+    assert!((warmer.temperature() - 0.05).abs() < 1e-6);
+    let mut found = Vec::new();
+    let mut problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
+    problem.log_scale = 20f64.ln();
+    let value = problem.run(&warmer, &problem.leaves(device)) * problem.upstream;
+    Module::visit(&warmer, &mut Gradients(&value.backward(), &mut found));
+    let (_, expected) = problem.gradients();
+    assert_numbers("temperature", &found, &[expected], 2e-5);
+    let back = Module::map(warmer.clamp_scale(), &mut Added(-1.0));
+    let expected = 1.0 / (20.0 * (-1f32).exp());
+    assert!((back.temperature() - expected).abs() < 1e-5);
+}
+
+/// Adds to every parameter.
+struct Added(f32);
+
+impl ModuleMapper for Added {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|value| {
+            let moved = value.detach() + self.0;
+            moved.detach().require_grad()
+        })
+    }
+}
+
+/// The parameter is a leaf after it was brought to its bound: an optimizer goes on with it, here from beyond
+/// the bound back below it.
+fn the_temperature_is_learnt_after_it_was_bounded<B: CrossEntropyBackend>(device: &Device) {
+    let config = InfoNceLossConfig::new().with_learnable(true);
+    let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+    let mut loss = Module::map(loss, &mut Added(3.0));
+    // A negative is nearer than the positive: a smaller scale is better.
+    let rows = Tensor::<2>::from_floats([[1.0, 0.0], [0.6, 0.8]], device);
+    let others = Tensor::<2>::from_floats([[0.8, 0.6], [0.0, 1.0]], device);
+    let mut optimizer = SgdConfig::new().init();
+    let mut last = loss.temperature();
+    assert!((last - 0.01).abs() < 1e-6, "{last}");
+    for _ in 0..3 {
+        loss = loss.clamp_scale();
+        let value = loss.forward(rows.clone(), others.clone(), rows.clone().flip([0]));
+        let gradients = GradientsParams::from_grads(value.backward(), &loss);
+        assert_eq!(gradients.len(), 1);
+        loss = optimizer.step(0.1, loss, gradients);
+        assert!(loss.temperature() > last);
+        last = loss.temperature();
+    }
+    let valid = loss.valid().clamp_scale();
+    assert_eq!(valid.temperature(), last);
+}
+
+on_every_cpu_backend_and_gpu!(
+    the_temperature_is_bounded,
+    the_temperature_is_learnt_after_it_was_bounded,
+);
