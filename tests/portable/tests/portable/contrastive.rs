@@ -6,8 +6,8 @@ use burn_cross_entropy::{InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds};
 const FEATURES: usize = 5;
 
 /// Numbers without a pattern that rows and features share.
-fn leaf(rows: usize, (device, dtype): (&Device, DType)) -> Tensor<2> {
-    let number = |at: usize| ((at + rows) as f64 * 1.618).sin();
+fn leaf(rows: usize, first: f64, (device, dtype): (&Device, DType)) -> Tensor<2> {
+    let number = |at: usize| (at as f64 * 1.618 + first).sin();
     let numbers: Vec<f64> = (0..rows * FEATURES).map(number).collect();
     let data = TensorData::new(numbers, [rows, FEATURES]).convert_dtype(dtype);
     Tensor::from_data(data, (device, dtype)).require_grad()
@@ -44,7 +44,7 @@ const FORMS: [Form; 4] = [
 
 /// The loss, and the gradients of all tensors.
 fn solve(form: Form, loss: &InfoNceLoss, given: (&Device, DType)) -> Vec<Vec<f64>> {
-    let leaves = [4, 4, 7].map(|rows| leaf(rows, given));
+    let leaves = [(4, 0.5), (4, 2.0), (7, 4.0)].map(|(rows, first)| leaf(rows, first, given));
     let value = form(loss, leaves.clone());
     let gradients = (value.clone() * -1.75).backward();
     let gradient = |leaf: &Tensor<2>| leaf.grad(&gradients).map(numbers).unwrap_or_default();
