@@ -1,0 +1,49 @@
+//! The logits of momentum contrast, for those who want to see them.
+
+use burn::tensor::Tensor;
+
+use super::config::check_positive;
+use super::features::{check_beside, check_rows, over, products, similarity_of_rows};
+use crate::contrastive::error::unwrap;
+
+/// The logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query `[N, F]` to its
+/// own positive `[N, F]` at index 0, then those to all negatives `[K, F]`, over the temperature. The
+/// target of every row is 0.
+///
+/// For those who want to see them; [`InfoNceLoss::forward`](super::InfoNceLoss::forward) gives their loss without holding them. The
+/// features are taken as they are.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{cross_entropy, moco_logits};
+///
+/// let device = Device::flex();
+/// let (query, positive) = (Tensor::<2>::ones([2, 3], &device), Tensor::<2>::ones([2, 3], &device));
+/// let logits = moco_logits(query, positive, Tensor::zeros([5, 3], &device), 0.5);
+/// assert_eq!(logits.dims(), [2, 6]);
+/// let loss = cross_entropy(logits, Tensor::<1, Int>::zeros([2], &device));
+/// assert!((loss.into_scalar::<f32>() - (5.0 * (-6f32).exp()).ln_1p()).abs() < 1e-6);
+/// ```
+///
+/// # Panics
+///
+/// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or the temperature is not
+/// positive and finite.
+pub fn moco_logits(
+    query: Tensor<2>,
+    positive: Tensor<2>,
+    negatives: Tensor<2>,
+    temperature: f32,
+) -> Tensor<2> {
+    unwrap(check_positive("temperature", temperature));
+    unwrap(check_rows(("query", &query), ("positive", &positive)));
+    unwrap(check_beside(("query", &query), ("positive", &positive)));
+    unwrap(check_beside(("query", &query), ("negatives", &negatives)));
+    let own = similarity_of_rows(query.clone(), positive).unsqueeze_dim(1);
+    let logits = match negatives.dims()[0] {
+        // Not every backend joins tensors without elements.
+        0 => own,
+        _ => Tensor::cat(vec![own, products(query, negatives)], 1),
+    };
+    over(logits, temperature)
+}
