@@ -21,7 +21,7 @@ pub enum Method {
     Simclr,
 }
 
-/// How the momentum goes over the run.
+/// Whether the momentum stays or grows over the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Schedule {
     /// The same in every step.

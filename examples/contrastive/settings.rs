@@ -32,8 +32,8 @@ pub struct Settings {
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     pub momentum: f64,
 
-    /// How the momentum goes over the run.
-    #[arg(long, value_enum, default_value_t = Schedule::Constant)]
+    /// Whether the momentum stays or grows over the run.
+    #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
     // Older checkpoints do not have it: their momentum is constant.
     #[serde(default)]
     pub momentum_schedule: Schedule,
