@@ -48,8 +48,17 @@ impl Checkpoint {
         }
     }
 
-    pub fn exists(&self) -> bool {
-        folders::readable_folder(&self.folder).is_some()
+    /// Refuses a folder with a checkpoint, which a new run would replace from its first evaluation or
+    /// interruption on.
+    pub fn must_not_exist(&self) -> Result<(), String> {
+        match folders::readable_folder(&self.folder) {
+            None => Ok(()),
+            Some(folder) => Err(format!(
+                "{} is the checkpoint of an earlier run; --resume continues that run, --overwrite replaces \
+                 it, and another --output leaves it alone",
+                folder.display()
+            )),
+        }
     }
 
     pub fn save(&self, trainer: &Trainer) -> Result<(), String> {
@@ -149,5 +158,29 @@ fn does_not_fit(error: RecordError) -> String {
 fn in_words(error: RecordError) -> String {
     match error {
         RecordError::Io(reason) | RecordError::Validation(reason) => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::TestFolder;
+
+    #[test]
+    fn a_checkpoint_is_not_replaced_without_being_asked_for() {
+        let output = TestFolder::new("earlier-run");
+        let checkpoint = Checkpoint::in_folder(&output.0);
+        // The log of a run without a checkpoint is replaced.
+        fs::write(output.0.join("metrics.csv"), "epoch").unwrap();
+        assert_eq!(checkpoint.must_not_exist(), Ok(()));
+        fs::create_dir(&checkpoint.folder).unwrap();
+        let error = checkpoint.must_not_exist().unwrap_err();
+        for way in ["--resume", "--overwrite", "--output"] {
+            assert!(error.contains(way), "{error}");
+        }
+        // Cut off between the two renames of its replacement.
+        let previous = crate::files::sibling(&checkpoint.folder, "previous");
+        fs::rename(&checkpoint.folder, previous).unwrap();
+        assert!(checkpoint.must_not_exist().is_err());
     }
 }

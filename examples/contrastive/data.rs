@@ -17,6 +17,8 @@ use crate::digits;
 const SPLIT_SEED: u64 = 0;
 /// Where nothing else says which images are held out, one in so many is.
 const HELD_OUT_OF: usize = 4;
+/// With one the picture of the logits would have nothing to contrast.
+const HELD_OUT_AT_LEAST: usize = 2;
 /// More held-out images make measuring slow, and the figures little better.
 const HELD_OUT_AT_MOST: usize = 2000;
 /// Height and width that the encoder takes.
@@ -81,11 +83,23 @@ pub struct Dataset {
 
 /// The images that the command line asks for.
 pub fn load(source: &Source) -> Result<Dataset, String> {
+    if source.limit == Some(0) {
+        return Err("--limit is 0; at least 1 image is needed to train on".to_string());
+    }
     let mut dataset = match &source.data {
         None => shipped()?,
         Some(folder) => of_folder(folder, source.size)?,
     };
-    if dataset.held_out.len() > HELD_OUT_AT_MOST {
+    let held_out = dataset.held_out.len();
+    if held_out < HELD_OUT_AT_LEAST {
+        return Err(format!(
+            "{held_out} of {} images are held out to measure the accuracy with, and {HELD_OUT_AT_LEAST} are \
+             needed; where nothing says which, one in {HELD_OUT_OF} is held out, so that {} images are enough",
+            held_out + dataset.training.len(),
+            HELD_OUT_AT_LEAST * HELD_OUT_OF,
+        ));
+    }
+    if held_out > HELD_OUT_AT_MOST {
         dataset.held_out = dataset
             .held_out
             .of(&shuffled(dataset.held_out.len())[..HELD_OUT_AT_MOST]);
@@ -184,6 +198,37 @@ mod tests {
         .unwrap();
         assert_eq!(some.training.len(), 100);
         assert_eq!(some.held_out.images, all.held_out.images);
+    }
+
+    #[test]
+    fn a_limit_of_0_is_refused_by_name() {
+        let error = load(&Source {
+            limit: Some(0),
+            ..Source::default()
+        });
+        assert!(error.err().unwrap().contains("--limit is 0"));
+    }
+
+    #[test]
+    fn images_that_are_too_few_to_hold_some_out_are_refused() {
+        let folder = crate::files::TestFolder::new("few-images");
+        let class = |class: usize| folder.0.join(["one", "two"][class]);
+        for number in [0, 1] {
+            std::fs::create_dir(class(number)).unwrap();
+        }
+        let with_images = |images: usize| {
+            for number in 0..images {
+                let path = class(number % 2).join(format!("{number}.png"));
+                image::GrayImage::new(4, 4).save(path).unwrap();
+            }
+            load(&source(&folder.0))
+        };
+        let error = with_images(7).err().unwrap();
+        assert!(
+            error.contains("1 of 7 images") && error.contains("8 images are enough"),
+            "{error}"
+        );
+        assert_eq!(with_images(8).unwrap().held_out.len(), 2);
     }
 
     #[test]

@@ -184,3 +184,38 @@ pub fn nearest(rows: &[Vec<f32>], query: &[f32], count: usize) -> Vec<usize> {
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn protocol(labels: &[usize]) -> Protocol {
+        let labels = labels.to_vec();
+        let images = vec![vec![]; labels.len()];
+        Protocol {
+            labelled: Part { images, labels },
+            held_out: Part::default(),
+            size: Size {
+                height: 1,
+                width: 1,
+            },
+            classes: 10,
+            draws: vec![],
+        }
+    }
+
+    #[test]
+    fn most_of_the_nearest_decide_and_where_they_disagree_the_nearest_one() {
+        let protocol = protocol(&[7, 4, 4, 7, 2]);
+        // On a line, 1, 2, 3, 4 and -5 away from the query.
+        let rows = [1.0, 2.0, 3.0, 4.0, -5.0].map(|place| vec![place]);
+        let vote = |draw: &[usize]| protocol.vote(draw, &rows, &[0.0]);
+        // The votes are 7, 4, 4: the far 7 has none.
+        assert_eq!(vote(&[0, 1, 2, 3, 4]), 4);
+        // 7, 4, 2.
+        assert_eq!(vote(&[4, 1, 0]), 7);
+        // 4, 2.
+        assert_eq!(vote(&[4, 2]), 4);
+        assert_eq!(vote(&[4]), 2);
+    }
+}

@@ -77,6 +77,11 @@ struct Arguments {
     /// prolongs a finished run.
     #[arg(long)]
     resume: bool,
+
+    /// Replace the run in the output folder. Without --overwrite or --resume a folder with a checkpoint
+    /// is refused.
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +104,9 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     let interrupted = interrupt::watch()?;
     let device = arguments.backend.device()?;
     let checkpoint = Checkpoint::in_folder(&arguments.output);
+    if !arguments.resume && !arguments.overwrite {
+        checkpoint.must_not_exist()?;
+    }
     let saved = arguments.resume.then(|| checkpoint.load()).transpose()?;
     let mut epochs = arguments.epochs;
     if let Some(saved) = &saved {
@@ -111,9 +119,9 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
         .settings
         .with_epochs(epochs, dataset.training.len());
     settings.check(dataset.training.len())?;
+    let mut trainer = Trainer::new(settings, dataset.size, &device)?;
     files::make_folder(&arguments.output)?;
     let protocol = Protocol::new(&dataset);
-    let mut trainer = Trainer::new(settings, dataset.size, &device);
     println!(
         "{} images of {} x {} pixels to learn from without labels, {} held out for the accuracy; \
          {} parameters; backend {}.",
@@ -128,11 +136,6 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     if let Some(saved) = saved {
         trainer.restore(saved)?;
         println!("{}", where_it_goes_on(&trainer));
-    } else if checkpoint.exists() {
-        println!(
-            "{} holds the checkpoint of an earlier run, which this run will replace; --resume would continue it.",
-            arguments.output.display()
-        );
     }
     let images = &dataset.training.images;
     let ending = trainer.train(images, &protocol, &arguments.output, &interrupted)?;
@@ -145,9 +148,13 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     if ending == Ending::Interrupted {
         println!();
         println!(
-            "Interrupted in epoch {} of {}. To go on, repeat the command with --resume.",
+            "Interrupted in epoch {} of {}. To go on, repeat the command with --resume{}.",
             trainer.progress.epochs_done() + 1,
             trainer.settings.epochs,
+            match arguments.overwrite {
+                true => " in place of --overwrite",
+                false => "",
+            },
         );
     }
     Ok(ending)

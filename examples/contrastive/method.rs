@@ -2,7 +2,7 @@
 //! batch (SimCLR). Queue, momentum update and loss are the library's.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
     InBatch, InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, SampleIds,
     momentum_update,
@@ -21,15 +21,25 @@ pub enum Method {
     Simclr,
 }
 
-impl Method {
-    /// The embeddings have length 1 already.
-    pub fn loss(self, temperature: f64, device: &Device) -> InfoNceLoss {
-        InfoNceLossConfig::new()
-            .with_temperature(temperature as f32)
-            .with_normalize(false)
-            .with_in_batch(InBatch::NtXent)
-            .init(device)
-    }
+/// Whether the momentum stays or grows over the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Schedule {
+    /// The same in every step.
+    #[default]
+    Constant,
+    /// From --momentum along half a cosine to 1, where the momentum encoder stands still.
+    Cosine,
+}
+
+/// The loss of both methods; the form of the negatives in the batch is SimCLR's.
+pub fn loss(temperature: f32, device: &Device) -> Result<InfoNceLoss, String> {
+    InfoNceLossConfig::new()
+        .with_temperature(temperature)
+        // The encoder gives unit vectors itself, because they are what the evaluation compares.
+        .with_normalize(false)
+        .with_in_batch(InBatch::NtXent)
+        .try_init_for(device)
+        .map_err(|error| format!("--temperature: {error}"))
 }
 
 /// What momentum contrast has besides the encoder that is trained. No gradient reaches it.
@@ -41,13 +51,29 @@ pub struct MomentumSide {
 }
 
 impl MomentumSide {
-    pub fn new(online: &Encoder, negatives: usize, device: &Device) -> Self {
-        Self {
+    pub fn new(online: &Encoder, negatives: usize, device: &Device) -> Result<Self, String> {
+        let queue = NegativeQueueConfig::new(negatives, EMBEDDING)
+            .with_ids(true)
+            .try_init(device)
+            .map_err(|error| format!("--queue: {error}"))?;
+        Ok(Self {
             encoder: online.valid(),
-            queue: NegativeQueueConfig::new(negatives, EMBEDDING)
-                .with_ids(true)
-                .init(device),
-        }
+            queue,
+        })
+    }
+
+    /// The images of the keys in the queue.
+    fn negatives(&self) -> Tensor<1, Int> {
+        self.queue.ids().expect("the queue is made with ids")
+    }
+
+    /// The numbers of images beside those in the queue, in the dtype of these: the queue of a checkpoint
+    /// keeps that of the backend which it was made on.
+    pub fn numbers(&self, images: &[usize]) -> Tensor<1, Int> {
+        let numbers: Vec<i64> = images.iter().map(|number| *number as i64).collect();
+        let negatives = self.negatives();
+        let options = (&negatives.device(), negatives.dtype());
+        Tensor::from_data(TensorData::new(numbers, [images.len()]), options)
     }
 
     /// The mean cross-entropy of the logits [queries, 1 + negatives], in which the positive stands at
@@ -61,12 +87,9 @@ impl MomentumSide {
     /// `moco_logits` makes these logits as a tensor; the loss makes them some rows at a time. The key of
     /// the same image from an earlier epoch, which the queue may still hold, is no negative.
     pub fn loss(&self, loss: &InfoNceLoss, query: Tensor<2>, keys: &Keys) -> Tensor<1> {
-        let Some(negatives) = self.queue.ids() else {
-            return loss.forward(query, keys.rows.clone(), self.queue.keys());
-        };
         let ids = SampleIds {
             queries: keys.images.clone(),
-            negatives,
+            negatives: self.negatives(),
         };
         loss.forward_with_ids(query, keys.rows.clone(), self.queue.keys(), ids)
     }
@@ -106,7 +129,7 @@ mod tests {
         let random = |rows| Tensor::<2>::random([rows, EMBEDDING], Distribution::Default, &device);
         let ids = |ids: std::ops::Range<i64>| Tensor::<1, Int>::arange(ids, &device);
         let online = Encoder::new(SIZE, 1, &device.clone().autodiff());
-        let mut side = MomentumSide::new(&online, 7, &device);
+        let mut side = MomentumSide::new(&online, 7, &device).unwrap();
         side.queue.push_with_ids(random(7), ids(10..17));
 
         let (query, rows) = (random(3), random(3));
@@ -116,11 +139,22 @@ mod tests {
         let expected: f32 = cross_entropy(logits, labels).into_scalar();
 
         let images = ids(0..3);
-        let loss = side.loss(
-            &Method::Moco.loss(0.5, &device),
-            query,
-            &Keys { rows, images },
-        );
+        let loss = side.loss(&loss(0.5, &device).unwrap(), query, &Keys { rows, images });
         assert!((loss.into_scalar::<f32>() - expected).abs() < 1e-5 * expected);
+    }
+
+    #[test]
+    fn what_the_library_refuses_is_said_of_the_option() {
+        let device = Device::flex();
+        for temperature in [0.0, 1e-40, f32::INFINITY, f32::NAN] {
+            let error = loss(temperature, &device).unwrap_err();
+            assert!(error.contains("--temperature"), "{error}");
+        }
+        let online = Encoder::new(SIZE, 1, &device.clone().autodiff());
+        let error = MomentumSide::new(&online, 3_000_000_000, &device).unwrap_err();
+        assert!(
+            error.contains("--queue") && error.contains("3000000000"),
+            "{error}"
+        );
     }
 }

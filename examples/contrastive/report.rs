@@ -101,7 +101,7 @@ impl Report<'_> {
         let found = if trained > best {
             "Without having seen a label, the encoder places images of one class near each other"
         } else {
-            "The encoder does not yet compare images better than their pixels do; more --epochs may help"
+            "The encoder is not yet better than both the pixels and the untrained encoder; more --epochs may help"
         };
         println!(
             "{found}: given {LABELLED_PER_CLASS} labelled images per class, the nearest neighbours name {} of \

@@ -1,11 +1,11 @@
 //! What a run depends on: the options of the training, their defaults and their limits.
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
-use crate::method::Method;
+use crate::method::{Method, Schedule};
 
 /// Without `--epochs` so many images are seen, some of them again and again.
 const IMAGES_SEEN: usize = 260_000;
@@ -32,9 +32,15 @@ pub struct Settings {
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     pub momentum: f64,
 
+    /// Whether the momentum stays or grows over the run.
+    #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
+    // Older checkpoints do not have it: their momentum is constant.
+    #[serde(default)]
+    pub momentum_schedule: Schedule,
+
     /// What the logits are divided by. Lower values look more at the closest negatives.
     #[arg(long, value_name = "T", default_value_t = 0.2)]
-    pub temperature: f64,
+    pub temperature: f32,
 
     /// Images in a step.
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -60,13 +66,19 @@ impl Settings {
         if self.epochs == 0 {
             return Err("--epochs is 0; at least 1 is needed".to_string());
         }
-        if self.queue == 0 {
+        if self.method == Method::Moco && self.queue == 0 {
             return Err("--queue is 0; without negatives there is nothing to contrast with".into());
         }
         let least = match self.method {
             Method::Moco => 1,
             Method::Simclr => 2,
         };
+        if training_images < least {
+            return Err(format!(
+                "the training images are {training_images}; --method {} needs {least} at least",
+                name(self.method)
+            ));
+        }
         if self.batch < least || self.batch > training_images {
             return Err(format!(
                 "--batch is {}; it must be from {least} to {training_images}, the number of training images",
@@ -79,24 +91,20 @@ impl Settings {
                 self.momentum
             ));
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return Err(format!(
-                "--temperature is {}; it must be above 0",
-                self.temperature
-            ));
-        }
         Ok(())
     }
 
     /// The settings of a resumed run: those of the checkpoint, of which the command line may change nothing
     /// but the epochs. Any other change would make it a different run.
     pub fn continuing(&self, saved: &Self, given: &ArgMatches) -> Result<Self, String> {
-        let on_command_line = |name| given.value_source(name) == Some(ValueSource::CommandLine);
+        let on_command_line =
+            |field: &str| given.value_source(field) == Some(ValueSource::CommandLine);
         for ((name, was), (_, asked)) in saved.options().into_iter().zip(self.options()) {
-            if on_command_line(name) && was != asked {
+            // The command line knows an option by the name of its field.
+            if on_command_line(&name.replace('-', "_")) && was != asked {
                 return Err(format!(
                     "the checkpoint was made with {}, not --{name} {asked}; leave --{name} away to \
-                     resume it, or start anew without --resume",
+                     resume it, or start anew with --overwrite in place of --resume",
                     match was.as_str() {
                         "" => format!("no --{name}"),
                         was => format!("--{name} {was}"),
@@ -108,8 +116,7 @@ impl Settings {
     }
 
     /// All but the epochs, as they stand on the command line; nothing where they do not.
-    fn options(&self) -> [(&'static str, String); 9] {
-        let name = |method: Method| format!("{method:?}").to_lowercase();
+    fn options(&self) -> [(&'static str, String); 10] {
         let folder = self.source.data.as_ref();
         [
             (
@@ -126,9 +133,89 @@ impl Settings {
             ("method", name(self.method)),
             ("queue", self.queue.to_string()),
             ("momentum", self.momentum.to_string()),
+            ("momentum-schedule", name(self.momentum_schedule)),
             ("temperature", self.temperature.to_string()),
             ("batch", self.batch.to_string()),
             ("seed", self.seed.to_string()),
         ]
+    }
+}
+
+/// A value of an option as it stands on the command line.
+fn name(value: impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+    use crate::Arguments;
+
+    /// The settings that these options ask for, and how they were given.
+    fn given(options: &[&str]) -> (Settings, ArgMatches) {
+        let line = ["contrastive"].iter().chain(options);
+        let matches = Arguments::command().try_get_matches_from(line).unwrap();
+        let arguments = Arguments::from_arg_matches(&matches).unwrap();
+        let epochs = arguments.epochs.or(Some(3));
+        (arguments.settings.with_epochs(epochs, 100), matches)
+    }
+
+    #[test]
+    fn what_cannot_be_trained_with_is_refused_by_name() {
+        for (options, images, part) in [
+            (&["--epochs", "0"][..], 300, "--epochs is 0"),
+            (&["--queue", "0"], 300, "--queue is 0"),
+            (
+                &["--batch", "0"],
+                300,
+                "--batch is 0; it must be from 1 to 300",
+            ),
+            (&["--batch", "301"], 300, "--batch is 301"),
+            (
+                &["--method", "simclr", "--batch", "1"],
+                300,
+                "from 2 to 300",
+            ),
+            (&["--method", "simclr"], 1, "--method simclr needs 2"),
+            (&["--momentum", "1.1"], 300, "--momentum is 1.1"),
+            (&["--momentum", "NaN"], 300, "--momentum is NaN"),
+        ] {
+            let error = given(options).0.check(images).unwrap_err();
+            assert!(error.contains(part), "{options:?}: {error}");
+        }
+        for options in [
+            &["--batch", "300", "--momentum", "1", "--queue", "1"][..],
+            &["--batch", "1", "--momentum", "0"],
+            // It has no queue.
+            &["--method", "simclr", "--queue", "0", "--batch", "2"],
+        ] {
+            assert_eq!(given(options).0.check(300), Ok(()), "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_settings_but_for_the_epochs() {
+        let (saved, _) = given(&["--batch", "64", "--momentum-schedule", "cosine"]);
+        for (option, value) in [("--batch", "32"), ("--momentum-schedule", "constant")] {
+            let (settings, matches) = given(&[option, value]);
+            let error = settings.continuing(&saved, &matches).unwrap_err();
+            assert!(error.contains(&format!("not {option} {value}")), "{error}");
+        }
+        for options in [&[][..], &["--batch", "64"], &["--epochs", "9"]] {
+            let (settings, matches) = given(options);
+            assert_eq!(settings.continuing(&saved, &matches).as_ref(), Ok(&saved));
+        }
+    }
+
+    #[test]
+    fn the_settings_of_older_checkpoints_have_a_constant_momentum() {
+        let (settings, _) = given(&["--seed", "7"]);
+        let json = serde_json::to_string(&settings).unwrap();
+        let older = json.replace(r#""momentum_schedule":"Constant","#, "");
+        assert_ne!(older, json);
+        assert_eq!(serde_json::from_str::<Settings>(&older).unwrap(), settings);
     }
 }

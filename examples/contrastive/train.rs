@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_cross_entropy::InfoNceLoss;
+use burn::tensor::{Device, Tensor};
+use burn_cross_entropy::{InfoNceLoss, MomentumSchedule};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::display::Display;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::Protocol;
 use crate::log::TrainingLog;
-use crate::method::{Keys, Method, MomentumSide};
+use crate::method::{self, Keys, Method, MomentumSide, Schedule};
 use crate::random::generator;
 use crate::settings::Settings;
 
@@ -73,22 +73,24 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    pub fn new(settings: Settings, size: Size, device: &Device) -> Self {
+    pub fn new(settings: Settings, size: Size, device: &Device) -> Result<Self, String> {
         let encoder = Encoder::new(size, settings.seed, &device.clone().autodiff());
         let momentum_side = || MomentumSide::new(&encoder, settings.queue, device);
-        Self {
+        Ok(Self {
             progress: Progress::default(),
-            momentum_side: (settings.method == Method::Moco).then(momentum_side),
+            momentum_side: (settings.method == Method::Moco)
+                .then(momentum_side)
+                .transpose()?,
             encoder,
             optimizer: AdamWConfig::new()
                 .with_weight_decay(WEIGHT_DECAY)
                 .with_epsilon(1e-8)
                 .init(),
-            loss: settings.method.loss(settings.temperature, device),
+            loss: method::loss(settings.temperature, device)?,
             size,
             device: device.clone(),
             settings,
-        }
+        })
     }
 
     /// Takes over everything that was saved.
@@ -167,7 +169,7 @@ impl Trainer {
         let other = self.views(images, batch, 1);
         let keys = self.momentum_side.as_ref().map(|side| Keys {
             rows: side.encoder.forward(other.clone()),
-            images: self.numbers(batch),
+            images: side.numbers(batch),
         });
         let loss = match (&self.momentum_side, &keys) {
             (Some(side), Some(keys)) => side.loss(&self.loss, query, keys),
@@ -180,7 +182,8 @@ impl Trainer {
         let rate = self.learning_rate(done, steps);
         self.encoder = self.optimizer.step(rate, self.encoder.clone(), gradients);
         if let (Some(side), Some(keys)) = (self.momentum_side.take(), keys) {
-            self.momentum_side = Some(side.follow(&self.encoder, self.settings.momentum, keys));
+            let momentum = self.momentum(done, steps);
+            self.momentum_side = Some(side.follow(&self.encoder, momentum, keys));
         }
 
         let loss: f32 = loss
@@ -209,11 +212,6 @@ impl Trainer {
         data::to_tensor(&views, self.size, &self.device)
     }
 
-    fn numbers(&self, batch: &[usize]) -> Tensor<1, Int> {
-        let numbers: Vec<i64> = batch.iter().map(|number| *number as i64).collect();
-        Tensor::from_data(TensorData::new(numbers, [batch.len()]), &self.device)
-    }
-
     fn steps_done(&self, steps_per_epoch: usize) -> usize {
         self.progress.epochs_done() * steps_per_epoch + self.progress.losses.len()
     }
@@ -231,6 +229,17 @@ impl Trainer {
         let share = (step + 1) as f64 / (self.settings.epochs * steps_per_epoch) as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
         LEARNING_RATE * (share / WARM_UP).min(1.0) * cosine
+    }
+
+    fn momentum(&self, step: usize, steps_per_epoch: usize) -> f64 {
+        let first = self.settings.momentum;
+        match self.settings.momentum_schedule {
+            Schedule::Constant => first,
+            Schedule::Cosine => {
+                let steps = self.settings.epochs * steps_per_epoch;
+                MomentumSchedule::cosine(first, steps).at(step)
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 pub fn read(folder: &Path, side: usize) -> Result<Dataset, String> {
     let classes: Vec<PathBuf> = sorted(folder)?
         .into_iter()
-        .filter(|path| path.is_dir())
+        .filter(|path| path.is_dir() && !is_of_a_tool(path))
         .collect();
     if classes.len() < 2 {
         return Err(format!(
@@ -38,18 +38,12 @@ pub fn read(folder: &Path, side: usize) -> Result<Dataset, String> {
         }
     }
     let (training, held_out) = split(&all);
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
     Ok(Dataset {
         size: Size {
             height: side,
             width: side,
         },
-        classes: classes.iter().map(name).collect(),
+        classes: classes.iter().map(|path| name(path)).collect(),
         training,
         held_out,
     })
@@ -66,8 +60,22 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths)
 }
 
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Version control, notebooks and archives leave folders such as `.git`, `.ipynb_checkpoints` and
+/// `__MACOSX` beside the classes.
+fn is_of_a_tool(folder: &Path) -> bool {
+    let name = name(folder);
+    name.starts_with('.') || name.starts_with("__")
+}
+
+/// Archives of macOS bring a file `._1.png`, which is no image, along with `1.png`.
 fn is_image(path: &Path) -> bool {
     path.is_file()
+        && !name(path).starts_with('.')
         && path.extension().is_some_and(|ending| {
             ENDINGS
                 .iter()
@@ -96,7 +104,7 @@ mod tests {
     #[test]
     fn each_sub_folder_is_a_class() {
         let folder = TestFolder::new("classes");
-        for class in ["bright", "dark"] {
+        for class in ["bright", "dark", ".git", "__MACOSX"] {
             fs::create_dir(folder.0.join(class)).unwrap();
         }
         for number in 0..6 {
@@ -108,7 +116,9 @@ mod tests {
                 .save(folder.0.join(format!("dark/{number}.PNG")))
                 .unwrap();
         }
-        fs::write(folder.0.join("dark/notes.txt"), "no image").unwrap();
+        for file in ["dark/notes.txt", "dark/._1.PNG"] {
+            fs::write(folder.0.join(file), "no image").unwrap();
+        }
         let dataset = read(&folder.0, 9).unwrap();
         assert_eq!(dataset.classes, ["bright", "dark"]);
         assert_eq!((dataset.training.len(), dataset.held_out.len()), (9, 3));

@@ -26,17 +26,17 @@ pub fn is_in(folder: &Path) -> bool {
     find(folder, TRAINING[0]).is_some()
 }
 
-/// The training images, and those of `t10k` as the held-out ones where they are there.
+/// The training images, and those of `t10k` as the held-out ones where one of its files is there.
 pub fn read(folder: &Path) -> Result<Dataset, String> {
     let (size, training) = part(folder, TRAINING)?;
-    let (training, held_out) = match find(folder, HELD_OUT[0]) {
+    let (training, held_out) = match HELD_OUT.into_iter().find_map(|names| find(folder, names)) {
         None => split(&training),
-        Some(path) => {
+        Some(_) => {
             let (other, held_out) = part(folder, HELD_OUT)?;
             if other != size {
                 return Err(format!(
-                    "the images of {} are {} x {} pixels, the training images {} x {}",
-                    path.display(),
+                    "{}: the images of t10k are {} x {} pixels, the training images {} x {}",
+                    folder.display(),
                     other.height,
                     other.width,
                     size.height,
@@ -81,6 +81,12 @@ fn part(folder: &Path, [images, labels]: Names) -> Result<(Size, Part), String> 
         content::<3>(&images, MAGIC[0]).map_err(|reason| explain(&images, reason))?;
     let ([labelled], classes) =
         content::<1>(&labels, MAGIC[1]).map_err(|reason| explain(&labels, reason))?;
+    if pixels.is_empty() {
+        return Err(format!(
+            "{} holds no images: its header says {count} of {height} x {width} pixels",
+            images.display()
+        ));
+    }
     if count != labelled {
         return Err(format!(
             "{} holds {count} images, but {} {labelled} labels",
@@ -91,10 +97,7 @@ fn part(folder: &Path, [images, labels]: Names) -> Result<(Size, Part), String> 
     let image =
         |bytes: &[u8]| -> Image { bytes.iter().map(|byte| f32::from(*byte) / 255.0).collect() };
     let part = Part {
-        images: pixels
-            .chunks_exact((height * width).max(1))
-            .map(image)
-            .collect(),
+        images: pixels.chunks_exact(height * width).map(image).collect(),
         labels: classes.iter().map(|class| usize::from(*class)).collect(),
     };
     Ok((Size { height, width }, part))
@@ -129,7 +132,7 @@ fn content<const D: usize>(path: &Path, magic: u32) -> Result<([usize; D], Vec<u
     let expected = dims
         .iter()
         .try_fold(1, |product: usize, dim| product.checked_mul(*dim));
-    if expected != Some(bytes.len() - header) || bytes.len() == header {
+    if expected != Some(bytes.len() - header) {
         return Err(format!(
             "its header says {dims:?}, but {} bytes follow",
             bytes.len() - header
@@ -196,6 +199,15 @@ mod tests {
         says("it starts with 0x0803, expected 0x0801");
         write("train-labels-idx1-ubyte", &file(MAGIC[1], &[3], &[2, 0]));
         says("its header says [3], but 2 bytes follow");
+        write("train-labels-idx1-ubyte", &file(MAGIC[1], &[3], &[2, 0, 1]));
+        write("t10k-labels-idx1-ubyte", &file(MAGIC[1], &[1], &[0]));
+        says("has no t10k-images-idx3-ubyte");
+        write("t10k-images-idx3-ubyte", &images(0));
+        says("t10k-images-idx3-ubyte holds no images: its header says 0 of 4 x 5 pixels");
+        write("t10k-images-idx3-ubyte", &file(MAGIC[0], &[1, 1, 1], &[9]));
+        says("t10k are 1 x 1 pixels, the training images 4 x 5");
+        write("train-images-idx3-ubyte", &file(MAGIC[0], &[3, 0, 5], &[]));
+        says("train-images-idx3-ubyte holds no images");
         write("train-images-idx3-ubyte", &[0, 0]);
         says("fewer than its header");
     }

@@ -1,7 +1,10 @@
 //! Short runs: the same settings give the same result, interrupted or not.
 
+use burn::tensor::{DType, Int};
+
 use super::*;
 use crate::data::{Dataset, Source};
+use crate::encoder::EMBEDDING;
 use crate::files::TestFolder;
 
 fn few_digits() -> Dataset {
@@ -21,6 +24,7 @@ fn settings(method: Method) -> Settings {
         epochs: 2,
         queue: 40,
         momentum: 0.9,
+        momentum_schedule: Schedule::Constant,
         temperature: 0.2,
         batch: 32,
         seed: 5,
@@ -45,10 +49,14 @@ fn embeddings(trainer: &Trainer, dataset: &Dataset) -> Vec<Vec<f32>> {
     represented.unwrap()
 }
 
-fn an_interrupted_and_resumed_run_is_the_run_without_interruption(method: Method) {
+fn trainer(settings: Settings, dataset: &Dataset) -> Trainer {
+    Trainer::new(settings, dataset.size, &Device::flex()).unwrap()
+}
+
+fn an_interrupted_and_resumed_run_is_the_run_without_interruption(name: &str, settings: Settings) {
     let dataset = few_digits();
-    let new = || Trainer::new(settings(method), dataset.size, &Device::flex());
-    let folder = TestFolder::new(&format!("resumed-{method:?}"));
+    let new = || trainer(settings.clone(), &dataset);
+    let folder = TestFolder::new(&format!("resumed-{name}"));
     let [whole_output, output] = ["whole", "parts"].map(|name| folder.0.join(name));
 
     let mut whole = new();
@@ -72,12 +80,23 @@ fn an_interrupted_and_resumed_run_is_the_run_without_interruption(method: Method
 
 #[test]
 fn an_interrupted_and_resumed_run_of_moco_is_the_run_without_interruption() {
-    an_interrupted_and_resumed_run_is_the_run_without_interruption(Method::Moco);
+    let settings = settings(Method::Moco);
+    an_interrupted_and_resumed_run_is_the_run_without_interruption("moco", settings);
+}
+
+#[test]
+fn an_interrupted_and_resumed_run_with_growing_momentum_is_the_run_without_interruption() {
+    let settings = Settings {
+        momentum_schedule: Schedule::Cosine,
+        ..settings(Method::Moco)
+    };
+    an_interrupted_and_resumed_run_is_the_run_without_interruption("cosine", settings);
 }
 
 #[test]
 fn an_interrupted_and_resumed_run_of_simclr_is_the_run_without_interruption() {
-    an_interrupted_and_resumed_run_is_the_run_without_interruption(Method::Simclr);
+    let settings = settings(Method::Simclr);
+    an_interrupted_and_resumed_run_is_the_run_without_interruption("simclr", settings);
 }
 
 #[test]
@@ -91,7 +110,7 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() {
                 epochs: 1,
                 ..settings(method)
             };
-            let mut trainer = Trainer::new(settings, dataset.size, &Device::flex());
+            let mut trainer = trainer(settings, &dataset);
             train(&mut trainer, &dataset, &folder.0, false);
             (embeddings(&trainer, &dataset), trainer.progress.history)
         };
@@ -99,4 +118,45 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() {
         assert!(first == of(5), "{method:?}");
         assert!(first.0 != of(6).0, "{method:?}");
     }
+}
+
+#[test]
+fn the_momentum_grows_to_1_over_the_whole_run_or_stays() {
+    let of = |momentum_schedule| {
+        let settings = Settings {
+            momentum_schedule,
+            ..settings(Method::Moco)
+        };
+        let trainer = trainer(settings, &few_digits());
+        // 2 epochs of 4 steps.
+        [0, 4, 8].map(|step| trainer.momentum(step, 4))
+    };
+    assert_eq!(of(Schedule::Constant), [0.9; 3]);
+    let [first, middle, last] = of(Schedule::Cosine);
+    assert_eq!((first, last), (0.9, 1.0));
+    assert!((middle - 0.95).abs() < 1e-12);
+}
+
+/// A checkpoint of one backend is resumed on another, whose integers have another dtype.
+#[test]
+fn the_dtype_of_the_numbers_of_images_in_the_queue_is_kept_and_changes_nothing() {
+    let dataset = few_digits();
+    let folder = TestFolder::new("dtypes");
+    let of = |dtype: DType| {
+        let mut other = trainer(settings(Method::Moco), &dataset);
+        let side = other.momentum_side.as_mut().unwrap();
+        let ids = Tensor::<1, Int>::arange(0..7, &other.device).cast(dtype);
+        side.queue
+            .push_with_ids(Tensor::ones([7, EMBEDDING], &other.device), ids);
+        let checkpoint = Checkpoint::in_folder(&folder.0);
+        checkpoint.save(&other).unwrap();
+
+        let mut trainer = trainer(settings(Method::Moco), &dataset);
+        trainer.restore(checkpoint.load().unwrap()).unwrap();
+        train(&mut trainer, &dataset, &folder.0, false);
+        let queue = &trainer.momentum_side.as_ref().unwrap().queue;
+        assert_eq!(queue.ids().unwrap().dtype(), dtype);
+        trainer.progress.history
+    };
+    assert_eq!(of(DType::I32), of(DType::I64));
 }
