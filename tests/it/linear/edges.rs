@@ -3,8 +3,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLossConfig, LinearCrossEntropyLoss,
-    LinearCrossEntropyLossConfig,
+    CrossEntropyBackend, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
 };
 
 use super::projected::{Form, Projected};
@@ -131,7 +130,7 @@ fn no_features_leave_the_bias<B: CrossEntropyBackend>(device: &Device) {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(device: &Device) {
     let projected = Projected::random([22, 11, 37], false, 3).rounded_to(DType::F16);
-    let config = LinearCrossEntropyLossConfig::new().with_loss(CrossEntropyLossConfig::new());
+    let config = LinearCrossEntropyLossConfig::new();
     if !device.supports_dtype(DType::F16) {
         let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
         let half = |shape: [usize; 2]| Tensor::<2>::zeros(shape, device).cast(DType::F16);
