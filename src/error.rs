@@ -135,17 +135,21 @@ pub enum CrossEntropyError {
         /// The device of the target.
         target: String,
     },
-    /// The logits and the target distributions checkpoint their gradients differently.
+    /// Two tensors of a call checkpoint their gradients differently.
     #[error(
-        "cross-entropy: the logits and the target distributions are on autodiff devices of different \
-         gradient-checkpointing strategies ({logits} and {target}); make both on the same device, or \
-         detach one of them with `without_autodiff`"
+        "cross-entropy: the {tensor} and the {other} are on autodiff devices of different \
+         gradient-checkpointing strategies ({strategy} and {other_strategy}); make both on the same \
+         device, or take one of them out of autodiff with `without_autodiff`"
     )]
     CheckpointingMismatch {
-        /// The strategy of the logits.
-        logits: String,
-        /// The strategy of the target.
-        target: String,
+        /// One of them.
+        tensor: &'static str,
+        /// Its strategy.
+        strategy: String,
+        /// The other.
+        other: &'static str,
+        /// That one's strategy.
+        other_strategy: String,
     },
     /// A vocabulary shard does not fit.
     #[error(transparent)]

@@ -74,12 +74,19 @@ impl HostTensor for FlexTensor {
     }
 
     fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])> {
-        let strides = self.layout().strides();
-        let strides = [strides[0], strides[1]].map(usize::try_from);
-        let [Ok(rows), Ok(columns)] = strides else {
-            return None;
+        let layout = self.layout();
+        let (strides, start) = match layout.num_elements() {
+            // To Flex any strides are contiguous then, and the start may lie behind the storage.
+            0 => ([1, 1], 0),
+            _ => {
+                let strides = layout.strides();
+                let strides = [strides[0], strides[1]].map(usize::try_from);
+                let [Ok(rows), Ok(columns)] = strides else {
+                    return None;
+                };
+                ([rows, columns], layout.start_offset())
+            }
         };
-        let start = self.layout().start_offset();
         let floats = match self.dtype() {
             DType::F64 => Floats::F64(&self.storage()[start..]),
             DType::F32 => Floats::F32(&self.storage()[start..]),
@@ -87,7 +94,7 @@ impl HostTensor for FlexTensor {
             DType::BF16 => Floats::BF16(&self.storage()[start..]),
             dtype => unreachable!("{dtype:?} is no float dtype of Flex"),
         };
-        Some((floats, [rows, columns]))
+        Some((floats, strides))
     }
 
     fn indices(&self) -> Indices<'_> {

@@ -56,20 +56,26 @@ pub(super) fn check_same_device(
     })
 }
 
+/// All tensors of a call, with their names; those outside autodiff go with all others.
 pub(super) fn check_same_checkpointing(
-    logits: &DispatchTensor,
-    targets: &DispatchTensor,
+    tensors: &[(&'static str, &DispatchTensor)],
 ) -> Result<(), CrossEntropyError> {
-    use DispatchAutodiffContext::Enabled;
-    match (logits.autodiff, targets.autodiff) {
-        (Enabled(logits), Enabled(target)) if logits != target => {
-            Err(CrossEntropyError::CheckpointingMismatch {
-                logits: format!("{logits:?}"),
-                target: format!("{target:?}"),
-            })
+    let mut first = None;
+    for (name, tensor) in tensors {
+        let DispatchAutodiffContext::Enabled(strategy) = tensor.autodiff else {
+            continue;
+        };
+        let (first, expected) = *first.get_or_insert((*name, strategy));
+        if strategy != expected {
+            return Err(CrossEntropyError::CheckpointingMismatch {
+                tensor: first,
+                strategy: format!("{expected:?}"),
+                other: name,
+                other_strategy: format!("{strategy:?}"),
+            });
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 pub(super) fn check_int_dtype(dtype: DType, device: &Device) -> Result<(), CrossEntropyError> {

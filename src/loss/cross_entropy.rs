@@ -411,12 +411,15 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         check_float_dtype("logits", tensor.dtype(), &device)?;
         let targets = match target {
             Target::Indices(indices) => {
+                check_same_checkpointing(&logits.tensors())?;
                 self.check_indices(&indices, &device, shape[class_dim], request.check)?;
                 Targets::Indices(indices)
             }
             Target::Distributions(targets) => {
                 check_same_device(&device, &targets)?;
-                check_same_checkpointing(tensor, &targets)?;
+                let mut tensors = logits.tensors();
+                tensors.push(("target distributions", &targets));
+                check_same_checkpointing(&tensors)?;
                 check_float_dtype("target distributions", targets.dtype(), &device)?;
                 Targets::Distributions(targets)
             }

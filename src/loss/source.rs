@@ -4,7 +4,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use super::checks::{check_same_checkpointing, device_of};
+use super::checks::device_of;
 use crate::backend::{CrossEntropyBackend, routing};
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::linear::{Excluded, LinearGradientsOf, LinearOptions, Projection};
@@ -17,8 +17,11 @@ pub(crate) trait LogitsSource {
     /// The shape of the logits.
     fn logits_shape(&self) -> Shape;
 
-    /// A tensor whose device, dtype and autodiff setting are those of the logits.
+    /// A tensor whose device and dtype are those of the logits.
     fn tensor(&self) -> &DispatchTensor;
+
+    /// All tensors, with what a caller knows them as.
+    fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)>;
 
     /// Whether the parts fit each other.
     fn check(&self) -> Result<(), CrossEntropyError>;
@@ -38,6 +41,10 @@ impl LogitsSource for DispatchTensor {
 
     fn tensor(&self) -> &DispatchTensor {
         self
+    }
+
+    fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)> {
+        vec![("logits", self)]
     }
 
     fn check(&self) -> Result<(), CrossEntropyError> {
@@ -107,6 +114,16 @@ impl LogitsSource for Projected {
         &self.input
     }
 
+    fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)> {
+        let others = [("bias", &self.bias), ("own logit", &self.own)];
+        let others = others
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name, tensor.as_ref()?)));
+        let mut tensors = vec![("input", &self.input), ("weight", &self.weight)];
+        tensors.extend(others);
+        tensors
+    }
+
     fn check(&self) -> Result<(), CrossEntropyError> {
         let [input, weight] = [&self.input, &self.weight].map(|tensor| tensor.shape());
         let features = input[input.num_dims() - 1];
@@ -128,13 +145,7 @@ impl LogitsSource for Projected {
             }
         }
         let device = device_of(&self.input);
-        let others = [
-            ("weight", Some(&self.weight)),
-            ("bias", self.bias.as_ref()),
-            ("own logit", self.own.as_ref()),
-        ];
-        for (name, tensor) in others {
-            let Some(tensor) = tensor else { continue };
+        for (name, tensor) in self.tensors().into_iter().skip(1) {
             if tensor.dtype() != self.input.dtype() {
                 return Err(ProjectionError::Dtype {
                     tensor: name,
@@ -152,12 +163,6 @@ impl LogitsSource for Projected {
                 }
                 .into());
             }
-            for (_, beside) in others.iter().filter(|(other, _)| *other != name) {
-                if let Some(beside) = beside {
-                    check_same_checkpointing(beside, tensor)?;
-                }
-            }
-            check_same_checkpointing(&self.input, tensor)?;
         }
         Ok(())
     }

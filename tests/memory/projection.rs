@@ -12,8 +12,8 @@ const FEATURES: usize = 4;
 const CLASSES: usize = 500;
 const CHUNK: usize = 128 << 10;
 /// Of tensors that are one number for each row: the loss and its upstream gradient without reduction,
-/// and the indices of a chunk's rows where some are ignored.
-const OF_ROW: usize = 20;
+/// and the places of the rows that are kept where some are ignored.
+const OF_ROW: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -121,12 +121,43 @@ fn peak_does_not_grow_with_the_queue(device: &Device) {
     }
 }
 
+/// An embedding that is the weight, turned around, is taken where it lies.
+fn a_tied_weight_is_not_copied(device: &Device) {
+    const ROWS: usize = 16;
+    const VOCABULARY: usize = 20_000;
+    const WIDE: usize = 64;
+    let loss: LinearCrossEntropyLoss = LinearCrossEntropyLossConfig::new()
+        .with_chunk_bytes(CHUNK)
+        .init(device);
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Default, device);
+    let (input, table) = (
+        random([ROWS, WIDE]),
+        random([VOCABULARY, WIDE]).require_grad(),
+    );
+    let targets = Tensor::<1, Int>::arange(0..ROWS as i64, device);
+    let run = || {
+        let weight = table.clone().transpose();
+        let value = loss.forward(input.clone(), weight, None, targets.clone());
+        (value.clone(), value.backward())
+    };
+    drop(run());
+    let (_, bytes) = count(run);
+    let weight = VOCABULARY * WIDE * size_of::<f32>();
+    // Its gradient, and with room for chunks and what the products lay out less than a second one.
+    assert!(
+        (weight..weight + weight / 2).contains(&bytes.peak),
+        "{} bytes for a weight of {weight}",
+        bytes.peak
+    );
+}
+
 #[cfg(feature = "flex")]
 #[test]
 fn flex() {
     let _alone = alone();
     peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
     peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
+    a_tied_weight_is_not_copied(&Device::flex().autodiff());
 }
 
 #[cfg(feature = "ndarray")]
@@ -135,4 +166,5 @@ fn ndarray() {
     let _alone = alone();
     peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
     peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
+    a_tied_weight_is_not_copied(&Device::ndarray().autodiff());
 }

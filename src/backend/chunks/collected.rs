@@ -201,10 +201,11 @@ fn put<B: Backend>(
     rows: &Range<usize>,
     part: Option<FloatTensor<B>>,
 ) {
-    if let (Some(all), Some(part)) = (whole.take(), part) {
+    let Some(part) = part else { return };
+    *whole = whole.take().map(|all| {
         let mut window = vec![Slice::full(); all.shape().num_dims()];
         window[0] = rows_slice(rows);
         let part = B::float_cast(part, all.dtype().into());
-        *whole = Some(B::float_slice_assign(all, &window, part));
-    }
+        B::float_slice_assign(all, &window, part)
+    });
 }

@@ -13,6 +13,7 @@
 use std::ops::Range;
 
 use super::instructions::Instructions;
+use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::storage::Own;
 use super::targets::{Indices, Targets};
@@ -92,12 +93,13 @@ pub(crate) struct LinearCall<'a, A> {
 }
 
 /// The rows of a chunk.
-enum Chunk {
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Chunk<'r> {
     Together(Range<usize>),
-    Scattered(Vec<usize>),
+    Scattered(&'r [usize]),
 }
 
-impl Chunk {
+impl Chunk<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Together(rows) => rows.len(),
@@ -153,7 +155,8 @@ impl<A: Own> LinearCall<'_, A> {
             input: Vec::new(),
             bias: vec![0.0; bias_length],
         };
-        let chunks = self.chunks();
+        let kept = self.kept();
+        let chunks = self.chunks(kept.as_deref());
         let mut sum = 0.0;
         for (at, chunk) in chunks.iter().enumerate() {
             let old = if at == 0 { Old::Replaced } else { Old::AddedTo };
@@ -185,7 +188,11 @@ impl<A: Own> LinearCall<'_, A> {
             }
             if reduces {
                 let nothing = self.chunk_call(&options, [totals.0, totals.1], 0);
-                sum = nothing.loss_of_no_rows()[0].to_f64();
+                sum = match self.rows {
+                    0 => nothing.loss_of_no_rows()[0].to_f64(),
+                    // All are ignored; what they are divided by may not be finite.
+                    _ => nothing.reduced(Sum::default(), totals),
+                };
             }
         }
         if reduces {
@@ -199,43 +206,54 @@ impl<A: Own> LinearCall<'_, A> {
         solution
     }
 
-    /// The rows that have to be computed, in chunks. Without details those alone that count.
-    fn chunks(&self) -> Vec<Chunk> {
-        let all = || {
-            (0..self.rows)
-                .step_by(self.rows_per_chunk)
-                .map(|start| Chunk::Together(start..self.rows.min(start + self.rows_per_chunk)))
-                .collect()
-        };
-        let Targets::Indices(indices) = &self.targets else {
-            return all();
-        };
-        if self.options.details != DetailsOf::Nothing {
-            return all();
-        }
+    /// The rows that are ignored. A bad target makes a loss of NaN, and so its row is not.
+    fn ignored(&self) -> impl Fn(usize) -> bool {
         let whole = self.whole();
-        let valid = whole.valid();
-        // A bad target makes a loss of NaN, so its row is computed.
-        let is_dropped = |row: &usize| {
-            !indices.counts(*row, &valid) && indices.value_of_dropped(*row, &valid) == 0.0
-        };
-        let rows: Vec<usize> = (0..self.rows).filter(|row| !is_dropped(row)).collect();
-        if rows.len() == self.rows {
-            return all();
+        move |row| {
+            let Targets::Indices(indices) = &whole.targets else {
+                return false;
+            };
+            let valid = whole.valid();
+            !indices.counts(row, &valid) && indices.value_of_dropped(row, &valid) == 0.0
         }
-        let chunk = |rows: &[usize]| match rows {
+    }
+
+    /// The rows that have to be computed, where these are not all: without details those that are not
+    /// ignored.
+    fn kept(&self) -> Option<Vec<usize>> {
+        if self.options.details != DetailsOf::Nothing {
+            return None;
+        }
+        let ignored = self.ignored();
+        let count = (0..self.rows).filter(|row| ignored(*row)).count();
+        (count > 0).then(|| {
+            let mut kept = Vec::with_capacity(self.rows - count);
+            kept.extend((0..self.rows).filter(|row| !ignored(*row)));
+            kept
+        })
+    }
+
+    /// These rows, or all, in chunks.
+    fn chunks<'r>(&self, kept: Option<&'r [usize]>) -> Vec<Chunk<'r>> {
+        let chunk = |rows: &'r [usize]| match rows {
             [first, .., last] if last - first + 1 == rows.len() => {
                 Chunk::Together(*first..last + 1)
             }
-            _ => Chunk::Scattered(rows.to_vec()),
+            _ => Chunk::Scattered(rows),
         };
-        rows.chunks(self.rows_per_chunk).map(chunk).collect()
+        match kept {
+            Some(kept) => kept.chunks(self.rows_per_chunk).map(chunk).collect(),
+            None => (0..self.rows)
+                .step_by(self.rows_per_chunk)
+                .map(|start| Chunk::Together(start..self.rows.min(start + self.rows_per_chunk)))
+                .collect(),
+        }
     }
 
     /// The input of a chunk with 0 for the rows that do not count, if there are such: to the weight's
     /// gradient they would add 0 times their own numbers, NaN if those are not finite. There are none
     /// where only rows that count were chosen.
-    fn without_dropped(&self, input: &[A], chunk: &Chunk) -> Option<Vec<A>> {
+    fn without_dropped(&self, input: &[A], chunk: &Chunk<'_>) -> Option<Vec<A>> {
         let (Targets::Indices(indices), Chunk::Together(rows)) = (&self.targets, chunk) else {
             return None;
         };
@@ -286,7 +304,7 @@ impl<A: Own> LinearCall<'_, A> {
 
     fn solve_chunk(
         &self,
-        (chunk, old): (&Chunk, Old),
+        (chunk, old): (&Chunk<'_>, Old),
         options: &Options,
         normalizer: [f64; 2],
         projection: Projection<'_, A>,
@@ -298,7 +316,7 @@ impl<A: Own> LinearCall<'_, A> {
             Chunk::Together(rows) => &projection.input[rows.start * features..rows.end * features],
             Chunk::Scattered(rows) => {
                 scratch.input.clear();
-                for row in rows {
+                for row in *rows {
                     let of_row = &projection.input[row * features..(row + 1) * features];
                     scratch.input.extend_from_slice(of_row);
                 }
@@ -377,8 +395,15 @@ impl<A: Own> LinearCall<'_, A> {
             match chunk {
                 Chunk::Together(rows) => {
                     let place = &mut of_input[rows.start * features..rows.end * features];
-                    let place = Product::row_major(place, [rows.len(), features]);
-                    multiply_matrices(place, gradient, weight, Old::Replaced);
+                    let product = Product::row_major(place, [rows.len(), features]);
+                    multiply_matrices(product, gradient, weight, Old::Replaced);
+                    // 0 times a weight that is not finite.
+                    let ignored = self.ignored();
+                    for (row, place) in rows.clone().zip(place.chunks_exact_mut(features.max(1))) {
+                        if ignored(row) {
+                            place.fill(A::ZERO);
+                        }
+                    }
                 }
                 Chunk::Scattered(rows) => {
                     scratch.input.resize(rows.len() * features, A::ZERO);
@@ -402,7 +427,7 @@ impl<A: Own> Projection<'_, A> {
     }
 
     /// The logits of a chunk, of which this is the input.
-    fn make(&self, logits: &mut [A], input: Matrix<'_, A>, chunk: &Chunk) {
+    fn make(&self, logits: &mut [A], input: Matrix<'_, A>, chunk: &Chunk<'_>) {
         let lead = self.lead();
         let classes = logits.len() / chunk.len();
         let old = match self.bias {
@@ -433,8 +458,66 @@ impl<A: Own> Projection<'_, A> {
 }
 
 /// Takes the numbers of a chunk's rows to their places among all rows.
-fn scatter<T: Copy>(part: &[T], chunk: &Chunk, all: &mut [T]) {
+fn scatter<T: Copy>(part: &[T], chunk: &Chunk<'_>, all: &mut [T]) {
     for (at, number) in part.iter().enumerate() {
         all[chunk.row(at)] = *number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::{EmptyReduction, GradientsOf, InputValues};
+
+    /// The chunks of the rows that have to be computed, where 9 is ignored and 5 is no class.
+    fn chunks_of(targets: &[i64], details: DetailsOf) -> Vec<Vec<usize>> {
+        let options = Options {
+            class_dim: 1,
+            ignore_indices: [9].as_slice().into(),
+            label_smoothing: 0.0,
+            values: InputValues::Logits {
+                scale: 1.0,
+                softcap: None,
+            },
+            z_loss: 0.0,
+            reduction: RowReduction::Mean,
+            empty: EmptyReduction::Nan,
+            gradients_of: GradientsOf::Logits,
+            keep: false,
+            details,
+        };
+        let call = LinearCall::<f32> {
+            rows: targets.len(),
+            features: 2,
+            classes: 5,
+            rows_per_chunk: 2,
+            options: &options,
+            targets: Targets::Indices(Indices::I64(targets)),
+            weights: None,
+            upstream: None,
+            normalizer: None,
+        };
+        let kept = call.kept();
+        let chunks = call.chunks(kept.as_deref());
+        let rows = |chunk: &Chunk<'_>| (0..chunk.len()).map(|at| chunk.row(at)).collect();
+        chunks.iter().map(rows).collect()
+    }
+
+    #[test]
+    fn ignored_rows_are_in_no_chunk() {
+        let of = |targets: &[i64]| chunks_of(targets, DetailsOf::Nothing);
+        assert_eq!(of(&[0, 1, 2, 3, 4]), [vec![0, 1], vec![2, 3], vec![4]]);
+        assert_eq!(of(&[0, 9, 2, 3, 9, 9, 4]), [[0, 2], [3, 6]]);
+        assert_eq!(of(&[9, 9, 2, 3]), [[2, 3]]);
+        assert_eq!(of(&[9, 9, 9]), [[0; 0]; 0]);
+        assert_eq!(of(&[]), [[0; 0]; 0]);
+        // A bad target makes a loss of NaN.
+        assert_eq!(of(&[9, 5, 9]), [[1]]);
+    }
+
+    #[test]
+    fn details_are_of_all_rows() {
+        let found = chunks_of(&[9, 1, 9], DetailsOf::Target);
+        assert_eq!(found, [vec![0, 1], vec![2]]);
     }
 }

@@ -18,8 +18,9 @@ impl<'a, A> Matrix<'a, A> {
     /// The first number is that of row 0 and column 0.
     pub(crate) fn new(numbers: &'a [A], size: [usize; 2], strides: [usize; 2]) -> Self {
         if size[0] > 0 && size[1] > 0 {
-            let last = (size[0] - 1) * strides[0] + (size[1] - 1) * strides[1];
-            assert!(last < numbers.len(), "the matrix ends behind its numbers");
+            let last = last_of(size, strides);
+            let is_within = last.is_some_and(|last| last < numbers.len());
+            assert!(is_within, "the matrix ends behind its numbers");
         }
         Self {
             numbers,
@@ -55,8 +56,9 @@ impl<'a, A> Product<'a, A> {
         let [rows, columns] = size;
         if rows > 0 && columns > 0 {
             assert!(columns <= row_stride, "the rows of the product overlap");
-            let last = (rows - 1) * row_stride + columns - 1;
-            assert!(last < numbers.len(), "the product ends behind its numbers");
+            let last = last_of(size, [row_stride, 1]);
+            let is_within = last.is_some_and(|last| last < numbers.len());
+            assert!(is_within, "the product ends behind its numbers");
         }
         Self {
             numbers,
@@ -68,6 +70,12 @@ impl<'a, A> Product<'a, A> {
     pub(crate) fn row_major(numbers: &'a mut [A], size: [usize; 2]) -> Self {
         Self::new(numbers, size, size[1])
     }
+}
+
+/// The place of the last number of a matrix that has some, if there can be such a place.
+fn last_of(size: [usize; 2], strides: [usize; 2]) -> Option<usize> {
+    let [row, column] = [0, 1].map(|dim| (size[dim] - 1).checked_mul(strides[dim]));
+    row?.checked_add(column?)
 }
 
 /// What becomes of the numbers that stand in the place of a product.
@@ -197,15 +205,26 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "ends behind its numbers")]
+    fn what_ends_with_its_numbers_is_taken() {
+        Matrix::new(&[0.0f32; 12], [3, 4], [4, 1]);
+        Product::new(&mut [0.0f32; 14], [3, 4], 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "the matrix ends behind its numbers")]
     fn a_matrix_beyond_its_numbers_is_refused() {
         Matrix::new(&[0.0f32; 11], [3, 4], [4, 1]);
     }
 
     #[test]
+    #[should_panic(expected = "the matrix ends behind its numbers")]
+    fn a_matrix_beyond_all_places_is_refused() {
+        Matrix::new(&[0.0f32; 11], [3, 4], [usize::MAX / 2 + 1, 1]);
+    }
+
+    #[test]
     #[should_panic(expected = "the product ends behind its numbers")]
     fn a_product_beyond_its_numbers_is_refused() {
-        Product::new(&mut [0.0f32; 14], [3, 4], 5);
         Product::new(&mut [0.0f32; 13], [3, 4], 5);
     }
 }

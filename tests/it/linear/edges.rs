@@ -3,7 +3,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
+    CrossEntropyBackend, CrossEntropyLossConfig, LinearCrossEntropyLoss,
+    LinearCrossEntropyLossConfig, Normalizer,
 };
 
 use super::projected::{Form, Projected};
@@ -125,6 +126,61 @@ fn no_features_leave_the_bias<B: CrossEntropyBackend>(device: &Device) {
     assert_numbers("bias", &gradient, &[slope, -slope], 1e-6);
 }
 
+/// Its gradient is exactly 0, beside an output or not, also where 0 times the weight is not.
+fn an_ignored_row_gets_0_whatever_the_weight_is<B: CrossEntropyBackend>(device: &Device) {
+    let input = || Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], device).require_grad();
+    let weight =
+        || Tensor::<2>::from_floats([[f32::NEG_INFINITY, 1.0, 0.5], [0.25, -1.0, 2.0]], device);
+    let targets = || Tensor::<1, Int>::from_ints([1, -100], device);
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let (alone, beside) = (input(), input());
+    let value = loss.forward(alone.clone(), weight(), None, targets());
+    let output = loss.forward_with_output(beside.clone(), weight(), None, targets());
+    for (input, value) in [(alone, value), (beside, output.loss)] {
+        let gradient = numbers(input.grad(&value.backward()).expect("it is tracked"));
+        assert_eq!(gradient[2..], [0.0, 0.0]);
+    }
+}
+
+/// What a share of a mean is divided by may come from elsewhere: all rows here are ignored, and it is not
+/// finite, or there is a penalty that is divided by nothing.
+fn the_share_of_ignored_rows_is_that_of_their_logits<B: CrossEntropyBackend>(device: &Device) {
+    let config = CrossEntropyLossConfig::new().with_z_loss(0.5);
+    let plain = config.init_for::<B>(device);
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+        .with_loss(config)
+        .init_for::<B>(device);
+    let one = |number: f32| Tensor::<1>::from_floats([number], device);
+    for (total, counted, is_nan) in [
+        (f32::NAN, 1.0, true),
+        (2.0, 0.0, true),
+        (2.0, 1.0, false),
+        (0.0, 1.0, true),
+    ] {
+        let normalizer = || Normalizer::new(one(total), one(counted));
+        let ignored = || Tensor::<1, Int>::full([2], -100, device);
+        let (input, weight) = (
+            Tensor::<2>::ones([2, 2], device),
+            Tensor::<2>::ones([2, 3], device),
+        );
+        let logits = input.clone().matmul(weight.clone());
+        let expected = numbers(plain.forward_normalized(logits, ignored(), normalizer()));
+        let found = loss.forward_normalized(input, weight, None, ignored(), normalizer());
+        for share in [numbers(found)[0], expected[0]] {
+            assert_eq!(share.is_nan(), is_nan, "{total} {counted}: {share}");
+        }
+    }
+}
+
+/// Without features a view may begin behind the numbers that there are not.
+fn a_flipped_weight_without_features_is_none<B: CrossEntropyBackend>(device: &Device) {
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let weight = Tensor::<2>::zeros([0, 5], device).flip([1]);
+    let targets = Tensor::<1, Int>::from_ints([0, 4], device);
+    let value = loss.forward(Tensor::<2>::zeros([2, 0], device), weight, None, targets);
+    assert_numbers("loss", &numbers(value), &[5f64.ln()], 1e-6);
+}
+
 /// On a device each product of half precision ends in it, so logits of up to 8 are off by 2^-9 and more; a
 /// device that has it not says so.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -156,6 +212,9 @@ fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(de
 }
 
 on_every_cpu_backend!(
+    an_ignored_row_gets_0_whatever_the_weight_is,
+    the_share_of_ignored_rows_is_that_of_their_logits,
+    a_flipped_weight_without_features_is_none,
     an_ignored_row_has_no_part_beside_an_output,
     nothing_gets_a_gradient_from_what_is_not_finite,
     probabilities_agree,

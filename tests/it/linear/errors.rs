@@ -1,12 +1,12 @@
 //! What does not fit is said, by the same rules as for logits.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLoss,
     LinearCrossEntropyLossConfig,
 };
 
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
 
 fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
@@ -40,6 +40,19 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
         loss.try_forward(input(), weight([4, 0]), None, targets()),
         "no classes",
     );
+    says(
+        loss.try_forward(input(), weight([4, 5]), None, weight([2, 4])),
+        "the target has shape [2, 4]",
+    );
+    let (dtype, name) = match is_cpu(device) {
+        true => (DType::F64, "F64"),
+        false => (DType::F16, "F16"),
+    };
+    let other = Tensor::<2>::zeros([4, 5], (&device.clone().without_autodiff(), dtype));
+    says(
+        loss.try_forward(input(), other, None, targets()),
+        &format!("weight is of dtype {name}"),
+    );
     for (config, part) in [
         (
             LinearCrossEntropyLossConfig::new().with_chunk_rows(Some(0)),
@@ -59,4 +72,61 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(what_does_not_fit_is_said,);
+/// Any two of the tensors, also where the input is outside autodiff.
+fn checkpointing_that_differs_is_said<B: CrossEntropyBackend>(device: &Device) {
+    let plain = device.clone().without_autodiff();
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let [without, with] = [
+        plain.clone().autodiff(),
+        plain.clone().autodiff().gradient_checkpointing(),
+    ];
+    let zeros = |shape: [usize; 2], device: &Device| Tensor::<2>::zeros(shape, device);
+    for (input, weight, shares, names) in [
+        (
+            &plain,
+            &without,
+            &with,
+            "the weight and the target distributions",
+        ),
+        (
+            &with,
+            &plain,
+            &without,
+            "the input and the target distributions",
+        ),
+        (&with, &without, &plain, "the input and the weight"),
+    ] {
+        let error = loss
+            .try_forward(
+                zeros([2, 4], input),
+                zeros([4, 5], weight),
+                None,
+                zeros([2, 5], shares),
+            )
+            .expect_err("they differ")
+            .to_string();
+        assert!(error.contains(names), "{error}");
+    }
+}
+
+#[cfg(all(feature = "flex", feature = "ndarray"))]
+#[test]
+fn devices_that_differ_are_said() {
+    let (flex, ndarray) = (Device::flex(), Device::ndarray());
+    let loss = LinearCrossEntropyLossConfig::new().init(&flex);
+    let error = loss
+        .try_forward(
+            Tensor::<2>::zeros([2, 4], &flex),
+            Tensor::<2>::zeros([4, 5], &ndarray),
+            None,
+            Tensor::<1, Int>::zeros([2], &flex),
+        )
+        .expect_err("they differ")
+        .to_string();
+    assert!(error.contains("weight is on"), "{error}");
+}
+
+on_every_cpu_backend_and_gpu!(
+    what_does_not_fit_is_said,
+    checkpointing_that_differs_is_said,
+);

@@ -1,5 +1,7 @@
 //! Sequences, tied weights, every form of the loss, what is tracked, and what there is nothing of.
 
+use burn::module::Param;
+use burn::nn::LinearConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLoss,
@@ -103,6 +105,77 @@ fn sequences_and_tied_weights_have_every_form<B: CrossEntropyBackend>(device: &D
     }
 }
 
+/// Every way to call the loss of a `Linear` gives the same numbers.
+fn every_way_to_call_gives_the_same<B: CrossEntropyBackend>(device: &Device) {
+    let projected = Projected::random([6, 5, 7], false, 41).with(|problem| problem.with_ignored(2));
+    let Targets::Indices(targets) = &projected.problem.targets else {
+        panic!("indices were asked for");
+    };
+    let options = (device, DType::F32);
+    let mut linear = LinearConfig::new(5, 7).init(device);
+    linear.weight = Param::from_tensor(float_tensor(&projected.weight, &[5, 7], options));
+    let bias = projected.bias.as_ref().expect("there is one");
+    linear.bias = Some(Param::from_tensor(float_tensor(bias, &[7], options)));
+    let input = || float_tensor::<2>(&projected.input, &[6, 5], options);
+    let targets = || {
+        let data = TensorData::new(targets.clone(), [6]);
+        Tensor::<1, Int>::from_data(data, device)
+    };
+    let weight = || linear.weight.val();
+    let bias = || linear.bias.as_ref().map(Param::val);
+    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+        .with_loss(projected.problem.config.clone())
+        .init_for::<B>(device);
+    let given = || (input(), weight(), bias(), targets());
+    let rows = {
+        let (input, weight, bias, targets) = given();
+        numbers(loss.forward_no_reduction(input, weight, bias, targets))
+    };
+    let counted = rows.iter().filter(|loss| **loss != 0.0).count() as f64;
+    assert!(counted < 6.0);
+    let mean = [rows.iter().sum::<f64>() / counted];
+    let allowed = of_projection(DType::F32).loss;
+    let same = |name: &str, found: Tensor<1>, expected: &[f64]| {
+        assert_numbers(name, &numbers(found), expected, allowed);
+    };
+    let fits = "all tensors fit each other";
+
+    same(
+        "forward_linear",
+        loss.forward_linear(input(), &linear, targets()),
+        &mean,
+    );
+    let found = loss.try_forward_linear(input(), &linear, targets());
+    same("try_forward_linear", found.expect(fits), &mean);
+    let (input, weight, bias, targets) = given();
+    same("forward", loss.forward(input, weight, bias, targets), &mean);
+    let (input, weight, bias, targets) = given();
+    let found = loss.try_forward(input, weight, bias, targets).expect(fits);
+    same("try_forward", found, &mean);
+    let (input, weight, bias, targets) = given();
+    let normalizer = loss.normalizer(targets.clone());
+    let found = loss.try_forward_normalized(input, weight, bias, targets, normalizer);
+    same("try_forward_normalized", found.expect(fits), &mean);
+    let (input, weight, bias, targets) = given();
+    let found = loss.try_log_prob(input, weight, bias, targets).expect(fits);
+    same("try_log_prob", -found, &rows);
+    let (input, weight, bias, targets) = given();
+    let found = loss.forward_with_output(input, weight, bias, targets);
+    same("forward_with_output", found.loss, &mean);
+    let (input, weight, bias, targets) = given();
+    let found = loss
+        .try_forward_with_output(input, weight, bias, targets)
+        .expect(fits);
+    same("try_forward_with_output", found.loss, &mean);
+    same("its rows", -found.log_prob, &rows);
+    let (input, weight, bias, targets) = given();
+    let found = loss
+        .try_forward_with_entropy(input, weight, bias, targets)
+        .expect(fits);
+    same("try_forward_with_entropy", found.loss, &mean);
+    assert!(found.entropy.is_some());
+}
+
 /// A tensor that requires no gradient gets none, and its absence changes no other.
 fn only_tracked_tensors_get_a_gradient<B: CrossEntropyBackend>(device: &Device) {
     let projected = Projected::random([9, 4, 6], true, 7);
@@ -189,6 +262,7 @@ fn nothing_is_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
 
 on_every_cpu_backend_and_gpu!(
     sequences_and_tied_weights_have_every_form,
+    every_way_to_call_gives_the_same,
     only_tracked_tensors_get_a_gradient,
     nothing_is_an_empty_mean,
 );

@@ -7,4 +7,4 @@ mod fixtures;
 mod forms;
 mod options;
 mod precision;
-mod projected;
+pub mod projected;
