@@ -28,7 +28,8 @@ use crate::operation::DetailsOf;
 ///
 /// but logits exist for [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) at a time. With 50
 /// thousand classes the logits of 4096 tokens and their gradient take 1.6 GB; here it is 64 MiB,
-/// whatever the number of rows.
+/// whatever the number of rows. On a device it is some of those at a time, and what a chunk adds to the
+/// weight's gradient is a tensor of that size beside it.
 ///
 /// # Shapes
 ///
@@ -43,7 +44,7 @@ use crate::operation::DetailsOf;
 ///
 /// Input, weight and bias have one dtype, and their gradients come in it. Those of weight and bias are
 /// added up over the chunks in f32 (f64 for f64), whatever it is. On Flex and NdArray all of the
-/// arithmetic is in f32 or f64, for which f16 and bf16 are widened once, the weight as a whole. On a
+/// arithmetic is in f32 or f64, for which f16 and bf16 are widened, the weight as a whole. On a
 /// device each product of f16 and bf16 is Burn's and ends in that dtype: the logits of a chunk, as those of
 /// a layer do, and what a chunk adds to the gradients.
 ///
@@ -62,8 +63,11 @@ use crate::operation::DetailsOf;
 /// On a backend without kernels of its own in this crate (LibTorch, Remote) an unreduced loss with gradients
 /// holds the logits of all chunks until the backward.
 ///
-/// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray; on a device it is
-/// Burn's matrix product that decides.
+/// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray, but where it is
+/// widened; on a device it is Burn's matrix product that decides.
+///
+/// An ignored row gets a gradient of exactly 0, whatever its input holds. On Flex and NdArray that is so for
+/// every weight; on a device the weight has to be finite.
 ///
 /// # Example
 ///

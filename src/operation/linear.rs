@@ -115,8 +115,9 @@ pub struct LinearOptions {
 }
 
 impl LinearOptions {
-    /// Whether the backward makes the logits once more, see [`LinearSaved::AsGiven`]. So it is for f16,
-    /// whose gradients must not be rounded before what scales the loss up has reached them.
+    /// Whether the backward makes the logits once more, see [`LinearSaved::AsGiven`]; not for backends on
+    /// the host. So it is for f16, whose gradients must not be rounded before what scales the loss up has
+    /// reached them.
     pub(crate) fn keeps_projection(&self, input: DType, targets: DType) -> bool {
         let in_f16 = self.gradients_of.logits() && input == DType::F16
             || self.gradients_of.targets && targets == DType::F16;
