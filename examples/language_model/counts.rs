@@ -4,6 +4,9 @@ use std::collections::HashMap;
 
 /// The most characters before a character that are looked at.
 pub const LONGEST: usize = 4;
+/// The most characters that are counted, about as many as the model reads by default: more take
+/// minutes and gigabytes.
+const COUNTED: usize = 2_000_000;
 
 /// How often everything up to `LONGEST` + 1 characters long occurs in a text.
 pub struct Counts<'a> {
@@ -15,7 +18,9 @@ pub struct Counts<'a> {
 }
 
 impl<'a> Counts<'a> {
+    /// Of the end of the text, if it is a long one.
     pub fn of(text: &'a [i32], classes: usize) -> Self {
+        let text = &text[text.len().saturating_sub(COUNTED)..];
         let (mut occurrences, mut followers) = (HashMap::new(), HashMap::new());
         for at in 0..text.len() {
             for start in at.saturating_sub(LONGEST)..=at {

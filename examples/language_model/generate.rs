@@ -11,17 +11,21 @@ use crate::train::{progress_bar, unreadable};
 /// The logits are divided by it: below 1 likely characters become likelier.
 const TEMPERATURE: f64 = 0.7;
 
-/// `count` characters that go on after `given`.
+/// `count` characters that go on after `given`, fewer once it is to `stop`.
 pub fn go_on(
     model: &LanguageModel,
     given: &[i32],
     count: usize,
     random: &mut StdRng,
+    stop: impl Fn() -> bool,
 ) -> Result<Vec<i32>, String> {
     let mut text = given.to_vec();
     let bar = progress_bar(count, "character");
     let device: Device = model.projection().device();
     for _ in 0..count {
+        if stop() {
+            break;
+        }
         let seen = text[text.len().saturating_sub(LENGTH)..].to_vec();
         let length = seen.len();
         let seen = Tensor::<2, Int>::from_data(TensorData::new(seen, [1, length]), &device);

@@ -24,6 +24,7 @@ mod report;
 mod text;
 mod train;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -61,21 +62,23 @@ struct Arguments {
     #[command(flatten)]
     settings: Settings,
 
-    /// A text of your own to learn instead, in UTF-8; 100 kB or more give a better idea.
+    /// A text of your own to learn instead, in UTF-8; 100 kB or more give a better idea. Of a large
+    /// one, the first 20,000 characters of the last tenth are measured, and the last 2,000,000
+    /// before it are counted.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Characters that the model writes in the end.
-    #[arg(long, value_name = "N", default_value_t = 600)]
+    /// Characters that the model writes in the end, at most a million.
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = within(0..=1_000_000))]
     sample: usize,
 
-    /// Folder for the picture and the sample.
+    /// Folder for `perplexity.png` and `sample.txt`; those of an earlier run are replaced.
     #[arg(long, value_name = "FOLDER", default_value = "language-model-output")]
     output: PathBuf,
 }
 
-fn at_least_1() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
+fn within(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
 }
 
 fn main() -> ExitCode {
@@ -111,7 +114,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     trainer.train(&split, &interrupted)?;
     let stopped = || interrupted.load(Ordering::SeqCst);
     let last = trainer.history.last().ok_or("there was no step")?;
-    if stopped() {
+    let in_training = stopped();
+    if in_training {
         println!(
             "Interrupted after step {} of {}; what there is will be written. A second Ctrl-C ends \
              at once.",
@@ -123,7 +127,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     })?;
     let given = &split.training[split.training.len() - GIVEN..];
     let model = trainer.model.valid();
-    let written = generate::go_on(&model, given, arguments.sample, &mut trainer.random)?;
+    // An interrupted training is to have its sample.
+    let stop = || stopped() && !in_training;
+    let written = generate::go_on(&model, given, arguments.sample, &mut trainer.random, stop)?;
+    if written.len() < arguments.sample {
+        println!(
+            "Interrupted after character {} of {}; what there is will be written. A second Ctrl-C \
+             ends at once.",
+            written.len(),
+            arguments.sample
+        );
+    }
     report::show_sample(
         &vocabulary.decode(given),
         &vocabulary.decode(&written),
@@ -151,6 +165,15 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+#[test]
+fn sizes_that_no_machine_has_are_refused() {
+    for option in ["--steps", "--batch-size", "--sample"] {
+        let parse = |value| Arguments::try_parse_from(["language_model", option, value]).is_ok();
+        assert!(parse("1000"), "{option}");
+        assert!(!parse("18446744073709551615"), "{option}");
+    }
 }
 
 /// One test at a time that draws from the backend's random numbers or counts memory: both are

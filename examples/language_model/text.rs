@@ -15,6 +15,8 @@ pub const IGNORED: i32 = -100;
 /// Neighbouring passages of the held-out text overlap by half, so that all but the first have
 /// something to go by before the first character that counts.
 const STRIDE: usize = LENGTH / 2;
+/// The most held-out characters that are kept, as all of them are measured again and again.
+const MEASURED: usize = 20_000;
 
 /// The one in the file, or the project's documentation, which is part of the program.
 pub fn read(file: Option<&Path>) -> Result<String, String> {
@@ -64,6 +66,7 @@ impl Vocabulary {
 /// The classes of the text's characters; the last tenth takes no part in the training.
 pub struct Split {
     pub training: Vec<i32>,
+    /// The start of the last tenth.
     pub held_out: Vec<i32>,
 }
 
@@ -78,6 +81,7 @@ impl Split {
             ));
         }
         let mut held_out = text.split_off(text.len() - text.len() / 10);
+        held_out.truncate(MEASURED);
         // Whole passages, so that the model and the counts are measured on the same characters.
         held_out.truncate(held_out.len() - (held_out.len() - 1 - LENGTH) % STRIDE);
         Ok(Self {
@@ -153,6 +157,18 @@ mod tests {
         assert_eq!(held_out, text[4889..][..held_out.len()]);
         assert!((543 - STRIDE..=543).contains(&held_out.len()));
         assert!(Split::of((0..10 * LENGTH as i32).collect()).is_err());
+    }
+
+    #[test]
+    fn of_a_large_text_a_part_is_measured_and_of_this_projects_own_all() {
+        let Split { training, held_out } = Split::of((0..300_000).collect()).unwrap();
+        assert_eq!(training.len(), 270_000);
+        assert_eq!(
+            held_out,
+            Vec::from_iter(270_000..270_000 + held_out.len() as i32)
+        );
+        assert!((MEASURED - STRIDE..=MEASURED).contains(&held_out.len()));
+        assert!(read(None).unwrap().chars().count() / 10 <= MEASURED);
     }
 
     #[test]

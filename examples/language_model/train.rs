@@ -39,12 +39,12 @@ pub struct Measured {
 /// The options that decide the result; the same settings on the same backend give the same result.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Settings {
-    /// Steps of the training.
-    #[arg(long, value_name = "N", default_value_t = 4500, value_parser = crate::at_least_1())]
+    /// Steps of the training, at most a million.
+    #[arg(long, value_name = "N", default_value_t = 4500, value_parser = crate::within(1..=1_000_000))]
     pub steps: usize,
 
-    /// Passages of the text in a step.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::at_least_1())]
+    /// Passages of the text in a step, at most 1024.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::within(1..=1024))]
     pub batch_size: usize,
 
     /// Seed of the first weights, the passages and the generated text.
