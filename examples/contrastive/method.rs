@@ -22,10 +22,9 @@ pub enum Method {
 }
 
 /// Whether the momentum stays or grows over the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Schedule {
     /// The same in every step.
-    #[default]
     Constant,
     /// From --momentum along half a cosine to 1, where the momentum encoder stands still.
     Cosine,

@@ -34,8 +34,6 @@ pub struct Settings {
 
     /// Whether the momentum stays or grows over the run.
     #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
-    // Older checkpoints do not have it: their momentum is constant.
-    #[serde(default)]
     pub momentum_schedule: Schedule,
 
     /// What the logits are divided by. Lower values look more at the closest negatives.
@@ -208,14 +206,5 @@ mod tests {
             let (settings, matches) = given(options);
             assert_eq!(settings.continuing(&saved, &matches).as_ref(), Ok(&saved));
         }
-    }
-
-    #[test]
-    fn the_settings_of_older_checkpoints_have_a_constant_momentum() {
-        let (settings, _) = given(&["--seed", "7"]);
-        let json = serde_json::to_string(&settings).unwrap();
-        let older = json.replace(r#""momentum_schedule":"Constant","#, "");
-        assert_ne!(older, json);
-        assert_eq!(serde_json::from_str::<Settings>(&older).unwrap(), settings);
     }
 }

@@ -13,7 +13,9 @@ use burn::tensor::{Device, Int, Tensor};
 
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
-use self::features::{check_beside, check_rows, similarity_of_rows, unit_length};
+use self::features::{
+    check_beside, check_rows, check_with_positive, similarity_of_rows, unit_length,
+};
 pub use self::logits::moco_logits;
 use super::error::{ContrastiveError, unwrap};
 use crate::backend::CrossEntropyBackend;
@@ -56,7 +58,8 @@ use crate::operation::DetailsOf;
 ///
 /// # Edge cases
 ///
-/// Features of length 0 have no direction: normalised, they stay as they are. Without negatives the
+/// Features of length 0, or with no number from 1.2e-38 on, have no direction: normalised, they stay as they
+/// are. Without negatives the
 /// loss of a row is 0. Over no queries the mean is NaN, as that of
 /// [`CrossEntropyLoss`](crate::CrossEntropyLoss). Where the keys are the classes, there has to be one:
 /// `forward_in_batch` over no rows and `forward_pairs` over no keys are errors.
@@ -336,10 +339,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         positive: Tensor<2>,
         negatives: Tensor<2>,
     ) -> Result<(Projected, Tensor<1, Int>), ContrastiveError> {
-        check_rows(("query", &query), ("positive", &positive))?;
-        check_beside(("query", &query), ("positive", &positive))?;
-        check_beside(("query", &query), ("negatives", &negatives))?;
-        check_beside(("positive", &positive), ("negatives", &negatives))?;
+        check_with_positive(&query, &positive, &negatives)?;
         let query = self.scaled(self.normalised(query));
         let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
         let own = similarity_of_rows(query.clone(), positive);

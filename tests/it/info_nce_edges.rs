@@ -5,7 +5,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
     ContrastiveError, CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig,
-    NegativeQueueConfig, SampleIds,
+    NegativeQueueConfig, SampleIds, moco_logits,
 };
 
 use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
@@ -149,6 +149,18 @@ fn ids_may_come_with_autodiff<B: CrossEntropyBackend>(device: &Device) {
     // To each row the other alone is left, at right angles.
     let expected = f64::from((-1f32 / 0.07).exp()).ln_1p();
     assert!((numbers(value)[0] / expected - 1.0).abs() < 1e-3);
+}
+
+/// Also where the query, which both are put beside, is outside autodiff.
+#[cfg(feature = "flex")]
+#[test]
+#[should_panic(expected = "the gradient checkpointing of `positive`")]
+fn logits_of_keys_that_checkpoint_differently_are_refused() {
+    let device = Device::flex();
+    let ones = |device: &Device| Tensor::<2>::ones([2, 3], device);
+    let positive = ones(&device.clone().autodiff());
+    let negatives = ones(&device.clone().autodiff().gradient_checkpointing());
+    moco_logits(ones(&device), positive, negatives, 0.5);
 }
 
 /// Quantized features are not computed with, whichever they are.

@@ -18,6 +18,19 @@ pub(super) fn check_rows(
     }
 }
 
+/// Query, positive and negatives fit each other.
+pub(super) fn check_with_positive(
+    query: &Tensor<2>,
+    positive: &Tensor<2>,
+    negatives: &Tensor<2>,
+) -> Result<(), ContrastiveError> {
+    check_rows(("query", query), ("positive", positive))?;
+    check_beside(("query", query), ("positive", positive))?;
+    check_beside(("query", query), ("negatives", negatives))?;
+    // Both may be in autodiff where the query is not.
+    check_beside(("positive", positive), ("negatives", negatives))
+}
+
 /// Quantized numbers are not computed with.
 fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), ContrastiveError> {
     match tensor.dtype() {
@@ -68,8 +81,8 @@ pub(super) fn check_beside(
     }
 }
 
-/// Rows of length 1. Those of length 0 are left as they are, with the gradient of what is left as it is:
-/// that of a direction would be infinite there.
+/// Rows of length 1. Those without a normal number of f32 are left as they are, with the gradient of what is
+/// left as it is: that of a direction would be infinite there.
 pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     // Not every backend has sums over tensors without elements.
     if features.shape().num_elements() == 0 {
@@ -85,7 +98,7 @@ pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
         .set_require_grad(false)
         .abs()
         .max_dim(1);
-    let nothing = largest.clone().equal_elem(0);
+    let nothing = largest.clone().lower_elem(f32::MIN_POSITIVE);
     let moderate = wide / largest.mask_fill(nothing.clone(), 1.0);
     let square = (moderate.clone() * moderate.clone()).sum_dim(1);
     let length = square.mask_fill(nothing, 1.0).sqrt();

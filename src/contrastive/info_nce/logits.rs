@@ -3,15 +3,15 @@
 use burn::tensor::Tensor;
 
 use super::config::check_positive;
-use super::features::{check_beside, check_rows, over, products, similarity_of_rows};
+use super::features::{check_with_positive, over, products, similarity_of_rows};
 use crate::contrastive::error::unwrap;
 
 /// The logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query `[N, F]` to its
 /// own positive `[N, F]` at index 0, then those to all negatives `[K, F]`, over the temperature. The
 /// target of every row is 0.
 ///
-/// For those who want to see them; [`InfoNceLoss::forward`](super::InfoNceLoss::forward) gives their loss without holding them. The
-/// features are taken as they are.
+/// For those who want to see them; [`InfoNceLoss::forward`](super::InfoNceLoss::forward) gives their loss
+/// without holding them. The features are taken as they are.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -27,8 +27,8 @@ use crate::contrastive::error::unwrap;
 ///
 /// # Panics
 ///
-/// With the text of a [`ContrastiveError`](crate::ContrastiveError) if the tensors do not fit each other, or the temperature is not
-/// positive and finite.
+/// With the text of a [`ContrastiveError`](crate::ContrastiveError) if the tensors do not fit each other, or
+/// the temperature is not positive and finite.
 pub fn moco_logits(
     query: Tensor<2>,
     positive: Tensor<2>,
@@ -36,9 +36,7 @@ pub fn moco_logits(
     temperature: f32,
 ) -> Tensor<2> {
     unwrap(check_positive("temperature", temperature));
-    unwrap(check_rows(("query", &query), ("positive", &positive)));
-    unwrap(check_beside(("query", &query), ("positive", &positive)));
-    unwrap(check_beside(("query", &query), ("negatives", &negatives)));
+    unwrap(check_with_positive(&query, &positive, &negatives));
     let own = similarity_of_rows(query.clone(), positive).unsqueeze_dim(1);
     let logits = match negatives.dims()[0] {
         // Not every backend joins tensors without elements.
