@@ -11,7 +11,9 @@ results are checked to agree with PyTorch's before they are timed.
 import argparse
 import gc
 import importlib.metadata
+import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -27,7 +29,7 @@ PASSES = {"forward+backward": 3, "forward alone": 1}
 COPY_PASSES = 2
 TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward alone"}
 # Names of the columns.
-EAGER, COMPILED, LIGER = "PyTorch", "torch.compile", "Liger"
+EAGER, COMPILED, LIGER, COPY = "PyTorch", "torch.compile", "Liger", "copy"
 IDLE_SYNCS = 100
 # A try that takes more than this share of the quickest before is no quicker.
 SETTLED = 0.9
@@ -49,6 +51,12 @@ def arguments():
     )
     parser.add_argument(
         "--repetitions", metavar="N", type=positive, default=3, help="repetitions that a turn has at least (3)"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="also writes the figures into a file, row by row, as compare's --json does: the introduction, for each "
+        "row its name and the seconds of each side as quartiles and median, and the notes",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     return parser.parse_args()
@@ -171,7 +179,7 @@ def warm_up(contender, turn):
 
 
 def measure(contenders, options):
-    """The median of each contender, which take turns."""
+    """What each contender takes, as quartiles and median; they take turns."""
     turn = options.turn / 1e3
     repetitions = [max(warm_up(contender, turn), options.repetitions) for contender in contenders]
     seconds = [[] for _ in contenders]
@@ -179,7 +187,13 @@ def measure(contenders, options):
         for contender, count, times in zip(contenders, repetitions, seconds):
             contender.seconds()
             times += [contender.seconds() for _ in range(count)]
-    return [statistics.median(times) for times in seconds]
+    return [spread(times) for times in seconds]
+
+
+def spread(seconds):
+    # A single number has no quantiles.
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return {"lower": lower, "median": median, "upper": upper}
 
 
 def right(contenders, dtype):
@@ -205,21 +219,27 @@ def reason_of(error):
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
-def cells_of(phase, shape, dtype, losses, options):
-    """The cells of a row behind the names, and what is to be said of it."""
+def timed(phase, shape, dtype, losses, options):
+    """What each side and the copy take, and what is to be said of those that are not timed."""
     logits, targets = data(shape, dtype)
     contenders = {
         side: Contender(loss, logits, targets, phase, in_place=side == LIGER) for side, loss in losses.items()
     }
     agreeing, reasons = right(contenders, dtype)
-    copy, *medians = measure([Copy(logits), *agreeing.values()], options)
-    times = dict(zip(agreeing, medians))
-    shares = {side: PASSES[phase] / time * copy / COPY_PASSES for side, time in times.items()}
-    bandwidth = COPY_PASSES * logits.numel() * logits.element_size() / copy
+    copy, *spreads = measure([Copy(logits), *agreeing.values()], options)
+    return {**dict(zip(agreeing, spreads)), COPY: copy}, reasons
+
+
+def cells_of(phase, shape, dtype, losses, spreads):
+    """The cells of a row behind the names."""
+    times = {side: spread["median"] for side, spread in spreads.items()}
+    copy = times[COPY]
+    shares = {side: PASSES[phase] / times[side] * copy / COPY_PASSES for side in losses if side in times}
+    bandwidth = COPY_PASSES * math.prod(shape) * getattr(torch, DTYPES[dtype]).itemsize / copy
     cells = [duration(times[side]) if side in times else "not timed" for side in losses]
     cells.append(duration(copy))
     cells += [f"{100 * shares[side]:.0f} %" if side in shares else "" for side in losses]
-    return [*cells, f"{digits(bandwidth / 1e9)} GB/s"], reasons
+    return [*cells, f"{digits(bandwidth / 1e9)} GB/s"]
 
 
 def line(cells):
@@ -228,7 +248,40 @@ def line(cells):
 
 def columns_of(losses):
     shares = [f"of the copy's bandwidth, {side}" for side in losses]
-    return ["logits", "kind", *losses, "copy", *shares, "bandwidth of the copy"]
+    return ["logits", "kind", *losses, COPY, *shares, "bandwidth of the copy"]
+
+
+class Report:
+    """Lines as they are printed, and the JSON file, which is written anew with each of them."""
+
+    def __init__(self, introduction, file):
+        self.file = file
+        self.document = {"introduction": introduction, "rows": [], "notes": [], "complete": False}
+        self.add(introduction)
+
+    def row(self, line, figures):
+        self.document["rows"].append(figures)
+        self.add(line)
+
+    def note(self, note):
+        self.document["notes"].append(note)
+        self.add(f"\n{note}")
+
+    def close(self):
+        self.document["complete"] = True
+        self.write()
+
+    def add(self, text):
+        print(text, flush=True)
+        self.write()
+
+    def write(self):
+        if not self.file:
+            return
+        # A reader finds the old text or the new one, never a part.
+        with open(f"{self.file}.part", "w", encoding="utf-8") as part:
+            json.dump(self.document, part, indent=2)
+        os.replace(f"{self.file}.part", self.file)
 
 
 def head(phase, columns):
@@ -271,20 +324,24 @@ def main():
     if loss:
         losses[LIGER] = loss
         version = f"Liger {version}"
-    print(
+    introduction = (
         f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}. {version}"
         f"{'.' if loss else ''} To wait for the idle device takes {duration(idle_sync())}. "
         f"Medians of `{' '.join(['gpu.py', *sys.argv[1:]])}`."
     )
+    report = Report(introduction, options.json)
     columns, last_phase = columns_of(losses), None
     for phase, shape, dtype in rows:
         if COMPILED in losses:
             torch.compiler.reset()
         names = [" x ".join(map(str, shape)), f"index, {dtype}"]
         try:
-            cells, reasons = cells_of(phase, shape, dtype, losses, options)
+            spreads, reasons = timed(phase, shape, dtype, losses, options)
+            figures = {"seconds": spreads}
+            cells = cells_of(phase, shape, dtype, losses, spreads)
         except RuntimeError as error:  # Out of memory, above all.
-            cells, reasons = [f"not timed: {reason_of(error)}"], []
+            figures, reasons = {"seconds": {}, "not_timed": reason_of(error)}, []
+            cells = [f"not timed: {reason_of(error)}"]
         notes += [f"{name_of(phase, shape, dtype)}: {reason}" for reason in reasons]
         gc.collect()
         torch.cuda.empty_cache()
@@ -292,9 +349,13 @@ def main():
             print(head(phase, columns))
             last_phase = phase
         cells = names + cells
-        print(line(cells + [""] * (len(columns) - len(cells))), flush=True)
+        report.row(
+            line(cells + [""] * (len(columns) - len(cells))),
+            {"row": name_of(phase, shape, dtype), **figures},
+        )
     for note in notes:
-        print(f"\n{note}")
+        report.note(note)
+    report.close()
 
 
 if __name__ == "__main__":

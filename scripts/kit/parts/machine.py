@@ -1,0 +1,150 @@
+"""What this machine has, what of the kit it needs, and how the programs are called on it."""
+
+import ctypes
+import glob
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+# Folders of drivers that are not always known to the loader.
+DRIVER_FOLDERS = ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/x86_64-linux-gnu/nvidia/current"]
+# Where Vulkan's loader looks for drivers by itself, and where else NVIDIA's manifest was seen.
+MANIFESTS = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"]
+OTHER_MANIFESTS = ["/usr/local/nvidia/share/vulkan/icd.d", "/usr/local/nvidia/vulkan/icd.d", "/opt/nvidia/vulkan/icd.d"]
+NVIDIA_VULKAN = "libGLX_nvidia.so.0"
+
+
+class Machine:
+    def __init__(self, kit, programs, scratch):
+        self.kit, self.programs, self.scratch = kit, programs, scratch
+        # Why steps of a runtime are left out.
+        self.missing = {}
+        self.environment = self._environment()
+
+    def facts(self):
+        with open(os.path.join(self.kit, "kit.json"), encoding="utf-8") as file:
+            kit = json.load(file)
+        query = "--query-gpu=name,memory.total,driver_version,clocks.max.sm,clocks.max.memory,power.limit"
+        return {
+            "gpu": printed(["nvidia-smi", query, "--format=csv,noheader"]) or "nvidia-smi names none",
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
+            "python": platform.python_version(),
+            "kit": kit,
+        }
+
+    def why_not(self, step):
+        """A sentence if the step cannot be run here."""
+        if step.needs in self.missing:
+            return self.missing[step.needs]
+        if step.command[0] == "PYTHON" and not self._python(step):
+            asked = step.python or "python3 or python"
+            return f"No Python here has torch: {asked} does not find it. --python PYTHON names another one."
+        return None
+
+    def command(self, step):
+        places = {"gpu.py": os.path.join(self.kit, "gpu.py")}
+        if step.command[0] == "PYTHON":
+            places["PYTHON"] = self._python(step)
+        else:
+            places[step.command[0]] = os.path.join(self.programs, step.command[0])
+        return [places.get(word, word) for word in step.command]
+
+    def environment_of(self, step):
+        if step.command[0] != "PYTHON":
+            return self.environment
+        # PyTorch brings its own libraries.
+        return {**os.environ, "PYTHONPATH": joined(os.path.join(self.programs, "python"), os.environ.get("PYTHONPATH"))}
+
+    def _environment(self):
+        folders = [self._libraries(), *driver_folders(), os.environ.get("LD_LIBRARY_PATH")]
+        environment = {
+            **os.environ,
+            "CUDA_PATH": os.path.join(self.kit, "cuda"),
+            "LD_LIBRARY_PATH": joined(*folders),
+            # What CubeCL remembers of a device lasts as long as the run.
+            "XDG_CACHE_HOME": os.path.join(self.scratch, "cache"),
+        }
+        manifest = self._manifest()
+        if manifest:
+            # The first name is read by newer loaders, the second by older ones.
+            environment.update(VK_DRIVER_FILES=manifest, VK_ICD_FILENAMES=manifest)
+        return environment
+
+    def _libraries(self):
+        """A folder with those of the kit's libraries that this machine lacks."""
+        folder = os.path.join(self.scratch, "lib")
+        os.makedirs(folder)
+        for library in sorted(os.listdir(os.path.join(self.kit, "lib"))):
+            if not loads(library):
+                os.symlink(os.path.join(self.kit, "lib", library), os.path.join(folder, library))
+        return folder
+
+    def _manifest(self):
+        """A file that names NVIDIA's Vulkan driver, where the loader would not find it by itself."""
+        if "VK_DRIVER_FILES" in os.environ or "VK_ICD_FILENAMES" in os.environ or nvidia_manifests(MANIFESTS):
+            return None
+        others = nvidia_manifests(OTHER_MANIFESTS)
+        if others:
+            return others[0]
+        if not loads(NVIDIA_VULKAN):
+            return None
+        file = os.path.join(self.scratch, "nvidia_icd.json")
+        driver = {"library_path": NVIDIA_VULKAN, "api_version": "1.3.0"}
+        with open(file, "w", encoding="utf-8") as manifest:
+            json.dump({"file_format_version": "1.0.0", "ICD": driver}, manifest)
+        return file
+
+    def _python(self, step):
+        """The Python that has torch."""
+        for name in [step.python] if step.python else ["python3", "python"]:
+            path = shutil.which(name)
+            has_torch = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+            if path and printed([path, "-c", has_torch]) is not None:
+                return path
+        return None
+
+
+def driver_folders():
+    """Those that the loader does not know and that have CUDA's driver."""
+    if loads("libcuda.so.1") or loads("libcuda.so"):
+        return []
+    return [folder for folder in DRIVER_FOLDERS if glob.glob(os.path.join(folder, "libcuda.so*"))]
+
+
+def nvidia_manifests(folders):
+    return [file for folder in folders for file in sorted(glob.glob(os.path.join(folder, "*nvidia*.json")))]
+
+
+def loads(library):
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def joined(*paths):
+    return os.pathsep.join(path for path in paths if path)
+
+
+def printed(command):
+    """What a command prints, or None if it fails."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(": ", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()

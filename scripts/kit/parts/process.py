@@ -1,0 +1,101 @@
+"""One command with a time limit, and what it prints, as it comes."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+
+# Seconds between being asked to stop and being killed.
+GRACE = 3.0
+# Seconds between two looks at a command that prints nothing.
+LOOK = 1.0
+CHUNK = 1 << 16
+
+
+class Outcome:
+    def __init__(self):
+        self.stdout, self.stderr = "", ""
+        self.exit_code = None
+        self.signal = None
+        self.seconds = 0.0
+        self.is_late = False
+
+    def state(self):
+        if self.is_late:
+            return "out of time"
+        if self.signal:
+            return "crashed"
+        return "passed" if self.exit_code == 0 else "failed"
+
+
+def run(command, folder, environment, limit, watch):
+    """Runs the command for at most `limit` seconds. `watch(outcome, new text)` is called with what it prints, and
+    about every second with nothing."""
+    outcome, start = Outcome(), time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What it starts stops with it.
+        preexec_fn=os.setpgrp,
+    )
+    try:
+        follow(process, outcome, start, limit, watch)
+    finally:
+        stop(process)
+        process.stdout.close()
+        process.stderr.close()
+    code = process.returncode
+    outcome.seconds = time.monotonic() - start
+    outcome.exit_code = code if code >= 0 else None
+    outcome.signal = signal.Signals(-code).name if code < 0 else None
+    return outcome
+
+
+def follow(process, outcome, start, limit, watch):
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, "stdout")
+        selector.register(process.stderr, selectors.EVENT_READ, "stderr")
+        # A process that has ended can have left others that hold its output open.
+        while selector.get_map():
+            left = start + limit - time.monotonic()
+            if left <= 0:
+                outcome.is_late = True
+                return
+            ready = selector.select(min(left, LOOK))
+            for key, _ in ready:
+                data = os.read(key.fd, CHUNK)
+                if not data:
+                    selector.unregister(key.fileobj)
+                text = data.decode("utf-8", "replace")
+                setattr(outcome, key.data, getattr(outcome, key.data) + text)
+                outcome.seconds = time.monotonic() - start
+                watch(outcome, text)
+            if not ready:
+                outcome.seconds = time.monotonic() - start
+                watch(outcome, "")
+                if process.poll() is not None:
+                    return
+    left = max(0.0, start + limit - time.monotonic())
+    try:
+        process.wait(left)
+    except subprocess.TimeoutExpired:
+        outcome.is_late = True
+
+
+def stop(process):
+    """Ends the process and all that it started, if they are still there."""
+    for number in signal.SIGTERM, signal.SIGKILL:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
