@@ -1,0 +1,203 @@
+//! The cases: shapes that lead to each way in which the kernels share a row, in every dtype, and
+//! every option that changes a kernel.
+//!
+//! A projection launches the kernels of `2048x32000 index` over some rows at a time. Between them are
+//! Burn's matrix products, which try their variants for minutes, so there is no case of it.
+
+use std::any::Any;
+use std::fmt::{self, Display};
+
+use burn::tensor::{DType, Device, Int, Tensor};
+use burn_cross_entropy::{
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank,
+};
+
+/// Rows that an H100 or an A100 computes by a unit each, a plane each, a cube each, and with several
+/// cubes for a row.
+const SHAPES: [[usize; 2]; 4] = [[65536, 10], [8192, 1000], [2048, 32000], [4, 128_256]];
+const PLANES: [usize; 2] = [8192, 1000];
+/// The vocabulary of GPT-2, of which no vector is a divisor.
+const ODD: [usize; 2] = [2048, 50257];
+/// Images, whose classes are not side by side.
+const IMAGES: [usize; 4] = [16, 21, 256, 256];
+
+pub struct Case {
+    /// Classes in dimension 1.
+    shape: Vec<usize>,
+    pub dtype: DType,
+    targets: Targets,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum Targets {
+    Index,
+    /// Distributions that require a gradient.
+    Soft,
+}
+
+/// Forward and backward, of what; or the forward alone.
+#[derive(Clone, Copy)]
+enum What {
+    Step,
+    Forward,
+    Output,
+    Entropy,
+    Weights,
+    Smoothing,
+    ZLoss,
+    Softcap,
+}
+
+/// A step that has its tensors, and what comes of it, to be dropped when the clock has stopped.
+pub type Step = Box<dyn FnOnce() -> Box<dyn Any>>;
+
+pub fn cases() -> Vec<Case> {
+    use DType::{BF16, F16, F32, F64};
+    use Targets::{Index, Soft};
+    let mut cases = Vec::new();
+    let mut add = |shape: &[usize], targets, dtype, what| {
+        cases.push(Case {
+            shape: shape.to_vec(),
+            dtype,
+            targets,
+            what,
+        });
+    };
+    for shape in &SHAPES {
+        for dtype in [F32, BF16, F16, F64] {
+            add(shape, Index, dtype, What::Step);
+            add(shape, Soft, dtype, What::Step);
+        }
+        for dtype in [F32, BF16] {
+            add(shape, Index, dtype, What::Forward);
+        }
+        add(shape, Index, F32, What::Output);
+        add(shape, Index, F32, What::Entropy);
+    }
+    for dtype in [F32, BF16] {
+        for what in [What::Weights, What::Smoothing, What::ZLoss, What::Softcap] {
+            add(&PLANES, Index, dtype, what);
+        }
+        add(&ODD, Index, dtype, What::Step);
+        add(&IMAGES, Index, dtype, What::Step);
+        add(&IMAGES, Soft, dtype, What::Step);
+    }
+    cases
+}
+
+/// What the host's time is measured of: problems that are nothing but host time on a GPU too.
+pub fn small_cases() -> Vec<Case> {
+    let case = |shape: &[usize], targets, what| Case {
+        shape: shape.to_vec(),
+        dtype: DType::F32,
+        targets,
+        what,
+    };
+    vec![
+        case(&[64, 10], Targets::Index, What::Step),
+        case(&[64, 10], Targets::Index, What::Forward),
+        case(&[64, 10], Targets::Soft, What::Step),
+        case(&[64, 10], Targets::Index, What::Output),
+        case(&[4, 128_256], Targets::Index, What::Step),
+    ]
+}
+
+impl Case {
+    pub fn name(&self) -> String {
+        let dims: Vec<String> = self.shape.iter().map(usize::to_string).collect();
+        let targets = match self.targets {
+            Targets::Index => "index",
+            Targets::Soft => "soft",
+        };
+        let (dims, dtype) = (dims.join("x"), self.dtype.name());
+        format!("{dims} {targets} {dtype} {}", self.what)
+    }
+
+    pub fn rows(&self) -> usize {
+        self.shape.iter().product::<usize>() / self.classes()
+    }
+
+    pub fn classes(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// Makes the tensors. They hold what was in memory before: nothing is computed with them.
+    pub fn prepared(&self, device: &Device) -> Result<Step, String> {
+        let step = match self.shape.len() {
+            2 => self.of_rank::<2, 1>(device),
+            4 => self.of_rank::<4, 3>(device),
+            rank => return Err(format!("no case has rank {rank}, {} has", self.name())),
+        };
+        crate::sync(device)?;
+        Ok(step)
+    }
+
+    fn of_rank<const D: usize, const R: usize>(&self, device: &Device) -> Step
+    where
+        Tensor<D>: LogitsRank,
+        Tensor<R, Int>: CrossEntropyTarget<D>,
+    {
+        let device = match self.what {
+            What::Forward => device.clone(),
+            _ => device.clone().autodiff(),
+        };
+        let mut shape = self.shape.clone();
+        match self.targets {
+            Targets::Index => {
+                shape.remove(1);
+                self.with_targets::<D, _>(&device, Tensor::<R, Int>::empty(shape, &device))
+            }
+            Targets::Soft => {
+                let targets = Tensor::<D>::empty(shape, (&device, self.dtype));
+                self.with_targets(&device, targets.require_grad())
+            }
+        }
+    }
+
+    fn with_targets<const D: usize, T>(&self, device: &Device, targets: T) -> Step
+    where
+        T: CrossEntropyTarget<D> + 'static,
+        Tensor<D>: LogitsRank,
+    {
+        let what = self.what;
+        let loss = self.loss(device);
+        let logits = Tensor::<D>::empty(self.shape.clone(), (device, self.dtype));
+        if let What::Forward = what {
+            return Box::new(move || Box::new(loss.forward(logits, targets)));
+        }
+        let logits = logits.require_grad();
+        Box::new(move || match what {
+            What::Output => Box::new(loss.forward_with_output(logits, targets).loss.backward()),
+            What::Entropy => Box::new(loss.forward_with_entropy(logits, targets).loss.backward()),
+            _ => Box::new(loss.forward(logits, targets).backward()),
+        })
+    }
+
+    fn loss(&self, device: &Device) -> CrossEntropyLoss {
+        let config = CrossEntropyLossConfig::new();
+        let config = match self.what {
+            What::Weights => config.with_weight(Some(vec![1.0; self.classes()])),
+            What::Smoothing => config.with_label_smoothing(0.1),
+            What::ZLoss => config.with_z_loss(1e-4),
+            What::Softcap => config.with_logit_softcap(Some(30.0)),
+            _ => config,
+        };
+        config.init(device)
+    }
+}
+
+impl Display for What {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            What::Step => "step",
+            What::Forward => "forward",
+            What::Output => "output",
+            What::Entropy => "entropy",
+            What::Weights => "weights",
+            What::Smoothing => "smoothing",
+            What::ZLoss => "z-loss",
+            What::Softcap => "softcap",
+        })
+    }
+}
