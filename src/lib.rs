@@ -32,6 +32,7 @@
 //! | Flex | `flex` (default) | `CrossEntropyLoss<Autodiff<Flex>>` | f32, f64, f16, bf16 |
 //! | NdArray | `ndarray` | `CrossEntropyLoss<Autodiff<NdArray>>` | f32, f64 |
 //! | wgpu, Vulkan, Metal, WebGPU | `wgpu`, `vulkan`, `metal`, `webgpu` | `CrossEntropyLoss<Autodiff<Wgpu>>` | f32, f16 where the device has it |
+//! | CubeCL's processor runtime | `cpu` | `CrossEntropyLoss<Autodiff<Cpu>>` | f32, f64, f16, bf16 |
 //! | CUDA, ROCm | `cuda`, `rocm` | `CrossEntropyLoss<Autodiff<Cuda>>` and so on | f32, f64, f16, bf16 where the device has them |
 //! | any other | none | no | what its tensor operations take |
 //!
@@ -39,9 +40,10 @@
 //! without an implementation in this build takes the portable path in plain tensor operations: the
 //! same loss and gradient, but for logits that are not finite, which get a gradient of 0 there.
 //!
-//! All CubeCL runtimes are one backend type in Burn, of which `Wgpu`, `Cuda` and `Rocm` are names: a
-//! loss bound to one of them takes the tensors of the others. The feature `cube` alone holds what
-//! they share and needs a runtime beside it, one of theirs or Burn's `cpu`.
+//! All CubeCL runtimes are one backend type in Burn, of which `Wgpu`, `Cpu`, `Cuda` and `Rocm` are
+//! names: a loss bound to one of them takes the tensors of the others. The feature `cube` alone holds
+//! what they share and needs a runtime beside it. `cpu`, `cuda` and `rocm` link an LLVM that their
+//! first build downloads.
 //!
 //! # Bound to a backend
 //!

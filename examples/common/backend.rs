@@ -13,6 +13,8 @@ pub enum BackendName {
     Flex,
     /// Burn's older CPU backend.
     Ndarray,
+    /// The kernels of the GPUs, compiled for the processor.
+    Cpu,
     /// GPUs through wgpu.
     Wgpu,
     /// NVIDIA GPUs through CUDA.
@@ -45,6 +47,8 @@ impl BackendName {
             #[allow(deprecated)]
             // Burn deprecates the backend, and this crate still supports it.
             Self::Ndarray => Ok(Device::ndarray()),
+            #[cfg(feature = "cpu")]
+            Self::Cpu => Ok(Device::cpu()),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
@@ -62,6 +66,7 @@ impl Display for BackendName {
         formatter.write_str(match self {
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
+            Self::Cpu => "cpu",
             Self::Wgpu => "wgpu",
             Self::Cuda => "cuda",
         })

@@ -24,7 +24,7 @@ const STEPS: usize = 5;
 ///
 /// Each backend takes it twice: with the loss that finds the backend in its tensors at run time
 /// ("any"), and with the loss that is bound to the backend at compile time ("bound"). The code of
-/// the step is the same. Cargo features add backends: `--features ndarray,wgpu,cuda,rocm`.
+/// the step is the same. Cargo features add backends: `--features ndarray,cpu,wgpu,cuda,rocm`.
 #[derive(Parser)]
 #[command(name = "switch_backends", version)]
 struct Arguments {
@@ -77,6 +77,12 @@ fn candidates() -> Vec<Candidate> {
             name: "ndarray",
             device: Device::ndarray,
             steps: both_forms::<Autodiff<burn::backend::NdArray>>,
+        },
+        #[cfg(feature = "cpu")]
+        Candidate {
+            name: "cpu",
+            device: Device::cpu,
+            steps: both_forms::<Autodiff<burn::backend::Cpu>>,
         },
         #[cfg(feature = "wgpu")]
         Candidate {

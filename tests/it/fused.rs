@@ -91,7 +91,10 @@ fn every_number_of_positions_and_of_strided_classes(device: &Device) {
 }
 
 /// Every shape costs a device seconds of compilation.
-#[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
+#[cfg_attr(
+    not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
+    allow(dead_code)
+)]
 fn a_size_of_either_layout(device: &Device) {
     for (shape, class_dim) in [(vec![17, 65], 1), (vec![2, 7, 33], 1)] {
         for soft in [false, true] {

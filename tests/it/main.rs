@@ -29,9 +29,9 @@ mod queue_module;
 mod schedule;
 mod seeds;
 mod shards;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 mod strategies;
 mod threads;
 mod training;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 mod unfused;

@@ -1,6 +1,7 @@
 //! The operation on the CubeCL backend itself, without Burn's fusion around it, and in the middle of
 //! a stream that is fused.
 
+use burn::backend::DispatchDevice;
 use burn::backend::TensorMetadata;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
@@ -20,19 +21,17 @@ use crate::common::{oracle, tolerance};
 
 type CubeDevice = <CubeBackend as burn::backend::BackendTypes>::Device;
 
-#[cfg(feature = "wgpu")]
-fn device() -> CubeDevice {
-    CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default())
+/// The device as the CubeCL backend takes it.
+fn of_cubecl(device: &Device) -> CubeDevice {
+    match device.clone().without_autodiff().as_dispatch() {
+        DispatchDevice::Cube(device) => device.clone(),
+        other => panic!("{other:?} is not driven by CubeCL"),
+    }
 }
 
-#[cfg(not(feature = "wgpu"))]
-fn device() -> CubeDevice {
-    CubeDevice::Cuda(Default::default())
-}
-
-fn float(values: &[f64], shape: &[usize]) -> CubeTensor {
+fn float(values: &[f64], shape: &[usize], device: &CubeDevice) -> CubeTensor {
     let data = TensorData::new(values.to_vec(), shape.to_vec()).convert_dtype(DType::F32);
-    CubeBackend::float_from_data(data, &device())
+    CubeBackend::float_from_data(data, device)
 }
 
 fn values(tensor: FloatTensor<CubeBackend>) -> Vec<f64> {
@@ -61,16 +60,16 @@ fn options(problem: &Problem) -> Options {
     }
 }
 
-fn inputs(problem: &Problem) -> Inputs<CubeBackend> {
+fn inputs(problem: &Problem, device: &CubeDevice) -> Inputs<CubeBackend> {
     Inputs {
         targets: match &problem.targets {
             problem::Targets::Indices(indices) => {
                 let data = TensorData::new(indices.clone(), run::row_shape(problem));
                 let data = data.convert_dtype(DType::I32);
-                Targets::Indices(CubeBackend::int_from_data(data, &device()))
+                Targets::Indices(CubeBackend::int_from_data(data, device))
             }
             problem::Targets::Distributions(shares) => {
-                Targets::Distributions(float(shares, &problem.shape))
+                Targets::Distributions(float(shares, &problem.shape, device))
             }
         },
         weights: ClassWeights::Equal,
@@ -91,11 +90,12 @@ fn problems() -> Vec<Problem> {
 
 /// The forward keeps the logits; the backward writes over them, and over the distributions, since
 /// nobody else holds either.
-fn the_backend_alone_computes_in_place(_device: &Device) {
+fn the_backend_alone_computes_in_place(device: &Device) {
+    let device = of_cubecl(device);
     for problem in problems() {
         let options = options(&problem);
-        let logits = float(&problem.logits, &problem.shape);
-        let inputs = inputs(&problem);
+        let logits = float(&problem.logits, &problem.shape, &device);
+        let inputs = inputs(&problem, &device);
         let Forward { loss, saved, .. } =
             CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
         let Saved::Logits { statistics, .. } = &saved else {
@@ -108,11 +108,11 @@ fn the_backend_alone_computes_in_place(_device: &Device) {
             keep: false,
             ..options.clone()
         };
-        let logits = float(&problem.logits, &problem.shape);
+        let logits = float(&problem.logits, &problem.shape, &device);
         let alone = CubeBackend::cross_entropy(logits, inputs.clone(), unkept);
         assert!(matches!(alone.saved, Saved::Nothing));
         assert_eq!(loss, values(alone.loss), "with and without a backward");
-        let upstream = float(&problem.upstream, &[1]);
+        let upstream = float(&problem.upstream, &[1], &device);
         let (logits_gradient, targets_gradient) =
             match CubeBackend::cross_entropy_backward(saved, inputs, upstream, options) {
                 Gradients::Logits { logits } => (logits, None),

@@ -7,6 +7,8 @@ use burn::tensor::Device;
 pub struct Runtime {
     pub name: &'static str,
     pub open: fn() -> Device,
+    /// What the machine has to have.
+    pub needs: &'static str,
 }
 
 /// A runtime, in this build or not.
@@ -14,28 +16,38 @@ struct Known {
     /// Of the runtime and of its Cargo feature.
     name: &'static str,
     open: Option<fn() -> Device>,
+    needs: &'static str,
 }
 
+const VULKAN: &str = "a driver of Vulkan and its loader (libvulkan.so.1)";
+const CUDA: &str = "an NVIDIA GPU and its driver (libcuda.so)";
+const ROCM: &str = "an AMD GPU and ROCm (libamdhip64.so)";
+
 macro_rules! known {
-    ($name:literal, $open:expr) => {{
+    ($name:literal, $open:expr, $needs:expr) => {{
         #[cfg(feature = $name)]
         let open: Option<fn() -> Device> = Some(|| $open);
         #[cfg(not(feature = $name))]
         let open = None;
-        Known { name: $name, open }
+        Known {
+            name: $name,
+            open,
+            needs: $needs,
+        }
     }};
 }
 
-fn known() -> [Known; 6] {
+fn known() -> [Known; 7] {
     #[cfg(feature = "wgpu")]
     use burn::tensor::DeviceKind::DefaultDevice;
     [
-        known!("wgpu", Device::wgpu(DefaultDevice)),
-        known!("vulkan", Device::vulkan(DefaultDevice)),
-        known!("metal", Device::metal(DefaultDevice)),
-        known!("webgpu", Device::webgpu(DefaultDevice)),
-        known!("cuda", Device::cuda(0)),
-        known!("rocm", Device::rocm(0)),
+        known!("cpu", Device::cpu(), "a processor that its compiler knows"),
+        known!("wgpu", Device::wgpu(DefaultDevice), VULKAN),
+        known!("vulkan", Device::vulkan(DefaultDevice), VULKAN),
+        known!("metal", Device::metal(DefaultDevice), "macOS"),
+        known!("webgpu", Device::webgpu(DefaultDevice), "a browser"),
+        known!("cuda", Device::cuda(0), CUDA),
+        known!("rocm", Device::rocm(0), ROCM),
     ]
 }
 
@@ -46,7 +58,8 @@ impl Runtime {
             Some(Known {
                 name,
                 open: Some(open),
-            }) => Ok(Self { name, open }),
+                needs,
+            }) => Ok(Self { name, open, needs }),
             Some(_) => Err(format!(
                 "this build has {}; build with `--features {name}` for {name}",
                 list(true, "no runtime")

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The second line is minus the sum of the other classes' gradients: where a row has been learned,
-//! `A p` and `a` are nearly equal there, and their difference would have no digits left.
+//! `A p` and `a` are nearly equal there, and their difference would have no digits left. A class
+//! without a share has no difference, so only the target takes it, or with spread shares every class.
 //!
 //! Every class is computed by itself: no unit waits for another, and each element is written by the
 //! unit that read it, so that a gradient may go over what it is the gradient of.
@@ -16,11 +17,11 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p, tanh_slope};
-use super::layout::{place_of_class, start_of_row};
-use super::plan::Along;
-use super::spec::{Extent, Numbers, Spec, Values, ZLoss, span};
+use super::plan::{Along, Tile};
+use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
 use super::state::{ones, scale_of_scores, scores, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
+use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 
 /// What the forward left and what came from above.
 #[derive(CubeType, CubeLaunch)]
@@ -51,10 +52,10 @@ struct Lanes<A: Float, N: Size> {
     /// What the spread shares are multiplied by.
     scale: Vector<A, N>,
     /// Whether a class has more than half the probability: 1 or 0.
-    has_majority: Vector<A, N>,
+    has_dominant: Vector<A, N>,
     /// The gradient there if it is the target, and if it is not.
-    majority_at_target: Vector<A, N>,
-    majority_elsewhere: Vector<A, N>,
+    dominant_at_target: Vector<A, N>,
+    dominant_elsewhere: Vector<A, N>,
     /// What is subtracted at the target, or what it is over probabilities.
     at_target: Vector<A, N>,
     class: Vector<u32, N>,
@@ -63,6 +64,9 @@ struct Lanes<A: Float, N: Size> {
     dropped: Vector<A, N>,
     /// The factor of the target distributions' gradient.
     targets_scale: Vector<A, N>,
+    /// Where the gradients are written.
+    place: RowPlace,
+    targets_place: RowPlace,
 }
 
 /// The same of one row.
@@ -73,9 +77,9 @@ struct Common<A: Float> {
     above: A,
     factor: A,
     scale: A,
-    has_majority: A,
-    majority_at_target: A,
-    majority_elsewhere: A,
+    has_dominant: A,
+    dominant_at_target: A,
+    dominant_elsewhere: A,
     at_target: A,
     class: u32,
     counts: A,
@@ -101,111 +105,191 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     }
     let lanes =
         lanes_of_slot::<A, P, I, K, N>(&inputs, &given, span.slot, &numbers, &extent, spec.clone());
-    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
-    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
-    let gradient_start = start_of_row(
-        span.slot,
-        extent.inner,
-        &extent.gradient,
-        tile.has_positions,
-    );
-    let targets_gradient_start = start_of_row(
-        span.slot,
-        extent.inner,
-        &extent.targets_gradient,
-        tile.has_positions,
-    );
-    let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
-    let units = comptime!(tile.units as usize);
-    let mut base = span.begin;
-    while base < span.end {
-        // All loads before the first store, which the compiler could not move them across; those
-        // beyond the last class from the last.
-        let mut logits_of_block = Sequence::<Vector<F, N>>::new();
-        let mut targets_of_block = Sequence::<Vector<P, N>>::new();
-        #[unroll]
-        for step in 0..comptime!(tile.unroll as usize) {
-            let step = (base + span.unit + step * units).min(span.end - 1);
-            logits_of_block.push(logits[place_of_class(start, step, &extent.logits)]);
-            let place = place_of_class(targets_start, step, &extent.targets);
-            targets_of_block.push(inputs.distribution(place));
+    let mut counts = true.runtime();
+    if comptime!(tile.along == Along::Classes && !spec.has_distributions) {
+        counts = lanes.counts.extract(0usize) == A::new(1.0);
+        if !counts {
+            lanes.drop_row(&mut gradients, &span, tile);
         }
-        #[unroll]
-        for at in 0..comptime!(tile.unroll as usize) {
-            let step = base + span.unit + at * units;
-            if step < span.end {
-                let logit = Vector::<A, N>::cast_from(logits_of_block[at]);
-                let x = scores::<F, A, N>(logits_of_block[at], &numbers, spec.values);
-                let mut shares = zeros::<A, N>();
-                if comptime!(spec.is_spread) {
-                    shares = inputs.shares(targets_of_block[at], step, &numbers, tile.along);
-                }
-                #[comptime]
-                if let ComptimeOption::Some(gradient) = &mut gradients.logits {
-                    let first_class = first_class::<N>(step, tile.along);
-                    let mut slope = match comptime!(spec.values) {
-                        Values::Probabilities => {
-                            lanes.slope_of_probabilities(x, shares, first_class, tile.along)
-                        }
-                        Values::Logits | Values::Scaled | Values::Capped => {
-                            lanes.slope(x, shares, first_class, scale, comptime!(&spec))
-                        }
-                    };
-                    if comptime!(spec.values == Values::Capped) {
-                        let bend = Vector::new(numbers.bend.get::<A>());
-                        let scale = Vector::new(numbers.scale.get::<A>());
-                        slope = slope * tanh_slope(logit * bend) * scale;
-                    }
-                    let place = place_of_class(gradient_start, step, &extent.gradient);
-                    gradient[place] = Vector::cast_from(lanes.settled(slope));
-                }
-                #[comptime]
-                if let ComptimeOption::Some(gradient) = &mut gradients.targets {
-                    let surprisal = match comptime!(spec.values) {
-                        Values::Probabilities => zeros::<A, N>() - ln(x),
-                        Values::Logits | Values::Scaled | Values::Capped => {
-                            let gap = (lanes.maximum - x) * Vector::new(scale);
-                            let is_maximum = x.equal(&lanes.maximum);
-                            select_many(is_maximum, zeros(), gap) + lanes.above
-                        }
-                    };
-                    let first_class = first_class::<N>(step, tile.along);
-                    let weights = inputs.weights(first_class, tile.along);
-                    let factor = Vector::new(numbers.kept.get::<A>()) * weights;
-                    let slope = times(factor, surprisal) * lanes.targets_scale;
-                    let place =
-                        place_of_class(targets_gradient_start, step, &extent.targets_gradient);
-                    gradient[place] = Vector::cast_from(slope);
-                }
-            }
+    }
+    let mut walk = Walk::new(&span, counts, &extent, tile);
+    if comptime!(tile.is_single_block) {
+        if walk.base < walk.end {
+            let block = walk.load(logits, &inputs, comptime!(tile.unroll - 1), tile);
+            lanes.write_block(
+                &block,
+                &walk,
+                &inputs,
+                &mut gradients,
+                &numbers,
+                comptime!(&spec),
+            );
         }
-        base += comptime!(units * tile.unroll as usize);
+    } else {
+        let end_of_blocks = walk.end_of_blocks(tile);
+        while walk.base < end_of_blocks {
+            let block = walk.load(logits, &inputs, tile.unroll, tile);
+            lanes.write_block(
+                &block,
+                &walk,
+                &inputs,
+                &mut gradients,
+                &numbers,
+                comptime!(&spec),
+            );
+            walk.base += comptime!(steps_of_block(tile));
+        }
+        if walk.base < walk.end {
+            let block = walk.load(logits, &inputs, 0u32, tile);
+            lanes.write_block(
+                &block,
+                &walk,
+                &inputs,
+                &mut gradients,
+                &numbers,
+                comptime!(&spec),
+            );
+        }
     }
 }
 
 #[cube]
 impl<A: Float, N: Size> Lanes<A, N> {
+    /// Writes the gradients of a block, whose loads come before the first store: the compiler could not
+    /// move them across.
+    fn write_block<F: Float, P: Float, I: Int>(
+        &self,
+        block: &Block<F, P, N>,
+        walk: &Walk,
+        inputs: &Inputs<A, P, I, N>,
+        gradients: &mut Gradients<F, P, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        #[unroll]
+        for nth in 0..comptime!(spec.tile.unroll as usize) {
+            let step = &block.steps[nth];
+            if comptime!(nth < block.certain as usize) {
+                self.write(step, inputs, gradients, numbers, spec);
+            } else if step.at < walk.end {
+                self.write(step, inputs, gradients, numbers, spec);
+            }
+        }
+    }
+
+    /// Writes the gradients of a step.
+    fn write<F: Float, P: Float, I: Int>(
+        &self,
+        step: &Step<F, P, N>,
+        inputs: &Inputs<A, P, I, N>,
+        gradients: &mut Gradients<F, P, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let along = comptime!(spec.tile.along);
+        let x = scores::<F, A, N>(step.logits, numbers, spec.values);
+        let mut shares = zeros::<A, N>();
+        if comptime!(spec.is_spread) {
+            shares = inputs.shares(step.targets, step.at, numbers, along);
+        }
+        #[comptime]
+        if let ComptimeOption::Some(gradient) = &mut gradients.logits {
+            let mut slope = match comptime!(spec.values) {
+                Values::Probabilities => self.slope_of_probabilities(x, shares, step.at, along),
+                Values::Logits | Values::Scaled | Values::Capped => {
+                    self.slope(x, shares, step.at, numbers, spec)
+                }
+            };
+            if comptime!(spec.values == Values::Capped) {
+                let bend = Vector::new(numbers.bend.get::<A>());
+                let scale = Vector::new(numbers.scale.get::<A>());
+                slope = slope * tanh_slope(Vector::<A, N>::cast_from(step.logits) * bend) * scale;
+            }
+            if comptime!(along == Along::Positions) {
+                slope = self.settled(slope);
+            }
+            gradient[self.place.of_step::<N>(step.at, along)] = Vector::cast_from(slope);
+        }
+        #[comptime]
+        if let ComptimeOption::Some(gradient) = &mut gradients.targets {
+            let surprisal = self.surprisal(x, numbers, spec);
+            let weights = inputs.weights(first_class::<N>(step.at, along), along);
+            let factor = Vector::new(numbers.kept.get::<A>()) * weights;
+            let slope = times(factor, surprisal) * self.targets_scale;
+            gradient[self.targets_place.of_step::<N>(step.at, along)] = Vector::cast_from(slope);
+        }
+    }
+
+    /// Writes what takes the place of the gradient of a row that does not count.
+    fn drop_row<F: Float, P: Float>(
+        &self,
+        gradients: &mut Gradients<F, P, N>,
+        span: &Span,
+        #[comptime] tile: Tile,
+    ) {
+        #[comptime]
+        if let ComptimeOption::Some(gradient) = &mut gradients.logits {
+            let mut step = span.begin + span.unit;
+            while step < span.end {
+                gradient[self.place.of_step::<N>(step, tile.along)] =
+                    Vector::cast_from(self.dropped);
+                step += comptime!(tile.units as usize);
+            }
+        }
+    }
+
     /// The gradient of logits with the scores `x`.
     fn slope(
         &self,
         x: Vector<A, N>,
         shares: Vector<A, N>,
-        class: usize,
-        scale: A,
+        step: usize,
+        numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
-        let is_target = classes_of_lanes::<N>(class, spec.tile.along).equal(&self.class);
+        let along = comptime!(spec.tile.along);
+        let scale = scale_of_scores::<A>(numbers, spec);
         let exponential = ((x - self.maximum) * Vector::new(scale)).exp();
         let mut slope = exponential * self.factor;
         if comptime!(spec.is_spread) {
             slope -= shares * self.scale;
+            slope = select_many(self.is_dominant(x), self.dominant_elsewhere, slope);
         }
-        let slope = slope - select_many(is_target, self.at_target, zeros());
-        let majority = select_many(is_target, self.majority_at_target, self.majority_elsewhere);
-        let is_majority = x
-            .equal(&self.maximum)
-            .vec_and(self.has_majority.equal(&ones()));
-        select_many(is_majority, majority, slope)
+        if comptime!(!spec.has_distributions) {
+            match comptime!(along) {
+                Along::Positions => slope = self.with_target(slope, x, step, along),
+                Along::Classes => {
+                    // One vector of the row holds it; the others pass by.
+                    let step_of_target =
+                        self.class.extract(0usize) as usize / N::value().comptime();
+                    if step == step_of_target {
+                        slope = self.with_target(slope, x, step, along);
+                    }
+                }
+            }
+        }
+        slope
+    }
+
+    /// What the target's share takes from the slope.
+    fn with_target(
+        &self,
+        slope: Vector<A, N>,
+        x: Vector<A, N>,
+        step: usize,
+        #[comptime] along: Along,
+    ) -> Vector<A, N> {
+        let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
+        let is_target = is_target.equal(&self.class);
+        let less = slope - self.at_target;
+        let at_target = select_many(self.is_dominant(x), self.dominant_at_target, less);
+        select_many(is_target, at_target, slope)
+    }
+
+    /// Where the class of more than half the probability is.
+    fn is_dominant(&self, x: Vector<A, N>) -> Vector<bool, N> {
+        x.equal(&self.maximum)
+            .vec_and(self.has_dominant.equal(&ones()))
     }
 
     /// The gradient of the probabilities `s`.
@@ -213,13 +297,30 @@ impl<A: Float, N: Size> Lanes<A, N> {
         &self,
         s: Vector<A, N>,
         shares: Vector<A, N>,
-        class: usize,
+        step: usize,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
-        let is_target = classes_of_lanes::<N>(class, along).equal(&self.class);
+        let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
+        let is_target = is_target.equal(&self.class);
         let shares = shares + select_many(is_target, self.at_target, zeros());
         let slope = (zeros::<A, N>() - shares) / s * self.scale;
         select_many(shares.equal(&zeros()), zeros(), slope)
+    }
+
+    /// `lse - x`, or over probabilities `-ln s`.
+    fn surprisal(
+        &self,
+        x: Vector<A, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) -> Vector<A, N> {
+        match comptime!(spec.values) {
+            Values::Probabilities => zeros::<A, N>() - ln(x),
+            Values::Logits | Values::Scaled | Values::Capped => {
+                let gap = (self.maximum - x) * Vector::new(scale_of_scores::<A>(numbers, spec));
+                select_many(x.equal(&self.maximum), zeros(), gap) + self.above
+            }
+        }
     }
 
     /// By selection, never by multiplication, which would let the NaN of an ignored row through.
@@ -248,14 +349,16 @@ fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
         above: Vector::new(first.above),
         factor: Vector::new(first.factor),
         scale: Vector::new(first.scale),
-        has_majority: Vector::new(first.has_majority),
-        majority_at_target: Vector::new(first.majority_at_target),
-        majority_elsewhere: Vector::new(first.majority_elsewhere),
+        has_dominant: Vector::new(first.has_dominant),
+        dominant_at_target: Vector::new(first.dominant_at_target),
+        dominant_elsewhere: Vector::new(first.dominant_elsewhere),
         at_target: Vector::new(first.at_target),
         class: Vector::new(first.class),
         counts: Vector::new(first.counts),
         dropped: Vector::new(first.dropped),
         targets_scale: Vector::new(first.targets_scale),
+        place: RowPlace::new(slot, extent.gradient, extent, spec.tile),
+        targets_place: RowPlace::new(slot, extent.targets_gradient, extent, spec.tile),
     };
     #[unroll]
     for lane in 1..rows {
@@ -266,13 +369,13 @@ fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
         lanes.above.insert(lane, common.above);
         lanes.factor.insert(lane, common.factor);
         lanes.scale.insert(lane, common.scale);
-        lanes.has_majority.insert(lane, common.has_majority);
+        lanes.has_dominant.insert(lane, common.has_dominant);
         lanes
-            .majority_at_target
-            .insert(lane, common.majority_at_target);
+            .dominant_at_target
+            .insert(lane, common.dominant_at_target);
         lanes
-            .majority_elsewhere
-            .insert(lane, common.majority_elsewhere);
+            .dominant_elsewhere
+            .insert(lane, common.dominant_elsewhere);
         lanes.at_target.insert(lane, common.at_target);
         lanes.class.insert(lane, common.class);
         lanes.counts.insert(lane, common.counts);
@@ -302,9 +405,9 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
         above: zero,
         factor: zero,
         scale,
-        has_majority: zero,
-        majority_at_target: zero,
-        majority_elsewhere: zero,
+        has_dominant: zero,
+        dominant_at_target: zero,
+        dominant_elsewhere: zero,
         at_target: share,
         class: target.class,
         counts: select(target.counts, one, zero),
@@ -334,9 +437,9 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
         common.maximum = maximum;
         common.above = above;
         common.factor = (total * scale * inverse + pull) * scale_of_scores;
-        common.has_majority = select(others < one, one, zero);
-        common.majority_at_target = ((elsewhere - rest) * scale + pull) * scale_of_scores;
-        common.majority_elsewhere = ((elsewhere + share - rest) * scale + pull) * scale_of_scores;
+        common.has_dominant = select(others < one, one, zero);
+        common.dominant_at_target = ((elsewhere - rest) * scale + pull) * scale_of_scores;
+        common.dominant_elsewhere = ((elsewhere + share - rest) * scale + pull) * scale_of_scores;
         common.at_target = share * scale * scale_of_scores;
         common.scale = scale * scale_of_scores;
     }

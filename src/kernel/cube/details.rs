@@ -8,9 +8,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::group::Group;
-use super::plan::Along;
-use super::spec::Spec;
-use super::state::{Sum, times, zeros};
+use super::spec::{Numbers, Spec};
+use super::state::{Sum, sum_of_rows, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
 use crate::operation::DetailsOf;
 
@@ -24,20 +23,56 @@ pub(crate) struct Goal<A: Float, N: Size> {
     pub(crate) class: Vector<u32, N>,
 }
 
-/// The details of each lane: a row's, or a part of one.
+/// The details of the rows of a slot, or of a part of them: their order in each lane, the sums of each
+/// row (see [`State`](super::state::State) on `N` and `M`).
 #[derive(CubeType)]
-pub(crate) struct Details<A: Float, N: Size> {
+pub(crate) struct Details<A: Float, N: Size, M: Size> {
     best: Vector<A, N>,
     /// The first class of the best score.
     class: Vector<u32, N>,
     /// The classes that stand before the target's.
     before: Vector<u32, N>,
     /// The sum of `exp((x - m) scale) (m - x) scale`; over probabilities that of `s (-ln s)`.
-    mixing: Sum<A, N>,
+    mixing: Sum<A, M>,
     /// Of a distribution the sum of `p (m - x) scale`; over probabilities that of `p (-ln s)`.
-    surprise: Sum<A, N>,
+    surprise: Sum<A, M>,
     /// The sum of `p`.
-    mass: Sum<A, N>,
+    mass: Sum<A, M>,
+}
+
+/// The same sums over the logits of a block, each lane by itself.
+#[derive(CubeType)]
+pub(crate) struct BlockDetails<A: Float, N: Size> {
+    mixing: Vector<A, N>,
+    surprise: Vector<A, N>,
+    mass: Vector<A, N>,
+}
+
+#[cube]
+impl<A: Float, N: Size> BlockDetails<A, N> {
+    pub(crate) fn new() -> BlockDetails<A, N> {
+        BlockDetails::<A, N> {
+            mixing: zeros(),
+            surprise: zeros(),
+            mass: zeros(),
+        }
+    }
+
+    /// Takes in `gap`, by how much the scores are below the maximum.
+    pub(crate) fn take(
+        &mut self,
+        gap: Vector<A, N>,
+        shares: Vector<A, N>,
+        #[comptime] spec: &Spec,
+    ) {
+        if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+            self.mixing += times((zeros::<A, N>() - gap).exp(), gap);
+        }
+        if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
+            self.surprise += times(shares, gap);
+            self.mass += shares;
+        }
+    }
 }
 
 /// A row's details.
@@ -61,10 +96,10 @@ pub(crate) fn fields_of_part(details: DetailsOf) -> usize {
 }
 
 #[cube]
-impl<A: Float, N: Size> Details<A, N> {
+impl<A: Float, N: Size, M: Size> Details<A, N, M> {
     /// Nothing has come in yet.
-    pub(crate) fn new(lowest: A) -> Details<A, N> {
-        Details::<A, N> {
+    pub(crate) fn new(lowest: A) -> Details<A, N, M> {
+        Details::<A, N, M> {
             best: Vector::new(lowest),
             class: Vector::new(0u32),
             before: Vector::new(0u32),
@@ -74,17 +109,15 @@ impl<A: Float, N: Size> Details<A, N> {
         }
     }
 
-    /// What another group of units has found, as the details of one lane.
-    pub(crate) fn of_row(row: RowDetails<A>) -> Details<A, N> {
-        let mut before = Vector::<u32, N>::new(0u32);
-        before.insert(0usize, row.before);
-        Details::<A, N> {
+    /// What another group of units has found of a row.
+    pub(crate) fn of_row(row: RowDetails<A>) -> Details<A, N, M> {
+        Details::<A, N, M> {
             best: Vector::new(row.best),
             class: Vector::new(row.class),
-            before,
-            mixing: Sum::of_first_lane(row.mixing),
-            surprise: Sum::of_first_lane(row.surprise),
-            mass: Sum::of_first_lane(row.mass),
+            before: Vector::new(row.before),
+            mixing: Sum::of(Vector::new(row.mixing)),
+            surprise: Sum::of(Vector::new(row.surprise)),
+            mass: Sum::of(Vector::new(row.mass)),
         }
     }
 
@@ -94,32 +127,35 @@ impl<A: Float, N: Size> Details<A, N> {
         x: Vector<A, N>,
         step: usize,
         goal: &Goal<A, N>,
-        lowest: A,
-        #[comptime] along: Along,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
     ) {
-        let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
-        let x = or_lowest(x, lowest);
-        let is_better = x.greater_than(&self.best);
-        self.class = select_many(is_better, classes, self.class);
-        self.best = select_many(is_better, x, self.best);
-        let is_earlier = classes.less_than(&goal.class);
-        let is_before = select_many(
-            x.equal(&goal.score),
-            select_many(is_earlier, Vector::new(1u32), Vector::new(0u32)),
-            Vector::new(0u32),
-        );
-        let is_above = x.greater_than(&goal.score);
-        self.before += select_many(is_above, Vector::new(1u32), is_before);
+        if comptime!(spec.details != DetailsOf::Nothing) {
+            let along = comptime!(spec.tile.along);
+            let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
+            let x = or_lowest(x, numbers.lowest.get::<A>());
+            let is_better = x.greater_than(&self.best);
+            self.class = select_many(is_better, classes, self.class);
+            self.best = select_many(is_better, x, self.best);
+            let is_earlier = classes.less_than(&goal.class);
+            let is_before = select_many(
+                x.equal(&goal.score),
+                select_many(is_earlier, Vector::new(1u32), Vector::new(0u32)),
+                Vector::new(0u32),
+            );
+            let is_above = x.greater_than(&goal.score);
+            self.before += select_many(is_above, Vector::new(1u32), is_before);
+        }
     }
 
     /// Carries the sums over to a maximum that is larger by `rise`, where it is; `exponentials` is
     /// what they were below the old one, `fall` what they are multiplied by.
     pub(crate) fn rise(
         &mut self,
-        stays: Vector<bool, N>,
-        exponentials: Vector<A, N>,
-        rise: Vector<A, N>,
-        fall: Vector<A, N>,
+        stays: Vector<bool, M>,
+        exponentials: Vector<A, M>,
+        rise: Vector<A, M>,
+        fall: Vector<A, M>,
         #[comptime] spec: &Spec,
     ) {
         if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
@@ -133,32 +169,16 @@ impl<A: Float, N: Size> Details<A, N> {
         }
     }
 
-    /// Adds up what a block of scores comes to below the maximum.
-    pub(crate) fn add_gaps(
-        &mut self,
-        gaps: &Sequence<Vector<A, N>>,
-        shares: &Sequence<Vector<A, N>>,
-        #[comptime] spec: &Spec,
-    ) {
+    /// Takes in what a block has added up under the same maximum.
+    pub(crate) fn add(&mut self, block: BlockDetails<A, N>, #[comptime] spec: &Spec) {
+        let along = comptime!(spec.tile.along);
         if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
-            let mut mixing = zeros::<A, N>();
-            #[unroll]
-            for step in 0..gaps.len() {
-                let gap = gaps[step];
-                mixing += times((zeros::<A, N>() - gap).exp(), gap);
-            }
-            self.mixing.add(mixing);
+            self.mixing.add(sum_of_rows::<A, N, M>(block.mixing, along));
         }
         if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
-            let mut surprise = zeros::<A, N>();
-            let mut mass = zeros::<A, N>();
-            #[unroll]
-            for step in 0..gaps.len() {
-                surprise += times(shares[step], gaps[step]);
-                mass += shares[step];
-            }
-            self.surprise.add(surprise);
-            self.mass.add(mass);
+            self.surprise
+                .add(sum_of_rows::<A, N, M>(block.surprise, along));
+            self.mass.add(sum_of_rows::<A, N, M>(block.mass, along));
         }
     }
 
@@ -169,7 +189,7 @@ impl<A: Float, N: Size> Details<A, N> {
     }
 
     /// Takes in the details of another part of the row, under the same maximum.
-    pub(crate) fn merge(&mut self, other: Details<A, N>) {
+    pub(crate) fn merge(&mut self, other: Details<A, N, M>) {
         let is_better = other.best.greater_than(&self.best);
         let first = select_many(other.class.less_than(&self.class), other.class, self.class);
         let class = select_many(other.best.equal(&self.best), first, self.class);
@@ -220,9 +240,9 @@ impl<A: Float, N: Size> Details<A, N> {
         let mut sums = Sequence::<A>::new();
         sums.push(before_high);
         sums.push(before_low);
-        sums.push(self.mixing.value().vector_sum());
-        sums.push(self.surprise.value().vector_sum());
-        sums.push(self.mass.value().vector_sum());
+        sums.push(self.mixing.value().extract(0usize));
+        sums.push(self.surprise.value().extract(0usize));
+        sums.push(self.mass.value().extract(0usize));
         let sums = group.sums(sums);
         RowDetails::<A> {
             best: largest,

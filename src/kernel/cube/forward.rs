@@ -3,7 +3,8 @@
 //! With `x` the scores (scaled or capped logits) of a row, `m` their maximum, and shares `a[c]`:
 //!
 //! ```text
-//! others  = sum_c exp(x[c] - m), without the maximum's own 1
+//! all     = sum_c exp(x[c] - m)
+//! others  = all - 1, where that has digits left; else the sum without the maximum
 //! lse - m = ln(1 + others)
 //! loss    = sum_c a[c] (m - x[c]) + A (lse - m)          A = sum_c a[c]
 //! ```
@@ -17,8 +18,9 @@ use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::plan::Along;
 use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
-use super::state::{Row, State, larger, largest_lane, scale_of_scores, scores, zeros};
+use super::state::{Row, State, scale_of_scores, scores, zeros};
 use super::targets::{Inputs, Target, share_of_target, target_of};
+use super::walk::{Walk, steps_of_block};
 use crate::operation::DetailsOf;
 
 /// What a run of a sum adds up, see [`State::end_run`].
@@ -40,7 +42,7 @@ pub(crate) struct Results<A: Float> {
 /// From logits to losses, or to what the parts of rows add up to; where `parts` are given, from these
 /// to losses.
 #[cube(launch_unchecked, address_type = "dynamic")]
-pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     logits: &[Vector<F, N>],
     inputs: Inputs<A, P, I, N>,
     parts: ComptimeOption<&[A]>,
@@ -54,15 +56,10 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     let span = span(&extent, tile);
     let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
     let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
-    let first = scores::<F, A, N>(logits[start], &numbers, spec.values);
-    let first = match comptime!(tile.along) {
-        Along::Positions => first,
-        Along::Classes => Vector::new(first.extract(0usize)),
-    };
-    let mut state = State::<A, N>::new(first, numbers.lowest.get::<A>());
+    let mut state = State::<A, N, M>::new(&numbers);
     #[comptime]
     match parts {
-        ComptimeOption::None => scan::<F, A, P, I, K, N>(
+        ComptimeOption::None => scan::<F, A, P, I, K, N, M>(
             logits,
             &inputs,
             &mut state,
@@ -136,102 +133,45 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
 
 /// Takes in the unit's share of the row's classes.
 #[cube]
-fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     logits: &[Vector<F, N>],
     inputs: &Inputs<A, P, I, N>,
-    state: &mut State<A, N>,
+    state: &mut State<A, N, M>,
     span: &Span,
     numbers: &Numbers,
     extent: &Extent,
     #[comptime] spec: Spec,
 ) {
     let tile = comptime!(spec.tile);
-    let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
-    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
-    let targets_start = start_of_row(span.slot, extent.inner, &extent.targets, tile.has_positions);
-    let mut end = span.end;
+    let mut takes_any = comptime!(spec.adds_anything()).runtime();
     if comptime!(tile.along == Along::Classes && spec.details == DetailsOf::Nothing) {
         // The logits of a row that does not count are not read.
         let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
-        end = select(target.counts, end, 0usize);
-    }
-    let nothing_to_add = comptime!(
-        spec.values == Values::Probabilities
-            && !spec.is_spread
-            && spec.details == DetailsOf::Nothing
-    );
-    if comptime!(nothing_to_add) {
-        end = 0usize.runtime();
+        takes_any = takes_any && target.counts;
     }
     let goal = goal::<F, A, P, I, K, N>(logits, inputs, span, numbers, extent, spec.clone());
-    let units = comptime!(tile.units as usize);
-    let block_of_units = comptime!(units * tile.unroll as usize);
-    let mut base = span.begin;
-    while base < end {
-        let end_of_run = end.min(base + BLOCKS_OF_A_RUN * block_of_units);
-        while base < end_of_run {
-            // All loads at once, those beyond the last class from the last: a load behind a branch
-            // would wait for the one before.
-            let mut logits_of_block = Sequence::<Vector<F, N>>::new();
-            let mut targets_of_block = Sequence::<Vector<P, N>>::new();
-            #[unroll]
-            for step in 0..comptime!(tile.unroll as usize) {
-                let step = (base + span.unit + step * units).min(end - 1);
-                logits_of_block.push(logits[place_of_class(start, step, &extent.logits)]);
-                let place = place_of_class(targets_start, step, &extent.targets);
-                targets_of_block.push(inputs.distribution(place));
-            }
-            let mut block = Sequence::<Vector<A, N>>::new();
-            let mut shares = Sequence::<Vector<A, N>>::new();
-            let mut own_shares = Sequence::<Vector<A, N>>::new();
-            let mut maximum = state.maximum;
-            #[unroll]
-            for at in 0..comptime!(tile.unroll as usize) {
-                let step = base + span.unit + at * units;
-                // Beyond the last class a score below all others, whose share is nothing.
-                let mut x = Vector::<A, N>::new(numbers.lowest.get::<A>());
-                let mut share = zeros::<A, N>();
-                let mut own_share = zeros::<A, N>();
-                if step < end {
-                    x = scores::<F, A, N>(logits_of_block[at], numbers, spec.values);
-                    if comptime!(spec.is_spread) {
-                        share = inputs.shares(targets_of_block[at], step, numbers, tile.along);
-                    }
-                    if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
-                        own_share = inputs.own_shares(targets_of_block[at]);
-                    }
-                    if comptime!(spec.details != DetailsOf::Nothing) {
-                        let lowest = numbers.lowest.get::<A>();
-                        state.details.take(x, step, &goal, lowest, tile.along);
-                    }
-                }
-                maximum = larger(maximum, x);
-                block.push(x);
-                shares.push(share);
-                own_shares.push(own_share);
-            }
-            if comptime!(spec.values == Values::Probabilities) {
-                if comptime!(spec.is_spread) {
-                    state.add_surprisals(&block, &shares);
-                }
-            } else {
-                let maximum = match comptime!(tile.along) {
-                    Along::Positions => maximum,
-                    Along::Classes => Vector::new(largest_lane(maximum)),
-                };
-                state.rise_to(maximum, scale, comptime!(&spec));
-                state.add_scores(&block, scale);
-                if comptime!(spec.is_spread) {
-                    state.add_shares(&block, &shares, scale);
-                }
-            }
-            if comptime!(spec.details != DetailsOf::Nothing) {
-                let lowest = numbers.lowest.get::<A>();
-                state.add_details(&block, &own_shares, scale, lowest, comptime!(&spec));
-            }
-            base += block_of_units;
+    let mut walk = Walk::new(span, takes_any, extent, tile);
+    if comptime!(tile.is_single_block) {
+        if walk.base < walk.end {
+            let block = walk.load(logits, inputs, comptime!(tile.unroll - 1), tile);
+            state.take(&block, &walk, &goal, inputs, numbers, comptime!(&spec));
         }
-        state.end_run();
+    } else {
+        let length = comptime!(steps_of_block(tile));
+        let end_of_blocks = walk.end_of_blocks(tile);
+        while walk.base < end_of_blocks {
+            let end_of_run = end_of_blocks.min(walk.base + BLOCKS_OF_A_RUN * length);
+            while walk.base < end_of_run {
+                let block = walk.load(logits, inputs, tile.unroll, tile);
+                state.take(&block, &walk, &goal, inputs, numbers, comptime!(&spec));
+                walk.base += length;
+            }
+            state.end_run();
+        }
+        if walk.base < walk.end {
+            let block = walk.load(logits, inputs, 0u32, tile);
+            state.take(&block, &walk, &goal, inputs, numbers, comptime!(&spec));
+        }
     }
 }
 
@@ -286,10 +226,10 @@ fn goal<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     goal
 }
 
-/// Brings the lanes of a unit and the units of a group together.
+/// Brings the units of a group together.
 #[cube]
-fn sums_of_group<A: Float, N: Size>(
-    state: State<A, N>,
+fn sums_of_group<A: Float, N: Size, M: Size>(
+    state: State<A, N, M>,
     scale: A,
     #[comptime] spec: Spec,
 ) -> Row<A> {
@@ -305,7 +245,7 @@ fn sums_of_group<A: Float, N: Size>(
     let mut row = Row::<A> {
         maximum,
         others: sums[0],
-        ties: sums[1],
+        all: sums[1],
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
@@ -332,7 +272,7 @@ fn write_part<A: Float>(
     let at = row * extent.parts + span.part;
     parts[at] = sums.maximum;
     parts[at + field] = sums.others;
-    parts[at + 2 * field] = sums.ties;
+    parts[at + 2 * field] = sums.all;
     if comptime!(spec.is_spread) {
         parts[at + 3 * field] = sums.gaps;
         parts[at + 4 * field] = sums.at_maximum;
@@ -363,7 +303,7 @@ fn read_part<A: Float>(
     let mut sums = Row::<A> {
         maximum: parts[at],
         others: parts[at + field],
-        ties: parts[at + 2 * field],
+        all: parts[at + 2 * field],
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
@@ -425,12 +365,10 @@ fn finish<A: Float>(
         finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
     } else {
         let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
-        // A row without a finite maximum has no distribution.
-        let is_finite = sums.maximum.abs() < zero - numbers.lowest.get::<A>();
-        // As an integer, so that no compiler takes the 1 from the sum instead.
-        let ties = A::cast_from(u32::cast_from(sums.ties) - 1u32);
-        let others = sums.others + ties;
-        let others = select(is_finite, others, nan);
+        // Below one and a half the maximum stands there once. NaN is not below, and stays.
+        let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
+        // Masked classes alone make no distribution.
+        let others = select(sums.all == zero, nan, others);
         let above = ln_1p::<A>(others);
         // Not the difference of equal numbers, one of which may have been computed with more digits.
         let gap = select(logit == sums.maximum, zero, (sums.maximum - logit) * scale);

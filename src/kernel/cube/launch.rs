@@ -183,6 +183,7 @@ impl Call<'_> {
                 CubeDim::new_1d(plan.units_per_cube()),
                 self.address_type(lengths.chain([losses.length])),
                 plan.vector_size,
+                plan.rows_of_a_vector(),
                 self.logits.buffer.argument(),
                 // What the parts have come to holds all that distributions say: a buffer less, of
                 // which WebGPU promises 8.
@@ -379,6 +380,7 @@ impl Call<'_> {
             inner: self.geometry.inner,
             layouts,
             vector_sizes: self.client.io_optimized_vector_sizes(widest).collect(),
+            is_double: self.arithmetic() == FloatKind::F64.into(),
         }
     }
 
@@ -457,6 +459,10 @@ impl Call<'_> {
             self.number(cap),
             self.number(scale / cap),
             self.number(self.options.z_loss),
+            self.number(match self.arithmetic() {
+                ElemType::Float(FloatKind::F64) => f64::MIN,
+                _ => f32::MIN.into(),
+            }),
             self.number(f64::NEG_INFINITY),
             self.number(f64::NAN),
         )

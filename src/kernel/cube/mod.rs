@@ -22,6 +22,7 @@ mod spec;
 mod state;
 mod targets;
 mod totals;
+mod walk;
 
 pub(crate) use launch::{Buffer, Call, Full, GradientBuffer, Kept, Targets};
 pub(crate) use layout::Layout;

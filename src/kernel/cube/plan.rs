@@ -46,6 +46,8 @@ pub(crate) struct Problem {
     pub(crate) layouts: Vec<Layout>,
     /// Vector sizes that the device loads at once, the largest first.
     pub(crate) vector_sizes: Vec<usize>,
+    /// Whether the arithmetic is in f64.
+    pub(crate) is_double: bool,
 }
 
 /// The limits of a device.
@@ -111,6 +113,9 @@ pub(crate) struct Tile {
     pub(crate) rows: u32,
     /// Vectors that a unit loads before it computes.
     pub(crate) unroll: u32,
+    /// Whether a unit has one block of vectors to take. Then all of them but the last are within the row
+    /// for every unit.
+    pub(crate) is_single_block: bool,
     /// Size of a plane, where planes add up.
     pub(crate) planes: Option<u32>,
     /// Whether there are rows side by side behind the class dimension. Without them, as without parts,
@@ -149,8 +154,10 @@ pub(crate) struct Plan {
 const CLASSES_OF_A_UNIT: usize = 32;
 /// Vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
 const UNROLL: usize = 8;
-/// The same in elements of f32.
+/// The same in elements, which wait in registers as numbers of the arithmetic.
 const ELEMENTS_IN_FLIGHT: usize = 32;
+/// A number of f64 takes two registers, its exponential a dozen more.
+const DOUBLES_IN_FLIGHT: usize = 8;
 const UNITS_PER_CUBE: u32 = 256;
 /// Fewer units are not worth the exchange of their sums.
 const LEAST_GROUP: u32 = 32;
@@ -180,6 +187,7 @@ impl Plan {
             steps,
             slots,
             inner: problem.inner / (problem.rows / slots),
+            is_double: problem.is_double,
         };
         choice.plan(choice.strategy(problem))
     }
@@ -194,6 +202,7 @@ impl Plan {
             steps: self.parts,
             slots: problem.rows,
             inner: problem.inner,
+            is_double: problem.is_double,
         };
         let strategy = match self.parts {
             ..=8 => Strategy::Unit,
@@ -214,6 +223,14 @@ impl Plan {
     pub(crate) fn cubes(&self) -> usize {
         let cubes_of_a_part = self.slots.div_ceil(self.tile.rows as usize);
         cubes_of_a_part * if self.tile.in_parts { self.parts } else { 1 }
+    }
+
+    /// Rows that the elements of a vector belong to.
+    pub(crate) fn rows_of_a_vector(&self) -> usize {
+        match self.tile.along {
+            Along::Classes => 1,
+            Along::Positions => self.vector_size,
+        }
     }
 
     /// Units of a cube.
@@ -268,6 +285,7 @@ struct Choice {
     slots: usize,
     /// Slots side by side behind the class dimension.
     inner: usize,
+    is_double: bool,
 }
 
 impl Choice {
@@ -314,6 +332,7 @@ impl Choice {
                 units,
                 rows,
                 unroll: unroll as u32,
+                is_single_block: blocks == 1 && parts == 1,
                 planes: (planes && plane > 1 && units >= plane).then_some(plane),
                 has_positions: self.inner > 1,
                 in_parts: parts > 1,
@@ -344,7 +363,11 @@ impl Choice {
     }
 
     fn unroll(&self) -> usize {
-        UNROLL.min(ELEMENTS_IN_FLIGHT / self.vector_size).max(1)
+        let elements = match self.is_double {
+            true => DOUBLES_IN_FLIGHT,
+            false => ELEMENTS_IN_FLIGHT,
+        };
+        UNROLL.min(elements / self.vector_size).max(1)
     }
 
     /// Units that share a row.
@@ -421,6 +444,7 @@ mod tests {
                 offset: 0,
             }],
             vector_sizes: vec![4, 2, 1],
+            is_double: false,
         }
     }
 

@@ -52,6 +52,11 @@ impl Spec {
         self.fields_of_sums() + fields_of_part(self.details)
     }
 
+    /// Whether a row's sums take in any class but the target.
+    pub(crate) fn adds_anything(&self) -> bool {
+        self.values != Values::Probabilities || self.is_spread || self.details != DetailsOf::Nothing
+    }
+
     /// Those of the losses alone.
     pub(crate) fn fields_of_sums(&self) -> usize {
         if self.is_spread { 6 } else { 3 }
@@ -73,6 +78,8 @@ pub(crate) struct Numbers {
     pub(crate) bend: InputScalar,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: InputScalar,
+    /// The least finite number.
+    pub(crate) least_finite: InputScalar,
     /// Minus infinity, which shader languages have no literal for.
     pub(crate) lowest: InputScalar,
     /// NaN, likewise.

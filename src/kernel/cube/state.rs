@@ -2,16 +2,21 @@
 //!
 //! The maximum grows on the way; whatever was added up under the old one is carried over to the new
 //! one. Three things stand apart from each other for the sake of confident rows: the exponentials
-//! below the maximum, how often the maximum stands there, and the shares at the maximum and
-//! elsewhere. Their differences would have no digits left.
+//! below the maximum beside all of them, and the shares at the maximum and elsewhere. Their
+//! differences would have no digits left.
+//!
+//! A vector holds `N` logits. Along positions they belong to `N` rows, along classes to one; the sums
+//! have a lane for each of these rows, `M` of them (`N` or 1).
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::{Details, RowDetails};
+use super::details::{BlockDetails, Details, Goal, RowDetails};
 use super::elementary::{ln, tanh};
 use super::plan::Along;
 use super::spec::{Numbers, Spec, Values};
+use super::targets::Inputs;
+use super::walk::{Block, Step, Walk};
 use crate::operation::DetailsOf;
 
 /// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
@@ -30,10 +35,6 @@ impl<A: Float, N: Size> Sum<A, N> {
             runs: term,
             run: zeros(),
         }
-    }
-
-    pub(crate) fn of_first_lane(term: A) -> Sum<A, N> {
-        Sum::of(in_first_lane(term))
     }
 
     pub(crate) fn add(&mut self, term: Vector<A, N>) {
@@ -56,23 +57,24 @@ impl<A: Float, N: Size> Sum<A, N> {
     }
 }
 
-/// The state of each lane: a row's, or a part of one.
+/// The state of the rows of a slot, or of a part of them.
 #[derive(CubeType)]
-pub(crate) struct State<A: Float, N: Size> {
-    /// The largest score so far, along classes the same in all lanes. It begins with one of the row's
-    /// own, so that no unit holds a number that is not in its row.
-    pub(crate) maximum: Vector<A, N>,
+pub(crate) struct State<A: Float, N: Size, M: Size> {
+    /// The largest score so far, no less than the least finite number: the difference of two infinities
+    /// would be NaN, and a unit may have seen masked classes only.
+    pub(crate) maximum: Vector<A, M>,
     /// The sum of `exp((x - maximum) scale)` over the scores below the maximum.
-    others: Sum<A, N>,
-    /// How many scores equal the maximum.
-    ties: Vector<A, N>,
+    others: Sum<A, M>,
+    /// The same sum over all scores, in which each that equals the maximum counts 1. NaN where a score
+    /// is NaN or infinite.
+    all: Sum<A, M>,
     /// The sum of `a (maximum - x) scale`; over probabilities that of `a (-ln s)`.
-    gaps: Sum<A, N>,
+    gaps: Sum<A, M>,
     /// The sum of the shares `a` at the maximum.
-    at_maximum: Sum<A, N>,
+    at_maximum: Sum<A, M>,
     /// The sum of the other shares.
-    elsewhere: Sum<A, N>,
-    pub(crate) details: Details<A, N>,
+    elsewhere: Sum<A, M>,
+    pub(crate) details: Details<A, N, M>,
 }
 
 /// A row's sums.
@@ -81,7 +83,7 @@ pub(crate) struct State<A: Float, N: Size> {
 pub(crate) struct Row<A: Float> {
     pub(crate) maximum: A,
     pub(crate) others: A,
-    pub(crate) ties: A,
+    pub(crate) all: A,
     pub(crate) gaps: A,
     pub(crate) at_maximum: A,
     pub(crate) elsewhere: A,
@@ -89,47 +91,43 @@ pub(crate) struct Row<A: Float> {
 }
 
 #[cube]
-impl<A: Float, N: Size> State<A, N> {
-    /// Nothing has come in yet; `score` is any of the row's.
-    pub(crate) fn new(score: Vector<A, N>, lowest: A) -> State<A, N> {
-        State::<A, N> {
-            maximum: score,
+impl<A: Float, N: Size, M: Size> State<A, N, M> {
+    /// Nothing has come in yet.
+    pub(crate) fn new(numbers: &Numbers) -> State<A, N, M> {
+        State::<A, N, M> {
+            maximum: Vector::new(numbers.least_finite.get::<A>()),
             others: Sum::of(zeros()),
-            ties: zeros(),
+            all: Sum::of(zeros()),
             gaps: Sum::of(zeros()),
             at_maximum: Sum::of(zeros()),
             elsewhere: Sum::of(zeros()),
-            details: Details::new(lowest),
+            details: Details::new(numbers.lowest.get::<A>()),
         }
     }
 
-    /// What another group of units has added up, as the state of one lane.
-    pub(crate) fn of_row(row: Row<A>) -> State<A, N> {
-        State::<A, N> {
+    /// What another group of units has added up for a row.
+    pub(crate) fn of_row(row: Row<A>) -> State<A, N, M> {
+        State::<A, N, M> {
             maximum: Vector::new(row.maximum),
-            others: Sum::of_first_lane(row.others),
-            ties: in_first_lane(row.ties),
-            gaps: Sum::of_first_lane(row.gaps),
-            at_maximum: Sum::of_first_lane(row.at_maximum),
-            elsewhere: Sum::of_first_lane(row.elsewhere),
+            others: Sum::of(Vector::new(row.others)),
+            all: Sum::of(Vector::new(row.all)),
+            gaps: Sum::of(Vector::new(row.gaps)),
+            at_maximum: Sum::of(Vector::new(row.at_maximum)),
+            elsewhere: Sum::of(Vector::new(row.elsewhere)),
             details: Details::of_row(row.details),
         }
     }
 
     /// Carries everything over to a maximum that is no smaller.
-    pub(crate) fn rise_to(&mut self, maximum: Vector<A, N>, scale: A, #[comptime] spec: &Spec) {
+    pub(crate) fn rise_to(&mut self, maximum: Vector<A, M>, scale: A, #[comptime] spec: &Spec) {
         let stays = self.maximum.equal(&maximum);
-        // NaN between equal infinities, where it is not chosen.
         let rise = (maximum - self.maximum) * Vector::new(scale);
-        let fall = match comptime!(spec.tile.along) {
-            Along::Positions => (zeros::<A, N>() - rise).exp(),
-            // The same in all lanes: one exponential for them.
-            Along::Classes => Vector::new((A::new(0.0) - rise.extract(0usize)).exp()),
-        };
-        let exponentials = self.others.value() + self.ties;
+        let fall = (zeros::<A, M>() - rise).exp();
+        let exponentials = self.all.value();
         self.details.rise(stays, exponentials, rise, fall, spec);
-        self.others.unless(stays, exponentials * fall);
-        self.ties = select_many(stays, self.ties, zeros());
+        let fallen = exponentials * fall;
+        self.others.unless(stays, fallen);
+        self.all.unless(stays, fallen);
         if comptime!(spec.is_spread) {
             let shares = self.at_maximum.value() + self.elsewhere.value();
             let gaps = self.gaps.value() + times(shares, rise);
@@ -140,103 +138,21 @@ impl<A: Float, N: Size> State<A, N> {
         self.maximum = maximum;
     }
 
-    /// Takes in scores, none of them above the maximum.
-    pub(crate) fn add_scores(&mut self, block: &Sequence<Vector<A, N>>, scale: A) {
-        let mut others = zeros::<A, N>();
-        #[unroll]
-        for step in 0..block.len() {
-            let x = block[step];
-            let is_maximum = x.equal(&self.maximum);
-            let exponentials = ((x - self.maximum) * Vector::new(scale)).exp();
-            others += select_many(is_maximum, zeros(), exponentials);
-            self.ties += select_many(is_maximum, ones(), zeros());
-        }
-        self.others.add(others);
-    }
-
-    /// Takes in the shares of scores.
-    pub(crate) fn add_shares(
-        &mut self,
-        block: &Sequence<Vector<A, N>>,
-        shares: &Sequence<Vector<A, N>>,
-        scale: A,
-    ) {
-        let mut gaps = zeros::<A, N>();
-        let mut at_maximum = zeros::<A, N>();
-        let mut elsewhere = zeros::<A, N>();
-        #[unroll]
-        for step in 0..block.len() {
-            let x = block[step];
-            let share = shares[step];
-            let is_maximum = x.equal(&self.maximum);
-            let gap = (self.maximum - x) * Vector::new(scale);
-            let gap = select_many(is_maximum, zeros(), gap);
-            gaps += times(share, gap);
-            at_maximum += select_many(is_maximum, share, zeros());
-            elsewhere += select_many(is_maximum, zeros(), share);
-        }
-        self.gaps.add(gaps);
-        self.at_maximum.add(at_maximum);
-        self.elsewhere.add(elsewhere);
-    }
-
-    /// Takes in the scores of a block for the details; `shares` are those of the distributions alone.
-    pub(crate) fn add_details(
-        &mut self,
-        block: &Sequence<Vector<A, N>>,
-        shares: &Sequence<Vector<A, N>>,
-        scale: A,
-        lowest: A,
-        #[comptime] spec: &Spec,
-    ) {
-        let mut gaps = Sequence::<Vector<A, N>>::new();
-        #[unroll]
-        for step in 0..block.len() {
-            let x = block[step];
-            if comptime!(spec.values == Values::Probabilities) {
-                // What stands beyond the last class is as improbable as can be.
-                let is_class = x.not_equal(&Vector::new(lowest));
-                let most = Vector::new(A::new(0.0) - lowest);
-                gaps.push(select_many(is_class, zeros::<A, N>() - ln(x), most));
-            } else {
-                let gap = (self.maximum - x) * Vector::new(scale);
-                gaps.push(select_many(x.equal(&self.maximum), zeros(), gap));
-            }
-        }
-        self.details.add_gaps(&gaps, shares, spec);
-    }
-
-    /// Takes in the shares of probabilities.
-    pub(crate) fn add_surprisals(
-        &mut self,
-        block: &Sequence<Vector<A, N>>,
-        shares: &Sequence<Vector<A, N>>,
-    ) {
-        let mut gaps = zeros::<A, N>();
-        #[unroll]
-        for step in 0..block.len() {
-            gaps += times(shares[step], zeros::<A, N>() - ln(block[step]));
-        }
-        self.gaps.add(gaps);
-    }
-
-    /// To be called now and then, before the runs get long.
-    pub(crate) fn end_run(&mut self) {
-        self.others.end_run();
-        self.gaps.end_run();
-        self.at_maximum.end_run();
-        self.elsewhere.end_run();
-        self.details.end_run();
+    /// Carries everything over to the largest of some scores, if they are larger.
+    fn rise_to_lanes(&mut self, scores: Vector<A, N>, numbers: &Numbers, #[comptime] spec: &Spec) {
+        let largest = largest_of_rows::<A, N, M>(scores, spec.tile.along);
+        let maximum = larger(self.maximum, largest);
+        self.rise_to(maximum, scale_of_scores::<A>(numbers, spec), spec);
     }
 
     /// Takes in another state of the same row.
-    pub(crate) fn merge(&mut self, other: State<A, N>, scale: A, #[comptime] spec: &Spec) {
+    pub(crate) fn merge(&mut self, other: State<A, N, M>, scale: A, #[comptime] spec: &Spec) {
         let mut other = other;
         let maximum = larger(self.maximum, other.maximum);
         self.rise_to(maximum, scale, spec);
         other.rise_to(maximum, scale, spec);
         self.others.add(other.others.value());
-        self.ties += other.ties;
+        self.all.add(other.all.value());
         self.gaps.add(other.gaps.value());
         self.at_maximum.add(other.at_maximum.value());
         self.elsewhere.add(other.elsewhere.value());
@@ -245,12 +161,93 @@ impl<A: Float, N: Size> State<A, N> {
         }
     }
 
-    /// The sums of one lane.
+    /// Takes in a block.
+    pub(crate) fn take<F: Float, P: Float, I: Int>(
+        &mut self,
+        block: &Block<F, P, N>,
+        walk: &Walk,
+        goal: &Goal<A, N>,
+        inputs: &Inputs<A, P, I, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let tile = comptime!(spec.tile);
+        let mut block_scores = Sequence::<Vector<A, N>>::new();
+        #[unroll]
+        for nth in 0..tile.unroll as usize {
+            let step = &block.steps[nth];
+            block_scores.push(scores::<F, A, N>(step.logits, numbers, spec.values));
+        }
+        // The last logits once more, in the place of others, make no larger maximum.
+        match comptime!(spec.values) {
+            Values::Probabilities => {}
+            Values::Capped => {
+                let mut largest = block_scores[0];
+                #[unroll]
+                for nth in 1..tile.unroll as usize {
+                    largest = larger(largest, block_scores[nth]);
+                }
+                self.rise_to_lanes(largest, numbers, spec);
+            }
+            Values::Logits | Values::Scaled => {
+                // In the dtype of the logits, of which processors compare two halves at once.
+                let first = &block.steps[0];
+                let mut largest = first.logits;
+                #[unroll]
+                for nth in 1..tile.unroll as usize {
+                    let step = &block.steps[nth];
+                    largest = larger(largest, step.logits);
+                }
+                self.rise_to_lanes(Vector::cast_from(largest), numbers, spec);
+            }
+        }
+        let mut sums = BlockSums::new(for_every_logit::<A, M, N>(self.maximum, tile.along));
+        #[unroll]
+        for nth in 0..tile.unroll as usize {
+            let step = &block.steps[nth];
+            let x = block_scores[nth];
+            if comptime!(nth < block.certain as usize) {
+                sums.take(x, step, inputs, numbers, spec);
+                self.details.take(x, step.at, goal, numbers, spec);
+            } else if step.at < walk.end {
+                sums.take(x, step, inputs, numbers, spec);
+                self.details.take(x, step.at, goal, numbers, spec);
+            }
+        }
+        self.add(sums, spec);
+    }
+
+    /// Takes in what a block has added up under the same maximum.
+    fn add(&mut self, block: BlockSums<A, N>, #[comptime] spec: &Spec) {
+        let along = comptime!(spec.tile.along);
+        self.others.add(sum_of_rows::<A, N, M>(block.others, along));
+        self.all.add(sum_of_rows::<A, N, M>(block.all, along));
+        if comptime!(spec.is_spread) {
+            self.gaps.add(sum_of_rows::<A, N, M>(block.gaps, along));
+            self.at_maximum
+                .add(sum_of_rows::<A, N, M>(block.at_maximum, along));
+            self.elsewhere
+                .add(sum_of_rows::<A, N, M>(block.elsewhere, along));
+        }
+        self.details.add(block.details, spec);
+    }
+
+    /// To be called now and then, before the runs get long.
+    pub(crate) fn end_run(&mut self) {
+        self.others.end_run();
+        self.all.end_run();
+        self.gaps.end_run();
+        self.at_maximum.end_run();
+        self.elsewhere.end_run();
+        self.details.end_run();
+    }
+
+    /// The sums of one row of the slot.
     pub(crate) fn row(&self, #[comptime] lane: usize) -> Row<A> {
         Row::<A> {
             maximum: self.maximum.extract(lane),
             others: self.others.value().extract(lane),
-            ties: self.ties.extract(lane),
+            all: self.all.value().extract(lane),
             gaps: self.gaps.value().extract(lane),
             at_maximum: self.at_maximum.value().extract(lane),
             elsewhere: self.elsewhere.value().extract(lane),
@@ -258,18 +255,144 @@ impl<A: Float, N: Size> State<A, N> {
         }
     }
 
-    /// The sums of all lanes, which have the same maximum, in the order of [`Row`]'s fields.
+    /// The sums of a unit's row, in the order of [`Row`]'s fields.
     pub(crate) fn sums(&self, #[comptime] is_spread: bool) -> Sequence<A> {
         let mut sums = Sequence::<A>::new();
-        sums.push(self.others.value().vector_sum());
-        sums.push(self.ties.vector_sum());
+        sums.push(self.others.value().extract(0usize));
+        sums.push(self.all.value().extract(0usize));
         if comptime!(is_spread) {
-            sums.push(self.gaps.value().vector_sum());
-            sums.push(self.at_maximum.value().vector_sum());
-            sums.push(self.elsewhere.value().vector_sum());
+            sums.push(self.gaps.value().extract(0usize));
+            sums.push(self.at_maximum.value().extract(0usize));
+            sums.push(self.elsewhere.value().extract(0usize));
         }
         sums
     }
+}
+
+/// What the logits of a block add up to, each lane by itself, under one maximum for each row.
+#[derive(CubeType)]
+struct BlockSums<A: Float, N: Size> {
+    maximum: Vector<A, N>,
+    others: Vector<A, N>,
+    all: Vector<A, N>,
+    gaps: Vector<A, N>,
+    at_maximum: Vector<A, N>,
+    elsewhere: Vector<A, N>,
+    details: BlockDetails<A, N>,
+}
+
+#[cube]
+impl<A: Float, N: Size> BlockSums<A, N> {
+    fn new(maximum: Vector<A, N>) -> BlockSums<A, N> {
+        BlockSums::<A, N> {
+            maximum,
+            others: zeros(),
+            all: zeros(),
+            gaps: zeros(),
+            at_maximum: zeros(),
+            elsewhere: zeros(),
+            details: BlockDetails::new(),
+        }
+    }
+
+    /// Takes in the scores `x` of a step, none of them above the maximum.
+    fn take<F: Float, P: Float, I: Int>(
+        &mut self,
+        x: Vector<A, N>,
+        step: &Step<F, P, N>,
+        inputs: &Inputs<A, P, I, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let mut shares = zeros::<A, N>();
+        if comptime!(spec.is_spread) {
+            shares = inputs.shares(step.targets, step.at, numbers, spec.tile.along);
+        }
+        let own_shares = inputs.own_shares(step.targets);
+        if comptime!(spec.values == Values::Probabilities) {
+            let surprisal = surprisal(x);
+            if comptime!(spec.is_spread) {
+                self.gaps += times(shares, surprisal);
+            }
+            self.details.take(surprisal, own_shares, spec);
+        } else {
+            let scale = Vector::new(scale_of_scores::<A>(numbers, spec));
+            let is_below = x.less_than(&self.maximum);
+            let exponential = ((x - self.maximum) * scale).exp();
+            self.all += exponential;
+            self.others += select_many(is_below, exponential, zeros());
+            if comptime!(spec.is_spread || spec.details != DetailsOf::Nothing) {
+                // Not the difference of equal infinities.
+                let gap = select_many(is_below, (self.maximum - x) * scale, zeros());
+                if comptime!(spec.is_spread) {
+                    self.gaps += times(shares, gap);
+                    self.at_maximum += select_many(is_below, zeros(), shares);
+                    self.elsewhere += select_many(is_below, shares, zeros());
+                }
+                self.details.take(gap, own_shares, spec);
+            }
+        }
+    }
+}
+
+/// `-ln s` of probabilities.
+#[cube]
+fn surprisal<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
+    zeros::<A, N>() - ln(s)
+}
+
+/// The sum of the lanes that belong to the same row.
+#[cube]
+pub(crate) fn sum_of_rows<A: Float, N: Size, M: Size>(
+    x: Vector<A, N>,
+    #[comptime] along: Along,
+) -> Vector<A, M> {
+    match comptime!(along) {
+        Along::Classes => Vector::new(x.vector_sum()),
+        Along::Positions => same_lanes::<A, N, M>(x),
+    }
+}
+
+/// The largest of the lanes that belong to the same row.
+#[cube]
+pub(crate) fn largest_of_rows<A: Float, N: Size, M: Size>(
+    x: Vector<A, N>,
+    #[comptime] along: Along,
+) -> Vector<A, M> {
+    match comptime!(along) {
+        Along::Classes => {
+            let mut largest = x.extract(0usize);
+            #[unroll]
+            for lane in 1..N::value().comptime() {
+                largest = max(largest, x.extract(lane));
+            }
+            Vector::new(largest)
+        }
+        Along::Positions => same_lanes::<A, N, M>(x),
+    }
+}
+
+/// A number of each row, for every logit of the row.
+#[cube]
+pub(crate) fn for_every_logit<A: Float, M: Size, N: Size>(
+    x: Vector<A, M>,
+    #[comptime] along: Along,
+) -> Vector<A, N> {
+    match comptime!(along) {
+        Along::Classes => Vector::new(x.extract(0usize)),
+        Along::Positions => same_lanes::<A, M, N>(x),
+    }
+}
+
+/// A vector under the name of another size that is the same; nothing is left of it in machine code.
+#[cube]
+fn same_lanes<A: Float, N: Size, M: Size>(x: Vector<A, N>) -> Vector<A, M> {
+    let mut same = zeros::<A, M>();
+    #[unroll]
+    for lane in 0..N::value().comptime() {
+        same.insert(lane, x.extract(lane));
+    }
+    same
 }
 
 /// The scores that the logits are bent to, in the dtype of the arithmetic.
@@ -305,17 +428,6 @@ pub(crate) fn larger<A: Float, N: Size>(a: Vector<A, N>, b: Vector<A, N>) -> Vec
     max(a, b)
 }
 
-/// The largest score of a vector.
-#[cube]
-pub(crate) fn largest_lane<A: Float, N: Size>(x: Vector<A, N>) -> A {
-    let mut largest = x.extract(0usize);
-    #[unroll]
-    for lane in 1..N::value().comptime() {
-        largest = max(largest, x.extract(lane));
-    }
-    largest
-}
-
 /// A product in which 0 times infinity is 0.
 #[cube]
 pub(crate) fn times<A: Float, N: Size>(share: Vector<A, N>, x: Vector<A, N>) -> Vector<A, N> {
@@ -330,11 +442,4 @@ pub(crate) fn zeros<A: Float, N: Size>() -> Vector<A, N> {
 #[cube]
 pub(crate) fn ones<A: Float, N: Size>() -> Vector<A, N> {
     Vector::new(A::new(1.0))
-}
-
-#[cube]
-fn in_first_lane<A: Float, N: Size>(value: A) -> Vector<A, N> {
-    let mut vector = zeros::<A, N>();
-    vector.insert(0usize, value);
-    vector
 }

@@ -12,6 +12,11 @@ pub fn ndarray() -> Device {
     Device::ndarray()
 }
 
+#[cfg(feature = "cpu")]
+pub fn cpu() -> Device {
+    Device::cpu()
+}
+
 #[cfg(feature = "wgpu")]
 pub fn wgpu() -> Device {
     Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
@@ -34,9 +39,13 @@ pub fn is_cpu(device: &Device) -> bool {
 macro_rules! on_every_backend {
     ($($test:ident),* $(,)?) => {
         $crate::common::backends::on_every_cpu_backend!($($test),*);
+        #[cfg(feature = "cpu")]
+        mod cpu {
+            $crate::common::backends::on_backend!(cpu, burn::backend::Cpu, $($test),*);
+        }
         #[cfg(feature = "wgpu")]
         mod wgpu {
-            $crate::common::backends::on_backend!(wgpu, burn_wgpu::Wgpu, $($test),*);
+            $crate::common::backends::on_backend!(wgpu, burn::backend::Wgpu, $($test),*);
         }
         #[cfg(feature = "cuda")]
         mod cuda {
@@ -120,9 +129,13 @@ macro_rules! on_the_cpu {
     };
 }
 
-/// As [`on_the_cpu`], for what CubeCL drives: wgpu and CUDA.
+/// As [`on_the_cpu`], for what CubeCL drives: the processor, wgpu and CUDA.
 macro_rules! on_every_gpu {
     ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "cpu")]
+        mod cpu {
+            $crate::common::backends::on_device!(cpu, $($test),*);
+        }
         #[cfg(feature = "wgpu")]
         mod wgpu {
             $crate::common::backends::on_device!(wgpu, $($test),*);
@@ -138,6 +151,10 @@ macro_rules! on_every_gpu {
 /// operations, of which Burn's fusion compiles many kernels.
 macro_rules! on_every_gpu_dispatched {
     ($($test:ident),* $(,)?) => {
+        #[cfg(feature = "cpu")]
+        mod cpu {
+            $crate::common::backends::on_device_dispatched!(cpu, $($test),*);
+        }
         #[cfg(feature = "wgpu")]
         mod wgpu {
             $crate::common::backends::on_device_dispatched!(wgpu, $($test),*);
@@ -157,7 +174,7 @@ macro_rules! on_every_cpu_backend_and_gpu {
     };
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 macro_rules! on_device_dispatched {
     ($device:ident, $($test:ident),*) => {$(
         #[test]
@@ -177,7 +194,7 @@ macro_rules! on_device {
     )*};
 }
 
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 pub(crate) use on_device_dispatched;
 pub(crate) use {
     on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_cpu_backend_and_gpu,

@@ -183,7 +183,7 @@ fn a_flipped_weight_without_features_is_none<B: CrossEntropyBackend>(device: &De
 
 /// On a device each product of half precision ends in it, so logits of up to 8 are off by 2^-9 and more; a
 /// device that has it not says so.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(device: &Device) {
     let projected = Projected::random([22, 11, 37], false, 3).rounded_to(DType::F16);
     let config = LinearCrossEntropyLossConfig::new();
