@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use crate::machine::{part_of, together};
+
 /// The loss and what is looked at of the gradient.
 pub struct Outcome {
     pub loss: f64,
@@ -23,8 +25,13 @@ impl Outcome {
     /// Takes in the gradient's entries from `first` on. The places of the probes are the same in
     /// every call.
     pub fn add(&mut self, entries: &[f32], first: usize, places: &[usize]) {
-        let sizes = entries.iter().map(|&value| f64::from(value).abs());
-        self.gradient_sum = sizes.fold(self.gradient_sum, |sum, size| sum + size);
+        let size = |part: &[f32]| {
+            part.iter()
+                .map(|&value| f64::from(value).abs())
+                .sum::<f64>()
+        };
+        let sizes = together(entries.chunks(part_of(entries.len())), size);
+        self.gradient_sum += sizes.into_iter().sum::<f64>();
         self.probes.resize(places.len(), f64::NAN);
         for (probe, &place) in self.probes.iter_mut().zip(places) {
             if let Some(&value) = place.checked_sub(first).and_then(|at| entries.get(at)) {

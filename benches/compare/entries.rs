@@ -6,6 +6,7 @@ use std::fmt::{self, Display};
 use burn::tensor::{DType, TensorData};
 use serde::Serialize;
 
+use crate::machine::{part_of, together};
 use crate::projections::Projection;
 
 // As in pytorch/pytorch.py.
@@ -169,9 +170,15 @@ impl Entry {
 
     /// Uniform in [-6, 6).
     pub fn logits(&self) -> TensorData {
-        let values = (0..self.size() as u32)
-            .map(|index| (hash(index ^ LOGITS) >> 8) as f32 / 16_777_216.0 * 12.0 - 6.0);
-        TensorData::new(values.collect(), self.shape.to_vec()).convert_dtype(self.dtype())
+        let logit = |index| (hash(index ^ LOGITS) >> 8) as f32 / 16_777_216.0 * 12.0 - 6.0;
+        let mut values = vec![0.0; self.size()];
+        let part = part_of(values.len());
+        together(values.chunks_mut(part).enumerate(), |(index, values)| {
+            for (value, index) in values.iter_mut().zip((index * part) as u32..) {
+                *value = logit(index);
+            }
+        });
+        TensorData::new(values, self.shape.to_vec()).convert_dtype(self.dtype())
     }
 
     /// A class per row, in the shape of the logits without dimension 1.

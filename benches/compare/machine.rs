@@ -1,4 +1,5 @@
-//! The machine that everything runs on: its name, its cores, and whether it is idle.
+//! The machine that everything runs on: its name, its cores and work for all of them, and whether it is
+//! idle.
 
 use std::env;
 use std::fs;
@@ -18,6 +19,26 @@ pub fn processor() -> String {
 
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How long a part of so many elements is, if each core has one.
+pub fn part_of(length: usize) -> usize {
+    length.div_ceil(cores()).max(1)
+}
+
+/// Has each part worked on by a thread of its own, and gives back what they return.
+pub fn together<P: Send, R: Send>(
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(P) -> R + Sync,
+) -> Vec<R> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results
+            .map(|result| result.expect("no part panics"))
+            .collect()
+    })
 }
 
 /// Threads that wait for each other lose whole time slices to other programs: PyTorch's smallest

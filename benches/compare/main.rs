@@ -47,15 +47,15 @@ mod rounds;
 mod table;
 
 use std::env;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::device::{Runtime, Set};
+use crate::device::{Runtime, Set, identify};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
 use crate::projections::projections;
+use crate::report::Files;
 use crate::rounds::{Plan, at_least_one};
 
 const COMMAND: &str = "cargo bench --bench compare --";
@@ -78,8 +78,8 @@ Examples:
 #[derive(Parser)]
 #[command(name = "compare", bin_name = COMMAND, after_help = EXAMPLES)]
 struct Arguments {
-    /// Times on this device instead of beside PyTorch: wgpu, vulkan, metal, webgpu, cuda or rocm, as
-    /// far as the build has the Cargo feature of that name.
+    /// Times on this device instead of beside PyTorch: cpu, wgpu, vulkan, metal, webgpu, cuda or
+    /// rocm, as far as the build has the Cargo feature of that name.
     ///
     /// Of several devices it is the runtime's default; the environment variables
     /// CUBECL_WGPU_DEFAULT_DEVICE (for example `DiscreteGpu(1)`) and CUDA_VISIBLE_DEVICES choose.
@@ -94,6 +94,10 @@ struct Arguments {
     /// Which rows are timed on the device; only with --device.
     #[arg(long, value_enum, default_value = "small", requires = "device")]
     set: Set,
+
+    /// Only says which device that is, and times nothing; only with --device.
+    #[arg(long, requires = "device")]
+    identify: bool,
 
     /// A Python that has torch, by name or path (relative to the folder of Cargo.toml); not with
     /// --device.
@@ -121,10 +125,8 @@ struct Arguments {
     #[arg(long)]
     quartiles: bool,
 
-    /// Also writes the tables into a file (relative to the current folder, which is that of
-    /// Cargo.toml under `cargo bench`).
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 
     /// What `cargo bench` adds.
     #[arg(long, hide = true)]
@@ -152,6 +154,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
+    if let (true, Some(runtime)) = (arguments.identify, arguments.device) {
+        return identify(runtime);
+    }
     let Arguments {
         plan, quartiles, ..
     } = *arguments;
@@ -160,7 +165,6 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         None => (beside_pytorch(), projections()),
     };
     let chosen = named(entries, projections, &arguments.only)?;
-    let out = arguments.out.as_deref();
     warn_if_busy();
     match arguments.device {
         Some(runtime) => {
@@ -170,7 +174,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 quartiles,
                 command: command(&format!(" --features {}", runtime.name)),
             };
-            request.run(&chosen.entries, out)
+            request.run(&chosen.entries, &arguments.files)
         }
         None => {
             let request = pytorch::Request {
@@ -180,7 +184,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 quartiles,
                 command: command(""),
             };
-            request.run(&chosen, out)
+            request.run(&chosen, &arguments.files)
         }
     }
 }

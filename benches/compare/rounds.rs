@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// Between two turns, for the threads of the last one to fall asleep. PyTorch's, which spin for
 /// longer, are waited for by its side.
 const HANDOVER: Duration = Duration::from_millis(5);
@@ -89,7 +91,7 @@ fn turn(contender: &mut dyn Contender, repetitions: usize) -> Result<Vec<f64>, S
 }
 
 /// The median of what was measured, between the quartiles.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize)]
 pub struct Spread {
     pub lower: f64,
     pub median: f64,

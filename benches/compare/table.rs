@@ -19,7 +19,10 @@ pub fn titled(title: &str, columns: &[&str]) -> String {
     format!("{title}:\n\n{}\n{}", line(columns), line(rule))
 }
 
-/// The first two cells of a row.
+/// How many cells `names` makes.
+pub const NAMES: usize = 2;
+
+/// The first cells of a row.
 pub fn names(entry: &Entry) -> Vec<String> {
     let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
     let kind = format!("{}, {}", entry.kind, entry.precision);

@@ -1,12 +1,10 @@
 //! The loss and its gradient in f64, on the host, from the very numbers that the device gets.
 
-use std::thread;
-
 use burn::tensor::TensorData;
 
 use crate::agreement::Outcome;
 use crate::entries::{Entry, Phase};
-use crate::machine::cores;
+use crate::machine::{part_of, together};
 
 pub fn outcome(entry: &Entry, logits: &TensorData, probes: &[usize]) -> Outcome {
     let converted;
@@ -48,15 +46,10 @@ fn log_sums(entry: &Entry, logits: &[f32]) -> Vec<f64> {
         logits.map(|logit| f64::from(logit).exp()).sum::<f64>().ln()
     };
     let mut sums = vec![0.0; entry.rows()];
-    let part = sums.len().div_ceil(cores());
-    thread::scope(|scope| {
-        for (index, sums) in sums.chunks_mut(part).enumerate() {
-            let rows = index * part..;
-            scope.spawn(move || {
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    *sum = log_sum(row);
-                }
-            });
+    let part = part_of(sums.len());
+    together(sums.chunks_mut(part).enumerate(), |(index, sums)| {
+        for (sum, row) in sums.iter_mut().zip(index * part..) {
+            *sum = log_sum(row);
         }
     });
     sums

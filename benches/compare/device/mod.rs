@@ -7,7 +7,6 @@ mod runtimes;
 mod sides;
 mod table;
 
-use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -15,11 +14,11 @@ use clap::ValueEnum;
 
 use crate::calls::{Calls, Way};
 use crate::entries::{self, Entry, Phase};
-use crate::report::Report;
+use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan, Spread};
 use crate::table::duration;
 use hardware::{Hardware, megabytes};
-use panics::{guarded, listen};
+use panics::{guarded, listen, unprinted};
 pub use runtimes::Runtime;
 use sides::{Copies, Sides};
 use table::{Times, columns, without_times};
@@ -55,20 +54,21 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn run(&self, entries: &[Entry], out: Option<&Path>) -> Result<(), String> {
+    pub fn run(&self, entries: &[Entry], files: &Files) -> Result<(), String> {
         listen();
-        let name = self.runtime.name;
-        let device = (self.runtime.open)();
-        let opened = guarded(|| Ok((Hardware::of(&device), idle_sync(&device)?)));
-        let (hardware, idle) = opened
-            .map_err(|error| format!("{name} finds no device that it can use here: {error}"))?;
-        let mut report = Report::new(&format!(
+        let Opened {
+            device,
+            hardware,
+            idle,
+        } = self.runtime.opened()?;
+        let introduction = format!(
             "{hardware}. To wait for the idle device takes {}. {} {}. Medians of `{}`.",
             duration(idle.median),
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
             self.command,
-        ));
+        );
+        let mut report = Report::new(&introduction, files)?;
         let mut notes = Vec::new();
         report.tables(entries, columns, |entry| {
             let row = guarded(|| {
@@ -84,17 +84,12 @@ impl Request {
             }))
         })?;
         for note in notes {
-            report.add(&format!("\n{note}"));
+            report.note(note)?;
         }
-        report.close(out)
+        report.close()
     }
 
-    fn row(
-        &self,
-        entry: &Entry,
-        device: &Device,
-        notes: &mut Vec<String>,
-    ) -> Result<String, String> {
+    fn row(&self, entry: &Entry, device: &Device, notes: &mut Vec<String>) -> Result<Row, String> {
         let logits = entry.logits();
         let exact = exact::outcome(entry, &logits, &entry.probes());
         let sides = Sides::new(entry, logits, device);
@@ -125,6 +120,43 @@ impl Request {
             burn_nn: spreads.get(ways.len() + 1).copied(),
         };
         Ok(times.row(entry, self.quartiles))
+    }
+}
+
+/// Says which device the runtime finds, and times nothing.
+pub fn identify(runtime: Runtime) -> Result<(), String> {
+    listen();
+    println!("{}.", runtime.opened()?.hardware);
+    Ok(())
+}
+
+/// A device that has answered.
+struct Opened {
+    device: Device,
+    hardware: Hardware,
+    /// To wait for it when it has nothing to do.
+    idle: Spread,
+}
+
+impl Runtime {
+    fn opened(self) -> Result<Opened, String> {
+        let opened = unprinted(|| {
+            let device = (self.open)();
+            Ok(Opened {
+                hardware: Hardware::of(&device),
+                idle: idle_sync(&device)?,
+                device,
+            })
+        });
+        opened.map_err(|reason| {
+            // Of a driver's library that is missing, thirty names are told that it could have.
+            let said = reason.split(" - searched for").next().unwrap_or(&reason);
+            let said = said.trim_end_matches('.');
+            let Self { name, needs, .. } = self;
+            format!(
+                "{name} finds no device that it can use here. It needs {needs}. It says: {said}."
+            )
+        })
     }
 }
 

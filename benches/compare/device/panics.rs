@@ -1,6 +1,7 @@
 //! Burn panics where a device refuses; that is the end of a row, not of the run.
 
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the first panic said, on whichever thread. A device's own thread knows the reason; those
@@ -11,21 +12,40 @@ fn first() -> MutexGuard<'static, Option<String>> {
     FIRST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has panics heard, and still printed.
+/// Whether panics are printed.
+static IS_PRINTED: AtomicBool = AtomicBool::new(true);
+
+/// Has panics heard, and still printed where nobody asks for silence.
 pub fn listen() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let words = panic.payload_as_str().unwrap_or("a panic without words");
         first().get_or_insert_with(|| words.to_string());
-        print(panic);
+        if IS_PRINTED.load(Relaxed) {
+            print(panic);
+        }
     }));
 }
 
-/// The work, or the reason of a panic in it.
+/// The work, or the reason of its failure: after a panic elsewhere it is told that results are missing,
+/// and the panic says why.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     *first() = None;
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let words = first().take();
-        Err(words.unwrap_or_else(|| "a panic that nobody heard".to_string()))
-    })
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    let words = first().take();
+    match (result, words) {
+        (Ok(Err(reason)), Some(words)) => Err(format!("{words}\nand after that: {reason}")),
+        (Ok(result), _) => result,
+        (Err(_), Some(words)) => Err(words),
+        (Err(_), None) => Err("a panic that nobody heard".to_string()),
+    }
+}
+
+/// As [`guarded`], for a panic that is no fault of the program: its reason becomes a sentence, and
+/// the place in the code tells the user nothing.
+pub fn unprinted<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    IS_PRINTED.store(false, Relaxed);
+    let result = guarded(work);
+    IS_PRINTED.store(true, Relaxed);
+    result
 }

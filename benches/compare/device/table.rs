@@ -1,8 +1,9 @@
 //! The columns of the comparison on a device.
 
 use crate::entries::{Entry, Phase};
+use crate::report::{Figures, Row};
 use crate::rounds::Spread;
-use crate::table::{line, names, three_digits, time};
+use crate::table::{NAMES, line, names, three_digits, time};
 
 const FORWARD_BACKWARD: [&str; 12] = [
     "logits",
@@ -38,15 +39,18 @@ pub fn columns(phase: Phase) -> &'static [&'static str] {
 }
 
 /// The row of an entry that was not timed: the first line of the reason, for a cell has one line.
-pub fn without_times(entry: &Entry, reason: &str) -> String {
+pub fn without_times(entry: &Entry, reason: &str) -> Row {
     let mut cells = names(entry);
-    let reason = match reason.split_once('\n') {
+    let first = match reason.split_once('\n') {
         Some((first, _)) => format!("{first} (more below)"),
         None => reason.to_string(),
     };
-    cells.push(format!("not timed: {}", reason.replace('|', "/")));
+    cells.push(format!("not timed: {}", first.replace('|', "/")));
     cells.resize(columns(entry.phase).len(), String::new());
-    line(cells)
+    Row {
+        line: line(cells),
+        figures: Figures::without_times(entry, reason),
+    }
 }
 
 /// What this crate in each of its ways, `burn::nn` if it is right, and the copy took.
@@ -57,7 +61,24 @@ pub struct Times {
 }
 
 impl Times {
-    pub fn row(&self, entry: &Entry, quartiles: bool) -> String {
+    pub fn row(&self, entry: &Entry, quartiles: bool) -> Row {
+        Row {
+            line: self.line(entry, quartiles),
+            figures: Figures::new(entry, self.titled(entry.phase)),
+        }
+    }
+
+    /// The sides with the titles of their columns, which stand behind those of the names.
+    fn titled(&self, phase: Phase) -> impl Iterator<Item = (&'static str, Spread)> {
+        let here = self.here.iter().copied().map(Some);
+        let spreads = here.chain([self.burn_nn, Some(self.copy)]);
+        let titles = columns(phase)[NAMES..].iter().copied();
+        titles
+            .zip(spreads)
+            .filter_map(|(title, spread)| Some((title, spread?)))
+    }
+
+    fn line(&self, entry: &Entry, quartiles: bool) -> String {
         let time = |spread: &Spread| time(spread, quartiles);
         let mut cells = names(entry);
         cells.extend(self.here.iter().map(time));

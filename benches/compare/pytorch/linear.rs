@@ -13,6 +13,7 @@ use super::process::{Checked, PyTorch};
 use crate::agreement::{Outcome, Tolerance};
 use crate::memory::Memory;
 use crate::projections::Projection;
+use crate::report::{Figures, Row};
 use crate::rounds::{Contender, Plan};
 use crate::table::{line, three_digits, time, titled};
 
@@ -94,7 +95,7 @@ pub fn row(
     pytorch: &mut PyTorch,
     plan: Plan,
     quartiles: bool,
-) -> Result<String, String> {
+) -> Result<Row, String> {
     let here = [Layout::Linear, Layout::Tied].map(|layout| Here::new(projection, layout));
     let eager = Projected::new(projection, Method::Eager);
     let chunked = Projected::new(projection, Method::Chunked);
@@ -143,7 +144,11 @@ pub fn row(
     cells.push(three_digits(median(2) / median(1)));
     cells.push(three_digits(projection.operations() / median(2) / 1e9));
     cells.extend(memory.into_iter().map(mebibytes));
-    Ok(line(cells))
+    let seconds = COLUMNS[1..].iter().copied().zip(spreads);
+    Ok(Row {
+        line: line(cells),
+        figures: Figures::new(projection, seconds),
+    })
 }
 
 fn mebibytes(bytes: Option<u64>) -> String {

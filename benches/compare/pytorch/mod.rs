@@ -7,7 +7,6 @@ mod table;
 mod tolerance;
 
 use std::env;
-use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_cross_entropy::CrossEntropyTarget;
@@ -15,7 +14,7 @@ use burn_cross_entropy::CrossEntropyTarget;
 use crate::calls::{Call, Calls, Way, Workload, here};
 use crate::entries::{Chosen, Entry, Kind, Phase};
 use crate::machine::{cores, processor};
-use crate::report::Report;
+use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan};
 use floor::Copy;
 use process::{PyTorch, Theirs};
@@ -33,20 +32,21 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    pub fn run(&self, chosen: &Chosen, out: Option<&Path>) -> Result<(), String> {
+    pub fn run(&self, chosen: &Chosen, files: &Files) -> Result<(), String> {
         let threads = self.threads.unwrap_or_else(cores);
         // SAFETY: no other thread has been started.
         unsafe { env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 
         let mut pytorch = PyTorch::start(self.python, threads)?;
-        let mut report = Report::new(&format!(
+        let introduction = format!(
             "{}, threads: {threads}. PyTorch {}, {} {}. Medians of `{}`.",
             processor(),
             pytorch.version,
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
             self.command,
-        ));
+        );
+        let mut report = Report::new(&introduction, files)?;
         report.tables(&chosen.entries, columns, |entry| {
             self.row(entry, &mut pytorch, threads)
                 .map_err(|error| format!("{entry} is not timed, because {error}"))
@@ -55,10 +55,10 @@ impl Request<'_> {
             linear::row(projection, &mut pytorch, self.plan, self.quartiles)
                 .map_err(|error| format!("{projection} is not timed, because {error}"))
         })?;
-        report.close(out)
+        report.close()
     }
 
-    fn row(&self, entry: &Entry, pytorch: &mut PyTorch, threads: usize) -> Result<String, String> {
+    fn row(&self, entry: &Entry, pytorch: &mut PyTorch, threads: usize) -> Result<Row, String> {
         let ways = match entry.phase {
             Phase::ForwardBackward => &[Way::Owned, Way::Shared][..],
             Phase::Forward => &[Way::Untracked],

@@ -1,8 +1,9 @@
 //! The columns of the comparison with PyTorch.
 
 use crate::entries::{Entry, Phase};
+use crate::report::{Figures, Row};
 use crate::rounds::Spread;
-use crate::table::{line, names, three_digits, time};
+use crate::table::{NAMES, line, names, three_digits, time};
 
 const FORWARD_BACKWARD: [&str; 9] = [
     "logits",
@@ -40,7 +41,17 @@ pub struct Times {
 }
 
 impl Times {
-    pub fn row(&self, entry: &Entry, quartiles: bool) -> String {
+    pub fn row(&self, entry: &Entry, quartiles: bool) -> Row {
+        let pytorch_and_here = [self.pytorch].into_iter().chain(self.here.iter().copied());
+        let titles = columns(entry.phase)[NAMES..].iter().copied();
+        let seconds = titles.zip(pytorch_and_here).chain([("copy", self.copy)]);
+        Row {
+            line: self.line(entry, quartiles),
+            figures: Figures::new(entry, seconds),
+        }
+    }
+
+    fn line(&self, entry: &Entry, quartiles: bool) -> String {
         let time = |spread: &Spread| time(spread, quartiles);
         let mut cells = names(entry);
         cells.push(time(&self.pytorch));
