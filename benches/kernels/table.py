@@ -39,7 +39,10 @@ class Kernel:
     target: str = ""
     registers: int = 0
     spilled: int = 0
+    # What takes in the logits, as often as a vector comes: a loop, or where a unit has one block of
+    # vectors the whole kernel.
     loop: list = field(default_factory=list)
+    is_loop: bool = True
     complaints: list = field(default_factory=list)
 
 
@@ -50,7 +53,7 @@ def main():
     for folder in arguments.folders:
         kernels, of_cases = kernels_of(folder, names, arguments.only)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda kernel: compile(kernel, arguments.tools), kernels))
+            list(pool.map(lambda kernel: look_at(kernel, arguments), kernels))
         complaints += of_cases + [text for kernel in kernels for text in kernel.complaints]
         if arguments.check:
             print(f"{folder.name}: {len(kernels)} kernels compiled")
@@ -139,8 +142,14 @@ def shared_by(launch, name, rows, earlier):
     return "plane" if units == UNITS_OF_A_PLANE else f"{units:g} units"
 
 
+def look_at(kernel, arguments):
+    compile(kernel, arguments.tools)
+    if kernel.registers and not arguments.check:
+        disassemble(kernel, arguments.tools)
+
+
 def compile(kernel, tools):
-    """Fills in what ptxas and nvdisasm tell."""
+    """Fills in what ptxas tells."""
     kernel.target = re.search(r"^\.target (\w+)", kernel.ptx.read_text(), re.MULTILINE).group(1)
     cubin = kernel.ptx.with_suffix(".cubin")
     ptxas = [tools / "bin/ptxas", "-v", f"-arch={kernel.target}", kernel.ptx, "-o", cubin]
@@ -155,10 +164,19 @@ def compile(kernel, tools):
     kernel.shared += sum(int(count) for count in re.findall(r"(\d+) bytes smem", done.stderr))
     if kernel.spilled:
         kernel.complaints.append(f"{who} spills {kernel.spilled} bytes of registers.")
-    nvdisasm = [tools / "bin/nvdisasm", "-c", cubin]
+
+
+def disassemble(kernel, tools):
+    """Fills in what nvdisasm tells."""
+    nvdisasm = [tools / "bin/nvdisasm", "-c", kernel.ptx.with_suffix(".cubin")]
     sass = subprocess.run(nvdisasm, capture_output=True, text=True, check=True).stdout
-    cubin.with_suffix(".sass").write_text(sass)
-    kernel.loop = hot_loop(*instructions_of(sass))
+    kernel.ptx.with_suffix(".sass").write_text(sass)
+    code, labels = instructions_of(sass)
+    hot = hot_loop(code, labels)
+    kernel.is_loop = bool(hot)
+    if not hot and exponentials_of(code):
+        hot = range(len(code))
+    kernel.loop = usual(code, labels, hot)
 
 
 def instructions_of(sass):
@@ -184,14 +202,35 @@ def hot_loop(code, labels):
             # The last of several branches to the same start: the others are early ends of a pass.
             ends[labels[branch.group(1)]] = at + 1
     loops = [range(start, end) for start, end in ends.items()]
-    count = lambda loop: exponentials_of(code[loop.start : loop.stop])
-    loops = [loop for loop in loops if count(loop)]
-    inside = lambda loop, other: other.start <= loop.start and loop.stop <= other.stop and loop != other
-    inmost = [loop for loop in loops if not any(inside(other, loop) for other in loops)]
-    if not inmost:
-        return []
-    hot = max(inmost, key=lambda loop: (count(loop), -len(loop)))
-    return code[hot.start : hot.stop]
+
+    def exponentials(loop):
+        return exponentials_of(code[loop.start : loop.stop])
+
+    def has_loop_inside(loop):
+        others = (other for other in loops if other != loop)
+        return any(loop.start <= other.start and other.stop <= loop.stop for other in others)
+
+    loops = [loop for loop in loops if exponentials(loop)]
+    inmost = [loop for loop in loops if not has_loop_inside(loop)]
+    return max(inmost, key=lambda loop: (exponentials(loop), -len(loop)), default=range(0))
+
+
+def usual(code, labels, hot):
+    """The instructions of a range without those that a branch passes by, as far as they neither touch
+    memory nor have an exponential: those of the one vector of a row that holds the target, or of a
+    division that is not an ordinary one.
+    """
+    aside = set()
+    for at in hot:
+        branch = re.search(r"^@.*\bBRA\b.*`\((\.L_\w+)\)", code[at])
+        passed = range(at + 1, labels[branch.group(1)]) if branch else range(0)
+        if not any(is_exponential(code[i]) or is_memory(code[i]) for i in passed):
+            aside.update(passed)
+    return [code[at] for at in hot if at not in aside]
+
+
+def is_memory(instruction):
+    return bool(re.search(r"\b(LDG|STG|BAR)\b", instruction))
 
 
 def is_exponential(instruction):
@@ -223,14 +262,17 @@ def accesses(loop, kinds):
 def print_table(kernels):
     if not kernels:
         return
-    print(f"\n{' and '.join(sorted({kernel.target for kernel in kernels if kernel.target}))}\n")
+    targets = sorted({kernel.target for kernel in kernels})
+    print(f"\nCompiled for {' and '.join(targets)}. Columns from `instructions` on are of the loop that takes in")
+    print("the logits; one exponential is one logit (one more is of the maximum), with softcap or entropy half one.\n")
     print(f"| {COLUMNS} |\n|{'---|' * (COLUMNS.count('|') + 1)}")
     for kernel in kernels:
         loop = kernel.loop
         exponentials = exponentials_of(loop)
         cells = [
             kernel.case, kernel.name, kernel.a_row_by, vector_of(kernel.entry),
-            kernel.registers, kernel.spilled, kernel.shared, len(loop) or "", exponentials or "",
+            kernel.registers or "", kernel.spilled, kernel.shared,
+            f"{len(loop)}{'' if kernel.is_loop else ' in all'}" if loop else "", exponentials or "",
             f"{len(loop) / exponentials:.1f}" if loop else "",
             accesses(loop, {"LDG": "", "LD": "", "LDGSTS": "", "LDS": " shared"}),
             accesses(loop, {"STG": "", "ST": "", "STS": " shared"}),
@@ -239,7 +281,7 @@ def print_table(kernels):
 
 
 def print_mix(kernels):
-    print("\nInstructions for each exponential of the loop:\n")
+    print("\nInstructions of the loop for each exponential:\n")
     for kernel in kernels:
         exponentials = exponentials_of(kernel.loop)
         counts = Counter(operation(instruction).split(".")[0] for instruction in kernel.loop)
