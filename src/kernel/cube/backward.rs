@@ -19,7 +19,8 @@ use cubecl::prelude::*;
 use super::elementary::{ln, ln_1p, tanh_slope};
 use super::plan::{Along, Tile};
 use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
-use super::state::{ones, scale_of_scores, scores, times, zeros};
+use super::state::{scale_of_scores, scores};
+use super::sum::{ones, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 
@@ -214,7 +215,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         if let ComptimeOption::Some(gradient) = &mut gradients.targets {
             let surprisal = self.surprisal(x, numbers, spec);
             let weights = inputs.weights(first_class::<N>(step.at, along), along);
-            let factor = Vector::new(numbers.kept.get::<A>()) * weights;
+            let factor = Vector::new(numbers.remaining.get::<A>()) * weights;
             let slope = times(factor, surprisal) * self.targets_scale;
             gradient[self.targets_place.of_step::<N>(step.at, along)] = Vector::cast_from(slope);
         }

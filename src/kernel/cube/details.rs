@@ -8,8 +8,9 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::group::Group;
+use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
-use super::state::{Sum, sum_of_rows, times, zeros};
+use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
 use crate::operation::DetailsOf;
 
@@ -18,7 +19,7 @@ const SPLIT: u32 = 4096;
 
 /// The target of each lane's row.
 #[derive(CubeType)]
-pub(crate) struct Goal<A: Float, N: Size> {
+pub(crate) struct RankedClass<A: Float, N: Size> {
     pub(crate) score: Vector<A, N>,
     pub(crate) class: Vector<u32, N>,
 }
@@ -33,28 +34,28 @@ pub(crate) struct Details<A: Float, N: Size, M: Size> {
     /// The classes that stand before the target's.
     before: Vector<u32, N>,
     /// The sum of `exp((x - m) scale) (m - x) scale`; over probabilities that of `s (-ln s)`.
-    mixing: Sum<A, M>,
+    entropy_sum: Sum<A, M>,
     /// Of a distribution the sum of `p (m - x) scale`; over probabilities that of `p (-ln s)`.
-    surprise: Sum<A, M>,
+    surprisal_sum: Sum<A, M>,
     /// The sum of `p`.
-    mass: Sum<A, M>,
+    share_sum: Sum<A, M>,
 }
 
 /// The same sums over the logits of a block, each lane by itself.
 #[derive(CubeType)]
 pub(crate) struct BlockDetails<A: Float, N: Size> {
-    mixing: Vector<A, N>,
-    surprise: Vector<A, N>,
-    mass: Vector<A, N>,
+    entropy_sum: Vector<A, N>,
+    surprisal_sum: Vector<A, N>,
+    share_sum: Vector<A, N>,
 }
 
 #[cube]
 impl<A: Float, N: Size> BlockDetails<A, N> {
     pub(crate) fn new() -> BlockDetails<A, N> {
         BlockDetails::<A, N> {
-            mixing: zeros(),
-            surprise: zeros(),
-            mass: zeros(),
+            entropy_sum: zeros(),
+            surprisal_sum: zeros(),
+            share_sum: zeros(),
         }
     }
 
@@ -66,11 +67,11 @@ impl<A: Float, N: Size> BlockDetails<A, N> {
         #[comptime] spec: &Spec,
     ) {
         if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
-            self.mixing += times((zeros::<A, N>() - gap).exp(), gap);
+            self.entropy_sum += times((zeros::<A, N>() - gap).exp(), gap);
         }
         if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
-            self.surprise += times(shares, gap);
-            self.mass += shares;
+            self.surprisal_sum += times(shares, gap);
+            self.share_sum += shares;
         }
     }
 }
@@ -82,17 +83,9 @@ pub(crate) struct RowDetails<A: Float> {
     best: A,
     pub(crate) class: u32,
     pub(crate) before: u32,
-    pub(crate) mixing: A,
-    pub(crate) surprise: A,
-    pub(crate) mass: A,
-}
-
-/// Numbers of each part of a row that another kernel brings together.
-pub(crate) fn fields_of_part(details: DetailsOf) -> usize {
-    match details {
-        DetailsOf::Nothing => 0,
-        DetailsOf::Target | DetailsOf::TargetAndEntropy => 8,
-    }
+    pub(crate) entropy_sum: A,
+    pub(crate) surprisal_sum: A,
+    pub(crate) share_sum: A,
 }
 
 #[cube]
@@ -103,9 +96,9 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
             best: Vector::new(lowest),
             class: Vector::new(0u32),
             before: Vector::new(0u32),
-            mixing: Sum::of(zeros()),
-            surprise: Sum::of(zeros()),
-            mass: Sum::of(zeros()),
+            entropy_sum: Sum::of(zeros()),
+            surprisal_sum: Sum::of(zeros()),
+            share_sum: Sum::of(zeros()),
         }
     }
 
@@ -115,9 +108,9 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
             best: Vector::new(row.best),
             class: Vector::new(row.class),
             before: Vector::new(row.before),
-            mixing: Sum::of(Vector::new(row.mixing)),
-            surprise: Sum::of(Vector::new(row.surprise)),
-            mass: Sum::of(Vector::new(row.mass)),
+            entropy_sum: Sum::of(Vector::new(row.entropy_sum)),
+            surprisal_sum: Sum::of(Vector::new(row.surprisal_sum)),
+            share_sum: Sum::of(Vector::new(row.share_sum)),
         }
     }
 
@@ -126,7 +119,7 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         &mut self,
         x: Vector<A, N>,
         step: usize,
-        goal: &Goal<A, N>,
+        ranked: &RankedClass<A, N>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
@@ -137,13 +130,13 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
             let is_better = x.greater_than(&self.best);
             self.class = select_many(is_better, classes, self.class);
             self.best = select_many(is_better, x, self.best);
-            let is_earlier = classes.less_than(&goal.class);
+            let is_earlier = classes.less_than(&ranked.class);
             let is_before = select_many(
-                x.equal(&goal.score),
+                x.equal(&ranked.score),
                 select_many(is_earlier, Vector::new(1u32), Vector::new(0u32)),
                 Vector::new(0u32),
             );
-            let is_above = x.greater_than(&goal.score);
+            let is_above = x.greater_than(&ranked.score);
             self.before += select_many(is_above, Vector::new(1u32), is_before);
         }
     }
@@ -160,12 +153,12 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
     ) {
         if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
             // Without exponentials, or where they fall to nothing, the rise may be infinite.
-            let mixing = self.mixing.value() + times(exponentials, rise);
-            self.mixing.unless(stays, times(fall, mixing));
+            let entropy_sum = self.entropy_sum.value() + times(exponentials, rise);
+            self.entropy_sum.unless(stays, times(fall, entropy_sum));
         }
         if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
-            let surprise = self.surprise.value() + times(self.mass.value(), rise);
-            self.surprise.unless(stays, surprise);
+            let surprisal_sum = self.surprisal_sum.value() + times(self.share_sum.value(), rise);
+            self.surprisal_sum.unless(stays, surprisal_sum);
         }
     }
 
@@ -173,19 +166,21 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
     pub(crate) fn add(&mut self, block: BlockDetails<A, N>, #[comptime] spec: &Spec) {
         let along = comptime!(spec.tile.along);
         if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
-            self.mixing.add(sum_of_rows::<A, N, M>(block.mixing, along));
+            self.entropy_sum
+                .add(sum_of_rows::<A, N, M>(block.entropy_sum, along));
         }
         if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
-            self.surprise
-                .add(sum_of_rows::<A, N, M>(block.surprise, along));
-            self.mass.add(sum_of_rows::<A, N, M>(block.mass, along));
+            self.surprisal_sum
+                .add(sum_of_rows::<A, N, M>(block.surprisal_sum, along));
+            self.share_sum
+                .add(sum_of_rows::<A, N, M>(block.share_sum, along));
         }
     }
 
     pub(crate) fn end_run(&mut self) {
-        self.mixing.end_run();
-        self.surprise.end_run();
-        self.mass.end_run();
+        self.entropy_sum.end_run();
+        self.surprisal_sum.end_run();
+        self.share_sum.end_run();
     }
 
     /// Takes in the details of another part of the row, under the same maximum.
@@ -196,9 +191,9 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         self.class = select_many(is_better, other.class, class);
         self.best = select_many(is_better, other.best, self.best);
         self.before += other.before;
-        self.mixing.add(other.mixing.value());
-        self.surprise.add(other.surprise.value());
-        self.mass.add(other.mass.value());
+        self.entropy_sum.add(other.entropy_sum.value());
+        self.surprisal_sum.add(other.surprisal_sum.value());
+        self.share_sum.add(other.share_sum.value());
     }
 
     /// The details of one lane.
@@ -207,9 +202,9 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
             best: self.best.extract(lane),
             class: self.class.extract(lane),
             before: self.before.extract(lane),
-            mixing: self.mixing.value().extract(lane),
-            surprise: self.surprise.value().extract(lane),
-            mass: self.mass.value().extract(lane),
+            entropy_sum: self.entropy_sum.value().extract(lane),
+            surprisal_sum: self.surprisal_sum.value().extract(lane),
+            share_sum: self.share_sum.value().extract(lane),
         }
     }
 
@@ -240,17 +235,17 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         let mut sums = Sequence::<A>::new();
         sums.push(before_high);
         sums.push(before_low);
-        sums.push(self.mixing.value().extract(0usize));
-        sums.push(self.surprise.value().extract(0usize));
-        sums.push(self.mass.value().extract(0usize));
+        sums.push(self.entropy_sum.value().extract(0usize));
+        sums.push(self.surprisal_sum.value().extract(0usize));
+        sums.push(self.share_sum.value().extract(0usize));
         let sums = group.sums(sums);
         RowDetails::<A> {
             best: largest,
             class: joined::<A>(first_high, first_low),
             before: joined::<A>(sums[0], sums[1]),
-            mixing: sums[2],
-            surprise: sums[3],
-            mass: sums[4],
+            entropy_sum: sums[2],
+            surprisal_sum: sums[3],
+            share_sum: sums[4],
         }
     }
 }
@@ -263,9 +258,9 @@ impl<A: Float> RowDetails<A> {
             best: A::new(0.0),
             class: 0u32.runtime(),
             before: 0u32.runtime(),
-            mixing: A::new(0.0),
-            surprise: A::new(0.0),
-            mass: A::new(0.0),
+            entropy_sum: A::new(0.0),
+            surprisal_sum: A::new(0.0),
+            share_sum: A::new(0.0),
         }
     }
 
@@ -278,9 +273,9 @@ impl<A: Float> RowDetails<A> {
         parts[at + 2 * field] = class_low;
         parts[at + 3 * field] = before_high;
         parts[at + 4 * field] = before_low;
-        parts[at + 5 * field] = self.mixing;
-        parts[at + 6 * field] = self.surprise;
-        parts[at + 7 * field] = self.mass;
+        parts[at + 5 * field] = self.entropy_sum;
+        parts[at + 6 * field] = self.surprisal_sum;
+        parts[at + 7 * field] = self.share_sum;
     }
 
     /// Reads what [`write`](Self::write) has written.
@@ -289,16 +284,16 @@ impl<A: Float> RowDetails<A> {
             best: parts[at],
             class: joined::<A>(parts[at + field], parts[at + 2 * field]),
             before: joined::<A>(parts[at + 3 * field], parts[at + 4 * field]),
-            mixing: parts[at + 5 * field],
-            surprise: parts[at + 6 * field],
-            mass: parts[at + 7 * field],
+            entropy_sum: parts[at + 5 * field],
+            surprisal_sum: parts[at + 6 * field],
+            share_sum: parts[at + 7 * field],
         }
     }
 }
 
 /// The class that a row's rank is asked of.
 #[cube]
-pub(crate) fn class_of_goal<A: Float, P: Float, I: Int, N: Size>(
+pub(crate) fn class_to_rank<A: Float, P: Float, I: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
     row: usize,
     class_of_index: u32,

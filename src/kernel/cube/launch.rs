@@ -8,7 +8,8 @@ use cubecl::prelude::*;
 use cubecl::server::Handle;
 
 use super::backward::{GivenLaunch, GradientsLaunch, gradients_of_rows};
-use super::forward::{ResultsLaunch, losses_of_rows};
+use super::finish::ResultsLaunch;
+use super::forward::losses_of_rows;
 use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};

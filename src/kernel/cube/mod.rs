@@ -1,25 +1,38 @@
 //! The loss and its gradients on every CubeCL runtime. It knows buffers and their strides; no
 //! tensor.
 //!
-//! - [`forward`] reads the logits once and writes a loss and a few numbers per row;
-//! - [`totals`] makes one number of the losses;
-//! - [`backward`] reads the logits once more and writes the gradient.
+//! | file | what it is about |
+//! |---|---|
+//! | [`launch`] | from the buffers of a call to the launches of its kernels |
+//! | [`forward`] | the kernel that reads the logits once and writes a loss and a few numbers per row |
+//! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
+//! | [`totals`] | the kernels that make one number of the losses |
+//! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
+//! | [`state`], [`details`] | what the classes of a row add up to, and what is known of a row besides |
+//! | [`walk`] | how a unit goes through a row: in blocks of vectors |
+//! | [`targets`] | which rows count, the classes' shares |
+//! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
+//! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
+//! | [`plan`], [`spec`], [`layout`] | who computes what; what the kernels are told; where it lies |
 //!
-//! They share [`state`] (what the classes of a row add up to), [`details`] (what is known of a row
-//! besides, for whoever asks), [`targets`] (which rows count, the
-//! classes' shares), [`group`] (sums over units) and [`elementary`] (logarithm and hyperbolic
-//! tangent). [`plan`] chooses who computes what, [`layout`] says where it lies.
+//! The kernels are generic over dtypes and sizes that a launch fills in: `F` the logits, `A` the
+//! arithmetic, `P` the distributions, `I` the index targets, `K` an integer that holds every index and the
+//! number of classes; `N` the logits of a vector, `M` the rows that they belong to.
 
 mod backward;
 mod details;
 mod elementary;
+mod finish;
 mod forward;
 mod group;
+mod lanes;
 mod launch;
 mod layout;
 pub(crate) mod plan;
+mod scan;
 mod spec;
 mod state;
+mod sum;
 mod targets;
 mod totals;
 mod walk;

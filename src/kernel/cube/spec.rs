@@ -3,7 +3,6 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::fields_of_part;
 use super::layout::Strides;
 use super::plan::Tile;
 use crate::operation::DetailsOf;
@@ -49,7 +48,11 @@ pub(crate) struct Spec {
 impl Spec {
     /// Numbers per row that a cube leaves to the kernel that brings several together.
     pub(crate) fn fields_of_part(&self) -> usize {
-        self.fields_of_sums() + fields_of_part(self.details)
+        let details = match self.details {
+            DetailsOf::Nothing => 0,
+            DetailsOf::Target | DetailsOf::TargetAndEntropy => 8,
+        };
+        self.fields_of_sums() + details
     }
 
     /// Whether a row's sums take in any class but the target.
@@ -67,7 +70,7 @@ impl Spec {
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Numbers {
     /// `1 - e`, with `e` the label smoothing.
-    pub(crate) kept: InputScalar,
+    pub(crate) remaining: InputScalar,
     /// `e / C`.
     pub(crate) even: InputScalar,
     /// Factor of the logits.

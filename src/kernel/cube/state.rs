@@ -11,51 +11,14 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::{BlockDetails, Details, Goal, RowDetails};
+use super::details::{BlockDetails, Details, RankedClass, RowDetails};
 use super::elementary::{ln, tanh};
-use super::plan::Along;
+use super::lanes::{for_every_logit, largest_of_rows, sum_of_rows};
 use super::spec::{Numbers, Spec, Values};
+use super::sum::{Sum, times, zeros};
 use super::targets::Inputs;
 use super::walk::{Block, Step, Walk};
 use crate::operation::DetailsOf;
-
-/// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
-/// every time, and the rounding grows with the longest run. (What compensates for it, like Kahan's
-/// sum, some drivers simplify away.)
-#[derive(CubeType)]
-pub(crate) struct Sum<A: Float, N: Size> {
-    runs: Vector<A, N>,
-    run: Vector<A, N>,
-}
-
-#[cube]
-impl<A: Float, N: Size> Sum<A, N> {
-    pub(crate) fn of(term: Vector<A, N>) -> Sum<A, N> {
-        Sum::<A, N> {
-            runs: term,
-            run: zeros(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, term: Vector<A, N>) {
-        self.run += term;
-    }
-
-    pub(crate) fn end_run(&mut self) {
-        self.runs += self.run;
-        self.run = zeros();
-    }
-
-    /// Keeps the lanes that stay, and makes the others `sum`.
-    pub(crate) fn unless(&mut self, stays: Vector<bool, N>, sum: Vector<A, N>) {
-        self.runs = select_many(stays, self.runs, sum);
-        self.run = select_many(stays, self.run, zeros());
-    }
-
-    pub(crate) fn value(&self) -> Vector<A, N> {
-        self.runs + self.run
-    }
-}
 
 /// The state of the rows of a slot, or of a part of them.
 #[derive(CubeType)]
@@ -166,7 +129,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         &mut self,
         block: &Block<F, P, N>,
         walk: &Walk,
-        goal: &Goal<A, N>,
+        ranked: &RankedClass<A, N>,
         inputs: &Inputs<A, P, I, N>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
@@ -208,10 +171,10 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             let x = block_scores[nth];
             if comptime!(nth < block.certain as usize) {
                 sums.take(x, step, inputs, numbers, spec);
-                self.details.take(x, step.at, goal, numbers, spec);
+                self.details.take(x, step.at, ranked, numbers, spec);
             } else if step.at < walk.end {
                 sums.take(x, step, inputs, numbers, spec);
-                self.details.take(x, step.at, goal, numbers, spec);
+                self.details.take(x, step.at, ranked, numbers, spec);
             }
         }
         self.add(sums, spec);
@@ -341,60 +304,6 @@ fn surprisal<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     zeros::<A, N>() - ln(s)
 }
 
-/// The sum of the lanes that belong to the same row.
-#[cube]
-pub(crate) fn sum_of_rows<A: Float, N: Size, M: Size>(
-    x: Vector<A, N>,
-    #[comptime] along: Along,
-) -> Vector<A, M> {
-    match comptime!(along) {
-        Along::Classes => Vector::new(x.vector_sum()),
-        Along::Positions => same_lanes::<A, N, M>(x),
-    }
-}
-
-/// The largest of the lanes that belong to the same row.
-#[cube]
-pub(crate) fn largest_of_rows<A: Float, N: Size, M: Size>(
-    x: Vector<A, N>,
-    #[comptime] along: Along,
-) -> Vector<A, M> {
-    match comptime!(along) {
-        Along::Classes => {
-            let mut largest = x.extract(0usize);
-            #[unroll]
-            for lane in 1..N::value().comptime() {
-                largest = max(largest, x.extract(lane));
-            }
-            Vector::new(largest)
-        }
-        Along::Positions => same_lanes::<A, N, M>(x),
-    }
-}
-
-/// A number of each row, for every logit of the row.
-#[cube]
-pub(crate) fn for_every_logit<A: Float, M: Size, N: Size>(
-    x: Vector<A, M>,
-    #[comptime] along: Along,
-) -> Vector<A, N> {
-    match comptime!(along) {
-        Along::Classes => Vector::new(x.extract(0usize)),
-        Along::Positions => same_lanes::<A, M, N>(x),
-    }
-}
-
-/// A vector under the name of another size that is the same; nothing is left of it in machine code.
-#[cube]
-fn same_lanes<A: Float, N: Size, M: Size>(x: Vector<A, N>) -> Vector<A, M> {
-    let mut same = zeros::<A, M>();
-    #[unroll]
-    for lane in 0..N::value().comptime() {
-        same.insert(lane, x.extract(lane));
-    }
-    same
-}
-
 /// The scores that the logits are bent to, in the dtype of the arithmetic.
 #[cube]
 pub(crate) fn scores<F: Float, A: Float, N: Size>(
@@ -426,20 +335,4 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
 #[cube]
 pub(crate) fn larger<A: Float, N: Size>(a: Vector<A, N>, b: Vector<A, N>) -> Vector<A, N> {
     max(a, b)
-}
-
-/// A product in which 0 times infinity is 0.
-#[cube]
-pub(crate) fn times<A: Float, N: Size>(share: Vector<A, N>, x: Vector<A, N>) -> Vector<A, N> {
-    select_many(share.equal(&zeros()), zeros(), share * x)
-}
-
-#[cube]
-pub(crate) fn zeros<A: Float, N: Size>() -> Vector<A, N> {
-    Vector::new(A::new(0.0))
-}
-
-#[cube]
-pub(crate) fn ones<A: Float, N: Size>() -> Vector<A, N> {
-    Vector::new(A::new(1.0))
 }

@@ -94,7 +94,9 @@ pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
 ) -> A {
     #[comptime]
     match &inputs.indices {
-        ComptimeOption::Some(_) => numbers.kept.get::<A>() * inputs.weight(target.class as usize),
+        ComptimeOption::Some(_) => {
+            numbers.remaining.get::<A>() * inputs.weight(target.class as usize)
+        }
         ComptimeOption::None => A::new(0.0),
     }
 }
@@ -133,7 +135,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         #[comptime]
         if let ComptimeOption::Some(_) = &self.distributions {
             let p = Vector::<A, N>::cast_from(distribution);
-            shares += Vector::new(numbers.kept.get::<A>()) * p;
+            shares += Vector::new(numbers.remaining.get::<A>()) * p;
         }
         shares * self.weights(first_class::<N>(step, along), along)
     }

@@ -1,0 +1,143 @@
+//! From the sums of a row to its loss, and to what else is written of it.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::elementary::{ln, ln_1p};
+use super::spec::{Numbers, Spec, Values, ZLoss};
+use super::state::{Row, scale_of_scores};
+use super::targets::Target;
+use crate::operation::DetailsOf;
+
+/// What the kernel writes.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Results<A: Float> {
+    /// `[rows]`, or with a z-loss `[2, rows]`: the losses, the z-losses. Where rows are in parts
+    /// `[fields, rows, parts]`: what each part adds up to.
+    pub(crate) losses: Box<[A]>,
+    /// `[statistics, rows]`, for a backward.
+    pub(crate) statistics: ComptimeOption<Box<[A]>>,
+    /// `[numbers, rows]` and `[2, rows]`, see [`Details`](crate::operation::Details).
+    pub(crate) numbers: ComptimeOption<Box<[A]>>,
+    pub(crate) classes: ComptimeOption<Box<[i32]>>,
+}
+
+/// A row's loss, its z-loss, and what the backward needs.
+#[derive(CubeType)]
+pub(crate) struct Finished<A: Float> {
+    loss: A,
+    penalty: A,
+    maximum: A,
+    others: A,
+    at_maximum: A,
+    elsewhere: A,
+    lse: A,
+    log_prob: A,
+    entropy: A,
+    predicted: u32,
+    rank: i32,
+}
+
+#[cube]
+pub(crate) fn finish<A: Float>(
+    sums: Row<A>,
+    target: Target,
+    logit: A,
+    share: A,
+    numbers: &Numbers,
+    #[comptime] spec: Spec,
+) -> Finished<A> {
+    let zero = A::new(0.0);
+    let nan = numbers.nan.get::<A>();
+    let mut finished = Finished::<A> {
+        loss: sums.gaps,
+        penalty: zero,
+        maximum: sums.maximum,
+        others: zero,
+        at_maximum: sums.at_maximum,
+        elsewhere: sums.elsewhere,
+        lse: zero,
+        log_prob: zero - sums.details.surprisal_sum,
+        entropy: sums.details.entropy_sum,
+        predicted: sums.details.class,
+        rank: select(target.counts, i32::cast_from(sums.details.before), -1i32),
+    };
+    if comptime!(spec.values == Values::Probabilities) {
+        let ln_of_probability = ln::<A, Const<1>>(Vector::new(logit)).extract(0usize);
+        if comptime!(!spec.has_distributions) {
+            finished.log_prob = ln_of_probability;
+        }
+        finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
+    } else {
+        let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
+        // Below one and a half the maximum stands there once. NaN is not below, and stays.
+        let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
+        // Masked classes alone make no distribution.
+        let others = select(sums.all == zero, nan, others);
+        let above = ln_1p::<A>(others);
+        // Not the difference of equal numbers, one of which may have been computed with more digits.
+        let gap = select(logit == sums.maximum, zero, (sums.maximum - logit) * scale);
+        let total = share + sums.at_maximum + sums.elsewhere;
+        let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
+        finished.loss = loss;
+        finished.others = others;
+        let lse = sums.maximum * scale + above;
+        finished.lse = lse;
+        finished.entropy = sums.details.entropy_sum / (others + A::new(1.0)) + above;
+        finished.log_prob = match comptime!(spec.has_distributions) {
+            true => zero - (sums.details.surprisal_sum + sums.details.share_sum * above),
+            false => zero - (gap + above),
+        };
+        if comptime!(spec.z_loss != ZLoss::Off) {
+            finished.penalty = numbers.z_loss.get::<A>() * lse * lse;
+        }
+        if comptime!(spec.z_loss == ZLoss::Added) {
+            finished.loss += finished.penalty;
+        }
+    }
+    let dropped = select(target.is_bad, nan, zero);
+    finished.loss = select(target.counts, finished.loss, dropped);
+    finished.penalty = select(target.counts, finished.penalty, dropped);
+    finished.log_prob = select(target.counts, finished.log_prob, dropped);
+    finished
+}
+
+#[cube]
+impl<A: Float> Finished<A> {
+    pub(crate) fn write(
+        &self,
+        results: &mut Results<A>,
+        row: usize,
+        rows: usize,
+        #[comptime] spec: Spec,
+    ) {
+        results.losses[row] = self.loss;
+        if comptime!(spec.z_loss == ZLoss::Apart) {
+            results.losses[rows + row] = self.penalty;
+        }
+        #[comptime]
+        if let ComptimeOption::Some(numbers) = &mut results.numbers {
+            numbers[row] = self.lse;
+            numbers[rows + row] = self.log_prob;
+            if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+                numbers[2 * rows + row] = self.entropy;
+            }
+        }
+        #[comptime]
+        if let ComptimeOption::Some(classes) = &mut results.classes {
+            classes[row] = i32::cast_from(self.predicted);
+            classes[rows + row] = self.rank;
+        }
+        if comptime!(spec.values != Values::Probabilities) {
+            #[comptime]
+            if let ComptimeOption::Some(statistics) = &mut results.statistics {
+                statistics[row] = self.maximum;
+                statistics[rows + row] = self.others;
+                if comptime!(spec.is_spread) {
+                    statistics[2 * rows + row] = self.at_maximum;
+                    statistics[3 * rows + row] = self.elsewhere;
+                }
+            }
+        }
+    }
+}

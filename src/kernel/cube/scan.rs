@@ -1,0 +1,113 @@
+//! The read of a row's logits: block after block into the state.
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::details::{RankedClass, class_to_rank, or_lowest};
+use super::layout::{place_of_class, start_of_row};
+use super::plan::Along;
+use super::spec::{Extent, Numbers, Span, Spec};
+use super::state::{State, scores};
+use super::sum::zeros;
+use super::targets::{Inputs, target_of};
+use super::walk::{Walk, steps_of_block};
+use crate::operation::DetailsOf;
+
+/// What a run of a sum adds up, see [`State::end_run`].
+const BLOCKS_OF_A_RUN: usize = 64;
+
+/// Takes in the unit's share of the row's classes.
+#[cube]
+pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    state: &mut State<A, N, M>,
+    span: &Span,
+    numbers: &Numbers,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) {
+    let tile = comptime!(spec.tile);
+    let mut takes_any = comptime!(spec.adds_anything()).runtime();
+    if comptime!(tile.along == Along::Classes && spec.details == DetailsOf::Nothing) {
+        // The logits of a row that does not count are not read.
+        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
+        takes_any = takes_any && target.counts;
+    }
+    let ranked =
+        class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, numbers, extent, spec.clone());
+    let mut walk = Walk::new(span, takes_any, extent, tile);
+    if comptime!(tile.is_single_block) {
+        if walk.base < walk.end {
+            let block = walk.load(logits, inputs, comptime!(tile.unroll - 1), tile);
+            state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+        }
+    } else {
+        let length = comptime!(steps_of_block(tile));
+        let end_of_blocks = walk.end_of_blocks(tile);
+        while walk.base < end_of_blocks {
+            let end_of_run = end_of_blocks.min(walk.base + BLOCKS_OF_A_RUN * length);
+            while walk.base < end_of_run {
+                let block = walk.load(logits, inputs, tile.unroll, tile);
+                state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+                walk.base += length;
+            }
+            state.end_run();
+        }
+        if walk.base < walk.end {
+            let block = walk.load(logits, inputs, 0u32, tile);
+            state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+        }
+    }
+}
+
+/// The target of each lane, for the rank; of no meaning where nobody asks.
+#[cube]
+fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    span: &Span,
+    numbers: &Numbers,
+    extent: &Extent,
+    #[comptime] spec: Spec,
+) -> RankedClass<A, N> {
+    let mut ranked = RankedClass::<A, N> {
+        score: zeros(),
+        class: Vector::new(0u32),
+    };
+    if comptime!(spec.details != DetailsOf::Nothing) {
+        let start = start_of_row(
+            span.slot,
+            extent.inner,
+            &extent.logits,
+            comptime!(spec.tile.has_positions),
+        );
+        let lanes = N::value().comptime();
+        match comptime!(spec.tile.along) {
+            Along::Positions =>
+            {
+                #[unroll]
+                for lane in 0..lanes {
+                    let row = span.slot * lanes + lane;
+                    let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                    let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
+                    let place = place_of_class(start, class as usize, &extent.logits);
+                    let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                    ranked.score.insert(lane, score.extract(lane));
+                    ranked.class.insert(lane, class);
+                }
+            }
+            Along::Classes => {
+                let row = span.slot;
+                let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
+                let place = place_of_class(start, class as usize / lanes, &extent.logits);
+                let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                ranked.score = Vector::new(score.extract_dynamic(class as usize % lanes));
+                ranked.class = Vector::new(class);
+            }
+        }
+        ranked.score = or_lowest(ranked.score, numbers.lowest.get::<A>());
+    }
+    ranked
+}
