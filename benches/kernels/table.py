@@ -56,7 +56,7 @@ def main():
             list(pool.map(lambda kernel: look_at(kernel, arguments), kernels))
         complaints += of_cases + [text for kernel in kernels for text in kernel.complaints]
         if arguments.check:
-            print(f"{folder.name}: {len(kernels)} kernels compiled")
+            print(f"{folder.name}: {len(kernels)} kernels")
         else:
             print_table(kernels)
             if arguments.mix:
