@@ -2,7 +2,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, Normalizer};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, Normalizer};
 
 use crate::common::backends::on_every_backend;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
@@ -61,12 +61,10 @@ fn piece(problem: &Problem, ends: &[usize], device: &Device) -> (Tensor<2>, Tens
     )
 }
 
-fn micro_batches_have_the_gradients_of_the_logits_of_the_whole<B: CrossEntropyBackend>(
-    device: &Device,
-) {
+fn micro_batches_have_the_gradients_of_the_logits_of_the_whole(device: &Device) {
     for config in configs() {
         let problem = problem(config);
-        let loss = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let expected = oracle::solve(&problem);
         for ends in DIVISIONS {
             let pieces = || ends.windows(2).map(|ends| piece(&problem, ends, device));
@@ -97,7 +95,7 @@ fn micro_batches_have_the_gradients_of_the_logits_of_the_whole<B: CrossEntropyBa
 }
 
 /// What an optimizer is given: the gradients of a layer's weights, added up over the micro-batches.
-fn micro_batches_add_up_to_the_gradients_of_the_weights<B: CrossEntropyBackend>(device: &Device) {
+fn micro_batches_add_up_to_the_gradients_of_the_weights(device: &Device) {
     const FEATURES: usize = 5;
     let random = Problem::random(&[ROWS, FEATURES], 1, false, 5).logits;
     let features = float_tensor::<2>(&random, &[ROWS, FEATURES], (device, DType::F32));
@@ -106,7 +104,7 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights<B: CrossEntropyBackend>(
     let weights = weights.detach().require_grad();
     for config in configs() {
         let problem = problem(config);
-        let loss = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let rows = |ends: &[usize]| {
             let (_, targets) = piece(&problem, ends, device);
             let features = features.clone().slice(ends[0]..ends[1]);
@@ -154,11 +152,11 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights<B: CrossEntropyBackend>(
 }
 
 /// A number of its own, for every kind of target and many rows: what `Sum` comes to over it.
-fn any_number_divides_the_sum<B: CrossEntropyBackend>(device: &Device) {
+fn any_number_divides_the_sum(device: &Device) {
     for (rows, soft) in [(7, false), (7, true), (5003, false)] {
         let problem = Problem::random(&[rows, 3], 1, soft, 12)
             .with_config(|config| config.with_reduction(Reduction::Sum).with_z_loss(0.01));
-        let loss = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let found = |normalized: bool| {
             let leaf = float_tensor::<2>(&problem.logits, &[rows, 3], (device, DType::F32));
             let leaf = leaf.require_grad();
@@ -197,10 +195,10 @@ fn any_number_divides_the_sum<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// The mean over nothing, of which no row is part.
-fn over_nothing_the_loss_is_empty_and_the_gradient_0<B: CrossEntropyBackend>(device: &Device) {
+fn over_nothing_the_loss_is_empty_and_the_gradient_0(device: &Device) {
     for (empty, is_nan) in [(EmptyReduction::Nan, true), (EmptyReduction::Zero, false)] {
         let config = CrossEntropyLossConfig::new().with_empty(empty);
-        let loss = config.init_for::<B>(device);
+        let loss = config.init(device);
         let nothing = || Tensor::<1>::from_floats([0.0], device);
         for upstream in [1.0, f32::INFINITY] {
             let leaf = Tensor::<2>::ones([3, 4], device).require_grad();
@@ -224,8 +222,8 @@ fn over_nothing_the_loss_is_empty_and_the_gradient_0<B: CrossEntropyBackend>(dev
     }
 }
 
-fn a_normalizer_of_several_numbers_is_refused<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn a_normalizer_of_several_numbers_is_refused(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = Tensor::<2>::zeros([2, 4], device);
     let targets = Tensor::<1, Int>::zeros([2], device);
     let several = Tensor::<1>::ones([2], device);

@@ -2,7 +2,6 @@
 //! places. A loss that writes its gradient over its input must not be seen to do so.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::CrossEntropyBackend;
 
 use crate::common::backends::on_every_backend;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
@@ -52,9 +51,9 @@ fn labels(problem: &Problem, device: &Device) -> Tensor<3, Int> {
 }
 
 /// The loss over index targets, multiplied by the upstream gradient.
-fn objective<B: CrossEntropyBackend>(problem: &Problem, logits: Tensor<3>) -> Tensor<1> {
+fn objective(problem: &Problem, logits: Tensor<3>) -> Tensor<1> {
     let device = logits.device();
-    let loss = problem.config.init_for::<B>(&device);
+    let loss = problem.config.init(&device);
     loss.forward(logits, labels(problem, &device)) * problem.upstream[0]
 }
 
@@ -84,7 +83,7 @@ fn assert_gradient(problem: &Problem, found: &Tensor<3>, expected: &Outcome) {
     tolerance::assert_close("gradient", problem, &found, expected, DType::F32);
 }
 
-fn views_agree_with_copies<B: CrossEntropyBackend>(device: &Device) {
+fn views_agree_with_copies(device: &Device) {
     for (shape, owned) in cases() {
         for layout in Layout::VIEWS {
             let form = Form {
@@ -94,14 +93,14 @@ fn views_agree_with_copies<B: CrossEntropyBackend>(device: &Device) {
                 ..Form::default()
             };
             let indices = Problem::random(&shape, 1, false, 1).unreduced();
-            assert_agrees::<B>(&indices, form, device);
+            assert_agrees(&indices, form, device);
             let shares = Problem::random(&shape, 1, true, 2);
-            assert_agrees::<B>(&shares, form, device);
+            assert_agrees(&shares, form, device);
         }
     }
 }
 
-fn two_losses_on_the_same_logits_add_their_gradients<B: CrossEntropyBackend>(device: &Device) {
+fn two_losses_on_the_same_logits_add_their_gradients(device: &Device) {
     for (shape, owned) in cases() {
         let first = Problem::random(&shape, 1, false, 3);
         let mut second = Problem::random(&shape, 1, false, 4)
@@ -110,21 +109,21 @@ fn two_losses_on_the_same_logits_add_their_gradients<B: CrossEntropyBackend>(dev
         second.upstream = vec![0.5];
         let leaf = leaf(&first, device);
         let logits = result_of(&leaf, owned);
-        let one = objective::<B>(&first, logits.clone());
-        let two = objective::<B>(&second, logits);
+        let one = objective(&first, logits.clone());
+        let two = objective(&second, logits);
         let gradients = (one + two).backward();
         let gradient = leaf.grad(&gradients).unwrap();
         assert_gradient(&first, &gradient, &added(&first, &second));
     }
 }
 
-fn logits_are_there_after_the_loss<B: CrossEntropyBackend>(device: &Device) {
+fn logits_are_there_after_the_loss(device: &Device) {
     for (shape, owned) in cases() {
         let problem = Problem::random(&shape, 1, false, 5);
         let leaf = leaf(&problem, device);
         let logits = result_of(&leaf, owned);
         let before = (logits.to_data(), logits.clone().argmax(1).to_data());
-        let value = objective::<B>(&problem, logits.clone());
+        let value = objective(&problem, logits.clone());
         let after = |logits: &Tensor<3>| (logits.to_data(), logits.clone().argmax(1).to_data());
         assert!(before == after(&logits), "after the forward");
 
@@ -143,7 +142,7 @@ fn logits_are_there_after_the_loss<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// As in the entropy of what the model itself believes, with and without a gradient into the targets.
-fn targets_may_be_the_logits_themselves<B: CrossEntropyBackend>(device: &Device) {
+fn targets_may_be_the_logits_themselves(device: &Device) {
     for (shape, owned) in cases() {
         for probabilities in [false, true] {
             let mut problem = Problem::random(&shape, 1, true, 6)
@@ -153,7 +152,7 @@ fn targets_may_be_the_logits_themselves<B: CrossEntropyBackend>(device: &Device)
             }
             problem.targets = Targets::Distributions(problem.logits.clone());
             let expected = oracle::solve(&problem);
-            let loss = problem.config.init_for::<B>(device);
+            let loss = problem.config.init(device);
             for tracked in [false, true] {
                 let leaf = leaf(&problem, device);
                 let logits = result_of(&leaf, owned);
@@ -200,7 +199,7 @@ fn summed(values: &[f64], shape: [usize; 3], dim: usize) -> Vec<f64> {
 }
 
 /// One entry of memory stands for many: in the batch, in the classes, and in the positions.
-fn an_expanded_view_is_its_copy<B: CrossEntropyBackend>(device: &Device) {
+fn an_expanded_view_is_its_copy(device: &Device) {
     for (shape, owned) in cases() {
         for dim in 0..3 {
             for soft in [false, true] {
@@ -212,7 +211,7 @@ fn an_expanded_view_is_its_copy<B: CrossEntropyBackend>(device: &Device) {
                 let leaf = straight.narrow(dim, 0, 1).detach().require_grad();
                 let before = leaf.to_data();
                 let logits = result_of(&leaf, owned).expand(shape);
-                let loss = problem.config.init_for::<B>(device);
+                let loss = problem.config.init(device);
                 let value = if soft {
                     loss.forward(logits, shares(&problem, device))
                 } else {
@@ -237,9 +236,9 @@ fn an_expanded_view_is_its_copy<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn expanded_targets_are_their_copies<B: CrossEntropyBackend>(device: &Device) {
+fn expanded_targets_are_their_copies(device: &Device) {
     for shape in SHAPES {
-        let loss = |problem: &Problem| problem.config.init_for::<B>(device);
+        let loss = |problem: &Problem| problem.config.init(device);
         for dim in [0, 2] {
             let mut problem = Problem::random(&shape, 1, false, 8);
             let label_shape = [shape[0], 1, shape[2]];
@@ -281,7 +280,7 @@ fn expanded_targets_are_their_copies<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// The middle of a larger tensor, along any dimension, held by the view alone or not.
-fn a_slice_leaves_the_rest_of_its_tensor_alone<B: CrossEntropyBackend>(device: &Device) {
+fn a_slice_leaves_the_rest_of_its_tensor_alone(device: &Device) {
     for (shape, owned) in cases() {
         for dim in 0..3 {
             let problem = Problem::random(&shape, 1, false, 10);
@@ -298,8 +297,8 @@ fn a_slice_leaves_the_rest_of_its_tensor_alone<B: CrossEntropyBackend>(device: &
                 .require_grad();
             let before = large.to_data();
             let kept = result_of(&large, owned);
-            let of_kept = objective::<B>(&problem, inside(kept.clone()));
-            let of_view = objective::<B>(&problem, inside(result_of(&large, owned)));
+            let of_kept = objective(&problem, inside(kept.clone()));
+            let of_view = objective(&problem, inside(result_of(&large, owned)));
             let gradient = large.grad(&(of_kept + of_view).backward()).unwrap();
             assert!(before == large.to_data() && before == kept.to_data());
             let expected = added(&problem, &problem);
@@ -317,7 +316,7 @@ fn a_slice_leaves_the_rest_of_its_tensor_alone<B: CrossEntropyBackend>(device: &
 }
 
 /// The first loss sees memory that the second half still needs, the second is its last holder.
-fn halves_of_one_tensor_have_losses_of_their_own<B: CrossEntropyBackend>(device: &Device) {
+fn halves_of_one_tensor_have_losses_of_their_own(device: &Device) {
     for shape in SHAPES {
         let problem = Problem::random(&shape, 1, false, 11);
         let mut doubled = problem.clone();
@@ -328,8 +327,8 @@ fn halves_of_one_tensor_have_losses_of_their_own<B: CrossEntropyBackend>(device:
             let both = result_of(&leaf, true);
             [0, shape[0]].map(|from| both.clone().narrow(0, from, shape[0]))
         };
-        let one = objective::<B>(&problem, first);
-        let two = objective::<B>(&problem, second) * 2.0;
+        let one = objective(&problem, first);
+        let two = objective(&problem, second) * 2.0;
         let gradient = leaf.grad(&(one + two).backward()).unwrap();
         let expected = oracle::solve(&problem);
         let [first, second] = [0, shape[0]].map(|from| gradient.clone().narrow(0, from, shape[0]));
@@ -339,13 +338,13 @@ fn halves_of_one_tensor_have_losses_of_their_own<B: CrossEntropyBackend>(device:
 }
 
 /// Where the gradient lies is the gradient's own: what is computed of it leaves the logits alone.
-fn a_gradient_can_be_changed_without_its_logits<B: CrossEntropyBackend>(device: &Device) {
+fn a_gradient_can_be_changed_without_its_logits(device: &Device) {
     for (shape, owned) in cases() {
         let problem = Problem::random(&shape, 1, false, 12);
         let leaf = leaf(&problem, device);
         let logits = result_of(&leaf, owned);
         let before = logits.to_data();
-        let mut gradients = objective::<B>(&problem, logits.clone()).backward();
+        let mut gradients = objective(&problem, logits.clone()).backward();
         let gradient = leaf.grad_remove(&mut gradients).unwrap();
         let copy = gradient.to_data();
         let stepped = leaf.clone().detach() - gradient.clone() * 0.1;
@@ -358,12 +357,12 @@ fn a_gradient_can_be_changed_without_its_logits<B: CrossEntropyBackend>(device: 
 }
 
 /// As a training loop over the same tensors does.
-fn the_same_tensors_give_the_same_bits_again<B: CrossEntropyBackend>(device: &Device) {
+fn the_same_tensors_give_the_same_bits_again(device: &Device) {
     for (shape, owned) in cases() {
         let problem = Problem::random(&shape, 1, true, 13).with_weights();
         let leaf = leaf(&problem, device);
         let shares = shares(&problem, device);
-        let loss = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let step = || {
             let value = loss.forward(result_of(&leaf, owned), shares.clone());
             let gradient = leaf.grad(&value.clone().backward()).unwrap();

@@ -3,18 +3,16 @@
 use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyError, CrossEntropyLossConfig, EmptyReduction,
-};
+use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, EmptyReduction};
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
 
 fn text(error: Result<Tensor<1>, CrossEntropyError>) -> String {
     error.expect_err("this can not be computed").to_string()
 }
 
-fn shapes_that_do_not_fit_are_named<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn shapes_that_do_not_fit_are_named(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::zeros([4, 3], device);
 
     let message = text(loss.try_forward(logits(), Tensor::<1, Int>::zeros([3], device)));
@@ -34,11 +32,11 @@ fn shapes_that_do_not_fit_are_named<B: CrossEntropyBackend>(device: &Device) {
     assert!(matches!(unreduced, CrossEntropyError::ShapeMismatch { .. }));
 }
 
-fn a_class_dim_out_of_range_is_named<B: CrossEntropyBackend>(device: &Device) {
+fn a_class_dim_out_of_range_is_named(device: &Device) {
     for (class_dim, rank_2) in [(2, "-2..=1"), (-3, "-2..=1")] {
         let loss = CrossEntropyLossConfig::new()
             .with_class_dim(class_dim)
-            .init_for::<B>(device);
+            .init(device);
         let logits = Tensor::<2>::zeros([4, 3], device);
         let message = text(loss.try_forward(logits, Tensor::<1, Int>::zeros([4], device)));
         assert!(
@@ -49,20 +47,20 @@ fn a_class_dim_out_of_range_is_named<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn class_weights_of_another_length_are_named<B: CrossEntropyBackend>(device: &Device) {
+fn class_weights_of_another_length_are_named(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0; 4]))
-        .init_for::<B>(device);
+        .init(device);
     let logits = Tensor::<2>::zeros([4, 3], device);
     let message = text(loss.try_forward(logits, Tensor::<1, Int>::zeros([4], device)));
     assert!(message.contains("`weight` has 4 entries"), "{message}");
     assert!(message.contains("3 classes"), "{message}");
 }
 
-fn a_target_out_of_range_is_named_with_its_row<B: CrossEntropyBackend>(device: &Device) {
+fn a_target_out_of_range_is_named_with_its_row(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_ignore_indices(vec![-100, 255])
-        .init_for::<B>(device);
+        .init(device);
     for bad in [3, -1, 254, i64::from(i32::MAX)] {
         let logits = Tensor::<3>::zeros([2, 3, 2], device);
         let data = TensorData::new(vec![0, -100, bad, 255], [2, 2]);
@@ -80,7 +78,7 @@ fn a_target_out_of_range_is_named_with_its_row<B: CrossEntropyBackend>(device: &
     }
 }
 
-fn an_index_beyond_32_bits_is_no_class<B: CrossEntropyBackend>(device: &Device) {
+fn an_index_beyond_32_bits_is_no_class(device: &Device) {
     if !device.supports_dtype(DType::I64) {
         return;
     }
@@ -89,31 +87,31 @@ fn an_index_beyond_32_bits_is_no_class<B: CrossEntropyBackend>(device: &Device) 
         let logits = Tensor::<2>::zeros([1, 3], device);
         let data = TensorData::new(vec![bad], [1]);
         let targets = Tensor::<1, Int>::from_data(data, (device, DType::I64));
-        let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+        let loss = CrossEntropyLossConfig::new().init(device);
         let error = loss.try_forward(logits, targets).unwrap_err();
         assert!(error.to_string().contains(&bad.to_string()), "{error}");
     }
 }
 
 /// Cut to the signed type, 2^64 - 100 would be the ignored -100.
-fn an_unsigned_index_does_not_wrap_into_an_ignored_one<B: CrossEntropyBackend>(device: &Device) {
+fn an_unsigned_index_does_not_wrap_into_an_ignored_one(device: &Device) {
     if !device.supports_dtype(DType::U64) {
         return;
     }
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let data = TensorData::new(vec![u64::MAX - 99], [1]);
     let targets = || Tensor::<1, Int>::from_data(data.clone(), (device, DType::U64));
     let logits = Tensor::<2>::zeros([1, 3], device);
     let message = text(loss.try_forward(logits, targets()));
     assert!(message.contains("is 18446744073709551516"), "{message}");
-    if is_cpu(device) {
+    if is_host(device) {
         let message = panic_text(|| loss.total_weight(targets()));
         assert!(message.contains("is 18446744073709551516"), "{message}");
     }
 }
 
-fn integer_dtypes_that_the_device_has_not_are_refused<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn integer_dtypes_that_the_device_has_not_are_refused(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     for dtype in [DType::U8, DType::I8, DType::U16, DType::I16, DType::I32] {
         let data = TensorData::new(vec![1i64], [1]);
         let targets = Tensor::<1, Int>::from_data(data, (device, dtype));
@@ -121,7 +119,7 @@ fn integer_dtypes_that_the_device_has_not_are_refused<B: CrossEntropyBackend>(de
         if device.supports_dtype(dtype) {
             assert!(result.is_ok(), "{dtype:?}: {result:?}");
         } else {
-            assert!(!is_cpu(device), "{dtype:?}");
+            assert!(!is_host(device), "{dtype:?}");
             let message = text(result);
             assert!(
                 message.contains(&format!("index targets of dtype {dtype:?}")),
@@ -132,13 +130,13 @@ fn integer_dtypes_that_the_device_has_not_are_refused<B: CrossEntropyBackend>(de
     }
 }
 
-fn different_checkpointing_strategies_are_named<B: CrossEntropyBackend>(device: &Device) {
+fn different_checkpointing_strategies_are_named(device: &Device) {
     let plain = device.clone().without_autodiff();
     let devices = [
         plain.clone().autodiff(),
         plain.autodiff().gradient_checkpointing(),
     ];
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = Tensor::<2>::zeros([2, 3], &devices[0]).require_grad();
     let targets = Tensor::<2>::ones([2, 3], &devices[1]).require_grad();
     let message = text(loss.try_forward(logits, targets));
@@ -158,22 +156,20 @@ fn panic_text(call: impl FnOnce() -> Tensor<1>) -> String {
         .expect("a panic with a formatted message")
 }
 
-fn forward_panics_with_the_text_that_try_forward_returns<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn forward_panics_with_the_text_that_try_forward_returns(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::zeros([4, 3], device);
     let wrong = || Tensor::<1, Int>::zeros([3], device);
     let returned = text(loss.try_forward(logits(), wrong()));
     assert_eq!(panic_text(|| loss.forward(logits(), wrong())), returned);
 }
 
-fn a_bad_target_is_an_error_of_forward_where_looking_is_free<B: CrossEntropyBackend>(
-    device: &Device,
-) {
-    if !is_cpu(device) {
+fn a_bad_target_is_an_error_of_forward_where_looking_is_free(device: &Device) {
+    if !is_host(device) {
         // There the row is NaN, which `meaning` tests.
         return;
     }
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::zeros([2, 3], device);
     let bad = || Tensor::<1, Int>::from_ints([0, 3], device);
     let returned = text(loss.try_forward(logits(), bad()));
@@ -181,13 +177,13 @@ fn a_bad_target_is_an_error_of_forward_where_looking_is_free<B: CrossEntropyBack
 
     let weighted = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0; 3]))
-        .init_for::<B>(device);
+        .init(device);
     let message = panic_text(|| weighted.total_weight(bad()));
     assert!(message.contains("row 1 is 3"), "{message}");
 }
 
-fn logits_without_classes_are_refused<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn logits_without_classes_are_refused(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = Tensor::<2>::zeros([2, 0], device);
     let message = text(loss.try_forward(logits, Tensor::<1, Int>::zeros([2], device)));
     assert!(message.contains("no classes"), "{message}");

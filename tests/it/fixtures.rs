@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
 use serde::{Deserialize, Deserializer};
 
 use crate::common::backends::on_every_backend;
@@ -160,9 +160,9 @@ fn differences(
         .collect()
 }
 
-fn pytorch_cases_agree<B: CrossEntropyBackend>(device: &Device) {
+fn pytorch_cases_agree(device: &Device) {
     let tolerance = tolerance::of(DType::F32);
-    let differences = differences(|problem| run::solve::<B>(problem, device), tolerance);
+    let differences = differences(|problem| run::solve(problem, device), tolerance);
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
@@ -170,7 +170,7 @@ on_every_backend!(pytorch_cases_agree);
 
 mod precision {
     use super::*;
-    use crate::common::backends::on_every_cpu_backend;
+    use crate::common::backends::on_host_backends;
 
     /// The largest errors of PyTorch 2.15 in f32 over the cases of [`Case::is_plain`]: of a loss, relative,
     /// and of an entry of a gradient, relative to the largest of its row. Remade by
@@ -194,11 +194,11 @@ mod precision {
         }
     }
 
-    fn no_case_is_further_off_than_pytorchs_own_f32<B: CrossEntropyBackend>(device: &Device) {
+    fn no_case_is_further_off_than_pytorchs_own_f32(device: &Device) {
         let mut largest = [0f64; 2];
         for case in CASES.iter().filter(|case| case.is_plain()) {
             let problem = case.problem();
-            let found = run::solve::<B>(&problem, device);
+            let found = run::solve(&problem, device);
             let expected = case.outcome(&found);
             for (found, expected) in found.loss.iter().zip(&expected.loss) {
                 if expected.is_finite() && *expected != 0.0 {
@@ -220,7 +220,7 @@ mod precision {
         assert!(fine, "{largest:?}, PyTorch {PYTORCH_F32:?}");
     }
 
-    on_every_cpu_backend!(no_case_is_further_off_than_pytorchs_own_f32);
+    on_host_backends!(no_case_is_further_off_than_pytorchs_own_f32);
 }
 
 #[test]

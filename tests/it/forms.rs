@@ -2,9 +2,8 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::CrossEntropyBackend;
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Form, Layout, assert_agrees};
 use crate::common::{oracle, run, tolerance};
@@ -21,7 +20,7 @@ const SHAPES: [&[usize]; 8] = [
     &[2, 1, 1, 3, 1, 2, 1, 3],
 ];
 
-fn every_class_dim_of_every_rank<B: CrossEntropyBackend>(device: &Device) {
+fn every_class_dim_of_every_rank(device: &Device) {
     for (seed, shape) in SHAPES.iter().enumerate() {
         for class_dim in 0..shape.len() {
             let seed = (10 * seed + class_dim) as u64;
@@ -30,25 +29,25 @@ fn every_class_dim_of_every_rank<B: CrossEntropyBackend>(device: &Device) {
             if shape.len() < 8 || !format!("{device:?}").contains("NdArray") {
                 indices = indices.unreduced();
             }
-            assert_agrees::<B>(&indices, Form::default(), device);
+            assert_agrees(&indices, Form::default(), device);
             let soft = Problem::random(shape, class_dim, true, seed).with_weights();
-            assert_agrees::<B>(&soft, Form::default(), device);
+            assert_agrees(&soft, Form::default(), device);
         }
     }
 }
 
-fn a_negative_class_dim_counts_from_the_end<B: CrossEntropyBackend>(device: &Device) {
+fn a_negative_class_dim_counts_from_the_end(device: &Device) {
     for shape in &SHAPES[..4] {
         for class_dim in 0..shape.len() {
             let problem = Problem::random(shape, class_dim, false, 3).with_config(|config| {
                 config.with_class_dim(class_dim as isize - shape.len() as isize)
             });
-            assert_agrees::<B>(&problem, Form::default(), device);
+            assert_agrees(&problem, Form::default(), device);
         }
     }
 }
 
-fn views_need_not_be_contiguous<B: CrossEntropyBackend>(device: &Device) {
+fn views_need_not_be_contiguous(device: &Device) {
     for layout in Layout::VIEWS {
         for shape in &SHAPES[..5] {
             for class_dim in [0, shape.len() - 1] {
@@ -58,26 +57,26 @@ fn views_need_not_be_contiguous<B: CrossEntropyBackend>(device: &Device) {
                     ..Form::default()
                 };
                 let indices = Problem::random(shape, class_dim, false, 11).unreduced();
-                assert_agrees::<B>(&indices, form, device);
-                assert_agrees::<B>(&Problem::random(shape, class_dim, true, 11), form, device);
+                assert_agrees(&indices, form, device);
+                assert_agrees(&Problem::random(shape, class_dim, true, 11), form, device);
             }
         }
     }
 }
 
-fn index_targets_may_keep_the_class_dimension<B: CrossEntropyBackend>(device: &Device) {
+fn index_targets_may_keep_the_class_dimension(device: &Device) {
     let form = Form {
         unsqueezed: true,
         ..Form::default()
     };
     for shape in &SHAPES[1..] {
         for class_dim in [0, 1] {
-            assert_agrees::<B>(&Problem::random(shape, class_dim, false, 5), form, device);
+            assert_agrees(&Problem::random(shape, class_dim, false, 5), form, device);
         }
     }
 }
 
-fn every_integer_dtype_of_the_device_is_a_target<B: CrossEntropyBackend>(device: &Device) {
+fn every_integer_dtype_of_the_device_is_a_target(device: &Device) {
     let dtypes = [
         DType::I64,
         DType::I32,
@@ -100,15 +99,15 @@ fn every_integer_dtype_of_the_device_is_a_target<B: CrossEntropyBackend>(device:
         };
         // 100 is ignored, which every dtype can hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 8).with_ignored(100);
-        assert_agrees::<B>(&problem, form, device);
+        assert_agrees(&problem, form, device);
         // The default -100 is a target that unsigned dtypes can not hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 9);
-        assert_agrees::<B>(&problem, form, device);
+        assert_agrees(&problem, form, device);
     }
 }
 
 /// Shader languages have no exponential of f64, and what Burn compiles there returns wrong numbers.
-fn f64_logits_are_computed_in_f64_or_refused<B: CrossEntropyBackend>(device: &Device) {
+fn f64_logits_are_computed_in_f64_or_refused(device: &Device) {
     let form = Form {
         float: DType::F64,
         ..Form::default()
@@ -117,13 +116,13 @@ fn f64_logits_are_computed_in_f64_or_refused<B: CrossEntropyBackend>(device: &De
         let problem = Problem::random(&[4, 7, 3], 1, soft, 21)
             .with_weights()
             .with_config(|config| config.with_z_loss(0.01).with_label_smoothing(0.1));
-        match run::try_solve_in::<B>(&problem, form, device) {
+        match run::try_solve_in(&problem, form, device) {
             Ok(found) => {
                 let expected = oracle::solve(&problem);
                 tolerance::assert_close("f64", &problem, &found, &expected, DType::F64);
             }
             Err(error) => {
-                assert!(!is_cpu(device), "{error}");
+                assert!(!is_host(device), "{error}");
                 let message = error.to_string();
                 assert!(message.contains("dtype F64"), "{message}");
                 assert!(message.contains("cast to one of F32"), "{message}");
@@ -132,7 +131,7 @@ fn f64_logits_are_computed_in_f64_or_refused<B: CrossEntropyBackend>(device: &De
     }
 }
 
-fn half_precision_logits_are_computed_in_f32_or_refused<B: CrossEntropyBackend>(device: &Device) {
+fn half_precision_logits_are_computed_in_f32_or_refused(device: &Device) {
     let name = format!("{device:?}");
     for float in [DType::F16, DType::BF16] {
         let form = Form {
@@ -144,7 +143,7 @@ fn half_precision_logits_are_computed_in_f32_or_refused<B: CrossEntropyBackend>(
             // NdArray does not even make such a tensor.
             if !name.contains("NdArray") {
                 let problem = Problem::random(&[2, 3], 1, false, 0);
-                let error = run::try_solve_in::<B>(&problem, form, device).unwrap_err();
+                let error = run::try_solve_in(&problem, form, device).unwrap_err();
                 let message = error.to_string();
                 assert!(
                     message.contains(&format!("logits of dtype {float:?}")),
@@ -165,24 +164,24 @@ fn half_precision_logits_are_computed_in_f32_or_refused<B: CrossEntropyBackend>(
             if let Targets::Distributions(targets) = &mut problem.targets {
                 rounded(targets);
             }
-            let found = run::solve_in::<B>(&problem, form, device);
+            let found = run::solve_in(&problem, form, device);
             let expected = oracle::solve(&problem);
             tolerance::assert_close("half", &problem, &found, &expected, float);
         }
     }
 }
 
-fn constant_distributions_get_no_gradient_and_change_none<B: CrossEntropyBackend>(device: &Device) {
+fn constant_distributions_get_no_gradient_and_change_none(device: &Device) {
     for shape in &SHAPES[..4] {
         let mut problem = Problem::random(shape, shape.len() - 1, true, 41)
             .with_weights()
             .unreduced();
         problem.tracked_targets = false;
-        assert_agrees::<B>(&problem, Form::default(), device);
+        assert_agrees(&problem, Form::default(), device);
     }
 }
 
-fn many_classes_and_many_rows<B: CrossEntropyBackend>(device: &Device) {
+fn many_classes_and_many_rows(device: &Device) {
     for (shape, class_dim) in [
         (vec![3, 1003], 1),
         (vec![1003, 3], 1),
@@ -193,7 +192,7 @@ fn many_classes_and_many_rows<B: CrossEntropyBackend>(device: &Device) {
             let problem = Problem::random(&shape, class_dim, false, 31)
                 .with_ignored(255)
                 .with_config(|config| config.with_reduction(reduction).with_label_smoothing(0.05));
-            assert_agrees::<B>(&problem, Form::default(), device);
+            assert_agrees(&problem, Form::default(), device);
         }
     }
 }

@@ -10,13 +10,12 @@ mod with_queue;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds, cross_entropy,
-    moco_logits,
+    InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds, cross_entropy, moco_logits,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
@@ -173,11 +172,7 @@ impl Problem {
         self.tensors.iter().map(leaf).collect()
     }
 
-    fn run<B: CrossEntropyBackend>(
-        &self,
-        loss: &InfoNceLoss<B>,
-        leaves: &[Tensor<2>],
-    ) -> Tensor<1> {
+    fn run(&self, loss: &InfoNceLoss, leaves: &[Tensor<2>]) -> Tensor<1> {
         let given = |at: usize| leaves[at].clone();
         let device = leaves[0].device();
         match self.form {
@@ -195,7 +190,7 @@ impl Problem {
     }
 
     #[track_caller]
-    fn assert_agrees<B: CrossEntropyBackend>(&self, device: &Device) {
+    fn assert_agrees(&self, device: &Device) {
         let name = format!("{:?} {:?}", self.form, self.config);
         let (gradients, of_scale) = self.gradients();
         let expected = Expected {
@@ -203,23 +198,18 @@ impl Problem {
             gradients,
             of_scale,
         };
-        self.assert_found::<B>(&name, &expected, (device, DType::F32));
+        self.assert_found(&name, &expected, (device, DType::F32));
     }
 
     /// The loss and all gradients are the expected ones.
     #[track_caller]
-    fn assert_found<B: CrossEntropyBackend>(
-        &self,
-        name: &str,
-        expected: &Expected,
-        (device, dtype): (&Device, DType),
-    ) {
+    fn assert_found(&self, name: &str, expected: &Expected, (device, dtype): (&Device, DType)) {
         // A learnt temperature is a parameter in f32, whatever the features are in.
         let allowed = of_projection(match self.config.learnable {
             true => DType::F32,
             false => dtype,
         });
-        let loss: InfoNceLoss<B> = self.config.init_for::<B>(device);
+        let loss = self.config.init(device);
         let leaves = self.leaves_of(dtype, device);
         let value = self.run(&loss, &leaves);
         assert_numbers(
@@ -270,7 +260,7 @@ fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
 /// it has found the fastest by trying.
 #[track_caller]
 fn assert_same(name: &str, found: &[f64], expected: &[f64], device: &Device) {
-    if is_cpu(device) {
+    if is_host(device) {
         assert_eq!(found, expected, "{name}");
     } else {
         assert_numbers(name, found, expected, of_projection(DType::F32).loss);
@@ -286,28 +276,28 @@ const FORMS: [Form; 6] = [
     Form::Pairs,
 ];
 
-fn every_form_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn every_form_agrees(device: &Device) {
     for form in FORMS {
         let config = || InfoNceLossConfig::new().with_temperature(0.3);
-        Problem::new(form, config()).assert_agrees::<B>(device);
+        Problem::new(form, config()).assert_agrees(device);
         // Three rows at a time.
         let options = config()
             .with_chunk_bytes(150)
             .with_learnable(true)
             .with_normalize(false)
             .with_reduction(Reduction::Sum);
-        Problem::new(form, options).assert_agrees::<B>(device);
-        Problem::new(form, config().with_learnable(true)).assert_agrees::<B>(device);
+        Problem::new(form, options).assert_agrees(device);
+        Problem::new(form, config().with_learnable(true)).assert_agrees(device);
     }
 }
 
 /// What `forward` gives is the cross-entropy of the logits as a tensor, whose targets are 0.
-fn the_logits_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
+fn the_logits_are_those_of_the_loss(device: &Device) {
     let config = InfoNceLossConfig::new()
         .with_temperature(0.3)
         .with_normalize(false);
     let problem = Problem::new(Form::Momentum, config);
-    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let leaves = problem.leaves(device);
     let output = loss.forward_with_output(leaves[0].clone(), leaves[1].clone(), leaves[2].clone());
     let logits = moco_logits(leaves[0].clone(), leaves[1].clone(), leaves[2].clone(), 0.3);
@@ -322,8 +312,8 @@ fn the_logits_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
 
 /// Without any difference between positive and negatives each of them is as likely; without negatives
 /// there is nothing to be told apart; features of 0 have no direction, and a finite gradient.
-fn the_ends_are_known<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn the_ends_are_known(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let ones = |rows| Tensor::<2>::ones([rows, 4], device);
     let same = numbers(loss.forward(ones(3), ones(3), ones(10)));
     assert_numbers("the same", &same, &[11f64.ln()], 1e-6);
@@ -351,7 +341,7 @@ fn the_ends_are_known<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     every_form_agrees,
     the_logits_are_those_of_the_loss,
     the_ends_are_known,

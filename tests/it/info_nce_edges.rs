@@ -1,37 +1,38 @@
 //! The ends of the contrastive loss: no rows, features of 0 in half precision, and what it is given that does
 //! not fit.
 
+use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
-    ContrastiveError, CrossEntropyBackend, InBatch, InfoNceLoss, InfoNceLossConfig,
-    NegativeQueueConfig, SampleIds, moco_logits,
+    ContrastiveError, InBatch, InfoNceLoss, InfoNceLossConfig, NegativeQueueConfig, SampleIds,
+    moco_logits,
 };
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::run::numbers;
 
 /// Where the keys are the classes.
-fn no_keys_are_an_error<B: CrossEntropyBackend>(device: &Device) {
+fn no_keys_are_an_error(device: &Device) {
     let none = || Tensor::<2>::zeros([0, 3], device);
     let says = |result: Result<Tensor<1>, ContrastiveError>| {
         let error = result.expect_err("there are no classes").to_string();
         assert!(error.contains("no classes"), "{error}");
     };
     for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
-        let loss: InfoNceLoss<B> = InfoNceLossConfig::new()
+        let loss = InfoNceLossConfig::new()
             .with_in_batch(in_batch)
-            .init_for::<B>(device);
+            .init(device);
         says(loss.try_forward_in_batch(none(), none()));
     }
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+    let loss = InfoNceLossConfig::new().init(device);
     let ones = Tensor::<2>::ones([2, 3], device);
     let without = ints(&[-100, -100], DType::I32, device);
     says(loss.try_forward_pairs(ones, none(), without));
 }
 
-fn no_rows_have_a_mean_of_nan<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn no_rows_have_a_mean_of_nan(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let none = Tensor::<2>::zeros([0, 3], device);
     let keys = Tensor::<2>::ones([4, 3], device);
     let positive = Tensor::<1, Int>::zeros([0], device);
@@ -43,8 +44,8 @@ fn ints(values: &[i32], dtype: DType, device: &Device) -> Tensor<1, Int> {
     Tensor::<1, Int>::from_ints(values, &device).cast(dtype)
 }
 
-fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn what_does_not_fit_is_said(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let zeros = |shape| Tensor::<2>::zeros(shape, device);
     let says = |result: Result<Tensor<1>, ContrastiveError>, part: &str| {
         let error = result.expect_err("this does not fit").to_string();
@@ -72,7 +73,7 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     );
 }
 
-fn what_cannot_be_configured_is_said<B: CrossEntropyBackend>(device: &Device) {
+fn what_cannot_be_configured_is_said(device: &Device) {
     for (config, part) in [
         (
             InfoNceLossConfig::new().with_temperature(0.0),
@@ -93,19 +94,21 @@ fn what_cannot_be_configured_is_said<B: CrossEntropyBackend>(device: &Device) {
             "Mean, Auto or Sum",
         ),
     ] {
-        let error = config.try_init_for::<B>(device).expect_err("it is refused");
+        let error = config
+            .try_init_for::<Dispatch>(device)
+            .expect_err("it is refused");
         assert!(error.to_string().contains(part), "{error}");
     }
 }
 
-fn what_is_unlike_is_said<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn what_is_unlike_is_said(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let ones = |rows| Tensor::<2>::ones([rows, 3], device);
     let says = |result: Result<Tensor<1>, ContrastiveError>, part: &str| {
         let error = result.expect_err("this does not fit").to_string();
         assert!(error.contains(part), "{error}");
     };
-    let other = if is_cpu(device) {
+    let other = if is_host(device) {
         DType::F64
     } else {
         DType::F16
@@ -137,8 +140,8 @@ fn what_is_unlike_is_said<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// Ids with autodiff, as tensors of a device that has it come, are ids.
-fn ids_may_come_with_autodiff<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn ids_may_come_with_autodiff(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let ids = |values: [i32; 2]| Tensor::<1, Int>::from_ints(values, device);
     let ids = SampleIds {
         queries: ids([1, 2]),
@@ -222,7 +225,7 @@ fn features_of_0_in_f16_have_a_finite_gradient() {
     );
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     no_keys_are_an_error,
     no_rows_have_a_mean_of_nan,
     what_does_not_fit_is_said,

@@ -2,13 +2,12 @@
 
 // Burn deprecates NdArray, which these tests run on as well.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
-// A test of the runtime dispatch alone has the signature that `on_every_backend!` asks of all.
-#![allow(clippy::extra_unused_type_parameters)]
 
 mod common;
 
 mod accumulation;
 mod aliasing;
+mod capabilities;
 mod errors;
 mod fixtures;
 mod forms;
@@ -29,8 +28,6 @@ mod queue_module;
 mod schedule;
 mod seeds;
 mod shards;
-#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
-mod strategies;
 mod threads;
 mod training;
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]

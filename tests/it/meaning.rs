@@ -3,11 +3,9 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, cross_entropy,
-};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, cross_entropy};
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{self, numbers};
 use crate::common::{oracle, tolerance};
@@ -24,11 +22,11 @@ fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
 /// The relative error that a confident row may have. Shaders may take `3 + 2 |x|` units in the last
 /// place for `exp(x)` (WGSL, "Accuracy of concrete floating point expressions"): 5e-6 at 20.
 fn confident(device: &Device) -> f64 {
-    if is_cpu(device) { 2e-6 } else { 1e-5 }
+    if is_host(device) { 2e-6 } else { 1e-5 }
 }
 
-fn confident_rows_keep_their_relative_accuracy<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn confident_rows_keep_their_relative_accuracy(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = logits_of(&[20.0, 0.0, 0.0], [1, 3], device);
     let value = loss.forward(logits.clone(), labels(&[0], device));
     let exact = (2.0 * (-20f64).exp()).ln_1p();
@@ -41,7 +39,7 @@ fn confident_rows_keep_their_relative_accuracy<B: CrossEntropyBackend>(device: &
     assert!((gradient[0] / -others - 1.0).abs() < 1e-6, "{gradient:?}");
 }
 
-fn confident_rows_of_every_size_and_target<B: CrossEntropyBackend>(device: &Device) {
+fn confident_rows_of_every_size_and_target(device: &Device) {
     for classes in [2, 3, 17, 65] {
         let mut problem = Problem::random(&[classes, classes], 1, false, 4).unreduced();
         problem.targets = Targets::Indices((0..classes as i64).collect());
@@ -49,7 +47,7 @@ fn confident_rows_of_every_size_and_target<B: CrossEntropyBackend>(device: &Devi
             let at = problem.at(row, row);
             problem.logits[at] = 12.0 + row as f64 / 8.0;
         }
-        let found = run::solve::<B>(&problem, device);
+        let found = run::solve(&problem, device);
         let expected = oracle::solve(&problem);
         for row in 0..classes {
             let ratio = found.loss[row] / expected.loss[row];
@@ -61,14 +59,14 @@ fn confident_rows_of_every_size_and_target<B: CrossEntropyBackend>(device: &Devi
     }
 }
 
-fn an_ignored_row_adds_nothing_whatever_it_holds<B: CrossEntropyBackend>(device: &Device) {
+fn an_ignored_row_adds_nothing_whatever_it_holds(device: &Device) {
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
         let loss = CrossEntropyLossConfig::new()
             .with_reduction(reduction)
             .with_label_smoothing(0.1)
             .with_z_loss(0.1)
-            .init_for::<B>(device);
+            .init(device);
         let alone = loss.forward(
             logits_of(&[1.0, 2.0, 3.0, 0.0, 0.0, 0.0], [2, 3], device),
             labels(&[2, -100], device),
@@ -86,11 +84,11 @@ fn an_ignored_row_adds_nothing_whatever_it_holds<B: CrossEntropyBackend>(device:
     }
 }
 
-fn a_class_at_minus_infinity_without_a_share_adds_nothing<B: CrossEntropyBackend>(device: &Device) {
+fn a_class_at_minus_infinity_without_a_share_adds_nothing(device: &Device) {
     let masked = f32::NEG_INFINITY;
     let logits = || logits_of(&[1.0, masked, 2.0], [1, 3], device);
     let two = logits_of(&[1.0, 2.0], [1, 2], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let expected = numbers(loss.forward(two, labels(&[1], device)));
 
     let by_index = logits();
@@ -120,21 +118,19 @@ fn a_class_at_minus_infinity_without_a_share_adds_nothing<B: CrossEntropyBackend
     let weighted = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0, 0.0, 1.0]))
         .with_label_smoothing(0.1)
-        .init_for::<B>(device);
+        .init(device);
     let value = numbers(weighted.forward(logits(), labels(&[2], device)));
     assert!(value[0].is_finite(), "{value:?}");
 }
 
-fn a_target_on_minus_infinity_is_infinitely_wrong<B: CrossEntropyBackend>(device: &Device) {
+fn a_target_on_minus_infinity_is_infinitely_wrong(device: &Device) {
     let logits = logits_of(&[1.0, f32::NEG_INFINITY, 2.0], [1, 3], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let value = numbers(loss.forward(logits, labels(&[1], device)));
     assert_eq!(value, [f64::INFINITY]);
 }
 
-fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves<B: CrossEntropyBackend>(
-    device: &Device,
-) {
+fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves(device: &Device) {
     let (nan, up, down) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
     let rows = [
         nan, 1.0, 2.0, //
@@ -143,7 +139,7 @@ fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves<B: CrossEntropy
         0.0, 1.0, 2.0,
     ];
     let logits = logits_of(&rows, [4, 3], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let value = loss.forward_no_reduction(logits.clone(), labels(&[1, 1, 1, 1], device));
     let found = numbers(value.clone());
     assert!(found[..3].iter().all(|row| row.is_nan()), "{found:?}");
@@ -163,7 +159,7 @@ fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves<B: CrossEntropy
     );
 }
 
-fn a_mean_over_nothing_is_what_empty_says<B: CrossEntropyBackend>(device: &Device) {
+fn a_mean_over_nothing_is_what_empty_says(device: &Device) {
     for (empty, nothing) in [(EmptyReduction::Nan, f64::NAN), (EmptyReduction::Zero, 0.0)] {
         for weight in [None, Some(vec![1.0, 0.0, 1.0])] {
             // All ignored, or all counted rows of weight 0.
@@ -171,7 +167,7 @@ fn a_mean_over_nothing_is_what_empty_says<B: CrossEntropyBackend>(device: &Devic
             let loss = CrossEntropyLossConfig::new()
                 .with_empty(empty)
                 .with_weight(weight)
-                .init_for::<B>(device);
+                .init(device);
             let logits = logits_of(&[0.5, 1.0, 2.0, 1.0, 0.0, 0.0], [2, 3], device);
             let value = loss.forward(logits.clone(), labels(&[target; 2], device));
             let found = numbers(value.clone())[0];
@@ -183,12 +179,12 @@ fn a_mean_over_nothing_is_what_empty_says<B: CrossEntropyBackend>(device: &Devic
     }
 }
 
-fn no_rows_are_an_empty_mean_and_a_sum_of_zero<B: CrossEntropyBackend>(device: &Device) {
+fn no_rows_are_an_empty_mean_and_a_sum_of_zero(device: &Device) {
     let value = |reduction, empty| {
         let loss = CrossEntropyLossConfig::new()
             .with_reduction(reduction)
             .with_empty(empty)
-            .init_for::<B>(device);
+            .init(device);
         let logits = Tensor::<2>::zeros([0, 3], device).require_grad();
         let value = loss.forward(logits.clone(), Tensor::<1, Int>::zeros([0], device));
         let found = numbers(value.clone())[0];
@@ -205,7 +201,7 @@ fn no_rows_are_an_empty_mean_and_a_sum_of_zero<B: CrossEntropyBackend>(device: &
     // A batch that is not empty, of samples that are.
     let loss = CrossEntropyLossConfig::new()
         .with_reduction(Reduction::BatchMean)
-        .init_for::<B>(device);
+        .init(device);
     let logits = Tensor::<3>::zeros([2, 3, 0], device);
     let value = loss.forward(logits.clone(), Tensor::<2, Int>::zeros([2, 0], device));
     assert_eq!(numbers(value), [0.0]);
@@ -214,18 +210,18 @@ fn no_rows_are_an_empty_mean_and_a_sum_of_zero<B: CrossEntropyBackend>(device: &
     assert_eq!(rows.dims(), [2, 0]);
 }
 
-fn one_class_has_no_loss_and_no_gradient<B: CrossEntropyBackend>(device: &Device) {
+fn one_class_has_no_loss_and_no_gradient(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_label_smoothing(0.3)
-        .init_for::<B>(device);
+        .init(device);
     let logits = logits_of(&[3.0, -7.0], [2, 1], device);
     let value = loss.forward(logits.clone(), labels(&[0, 0], device));
     assert_eq!(numbers(value.clone()), [0.0]);
     assert_eq!(numbers(logits.grad(&value.backward()).unwrap()), [0.0, 0.0]);
 }
 
-fn a_bad_target_on_a_device_is_nan_in_its_row_alone<B: CrossEntropyBackend>(device: &Device) {
-    if is_cpu(device) {
+fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
+    if is_host(device) {
         // There it is an error, which `errors` tests.
         return;
     }
@@ -233,7 +229,7 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone<B: CrossEntropyBackend>(devi
         let logits = logits_of(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0], [2, 3], device);
         let loss = CrossEntropyLossConfig::new()
             .with_weight(Some(vec![1.0, 2.0, 3.0]))
-            .init_for::<B>(device);
+            .init(device);
         let value = loss.forward_no_reduction(logits.clone(), labels(&[bad, 1], device));
         let found = numbers(value.clone());
         assert!(found[0].is_nan() && found[1].is_finite(), "{found:?}");
@@ -253,18 +249,18 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone<B: CrossEntropyBackend>(devi
         // Not even where nothing else counts, and nothing may be 0.
         let zero = CrossEntropyLossConfig::new()
             .with_empty(EmptyReduction::Zero)
-            .init_for::<B>(device);
+            .init(device);
         let mean = zero.forward(logits, labels(&[bad, -100], device));
         assert!(numbers(mean)[0].is_nan());
     }
 }
 
-fn indices_of_64_bits_are_not_cut_to_32<B: CrossEntropyBackend>(device: &Device) {
-    if is_cpu(device) || !device.supports_dtype(DType::I64) {
+fn indices_of_64_bits_are_not_cut_to_32(device: &Device) {
+    if is_host(device) || !device.supports_dtype(DType::I64) {
         // On the CPU they are an error, which `errors` tests.
         return;
     }
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || logits_of(&[1.0, 2.0, 3.0], [1, 3], device);
     let value = |targets: TensorData, dtype| {
         let targets = Tensor::<1, Int>::from_data(targets, (device, dtype));
@@ -278,21 +274,18 @@ fn indices_of_64_bits_are_not_cut_to_32<B: CrossEntropyBackend>(device: &Device)
     assert!(value(TensorData::from([2u32]), DType::U32).is_finite());
 }
 
-fn many_equal_rows_sum_to_their_number<B: CrossEntropyBackend>(device: &Device) {
+fn many_equal_rows_sum_to_their_number(device: &Device) {
     // As many as an image of 512 x 512 has pixels, and three: added one after the other in f32 they
     // would lose the fourth digit.
     let rows = 512 * 512 + 3;
     let logits = Tensor::<2>::zeros([rows, 3], device);
     let targets = Tensor::<1, Int>::zeros([rows], device);
     let config = CrossEntropyLossConfig::new().with_weight(Some(vec![0.1, 1.0, 1.0]));
-    let sum = config
-        .clone()
-        .with_reduction(Reduction::Sum)
-        .init_for::<B>(device);
+    let sum = config.clone().with_reduction(Reduction::Sum).init(device);
     let exact = rows as f64 * f64::from(0.1f32) * 3f64.ln();
     let found = numbers(sum.forward(logits.clone(), targets.clone()))[0];
     assert!((found / exact - 1.0).abs() < 2e-6, "{found} {exact}");
-    let mean = config.init_for::<B>(device);
+    let mean = config.init(device);
     let found = numbers(mean.forward(logits, targets.clone()))[0];
     assert!((found / 3f64.ln() - 1.0).abs() < 2e-6, "{found}");
     let total = numbers(mean.total_weight(targets))[0];
@@ -302,7 +295,7 @@ fn many_equal_rows_sum_to_their_number<B: CrossEntropyBackend>(device: &Device) 
     );
 }
 
-fn many_equal_classes_sum_to_their_number<B: CrossEntropyBackend>(device: &Device) {
+fn many_equal_classes_sum_to_their_number(device: &Device) {
     for shape in [vec![1, 50_257], vec![1, 50_257, 3]] {
         let mut problem = Problem::random(&shape, 1, false, 6).unreduced();
         problem.logits.fill(0.0);
@@ -310,18 +303,18 @@ fn many_equal_classes_sum_to_their_number<B: CrossEntropyBackend>(device: &Devic
             let at = problem.at(row, 0);
             problem.logits[at] = 1.0;
         }
-        let found = run::solve::<B>(&problem, device);
+        let found = run::solve(&problem, device);
         let expected = oracle::solve(&problem);
         tolerance::assert_close("equal", &problem, &found, &expected, DType::F32);
     }
 }
 
-fn a_bent_logit_keeps_the_digits_of_its_slope<B: CrossEntropyBackend>(device: &Device) {
+fn a_bent_logit_keeps_the_digits_of_its_slope(device: &Device) {
     for bent in [1.0, 3.0, 5.0, 7.0, 8.0, 9.5] {
         let mut problem = Problem::random(&[1, 2], 1, false, 0)
             .with_config(|config| config.with_logit_softcap(Some(8.0)));
         problem.logits = vec![8.0 * bent, 8.0];
-        let found = run::solve::<B>(&problem, device).logits_gradient;
+        let found = run::solve(&problem, device).logits_gradient;
         let expected = oracle::solve(&problem).logits_gradient;
         for (found, expected) in found.iter().zip(expected) {
             let ratio = found / expected;
@@ -333,33 +326,33 @@ fn a_bent_logit_keeps_the_digits_of_its_slope<B: CrossEntropyBackend>(device: &D
     }
 }
 
-fn a_row_that_is_not_a_number_shows_even_without_a_share<B: CrossEntropyBackend>(device: &Device) {
+fn a_row_that_is_not_a_number_shows_even_without_a_share(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0, 0.0, 1.0]))
-        .init_for::<B>(device);
+        .init(device);
     let logits = logits_of(&[f32::NAN, 1.0, 2.0], [1, 3], device);
     let value = loss.forward_no_reduction(logits.clone(), labels(&[1], device));
     assert!(numbers(value)[0].is_nan());
 }
 
-fn the_total_weight_is_the_denominator_of_the_mean<B: CrossEntropyBackend>(device: &Device) {
+fn the_total_weight_is_the_denominator_of_the_mean(device: &Device) {
     let targets = [2, 1, -100, 0, 2];
     let total = |config: CrossEntropyLossConfig| {
-        let loss = config.init_for::<B>(device);
+        let loss = config.init(device);
         numbers(loss.total_weight(labels(&targets, device)))
     };
     assert_eq!(total(CrossEntropyLossConfig::new()), [4.0]);
     let weighted = CrossEntropyLossConfig::new().with_weight(Some(vec![1.0, 0.5, 4.0]));
     assert_eq!(total(weighted.clone()), [9.5]);
 
-    let loss = weighted.clone().init_for::<B>(device);
+    let loss = weighted.clone().init(device);
     let soft = Tensor::<3>::ones([2, 3, 5], device);
     assert_eq!(numbers(loss.total_weight(soft)), [10.0]);
 
     let logits = || logits_of(&[0.1; 15], [5, 3], device);
     let sum = weighted
         .with_reduction(Reduction::Sum)
-        .init_for::<B>(device)
+        .init(device)
         .forward(logits(), labels(&targets, device));
     let mean = loss.forward(logits(), labels(&targets, device));
     let quotient = numbers(sum)[0] / 9.5;
@@ -367,8 +360,8 @@ fn the_total_weight_is_the_denominator_of_the_mean<B: CrossEntropyBackend>(devic
     assert!((quotient / mean - 1.0).abs() < 1e-6, "{quotient} {mean}");
 }
 
-fn only_what_is_tracked_gets_a_gradient<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn only_what_is_tracked_gets_a_gradient(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || logits_of(&[1.0, 2.0, 0.5], [1, 3], device);
     let shares = || Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device);
 
@@ -389,10 +382,10 @@ fn only_what_is_tracked_gets_a_gradient<B: CrossEntropyBackend>(device: &Device)
     assert!(constant.grad(&gradients).is_none());
 }
 
-fn inputs_outlive_the_loss_unchanged<B: CrossEntropyBackend>(device: &Device) {
+fn inputs_outlive_the_loss_unchanged(device: &Device) {
     let values = [0.3f32, -1.0, 2.0, 0.0, 5.0, 1.5];
     let logits = logits_of(&values, [2, 3], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let first = loss.forward(logits.clone(), labels(&[0, 1], device));
     let second = loss.forward(logits.clone(), labels(&[0, 1], device));
     assert_eq!(numbers(first.clone()), numbers(second.clone()));
@@ -402,9 +395,9 @@ fn inputs_outlive_the_loss_unchanged<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(numbers(logits), values.map(f64::from));
 }
 
-fn an_expanded_row_is_many_rows<B: CrossEntropyBackend>(device: &Device) {
+fn an_expanded_row_is_many_rows(device: &Device) {
     let row = logits_of(&[0.5, -1.0, 2.0], [1, 3], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let rows = loss.forward_no_reduction(row.clone().expand([4, 3]), labels(&[0, 1, 2, 2], device));
     let gradient = numbers(row.grad(&rows.clone().sum().backward()).unwrap());
     let mut problem = Problem::random(&[4, 3], 1, false, 0).unreduced();
@@ -426,20 +419,20 @@ fn an_expanded_row_is_many_rows<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn the_same_inputs_give_the_same_bits<B: CrossEntropyBackend>(device: &Device) {
+fn the_same_inputs_give_the_same_bits(device: &Device) {
     let problem = Problem::random(&[7, 33, 5], 1, true, 77).with_weights();
-    let first = run::solve::<B>(&problem, device);
+    let first = run::solve(&problem, device);
     for _ in 0..3 {
-        let again = run::solve::<B>(&problem, device);
+        let again = run::solve(&problem, device);
         assert_eq!(first.loss, again.loss);
         assert_eq!(first.logits_gradient, again.logits_gradient);
         assert_eq!(first.targets_gradient, again.targets_gradient);
     }
 }
 
-fn without_autodiff_there_is_a_loss_and_nothing_else<B: CrossEntropyBackend>(device: &Device) {
+fn without_autodiff_there_is_a_loss_and_nothing_else(device: &Device) {
     let plain = device.clone().without_autodiff();
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::from_floats([[1.0, 2.0, 0.5]], &plain);
     let value = loss.forward(logits(), labels(&[1], &plain));
     assert!(!value.is_autodiff());
@@ -450,9 +443,9 @@ fn without_autodiff_there_is_a_loss_and_nothing_else<B: CrossEntropyBackend>(dev
     assert_eq!(numbers(value), numbers(expected));
 }
 
-fn plain_logits_and_tracked_targets_mix<B: CrossEntropyBackend>(device: &Device) {
+fn plain_logits_and_tracked_targets_mix(device: &Device) {
     let plain = device.clone().without_autodiff();
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.5]], &plain);
     let shares = Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device).require_grad();
     let gradients = loss.forward(logits, shares.clone()).backward();
@@ -465,10 +458,10 @@ fn plain_logits_and_tracked_targets_mix<B: CrossEntropyBackend>(device: &Device)
     assert!(tracked.grad(&gradients).is_some());
 }
 
-fn the_function_is_the_module_with_its_defaults<B: CrossEntropyBackend>(device: &Device) {
+fn the_function_is_the_module_with_its_defaults(device: &Device) {
     let logits = || logits_of(&[1.0, 2.0, 0.5, 0.0, 1.0, 0.0], [2, 3], device);
     let targets = || labels(&[1, -100], device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     assert_eq!(
         numbers(cross_entropy(logits(), targets())),
         numbers(loss.forward(logits(), targets()))
@@ -476,9 +469,9 @@ fn the_function_is_the_module_with_its_defaults<B: CrossEntropyBackend>(device: 
 }
 
 /// A class that is nearly the maximum, and as good as it once both are scaled.
-fn a_gap_that_a_small_scale_takes_to_nothing_is_a_tie<B: CrossEntropyBackend>(device: &Device) {
+fn a_gap_that_a_small_scale_takes_to_nothing_is_a_tie(device: &Device) {
     let config = CrossEntropyLossConfig::new().with_logit_scale(1e-30);
-    let loss = config.init_for::<B>(device);
+    let loss = config.init(device);
     for classes in [2, 70] {
         let mut values = vec![-1e35; classes];
         values[..2].copy_from_slice(&[0.0, 1e-20]);

@@ -9,13 +9,11 @@ use burn::train::metric::{
     NumericEntry, PerplexityInput, PerplexityMetric, TopKAccuracyInput, TopKAccuracyMetric,
 };
 use burn_cross_entropy::train::RowLossMetric;
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput,
-};
+use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyOutput};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
 
 const CLASSES: usize = 11;
 const IGNORED: i64 = -100;
@@ -87,11 +85,8 @@ fn of_epoch<M: Metric + Numeric>(mut metric: M, inputs: Vec<M::Input>) -> f64 {
     }
 }
 
-fn outputs<B: CrossEntropyBackend>(
-    config: CrossEntropyLossConfig,
-    device: &Device,
-) -> Vec<CrossEntropyOutput<2>> {
-    let loss: CrossEntropyLoss<B> = config.init_for::<B>(device);
+fn outputs(config: CrossEntropyLossConfig, device: &Device) -> Vec<CrossEntropyOutput<2>> {
+    let loss = config.init(device);
     let output = |batch: Batch| {
         let output = loss.forward_with_output(batch.logits(device), batch.targets(device));
         output.sync().expect("the device computes")
@@ -100,12 +95,12 @@ fn outputs<B: CrossEntropyBackend>(
 }
 
 /// Outputs of other ranks and dtypes, also such that are still in the graph.
-fn outputs_of_any_rank_and_dtype_are_taken<B: CrossEntropyBackend>(device: &Device) {
-    let loss: CrossEntropyLoss<B> = CrossEntropyLossConfig::new()
+fn outputs_of_any_rank_and_dtype_are_taken(device: &Device) {
+    let loss = CrossEntropyLossConfig::new()
         .with_reduction(Reduction::Sum)
-        .init_for::<B>(device);
+        .init(device);
     for dtype in [DType::F32, DType::F64] {
-        if dtype == DType::F64 && !is_cpu(device) {
+        if dtype == DType::F64 && !is_host(device) {
             continue;
         }
         let logits = Tensor::<4>::zeros([2, CLASSES, 3, 1], (device, dtype)).require_grad();
@@ -126,8 +121,8 @@ fn outputs_of_any_rank_and_dtype_are_taken<B: CrossEntropyBackend>(device: &Devi
 }
 
 /// Nothing to learn from is nothing in the mean, also for those who multiply it by its count.
-fn a_batch_of_ignored_rows_spoils_no_mean<B: CrossEntropyBackend>(device: &Device) {
-    let outputs = outputs::<B>(CrossEntropyLossConfig::new(), device);
+fn a_batch_of_ignored_rows_spoils_no_mean(device: &Device) {
+    let outputs = outputs(CrossEntropyLossConfig::new(), device);
     let mut metric = RowLossMetric::new();
     metric
         .update(&outputs[2].adapt(), &metadata())
@@ -148,8 +143,8 @@ fn assert_same(found: f64, expected: f64) {
 }
 
 /// Over the output they are what they are over the logits of the counted rows.
-fn burn_metrics_take_the_output<B: CrossEntropyBackend>(device: &Device) {
-    let outputs = outputs::<B>(CrossEntropyLossConfig::new(), device);
+fn burn_metrics_take_the_output(device: &Device) {
+    let outputs = outputs(CrossEntropyLossConfig::new(), device);
     let of_outputs = || outputs.iter();
     // Burn's metrics on empty batches are not asked.
     let counted: Vec<Batch> = batches().iter().map(Batch::counted).collect();
@@ -188,7 +183,7 @@ fn burn_metrics_take_the_output<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// The epoch's value is the loss of all batches as one, whatever each is reduced by.
-fn the_row_loss_is_that_of_the_epoch_as_one_batch<B: CrossEntropyBackend>(device: &Device) {
+fn the_row_loss_is_that_of_the_epoch_as_one_batch(device: &Device) {
     let mut all = Batch {
         logits: Vec::new(),
         targets: Vec::new(),
@@ -200,15 +195,15 @@ fn the_row_loss_is_that_of_the_epoch_as_one_batch<B: CrossEntropyBackend>(device
     let weights: Vec<f32> = (0..CLASSES).map(|class| 0.5 + class as f32 * 0.3).collect();
     for weight in [None, Some(weights)] {
         let config = CrossEntropyLossConfig::new().with_weight(weight);
-        let whole: CrossEntropyLoss<B> = config.init_for::<B>(device);
+        let whole = config.init(device);
         let expected = whole.forward(all.logits(device), all.targets(device));
         let expected = expected.into_scalar::<f64>();
         for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
-            let outputs = outputs::<B>(config.clone().with_reduction(reduction), device);
+            let outputs = outputs(config.clone().with_reduction(reduction), device);
             let inputs = outputs.iter().map(Adaptor::adapt).collect();
             assert_same(of_epoch(RowLossMetric::new(), inputs), expected);
         }
-        let outputs = outputs::<B>(config.clone(), device);
+        let outputs = outputs(config.clone(), device);
         let inputs = outputs.iter().take(2).map(Adaptor::adapt).collect();
         let by_batches = of_epoch(LossMetric::new(), inputs);
         let inputs = outputs.iter().take(2).map(Adaptor::adapt).collect();

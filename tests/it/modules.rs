@@ -3,9 +3,7 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction,
-};
+use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction};
 
 use crate::common::backends::on_every_backend;
 use crate::common::run::numbers;
@@ -34,11 +32,11 @@ impl Classifier {
     }
 }
 
-fn a_bound_loss_trains_and_validates<B: CrossEntropyBackend>(device: &Device) {
+fn a_bound_loss_trains_and_validates(device: &Device) {
     let plain = device.clone().without_autodiff();
     let config = CrossEntropyLossConfig::new().with_weight(Some(vec![1.0, 2.0]));
-    let loss = config.init_for::<B>(&plain).train();
-    let value = |loss: &CrossEntropyLoss<B>, device: &Device| {
+    let loss = config.init(&plain).train();
+    let value = |loss: &CrossEntropyLoss, device: &Device| {
         let logits = Tensor::<2>::from_floats([[0.5, 1.0]], device);
         let value = loss.forward(logits, Tensor::<1, Int>::zeros([1], device));
         assert_eq!(value.is_autodiff(), device.is_autodiff());
@@ -47,7 +45,7 @@ fn a_bound_loss_trains_and_validates<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(value(&loss, device), value(&loss.valid(), &plain));
 }
 
-fn a_model_trains_and_validates_with_the_loss_as_a_field<B: CrossEntropyBackend>(device: &Device) {
+fn a_model_trains_and_validates_with_the_loss_as_a_field(device: &Device) {
     let plain = device.clone().without_autodiff();
     // `train` turns autodiff on with the strategy that is the default, not with that of `device`.
     let model = Classifier::new(&plain).train();
@@ -62,17 +60,17 @@ fn a_model_trains_and_validates_with_the_loss_as_a_field<B: CrossEntropyBackend>
     assert_eq!(numbers(value), numbers(loss));
 }
 
-fn a_loss_has_no_parameters<B: CrossEntropyBackend>(device: &Device) {
+fn a_loss_has_no_parameters(device: &Device) {
     let config = CrossEntropyLossConfig::new().with_weight(Some(vec![1.0; 3]));
-    assert_eq!(config.init_for::<B>(device).num_params(), 0);
+    assert_eq!(config.init(device).num_params(), 0);
     assert_eq!(Classifier::new(device).num_params(), 2 * 3 + 3);
 }
 
-fn a_loss_shows_its_options<B: CrossEntropyBackend>(device: &Device) {
+fn a_loss_shows_its_options(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_label_smoothing(0.25)
         .with_ignore_indices(vec![255])
-        .init_for::<B>(device);
+        .init(device);
     let shown = format!("{loss}");
     assert!(shown.contains("label_smoothing: 0.25"), "{shown}");
     assert!(shown.contains("[255]"), "{shown}");

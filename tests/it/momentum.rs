@@ -4,12 +4,12 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use burn_cross_entropy::{
-    Buffers, ContrastiveError, CrossEntropyBackend, Momentum, momentum_update, try_momentum_update,
+    Buffers, ContrastiveError, Momentum, momentum_update, try_momentum_update,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::modules::{Encoder, Fill, Seen};
 use crate::common::run::numbers;
 
@@ -28,7 +28,7 @@ fn weights(linear: &Linear) -> Vec<f64> {
     numbers(linear.weight.val())
 }
 
-fn a_target_moves_by_its_share<B: CrossEntropyBackend>(device: &Device) {
+fn a_target_moves_by_its_share(device: &Device) {
     let config = Config {
         cases: 24,
         failure_persistence: None,
@@ -56,7 +56,7 @@ fn a_target_moves_by_its_share<B: CrossEntropyBackend>(device: &Device) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn momentum_1_keeps_and_0_takes_every_bit<B: CrossEntropyBackend>(device: &Device) {
+fn momentum_1_keeps_and_0_takes_every_bit(device: &Device) {
     let special = [
         f32::NAN,
         f32::INFINITY,
@@ -86,7 +86,7 @@ fn momentum_1_keeps_and_0_takes_every_bit<B: CrossEntropyBackend>(device: &Devic
 }
 
 /// However often: 0.9999 and 0.0001 in f32 do not add up to 1.
-fn what_is_equal_stays_equal<B: CrossEntropyBackend>(device: &Device) {
+fn what_is_equal_stays_equal(device: &Device) {
     let online = LinearConfig::new(7, 5).init(device);
     let mut target = online.valid();
     for momentum in [0.9999, 0.3, 0.9999, 0.7, 0.9999] {
@@ -95,7 +95,7 @@ fn what_is_equal_stays_equal<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(weights(&target), weights(&online));
 }
 
-fn a_target_keeps_what_is_its_own<B: CrossEntropyBackend>(device: &Device) {
+fn a_target_keeps_what_is_its_own(device: &Device) {
     let online = Encoder::other(device);
     let mut tracked = Encoder::new(device);
     tracked.layers[1] = tracked.layers[1].clone().no_grad();
@@ -112,7 +112,7 @@ fn a_target_keeps_what_is_its_own<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn no_gradient_passes_the_update<B: CrossEntropyBackend>(device: &Device) {
+fn no_gradient_passes_the_update(device: &Device) {
     let online = LinearConfig::new(3, 2).init(device);
     let target = LinearConfig::new(3, 2).init(device);
     let inputs = Tensor::<2>::ones([4, 3], device);
@@ -135,7 +135,7 @@ fn no_gradient_passes_the_update<B: CrossEntropyBackend>(device: &Device) {
     assert!(online.weight.val().grad(&loss.backward()).is_some());
 }
 
-fn buffers_follow_by_choice<B: CrossEntropyBackend>(device: &Device) {
+fn buffers_follow_by_choice(device: &Device) {
     let online = Encoder::other(device);
     let frozen = || {
         let mut online = online.clone();
@@ -177,7 +177,7 @@ fn buffers_follow_by_choice<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// Such as a mask that is added to logits.
-fn infinities_of_buffers_have_an_average<B: CrossEntropyBackend>(device: &Device) {
+fn infinities_of_buffers_have_an_average(device: &Device) {
     const INFINITY: f32 = f32::INFINITY;
     let buffer = |values: [f32; 6]| {
         let values = Tensor::<1>::from_floats(values, device);
@@ -193,7 +193,7 @@ fn infinities_of_buffers_have_an_average<B: CrossEntropyBackend>(device: &Device
 }
 
 /// Batch norm writes its statistics at the next forward; the update takes the newest.
-fn statistics_of_the_last_forward_are_taken<B: CrossEntropyBackend>(device: &Device) {
+fn statistics_of_the_last_forward_are_taken(device: &Device) {
     let train = |norm: &BatchNorm, values: [[f32; 2]; 3]| {
         norm.forward(Tensor::<2>::from_floats(values, device));
     };
@@ -217,7 +217,7 @@ fn statistics_of_the_last_forward_are_taken<B: CrossEntropyBackend>(device: &Dev
     assert_eq!(means(&online), [3.0, 3.0]);
 }
 
-fn a_target_keeps_its_dtype<B: CrossEntropyBackend>(device: &Device) {
+fn a_target_keeps_its_dtype(device: &Device) {
     struct Cast(DType);
     impl ModuleMapper for Cast {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -249,7 +249,7 @@ fn a_target_keeps_its_dtype<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn other_modules_are_refused<B: CrossEntropyBackend>(device: &Device) {
+fn other_modules_are_refused(device: &Device) {
     let text = |error: Result<Encoder, ContrastiveError>| {
         let error = error.expect_err("other modules");
         assert!(matches!(error, ContrastiveError::DifferentModules { .. }));
@@ -294,7 +294,7 @@ fn other_modules_are_refused<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     a_target_moves_by_its_share,
     momentum_1_keeps_and_0_takes_every_bit,
     what_is_equal_stays_equal,

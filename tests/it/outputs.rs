@@ -1,137 +1,14 @@
 //! What a forward knows besides the loss, and log-probabilities with gradients.
 
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput,
-};
+use burn::tensor::{DType, Device, Int, Tensor};
+use burn_cross_entropy::CrossEntropyLossConfig;
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
+use crate::common::output::{assert_output, distributions, indices, integers, logits, output};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
-use crate::common::run::{float_tensor, numbers, row_shape};
+use crate::common::run::{float_tensor, numbers};
 use crate::common::{oracle, tolerance};
-
-/// The logits of a problem, with the leaf whose gradient is asked for.
-fn logits(problem: &Problem, device: &Device) -> Tensor<3> {
-    float_tensor::<3>(&problem.logits, &problem.shape, (device, DType::F32)).require_grad()
-}
-
-fn indices(problem: &Problem, device: &Device) -> Option<Tensor<2, Int>> {
-    match &problem.targets {
-        Targets::Indices(indices) => {
-            let data = TensorData::new(indices.clone(), row_shape(problem));
-            Some(Tensor::from_data(data, device))
-        }
-        Targets::Distributions(_) => None,
-    }
-}
-
-fn distributions(problem: &Problem, device: &Device) -> Tensor<3> {
-    let Targets::Distributions(shares) = &problem.targets else {
-        panic!("the problem has indices");
-    };
-    float_tensor::<3>(shares, &problem.shape, (device, DType::F32))
-}
-
-fn output<B: CrossEntropyBackend>(
-    loss: &CrossEntropyLoss<B>,
-    logits: Tensor<3>,
-    problem: &Problem,
-    device: &Device,
-) -> CrossEntropyOutput<3> {
-    match indices(problem, device) {
-        Some(indices) => loss.try_forward_with_entropy(logits, indices),
-        None => loss.try_forward_with_entropy(logits, distributions(problem, device)),
-    }
-    .unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn integers(tensor: Tensor<2, Int>) -> Vec<i64> {
-    tensor.into_data().iter::<i64>().collect()
-}
-
-/// Loss, gradient and details agree with the oracle.
-#[track_caller]
-pub fn assert_output<B: CrossEntropyBackend>(problem: &Problem, device: &Device) {
-    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
-    let leaf = logits(problem, device);
-    let output = output(&loss, leaf.clone(), problem, device);
-    let expected = oracle::solve(problem);
-    let objective = output.loss.clone() * problem.upstream[0];
-    let found = Outcome {
-        loss: numbers(output.loss.clone()),
-        logits_gradient: numbers(leaf.grad(&objective.backward()).expect("tracked")),
-        targets_gradient: None,
-        terms: Terms::default(),
-    };
-    let name = format!("{:?} {:?}", problem.shape, problem.config);
-    let untracked = Problem {
-        tracked_targets: false,
-        ..problem.clone()
-    };
-    let expected_outcome = Outcome {
-        targets_gradient: None,
-        ..expected
-    };
-    tolerance::assert_close(&name, &untracked, &found, &expected_outcome, DType::F32);
-
-    let details = oracle::details(problem);
-    let rows = row_shape(problem);
-    assert_eq!(output.lse.dims().to_vec(), rows);
-    let entropy = output.entropy.clone().expect("it was asked for");
-    let number = |of: fn(&oracle::RowDetails) -> f64| details.iter().map(of).collect::<Vec<_>>();
-    let found = [output.lse.clone(), output.log_prob.clone(), entropy].map(numbers);
-    let expected = [
-        number(|row| row.lse),
-        number(|row| row.log_prob),
-        number(|row| row.entropy),
-    ];
-    let of_f32 = tolerance::of(DType::F32);
-    for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        assert_eq!(found.len(), expected.len());
-        for (row, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-            let allowed = of_f32.loss * expected.abs() + of_f32.terms * details[row].terms;
-            let same = if expected.is_finite() {
-                (found - expected).abs() <= allowed
-            } else {
-                found == expected || (found.is_nan() && expected.is_nan())
-            };
-            let which = ["lse", "log-probability", "entropy"][which];
-            assert!(
-                same,
-                "{name}: {which} {row} is {found:e}, expected {expected:e}"
-            );
-        }
-    }
-    let predicted: Vec<i64> = details.iter().map(|row| row.predicted).collect();
-    let rank: Vec<i64> = details.iter().map(|row| row.rank).collect();
-    assert_eq!(integers(output.predicted.clone()), predicted, "{name}");
-    assert_eq!(integers(output.target_rank.clone()), rank, "{name}");
-    let bools = |tensor: Tensor<2, burn::tensor::Bool>| {
-        tensor.into_data().iter::<bool>().collect::<Vec<_>>()
-    };
-    let of_rank = |holds: fn(i64) -> bool| rank.iter().map(|rank| holds(*rank)).collect::<Vec<_>>();
-    assert_eq!(bools(output.correct()), of_rank(|rank| rank == 0), "{name}");
-    assert_eq!(
-        bools(output.in_top(3)),
-        of_rank(|rank| (0..3).contains(&rank))
-    );
-    assert_eq!(bools(output.counted()), of_rank(|rank| rank >= 0), "{name}");
-    let counted = rank.iter().filter(|rank| **rank >= 0).count() as f64;
-    assert_eq!(numbers(output.counted_rows), [counted], "{name}");
-    let weight = |target: i64| match &problem.config.weight {
-        Some(weight) => f64::from(weight[target as usize]),
-        _ => 1.0,
-    };
-    let total: f64 = match &problem.targets {
-        Targets::Indices(indices) => (indices.iter().zip(&rank))
-            .filter(|(_, rank)| **rank >= 0)
-            .map(|(target, _)| weight(*target))
-            .sum(),
-        Targets::Distributions(_) => counted,
-    };
-    assert_eq!(numbers(output.total_weight), [total], "{name}");
-}
 
 /// Rows of one block and of several, of classes that lie together and that do not.
 const SHAPES: [([usize; 3], usize); 4] = [
@@ -141,12 +18,12 @@ const SHAPES: [([usize; 3], usize); 4] = [
     ([9, 2, 3], 0),
 ];
 
-fn outputs_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
+fn outputs_agree_with_the_oracle(device: &Device) {
     for (shape, class_dim) in SHAPES {
         for soft in [false, true] {
             let plain = Problem::random(&shape, class_dim, soft, 5);
             let classes = plain.classes();
-            assert_output::<B>(&plain, device);
+            assert_output(&plain, device);
             let optioned = plain.clone().with_weights().with_config(|config| {
                 config
                     .with_label_smoothing(0.2)
@@ -155,27 +32,27 @@ fn outputs_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
                     .with_z_loss(0.01)
                     .with_reduction(Reduction::Sum)
             });
-            assert_output::<B>(&optioned, device);
-            assert_output::<B>(&optioned.with_ignored(255), device);
+            assert_output(&optioned, device);
+            assert_output(&optioned.with_ignored(255), device);
             let scaled = plain
                 .clone()
                 .with_ignored(0)
                 .with_config(|config| config.with_logit_scale(0.5));
-            assert_output::<B>(&scaled, device);
+            assert_output(&scaled, device);
             // Equal scores, all of them and some.
             let mut tied = plain.clone();
             for (at, logit) in tied.logits.iter_mut().enumerate() {
                 *logit = if at % 3 == 0 { 1.0 } else { (at % 2) as f64 };
             }
-            assert_output::<B>(&tied, device);
+            assert_output(&tied, device);
             tied.logits.fill(-2.5);
-            assert_output::<B>(&tied, device);
+            assert_output(&tied, device);
             // A distribution with several largest classes.
             if let Targets::Distributions(shares) = &mut tied.targets {
                 for (at, share) in shares.iter_mut().enumerate() {
                     *share = (at % 3) as f64;
                 }
-                assert_output::<B>(&tied, device);
+                assert_output(&tied, device);
             }
             let mut masked = plain;
             for row in 0..masked.rows() {
@@ -184,12 +61,12 @@ fn outputs_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
                     masked.logits[at] = f64::NEG_INFINITY;
                 }
             }
-            assert_output::<B>(&masked, device);
+            assert_output(&masked, device);
         }
     }
 }
 
-fn probabilities_have_their_logarithms<B: CrossEntropyBackend>(device: &Device) {
+fn probabilities_have_their_logarithms(device: &Device) {
     for (shape, class_dim) in SHAPES {
         for soft in [false, true] {
             let mut problem = Problem::random(&shape, class_dim, soft, 6)
@@ -198,13 +75,13 @@ fn probabilities_have_their_logarithms<B: CrossEntropyBackend>(device: &Device) 
             for logit in &mut problem.logits {
                 *logit = (*logit / 7.0 + 1.0) / 2.0;
             }
-            assert_output::<B>(&problem, device);
+            assert_output(&problem, device);
         }
     }
 }
 
 /// Rows without a distribution have an order of their classes all the same.
-fn rows_of_nan_and_infinity_keep_their_order<B: CrossEntropyBackend>(device: &Device) {
+fn rows_of_nan_and_infinity_keep_their_order(device: &Device) {
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let rows = [
         [nan, 1.0, 2.0],
@@ -219,7 +96,7 @@ fn rows_of_nan_and_infinity_keep_their_order<B: CrossEntropyBackend>(device: &De
             .with_config(|config| config.with_reduction(Reduction::Sum));
         problem.logits = rows.as_flattened().to_vec();
         problem.targets = Targets::Indices(vec![target; 6]);
-        let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let output = output(&loss, logits(&problem, device), &problem, device);
         let details = oracle::details(&problem);
         let predicted: Vec<i64> = details.iter().map(|row| row.predicted).collect();
@@ -233,10 +110,10 @@ fn rows_of_nan_and_infinity_keep_their_order<B: CrossEntropyBackend>(device: &De
 }
 
 /// Asking for more does not change the loss or its gradient by a bit.
-fn the_loss_is_that_of_forward<B: CrossEntropyBackend>(device: &Device) {
+fn the_loss_is_that_of_forward(device: &Device) {
     for (shape, class_dim) in SHAPES {
         let problem = Problem::random(&shape, class_dim, false, 7).with_ignored(1);
-        let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+        let loss = problem.config.init(device);
         let results = [false, true].map(|detailed| {
             let leaf = logits(&problem, device);
             let targets = indices(&problem, device).expect("indices");
@@ -252,8 +129,8 @@ fn the_loss_is_that_of_forward<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn no_rows_have_no_details<B: CrossEntropyBackend>(device: &Device) {
-    let loss: CrossEntropyLoss<B> = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn no_rows_have_no_details(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let logits = Tensor::<3>::zeros([0, 4, 2], device);
     let output = loss.forward_with_output(logits, Tensor::<2, Int>::zeros([0, 2], device));
     assert_eq!(output.lse.dims(), [0, 2]);
@@ -269,12 +146,12 @@ fn no_rows_have_no_details<B: CrossEntropyBackend>(device: &Device) {
 
 /// Logits of half precision are computed in f32: their details are those of the same numbers in f32, to
 /// the bit. Those of f64 have its dtype.
-fn other_dtypes_have_their_details<B: CrossEntropyBackend>(device: &Device) {
+fn other_dtypes_have_their_details(device: &Device) {
     let problem = Problem::random(&[5, 70, 2], 1, false, 9)
         .with_ignored(1)
         .with_weights();
-    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
-    let f64_is_computed = is_cpu(device);
+    let loss = problem.config.init(device);
+    let f64_is_computed = is_host(device);
     for dtype in [DType::F16, DType::BF16, DType::F64] {
         if !device.supports_dtype(dtype) || (dtype == DType::F64 && !f64_is_computed) {
             continue;
@@ -304,9 +181,9 @@ fn other_dtypes_have_their_details<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// Gradients flow through the loss alone.
-fn the_details_are_constants<B: CrossEntropyBackend>(device: &Device) {
+fn the_details_are_constants(device: &Device) {
     let problem = Problem::random(&[4, 5, 2], 1, false, 8);
-    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let leaf = logits(&problem, device);
     let output = output(&loss, leaf.clone(), &problem, device);
     let of_loss = leaf.grad(&output.loss.clone().backward()).expect("tracked");
@@ -318,7 +195,7 @@ fn the_details_are_constants<B: CrossEntropyBackend>(device: &Device) {
 
 /// `log_prob` is what a loss without its other options is the negative of, for indices and
 /// distributions, and so are its gradients.
-fn log_probabilities_have_gradients<B: CrossEntropyBackend>(device: &Device) {
+fn log_probabilities_have_gradients(device: &Device) {
     for soft in [false, true] {
         let problem = Problem::random(&[6, 37, 2], 1, soft, 9)
             .with_ignored(3)
@@ -330,7 +207,7 @@ fn log_probabilities_have_gradients<B: CrossEntropyBackend>(device: &Device) {
                 .with_z_loss(0.1)
                 .with_reduction(Reduction::BatchMean)
         });
-        let loss: CrossEntropyLoss<B> = dressed.config.init_for::<B>(device);
+        let loss = dressed.config.init(device);
         let leaf = logits(&problem, device);
         let log_prob = match indices(&problem, device) {
             Some(indices) => loss.log_prob(leaf.clone(), indices),

@@ -1,9 +1,7 @@
 //! Relations that hold for every input.
 
-use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::CrossEntropyBackend;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -46,10 +44,10 @@ fn f64_of(problem: &Problem, device: &Device) -> Outcome {
         float: DType::F64,
         ..Form::default()
     };
-    run::solve_in::<Dispatch>(problem, form, device)
+    run::solve_in(problem, form, device)
 }
 
-fn random_options_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device) {
+fn random_options_agree_with_the_oracle(device: &Device) {
     check(CASES, |problem| {
         let options = problem.logits[0].to_bits();
         let mut problem = problem.with_config(|config| {
@@ -73,7 +71,7 @@ fn random_options_agree_with_the_oracle<B: CrossEntropyBackend>(device: &Device)
         if options >> 8 & 1 == 1 {
             problem = problem.unreduced();
         }
-        let found = run::solve::<B>(&problem, device);
+        let found = run::solve(&problem, device);
         let expected = oracle::solve(&problem);
         // Softcap and scale add roundings to logits of up to 6.
         let name = format!("{:?} {:?}", problem.shape, problem.config);
@@ -99,7 +97,7 @@ fn assert_within(name: &str, found: &Outcome, expected: &Outcome, tolerance: f64
     }
 }
 
-fn an_index_is_its_one_hot_distribution<B: CrossEntropyBackend>(device: &Device) {
+fn an_index_is_its_one_hot_distribution(device: &Device) {
     check(CASES, |problem| {
         let Targets::Indices(indices) = &problem.targets else {
             return;
@@ -113,13 +111,13 @@ fn an_index_is_its_one_hot_distribution<B: CrossEntropyBackend>(device: &Device)
             targets: Targets::Distributions(one_hot),
             ..problem.clone()
         };
-        let by_index = run::solve::<B>(&problem, device);
-        let by_share = run::solve::<B>(&soft, device);
+        let by_index = run::solve(&problem, device);
+        let by_share = run::solve(&soft, device);
         assert_within("one-hot", &by_index, &by_share, 1e-6);
     });
 }
 
-fn a_shift_of_all_logits_changes_nothing<B: CrossEntropyBackend>(device: &Device) {
+fn a_shift_of_all_logits_changes_nothing(device: &Device) {
     check(CASES, |problem| {
         // Values and shift of few bits, so that their sum is exact in f32.
         let mut problem = problem;
@@ -130,16 +128,16 @@ fn a_shift_of_all_logits_changes_nothing<B: CrossEntropyBackend>(device: &Device
         for logit in &mut shifted.logits {
             *logit += 256.0;
         }
-        let found = run::solve::<B>(&shifted, device);
-        let expected = run::solve::<B>(&problem, device);
+        let found = run::solve(&shifted, device);
+        let expected = run::solve(&problem, device);
         assert_within("shifted", &found, &expected, 1e-6);
     });
 }
 
-fn rows_of_the_gradient_sum_to_zero<B: CrossEntropyBackend>(device: &Device) {
+fn rows_of_the_gradient_sum_to_zero(device: &Device) {
     check(CASES, |problem| {
         let problem = problem.unreduced();
-        let gradient = run::solve::<B>(&problem, device).logits_gradient;
+        let gradient = run::solve(&problem, device).logits_gradient;
         for row in 0..problem.rows() {
             let entries = (0..problem.classes()).map(|class| gradient[problem.at(row, class)]);
             let size: f64 = entries.clone().map(f64::abs).sum();
@@ -152,7 +150,7 @@ fn rows_of_the_gradient_sum_to_zero<B: CrossEntropyBackend>(device: &Device) {
     });
 }
 
-fn permuting_the_batch_permutes_the_losses<B: CrossEntropyBackend>(device: &Device) {
+fn permuting_the_batch_permutes_the_losses(device: &Device) {
     check(CASES, |problem| {
         let problem = problem.unreduced();
         let outer = problem.shape[0];
@@ -170,16 +168,16 @@ fn permuting_the_batch_permutes_the_losses<B: CrossEntropyBackend>(device: &Devi
                 *indices = indices.chunks(block).rev().flatten().copied().collect();
             }
         }
-        let mut expected = run::solve::<B>(&problem, device).loss;
+        let mut expected = run::solve(&problem, device).loss;
         reverse(&mut expected);
-        assert_eq!(run::solve::<B>(&reversed, device).loss, expected);
+        assert_eq!(run::solve(&reversed, device).loss, expected);
     });
 }
 
-fn the_sums_of_two_halves_are_the_sum<B: CrossEntropyBackend>(device: &Device) {
+fn the_sums_of_two_halves_are_the_sum(device: &Device) {
     check(CASES, |problem| {
         let problem = problem.with_config(|config| config.with_reduction(Reduction::Sum));
-        let whole = run::solve::<B>(&problem, device).loss[0];
+        let whole = run::solve(&problem, device).loss[0];
         let (outer, split) = (problem.shape[0], problem.shape[0] / 2);
         let part = |range: std::ops::Range<usize>| {
             if range.is_empty() {
@@ -201,7 +199,7 @@ fn the_sums_of_two_halves_are_the_sum<B: CrossEntropyBackend>(device: &Device) {
                 },
                 ..problem.clone()
             };
-            run::solve::<B>(&part, device).loss[0]
+            run::solve(&part, device).loss[0]
         };
         let halves = part(0..split) + part(split..outer);
         assert!(

@@ -4,13 +4,11 @@ use std::collections::VecDeque;
 
 use burn::nn::LinearConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    ContrastiveError, CrossEntropyBackend, NegativeQueue, NegativeQueueConfig,
-};
+use burn_cross_entropy::{ContrastiveError, NegativeQueue, NegativeQueueConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::run::numbers;
 
 const FEATURES: usize = 3;
@@ -77,7 +75,7 @@ pub fn check(property: impl Fn(usize, Vec<usize>)) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn a_queue_is_a_deque_of_its_capacity<B: CrossEntropyBackend>(device: &Device) {
+fn a_queue_is_a_deque_of_its_capacity(device: &Device) {
     check(|capacity, sizes| {
         let mut queue = with_ids(capacity, device);
         let mut model = VecDeque::new();
@@ -115,7 +113,7 @@ fn a_queue_is_a_deque_of_its_capacity<B: CrossEntropyBackend>(device: &Device) {
     });
 }
 
-fn the_pieces_make_the_queue_of_the_whole<B: CrossEntropyBackend>(device: &Device) {
+fn the_pieces_make_the_queue_of_the_whole(device: &Device) {
     check(|capacity, sizes| {
         let [mut pieces, mut whole] = [(); 2].map(|_| with_ids(capacity, device));
         feed(&mut pieces, &sizes, device);
@@ -124,7 +122,7 @@ fn the_pieces_make_the_queue_of_the_whole<B: CrossEntropyBackend>(device: &Devic
     });
 }
 
-fn a_key_lies_in_the_row_of_its_number<B: CrossEntropyBackend>(device: &Device) {
+fn a_key_lies_in_the_row_of_its_number(device: &Device) {
     let mut queue = with_ids(5, device);
     feed(&mut queue, &[3, 4, 16, 0, 2], device);
     // 25 keys: row 0 has number 20, row 4 number 24.
@@ -141,7 +139,7 @@ fn a_key_lies_in_the_row_of_its_number<B: CrossEntropyBackend>(device: &Device) 
     );
 }
 
-fn rows_without_a_key_are_no_negatives<B: CrossEntropyBackend>(device: &Device) {
+fn rows_without_a_key_are_no_negatives(device: &Device) {
     let mut queue = with_ids(7, device);
     assert!(queue.is_empty());
     assert_eq!((queue.capacity(), queue.features()), (7, FEATURES));
@@ -160,7 +158,7 @@ fn rows_without_a_key_are_no_negatives<B: CrossEntropyBackend>(device: &Device) 
     assert_eq!(numbers(queue.keys()), key(0).map(f64::from));
 }
 
-fn gradients_end_at_the_queue<B: CrossEntropyBackend>(device: &Device) {
+fn gradients_end_at_the_queue(device: &Device) {
     let encoder = LinearConfig::new(2, FEATURES).init(device);
     let mut queue = with_ids(4, device);
     let inputs = Tensor::<2>::from_floats([[1.0, -2.0], [0.5, 3.0]], device);
@@ -183,7 +181,7 @@ fn gradients_end_at_the_queue<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn tensors_that_were_read_do_not_change<B: CrossEntropyBackend>(device: &Device) {
+fn tensors_that_were_read_do_not_change(device: &Device) {
     let mut queue = with_ids(4, device);
     feed(&mut queue, &[3], device);
     let (filling, expected_filling) = (queue.keys(), contents(&queue).0);
@@ -198,7 +196,7 @@ fn tensors_that_were_read_do_not_change<B: CrossEntropyBackend>(device: &Device)
     assert_eq!(numbers(full), expected_full);
 }
 
-fn views_are_pushed_as_what_they_show<B: CrossEntropyBackend>(device: &Device) {
+fn views_are_pushed_as_what_they_show(device: &Device) {
     let mut queue = NegativeQueueConfig::new(4, FEATURES).init(device);
     let rows = keys(0, 3, device);
     let transposed = Tensor::<2>::from_data(rows.clone().transpose().into_data(), device);
@@ -214,7 +212,7 @@ fn views_are_pushed_as_what_they_show<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(numbers(queue.keys()), expected.concat());
 }
 
-fn an_empty_queue_takes_on_a_dtype<B: CrossEntropyBackend>(device: &Device) {
+fn an_empty_queue_takes_on_a_dtype(device: &Device) {
     let mut queue = with_ids(4, device);
     let wide = || keys(0, 3, device).cast(DType::F64) + 1e-12;
     let wide_ids = || ids(0, 3, device).cast(DType::I64);
@@ -241,7 +239,7 @@ fn an_empty_queue_takes_on_a_dtype<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(queue.keys().dtype(), DType::F32);
 }
 
-fn what_does_not_fit_leaves_the_queue_as_it_was<B: CrossEntropyBackend>(device: &Device) {
+fn what_does_not_fit_leaves_the_queue_as_it_was(device: &Device) {
     let mut queue = with_ids(4, device);
     feed(&mut queue, &[6], device);
     let before = contents(&queue);
@@ -277,7 +275,7 @@ fn what_does_not_fit_leaves_the_queue_as_it_was<B: CrossEntropyBackend>(device: 
     ));
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     a_queue_is_a_deque_of_its_capacity,
     the_pieces_make_the_queue_of_the_whole,
     a_key_lies_in_the_row_of_its_number,

@@ -4,9 +4,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, NegativeQueue, NegativeQueueConfig};
+use burn_cross_entropy::{NegativeQueue, NegativeQueueConfig};
 
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::run::numbers;
 
 #[derive(Module, Debug)]
@@ -66,7 +66,7 @@ fn record(module: impl Module) -> ModuleRecord {
     ModuleRecord::from_bytes(bytes).expect("a record")
 }
 
-fn a_record_holds_all_of_the_queue<B: CrossEntropyBackend>(device: &Device) {
+fn a_record_holds_all_of_the_queue(device: &Device) {
     for ids in [false, true] {
         // Filling, just full, and wrapped.
         for capacity in [9, 6, 4] {
@@ -84,7 +84,7 @@ fn a_record_holds_all_of_the_queue<B: CrossEntropyBackend>(device: &Device) {
     assert!(loaded.is_empty());
 }
 
-fn a_record_of_a_model_holds_its_queue<B: CrossEntropyBackend>(device: &Device) {
+fn a_record_of_a_model_holds_its_queue(device: &Device) {
     let saved = Contrast::new(filled(4, true, device), device);
     // Weight and bias, keys, ids and ring.
     assert_eq!(saved.clone().into_record().len(), 5);
@@ -103,7 +103,7 @@ fn a_record_of_a_model_holds_its_queue<B: CrossEntropyBackend>(device: &Device) 
     std::fs::remove_dir_all(&folder).expect("the folder is ours");
 }
 
-fn a_record_keeps_the_dtype_or_is_cast<B: CrossEntropyBackend>(device: &Device) {
+fn a_record_keeps_the_dtype_or_is_cast(device: &Device) {
     let mut saved = empty(4, false, device);
     saved.push(Tensor::from_data(
         TensorData::from([[1.5, 2.0], [3.0, 4.0]]),
@@ -118,7 +118,7 @@ fn a_record_keeps_the_dtype_or_is_cast<B: CrossEntropyBackend>(device: &Device) 
     assert_eq!(contents(&loaded), contents(&saved));
 }
 
-fn a_record_of_another_queue_is_refused<B: CrossEntropyBackend>(device: &Device) {
+fn a_record_of_another_queue_is_refused(device: &Device) {
     let record = || record(filled(5, true, device));
     assert!(empty(4, true, device).try_load_record(record()).is_err());
     assert!(empty(5, false, device).try_load_record(record()).is_err());
@@ -129,7 +129,7 @@ fn a_record_of_another_queue_is_refused<B: CrossEntropyBackend>(device: &Device)
 }
 
 /// Nothing that no key was put in becomes a negative, and no key gets the id of another.
-fn what_is_loaded_in_part_fits_together<B: CrossEntropyBackend>(device: &Device) {
+fn what_is_loaded_in_part_fits_together(device: &Device) {
     let record = || record(filled(5, true, device)).validate(false);
 
     // Keys of another shape: as if there had been no record.
@@ -168,7 +168,7 @@ impl ModuleMapper for Add {
     }
 }
 
-fn numbers_that_no_queue_has_leave_it_empty<B: CrossEntropyBackend>(device: &Device) {
+fn numbers_that_no_queue_has_leave_it_empty(device: &Device) {
     for numbers in [
         [5, 2, 0, 5, 5],
         [5, 2, 0, 3, 4],
@@ -205,7 +205,7 @@ impl ModuleMapper for Track {
     }
 }
 
-fn keys_stay_constants_under_every_mapper<B: CrossEntropyBackend>(device: &Device) {
+fn keys_stay_constants_under_every_mapper(device: &Device) {
     let queue = filled(4, true, device);
     let expected = contents(&queue);
     assert_eq!(queue.num_params(), 0);
@@ -229,7 +229,7 @@ fn keys_stay_constants_under_every_mapper<B: CrossEntropyBackend>(device: &Devic
     assert_eq!(contents(&queue), expected);
 }
 
-fn an_optimizer_leaves_the_queue<B: CrossEntropyBackend>(device: &Device) {
+fn an_optimizer_leaves_the_queue(device: &Device) {
     use burn::optim::{GradientsParams, SgdConfig};
 
     let model = Contrast::new(filled(4, true, device), device);
@@ -243,7 +243,7 @@ fn an_optimizer_leaves_the_queue<B: CrossEntropyBackend>(device: &Device) {
     assert_eq!(contents(&model.queue), expected);
 }
 
-fn a_queue_shows_its_options<B: CrossEntropyBackend>(device: &Device) {
+fn a_queue_shows_its_options(device: &Device) {
     let shown = format!("{}", filled(9, true, device));
     for said in ["capacity: 9", "features: 2", "ids: true", "len: 6"] {
         assert!(shown.contains(said), "{shown}");
@@ -252,7 +252,7 @@ fn a_queue_shows_its_options<B: CrossEntropyBackend>(device: &Device) {
     assert!(model.contains("NegativeQueue"), "{model}");
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     a_record_holds_all_of_the_queue,
     a_record_of_a_model_holds_its_queue,
     a_record_keeps_the_dtype_or_is_cast,

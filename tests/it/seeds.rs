@@ -4,9 +4,9 @@
 use approx::assert_relative_eq;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig};
+use burn_cross_entropy::CrossEntropyLossConfig;
 
-use crate::common::backends::{is_cpu, on_every_backend};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::numbers;
 
@@ -33,7 +33,7 @@ fn parts(problem: &Problem) -> (&[f64], &[i64]) {
     }
 }
 
-fn three_rows_of_five_classes<B: CrossEntropyBackend>(device: &Device) {
+fn three_rows_of_five_classes(device: &Device) {
     let problem = Problem::random(&[3, 5], 1, false, 2158);
     let (logits, targets) = parts(&problem);
     let x = Tensor::<2>::from_data(
@@ -41,7 +41,7 @@ fn three_rows_of_five_classes<B: CrossEntropyBackend>(device: &Device) {
         (device, DType::F32),
     );
     let y = Tensor::<1, Int>::from_data(TensorData::new(targets.to_vec(), [3]), device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let found = numbers(loss.forward(x, y))[0];
     let by_loop = mean_by_loop(logits, targets, 5, 1);
     assert_relative_eq!(found, by_loop, max_relative = 2e-6);
@@ -49,7 +49,7 @@ fn three_rows_of_five_classes<B: CrossEntropyBackend>(device: &Device) {
 
 /// 6 images of 5 x 5 pixels in 3 classes, with a label map of 6 x 1 x 5 x 5 and with the same map
 /// squeezed, as the document does it.
-fn six_images_with_a_label_per_pixel<B: CrossEntropyBackend>(device: &Device) {
+fn six_images_with_a_label_per_pixel(device: &Device) {
     let problem = Problem::random(&[6, 3, 5, 5], 1, false, 1503);
     let (logits, targets) = parts(&problem);
     let x = || {
@@ -57,7 +57,7 @@ fn six_images_with_a_label_per_pixel<B: CrossEntropyBackend>(device: &Device) {
         Tensor::<4>::from_data(data, (device, DType::F32))
     };
     let map = Tensor::<4, Int>::from_data(TensorData::new(targets.to_vec(), [6, 1, 5, 5]), device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let by_loop = mean_by_loop(logits, targets, 3, 25);
     let unsqueezed = numbers(loss.forward(x(), map.clone()))[0];
     let squeezed = numbers(loss.forward(x(), map.squeeze_dim::<3>(1)))[0];
@@ -209,9 +209,9 @@ const PRINTED_GRADIENT: [[f64; 10]; 5] = [
     ],
 ];
 
-fn probabilities_and_their_gradient<B: CrossEntropyBackend>(device: &Device) {
+fn probabilities_and_their_gradient(device: &Device) {
     // The last digit that the document prints needs f64; f32 has seven.
-    let exact = is_cpu(device);
+    let exact = is_host(device);
     let (dtype, tolerance) = if exact {
         (DType::F64, 5e-11)
     } else {
@@ -223,7 +223,7 @@ fn probabilities_and_their_gradient<B: CrossEntropyBackend>(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_logits(false)
         .with_reduction(Reduction::Sum)
-        .init_for::<B>(device);
+        .init(device);
     let probabilities = tensor(PROBABILITIES);
     let value = loss.forward(probabilities.clone(), tensor(SHARES));
     assert!((numbers(value.clone())[0] - PRINTED_LOSS).abs() <= tolerance);
@@ -240,9 +240,9 @@ const EXAMPLE: [[f32; 4]; 3] = [
     [0.28, 0.32, 0.2, 0.3],
 ];
 
-fn one_hot_and_indices_give_the_same_1_2914<B: CrossEntropyBackend>(device: &Device) {
+fn one_hot_and_indices_give_the_same_1_2914(device: &Device) {
     let logits = || Tensor::<2>::from_floats(EXAMPLE, device);
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = CrossEntropyLossConfig::new().init(device);
     let one_hot = Tensor::<2>::from_floats(
         [[0., 0., 0., 1.], [0., 0., 1., 0.], [0., 1., 0., 0.]],
         device,
@@ -256,7 +256,7 @@ fn one_hot_and_indices_give_the_same_1_2914<B: CrossEntropyBackend>(device: &Dev
 
 /// Why MoCo's labels are all zero: `cat([l_pos, l_neg], 1)` puts the positive at index 0, so the
 /// loss is `-ln(exp(l_pos) / (exp(l_pos) + sum exp(l_neg)))` of each row.
-fn labels_of_zero_name_the_positive_at_index_0<B: CrossEntropyBackend>(device: &Device) {
+fn labels_of_zero_name_the_positive_at_index_0(device: &Device) {
     let (positives, negatives) = ([0.9f64, -0.2, 0.4], [[0.1, 0.3], [0.5, -0.7], [-0.4, 0.8]]);
     let column = Tensor::<2>::from_floats([[0.9], [-0.2], [0.4]], device);
     let rest = Tensor::<2>::from_floats([[0.1, 0.3], [0.5, -0.7], [-0.4, 0.8]], device);
@@ -264,7 +264,7 @@ fn labels_of_zero_name_the_positive_at_index_0<B: CrossEntropyBackend>(device: &
     let temperature = 0.07;
     let loss = CrossEntropyLossConfig::new()
         .with_logit_scale(1.0 / temperature as f32)
-        .init_for::<B>(device);
+        .init(device);
     let found = numbers(loss.forward(logits.clone(), Tensor::<1, Int>::zeros([3], device)))[0];
     let info_nce: f64 = positives
         .iter()

@@ -7,11 +7,11 @@ use std::ops::Range;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget,
-    EmptyReduction, Normalizer, ShardStatistics, VocabularyShard,
+    CrossEntropyLossConfig, CrossEntropyTarget, EmptyReduction, Normalizer, ShardStatistics,
+    VocabularyShard,
 };
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -70,7 +70,7 @@ fn parts<const D: usize>(
 }
 
 /// Loss and gradient of the problem, each shard's from its own loss.
-fn solve<B: CrossEntropyBackend, const D: usize, const R: usize>(
+fn solve<const D: usize, const R: usize>(
     problem: &Problem,
     shards: &[VocabularyShard],
     (device, dtype): (&Device, DType),
@@ -78,7 +78,7 @@ fn solve<B: CrossEntropyBackend, const D: usize, const R: usize>(
 where
     Tensor<R, Int>: CrossEntropyTarget<D>,
 {
-    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let targets = || int_tensor::<R>(problem, device);
     let parts = parts::<D>(problem, shards, (device, dtype));
     let pairs = || shards.iter().zip(&parts);
@@ -120,13 +120,13 @@ where
 }
 
 #[track_caller]
-fn assert_agrees_in<B: CrossEntropyBackend>(problem: &Problem, device: &Device, dtype: DType) {
+fn assert_agrees_in(problem: &Problem, device: &Device, dtype: DType) {
     let expected = oracle::solve(problem);
     for starts in DIVISIONS {
         let shards = shards(starts);
         let found = match problem.shape.len() {
-            2 => solve::<B, 2, 1>(problem, &shards, (device, dtype)),
-            _ => solve::<B, 3, 2>(problem, &shards, (device, dtype)),
+            2 => solve::<2, 1>(problem, &shards, (device, dtype)),
+            _ => solve::<3, 2>(problem, &shards, (device, dtype)),
         };
         let name = format!("{starts:?}, {dtype:?}, {:?}", problem.config);
         tolerance::assert_close(&name, problem, &found, &expected, dtype);
@@ -134,8 +134,8 @@ fn assert_agrees_in<B: CrossEntropyBackend>(problem: &Problem, device: &Device, 
 }
 
 #[track_caller]
-fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, device: &Device) {
-    assert_agrees_in::<B>(problem, device, DType::F32);
+fn assert_agrees(problem: &Problem, device: &Device) {
+    assert_agrees_in(problem, device, DType::F32);
 }
 
 fn problem(rows: usize, seed: u64) -> Problem {
@@ -176,13 +176,13 @@ const OPTIONS: [(&str, Change); 10] = [
     }),
 ];
 
-fn shards_have_the_loss_and_the_gradients_of_the_whole<B: CrossEntropyBackend>(device: &Device) {
+fn shards_have_the_loss_and_the_gradients_of_the_whole(device: &Device) {
     for (seed, (_, change)) in OPTIONS.into_iter().enumerate() {
-        assert_agrees::<B>(&problem(7, seed as u64).with_config(change), device);
+        assert_agrees(&problem(7, seed as u64).with_config(change), device);
     }
 }
 
-fn every_reduction_is_that_of_the_whole<B: CrossEntropyBackend>(device: &Device) {
+fn every_reduction_is_that_of_the_whole(device: &Device) {
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
         for shape in [[3, CLASSES, 5].as_slice(), &[6, CLASSES]] {
             let problem = Problem::random(shape, 1, false, 21)
@@ -193,12 +193,12 @@ fn every_reduction_is_that_of_the_whole<B: CrossEntropyBackend>(device: &Device)
                         .with_weight(weights())
                         .with_z_loss(0.03)
                 });
-            assert_agrees::<B>(&problem, device);
+            assert_agrees(&problem, device);
         }
     }
 }
 
-fn the_classes_of_a_shard_may_be_in_any_dimension<B: CrossEntropyBackend>(device: &Device) {
+fn the_classes_of_a_shard_may_be_in_any_dimension(device: &Device) {
     for (class_dim, configured) in [(0, 0), (1, 1), (2, -1)] {
         let mut shape = vec![2, 5, 3];
         shape[class_dim] = CLASSES;
@@ -209,11 +209,11 @@ fn the_classes_of_a_shard_may_be_in_any_dimension<B: CrossEntropyBackend>(device
                 .with_label_smoothing(0.1)
                 .with_reduction(Reduction::BatchMean)
         });
-        assert_agrees::<B>(&problem, device);
+        assert_agrees(&problem, device);
     }
 }
 
-fn an_ignored_row_is_nothing_whatever_it_holds<B: CrossEntropyBackend>(device: &Device) {
+fn an_ignored_row_is_nothing_whatever_it_holds(device: &Device) {
     for smoothing in [0.0, 0.1] {
         let mut problem = problem(7, 5).with_ignored(-100).with_config(|config| {
             config
@@ -227,20 +227,20 @@ fn an_ignored_row_is_nothing_whatever_it_holds<B: CrossEntropyBackend>(device: &
                 problem.logits[at] = value;
             }
         }
-        assert_agrees::<B>(&problem, device);
+        assert_agrees(&problem, device);
     }
 }
 
-fn a_mean_over_nothing_is_what_the_configuration_says<B: CrossEntropyBackend>(device: &Device) {
+fn a_mean_over_nothing_is_what_the_configuration_says(device: &Device) {
     for empty in [EmptyReduction::Nan, EmptyReduction::Zero] {
         let mut problem = problem(3, 6).with_config(|config| config.with_empty(empty));
         problem.targets = Targets::Indices(vec![-100; 3]);
-        assert_agrees::<B>(&problem, device);
+        assert_agrees(&problem, device);
     }
 }
 
 /// More classes than are added up in one run, with maxima close to each other and far apart.
-fn large_vocabularies_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
+fn large_vocabularies_keep_their_digits(device: &Device) {
     for (seed, spread) in [(40, 1.0), (41, 25.0)] {
         for smoothing in [0.0, 0.1] {
             let mut problem = Problem::random(&[4, 403], 1, false, seed)
@@ -251,7 +251,7 @@ fn large_vocabularies_keep_their_digits<B: CrossEntropyBackend>(device: &Device)
             }
             let expected = oracle::solve(&problem);
             for ends in [[0, 150, 151, 403], [0, 33, 370, 403]] {
-                let found = solve::<B, 2, 1>(&problem, &shards(&ends), (device, DType::F32));
+                let found = solve::<2, 1>(&problem, &shards(&ends), (device, DType::F32));
                 let name = format!("{ends:?}, {spread}, {smoothing}");
                 tolerance::assert_close(&name, &problem, &found, &expected, DType::F32);
             }
@@ -261,7 +261,7 @@ fn large_vocabularies_keep_their_digits<B: CrossEntropyBackend>(device: &Device)
 
 /// Rows with one class of almost all of the probability, in each shard, with the target there and
 /// elsewhere.
-fn confident_rows_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
+fn confident_rows_keep_their_digits(device: &Device) {
     for (_, change) in OPTIONS {
         let mut problem = problem(24, 9).with_config(change);
         let mut targets = vec![];
@@ -281,13 +281,13 @@ fn confident_rows_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
             } as i64);
         }
         problem.targets = Targets::Indices(targets);
-        assert_agrees::<B>(&problem, device);
+        assert_agrees(&problem, device);
     }
     let mut one = Problem::random(&[1, 3], 1, false, 0);
     one.logits = vec![20.0, 0.0, 0.0];
     one.targets = Targets::Indices(vec![0]);
     one.upstream = vec![1.0];
-    let found = solve::<B, 2, 1>(&one, &shards(&[0, 1, 3]), (device, DType::F32));
+    let found = solve::<2, 1>(&one, &shards(&[0, 1, 3]), (device, DType::F32));
     assert!(
         (found.loss[0] / 4.12230738e-9 - 1.0).abs() < 1e-6,
         "{found:?}"
@@ -298,9 +298,7 @@ fn confident_rows_keep_their_digits<B: CrossEntropyBackend>(device: &Device) {
     );
 }
 
-fn equal_largest_logits_in_several_shards_are_counted_once_each<B: CrossEntropyBackend>(
-    device: &Device,
-) {
+fn equal_largest_logits_in_several_shards_are_counted_once_each(device: &Device) {
     for (_, change) in OPTIONS {
         let mut problem = problem(4, 10).with_config(change);
         for (row, same) in [[0, 1], [3, 4], [0, 10], [8, 9]].into_iter().enumerate() {
@@ -309,11 +307,11 @@ fn equal_largest_logits_in_several_shards_are_counted_once_each<B: CrossEntropyB
                 problem.logits[at] = 9.0;
             }
         }
-        assert_agrees::<B>(&problem, device);
+        assert_agrees(&problem, device);
     }
 }
 
-fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device) {
+fn classes_at_minus_infinity_add_nothing(device: &Device) {
     let without = |classes: &[usize]| {
         let mut problem = problem(5, 12);
         for row in 0..5 {
@@ -327,7 +325,7 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
     };
     // Shards without a finite logit, at the front, between others and at the end.
     for classes in [[0, 0, 0, 0], [0, 1, 2, 8], [1, 2, 4, 6], [10, 8, 4, 4]] {
-        assert_agrees::<B>(&without(&classes), device);
+        assert_agrees(&without(&classes), device);
         // Their weight is 0, so that smoothing gives them nothing.
         let smooth = without(&classes).with_config(|config| {
             let mut weights = vec![1.5; CLASSES];
@@ -336,7 +334,7 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
             }
             config.with_weight(Some(weights)).with_label_smoothing(0.1)
         });
-        assert_agrees::<B>(&smooth, device);
+        assert_agrees(&smooth, device);
         // Nor does the target, if it weighs nothing.
         for smoothing in [0.0, 1.0] {
             let mut weightless = without(&classes).with_config(|config| {
@@ -351,7 +349,7 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
             if let Targets::Indices(indices) = &mut weightless.targets {
                 indices[1] = classes[0] as i64;
             }
-            assert_agrees::<B>(&weightless, device);
+            assert_agrees(&weightless, device);
         }
         // The softcap makes them classes like others.
         let capped = without(&classes).with_config(|config| {
@@ -360,7 +358,7 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
                 .with_label_smoothing(0.1)
         });
         let expected = oracle::solve(&capped);
-        let found = solve::<B, 2, 1>(&capped, &shards(DIVISIONS[3]), (device, DType::F32));
+        let found = solve::<2, 1>(&capped, &shards(DIVISIONS[3]), (device, DType::F32));
         tolerance::assert_losses(
             "capped",
             &found.loss,
@@ -370,7 +368,7 @@ fn classes_at_minus_infinity_add_nothing<B: CrossEntropyBackend>(device: &Device
     }
 }
 
-fn rows_without_a_loss_say_so<B: CrossEntropyBackend>(device: &Device) {
+fn rows_without_a_loss_say_so(device: &Device) {
     let with = |smoothing: f32, values: &[(usize, f64)], target: i64| {
         let mut problem =
             problem(1, 13).with_config(|config| config.with_label_smoothing(smoothing));
@@ -403,7 +401,7 @@ fn rows_without_a_loss_say_so<B: CrossEntropyBackend>(device: &Device) {
     ] {
         assert!(is_expected(oracle::solve(&problem).loss[0]));
         for starts in DIVISIONS {
-            let found = solve::<B, 2, 1>(&problem, &shards(starts), (device, DType::F32));
+            let found = solve::<2, 1>(&problem, &shards(starts), (device, DType::F32));
             assert!(
                 is_expected(found.loss[0]),
                 "{starts:?} {:?}",
@@ -413,11 +411,11 @@ fn rows_without_a_loss_say_so<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn other_dtypes_have_their_own_digits<B: CrossEntropyBackend>(device: &Device) {
+fn other_dtypes_have_their_own_digits(device: &Device) {
     for dtype in [DType::F64, DType::F16, DType::BF16] {
         let name = format!("{device:?}");
         if !device.supports_dtype(dtype)
-            || !is_cpu(device)
+            || !is_host(device)
             || (dtype != DType::F64 && !name.contains("Flex"))
         {
             continue;
@@ -428,18 +426,14 @@ fn other_dtypes_have_their_own_digits<B: CrossEntropyBackend>(device: &Device) {
             for logit in &mut problem.logits {
                 *logit = (*logit * 8.0).round() / 8.0;
             }
-            assert_agrees_in::<B>(&problem, device, dtype);
+            assert_agrees_in(&problem, device, dtype);
         }
     }
 }
 
 /// The statistics of each shard of a division.
-fn statistics<B: CrossEntropyBackend>(
-    problem: &Problem,
-    starts: &[usize],
-    device: &Device,
-) -> Vec<ShardStatistics> {
-    let loss = problem.config.init_for::<B>(device);
+fn statistics(problem: &Problem, starts: &[usize], device: &Device) -> Vec<ShardStatistics> {
+    let loss = problem.config.init(device);
     let shards = shards(starts);
     let parts = parts::<2>(problem, &shards, (device, DType::F32));
     shards
@@ -449,7 +443,7 @@ fn statistics<B: CrossEntropyBackend>(
         .collect()
 }
 
-fn statistics_combine_in_any_order<B: CrossEntropyBackend>(device: &Device) {
+fn statistics_combine_in_any_order(device: &Device) {
     for smoothing in [0.0, 0.1] {
         let mut problem = problem(6, 14).with_config(|config| {
             config
@@ -468,18 +462,18 @@ fn statistics_combine_in_any_order<B: CrossEntropyBackend>(device: &Device) {
             problem.logits[at] = value;
         }
         let all = |order: &[usize]| {
-            let parts = statistics::<B>(&problem, DIVISIONS[3], device);
+            let parts = statistics(&problem, DIVISIONS[3], device);
             ShardStatistics::combined(order.iter().map(|at| parts[*at].clone())).into_tensor()
         };
         let grouped = || {
-            let [a, b, c, d, e] = statistics::<B>(&problem, DIVISIONS[3], device)
+            let [a, b, c, d, e] = statistics(&problem, DIVISIONS[3], device)
                 .try_into()
                 .expect("five shards");
             (a.combine(b))
                 .combine(c.combine(d.combine(e)))
                 .into_tensor()
         };
-        let [whole] = statistics::<B>(&problem, DIVISIONS[0], device)
+        let [whole] = statistics(&problem, DIVISIONS[0], device)
             .try_into()
             .expect("one shard");
         let lines = if smoothing == 0.0 { 3 } else { 6 };
@@ -508,9 +502,9 @@ fn statistics_combine_in_any_order<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-fn statistics_travel_as_plain_tensors<B: CrossEntropyBackend>(device: &Device) {
+fn statistics_travel_as_plain_tensors(device: &Device) {
     let problem = problem(5, 15);
-    let loss = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let shard = VocabularyShard::new(0..CLASSES, CLASSES);
     let targets = || int_tensor::<1>(&problem, device);
     let [leaf] = parts::<2>(&problem, std::slice::from_ref(&shard), (device, DType::F32))
@@ -535,14 +529,14 @@ fn statistics_travel_as_plain_tensors<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// The sum of the losses over a normalizer, in shards of the vocabulary and parts of the batch.
-fn shards_take_a_normalizer<B: CrossEntropyBackend>(device: &Device) {
+fn shards_take_a_normalizer(device: &Device) {
     let whole = problem(9, 16).with_ignored(-5).with_config(|config| {
         config
             .with_weight(weights())
             .with_z_loss(0.05)
             .with_label_smoothing(0.1)
     });
-    let loss = whole.config.init_for::<B>(device);
+    let loss = whole.config.init(device);
     let normalizer: Normalizer = loss.normalizer(int_tensor::<1>(&whole, device));
     let shards = shards(DIVISIONS[2]);
     let mut total = 0.0;
@@ -581,7 +575,7 @@ fn shards_take_a_normalizer<B: CrossEntropyBackend>(device: &Device) {
     );
 }
 
-fn no_rows_are_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
+fn no_rows_are_an_empty_mean(device: &Device) {
     for (reduction, empty, expected) in [
         (Reduction::Mean, EmptyReduction::Zero, 0.0),
         (Reduction::Mean, EmptyReduction::Nan, f64::NAN),
@@ -591,7 +585,7 @@ fn no_rows_are_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
             .with_reduction(reduction)
             .with_empty(empty)
             .with_label_smoothing(0.1)
-            .init_for::<B>(device);
+            .init(device);
         let shards = VocabularyShard::split(7, 2);
         let logits = |shard: &VocabularyShard| Tensor::<2>::zeros([0, shard.range().len()], device);
         let targets = || Tensor::<1, Int>::zeros([0], device);
@@ -606,7 +600,7 @@ fn no_rows_are_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     shards_have_the_loss_and_the_gradients_of_the_whole,
     every_reduction_is_that_of_the_whole,
     the_classes_of_a_shard_may_be_in_any_dimension,

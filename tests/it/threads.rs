@@ -7,7 +7,6 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 use std::process::Command;
 
-use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::Device;
 
@@ -49,7 +48,7 @@ fn problems(shape: &[usize]) -> Vec<Problem> {
 fn print_bits(device: &Device) {
     for shape in SHAPES {
         for (number, problem) in problems(shape).iter().enumerate() {
-            let outcome = run::solve::<Dispatch>(problem, device);
+            let outcome = run::solve(problem, device);
             let mut hasher = DefaultHasher::new();
             let targets = outcome.targets_gradient.unwrap_or_default();
             for value in [&outcome.loss, &outcome.logits_gradient, &targets]
@@ -64,7 +63,7 @@ fn print_bits(device: &Device) {
     }
     // In chunks that do not divide the rows.
     let projected = Projected::random([103, 67, 1003], false, 3);
-    let found = projected.found::<Dispatch>(Form::chunked(Some(40)), device);
+    let found = projected.found(Form::chunked(Some(40)), device);
     let mut hasher = DefaultHasher::new();
     let parts = [&found.loss, &found.input, &found.weight];
     for value in parts.into_iter().chain(&found.bias).flatten() {
@@ -143,7 +142,7 @@ fn the_number_of_threads_can_be_set() {
 fn print_number_of_threads() {
     let problem = Problem::random(&[67, 3001], 1, false, 1);
     let device = crate::common::backends::flex().autodiff();
-    run::solve::<Dispatch>(&problem, &device);
+    run::solve(&problem, &device);
     let threads = std::fs::read_dir("/proc/self/task").expect("Linux has it");
     println!("\n{MARK}{}", threads.count());
 }

@@ -6,7 +6,7 @@ use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;
 use burn::nn::{Linear, LinearConfig, Relu};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig};
+use burn_cross_entropy::CrossEntropyLossConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -112,7 +112,7 @@ fn assert_same_course(found: &[f64], expected: &[f64]) {
     );
 }
 
-fn the_course_is_that_of_burns_loss<B: CrossEntropyBackend>(device: &Device) {
+fn the_course_is_that_of_burns_loss(device: &Device) {
     let weights: Vec<f32> = (0..CLASSES).map(|class| 0.5 + class as f32 * 0.2).collect();
     let plain = (CrossEntropyLossConfig::new(), BurnLossConfig::new());
     let weighted = (
@@ -127,7 +127,7 @@ fn the_course_is_that_of_burns_loss<B: CrossEntropyBackend>(device: &Device) {
     );
     for (ours, burns) in [plain, weighted] {
         let start = Model::new(device);
-        let ours: CrossEntropyLoss<B> = ours.init_for::<B>(device);
+        let ours = ours.init(device);
         let burns = burns.init(device);
         let found = train(start.clone(), device, |logits, targets| {
             ours.forward(logits, targets)
@@ -147,11 +147,11 @@ mod fusion {
     use burn::backend::tensor::FloatTensor;
     use burn::backend::{Autodiff, AutodiffBackend, Backend, BackendTypes};
     use burn::tensor::DType;
-    use burn_cross_entropy::EmptyReduction;
     use burn_cross_entropy::operation::{
         ClassWeights, Denominators, DetailsOf, GradientsOf, InputValues, Inputs, Options,
         RowReduction, Targets,
     };
+    use burn_cross_entropy::{CrossEntropyBackend, EmptyReduction};
     use burn_cubecl::CubeBackend;
 
     use super::*;

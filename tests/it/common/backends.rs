@@ -1,4 +1,8 @@
 //! The backends that a test body runs on, each a module whose name stands in the test's output.
+//!
+//! A body is a function `fn name(device: &Device)`; the device has autodiff and is dispatched at run time.
+//! That a loss bound at compile time, and a device with gradient checkpointing, compute the same is for
+//! `bound.rs` alone to say.
 
 use burn::tensor::Device;
 
@@ -12,6 +16,7 @@ pub fn ndarray() -> Device {
     Device::ndarray()
 }
 
+/// CubeCL's processor runtime.
 #[cfg(feature = "cpu")]
 pub fn cpu() -> Device {
     Device::cpu()
@@ -27,96 +32,41 @@ pub fn cuda() -> Device {
     Device::cuda(0)
 }
 
-/// Whether the device is one of Burn's CPU backends.
-pub fn is_cpu(device: &Device) -> bool {
+/// Whether the backend computes on slices in the process's own memory: Flex and NdArray, not CubeCL's
+/// processor runtime.
+pub fn is_host(device: &Device) -> bool {
     let name = format!("{device:?}");
     name.contains("Flex") || name.contains("NdArray")
 }
 
-/// Makes a `#[test]` of each of the generic functions `fn name<B: CrossEntropyBackend>(device:
-/// &Device)` beside it, for every backend of this build: `B` the runtime dispatch, with and without
-/// gradient checkpointing, and `B` bound at compile time. The device has autodiff.
+/// Whether logits of f64 are computed as such. Shader languages have no exponential of f64.
+pub fn computes_f64(device: &Device) -> bool {
+    !format!("{device:?}").contains("Wgpu")
+}
+
+/// Whether the device is CubeCL's processor runtime.
+pub fn is_processor(device: &Device) -> bool {
+    format!("{device:?}").contains("Cube(Cpu")
+}
+
+/// Makes a `#[test]` of each function for every backend of this build.
+#[allow(
+    unused_macros,
+    reason = "not every test binary has tests for these backends"
+)]
 macro_rules! on_every_backend {
     ($($test:ident),* $(,)?) => {
-        $crate::common::backends::on_every_cpu_backend!($($test),*);
-        #[cfg(feature = "cpu")]
-        mod cpu {
-            $crate::common::backends::on_backend!(cpu, burn::backend::Cpu, $($test),*);
-        }
-        #[cfg(feature = "wgpu")]
-        mod wgpu {
-            $crate::common::backends::on_backend!(wgpu, burn::backend::Wgpu, $($test),*);
-        }
-        #[cfg(feature = "cuda")]
-        mod cuda {
-            $crate::common::backends::on_backend!(cuda, burn::backend::Cuda, $($test),*);
-        }
+        $crate::common::backends::on_host_backends!($($test),*);
+        $crate::common::backends::on_cubecl_runtimes!($($test),*);
     };
 }
 
-/// As [`on_every_backend`], without the devices.
-macro_rules! on_every_cpu_backend {
-    ($($test:ident),* $(,)?) => {
-        #[cfg(feature = "flex")]
-        mod flex {
-            $crate::common::backends::on_backend!(flex, burn::backend::Flex, $($test),*);
-        }
-        #[cfg(feature = "ndarray")]
-        mod ndarray {
-            $crate::common::backends::on_backend!(ndarray, burn::backend::NdArray, $($test),*);
-        }
-    };
-}
-
-macro_rules! on_backend {
-    ($device:ident, $backend:path, $($test:ident),*) => {
-        mod dynamic {$(
-            #[test]
-            fn $test() {
-                let device = $crate::common::backends::$device().autodiff();
-                super::super::$test::<burn::backend::Dispatch>(&device);
-            }
-        )*}
-        mod dynamic_checkpointing {$(
-            #[test]
-            fn $test() {
-                let device = $crate::common::backends::$device()
-                    .autodiff()
-                    .gradient_checkpointing();
-                super::super::$test::<burn::backend::Dispatch>(&device);
-            }
-        )*}
-        mod bound {
-            type Bound = burn::backend::Autodiff<$backend>;
-            $(
-                #[test]
-                fn $test() {
-                    let device = $crate::common::backends::$device().autodiff();
-                    super::super::$test::<Bound>(&device);
-                }
-            )*
-        }
-        mod bound_checkpointing {
-            use burn::backend::autodiff::checkpoint::strategy::BalancedCheckpointing;
-
-            type Bound = burn::backend::Autodiff<$backend, BalancedCheckpointing>;
-            $(
-                #[test]
-                fn $test() {
-                    let device = $crate::common::backends::$device()
-                        .autodiff()
-                        .gradient_checkpointing();
-                    super::super::$test::<Bound>(&device);
-                }
-            )*
-        }
-    };
-}
-
-/// Makes a `#[test]` of each of the functions `fn name(device: &Device)` beside it, for both CPU
-/// backends, through the runtime dispatch alone: for tests whose time goes into many or large
-/// problems.
-macro_rules! on_the_cpu {
+/// Makes a `#[test]` of each function for Flex and NdArray.
+#[allow(
+    unused_macros,
+    reason = "not every test binary has tests for these backends"
+)]
+macro_rules! on_host_backends {
     ($($test:ident),* $(,)?) => {
         #[cfg(feature = "flex")]
         mod flex {
@@ -129,8 +79,8 @@ macro_rules! on_the_cpu {
     };
 }
 
-/// As [`on_the_cpu`], for what CubeCL drives: the processor, wgpu and CUDA.
-macro_rules! on_every_gpu {
+/// Makes a `#[test]` of each function for what CubeCL drives: the processor, wgpu and CUDA.
+macro_rules! on_cubecl_runtimes {
     ($($test:ident),* $(,)?) => {
         #[cfg(feature = "cpu")]
         mod cpu {
@@ -147,42 +97,57 @@ macro_rules! on_every_gpu {
     };
 }
 
-/// As [`on_every_gpu`], for generic functions, through the runtime dispatch alone: for code in plain tensor
-/// operations, of which Burn's fusion compiles many kernels.
-macro_rules! on_every_gpu_dispatched {
+/// Makes a `#[test]` of each function for one host backend and one of CubeCL's runtimes, and for CUDA: for
+/// code above the backends, where NdArray runs the lines that Flex runs and wgpu those of the processor.
+#[allow(
+    unused_macros,
+    reason = "not every test binary has tests for these backends"
+)]
+macro_rules! on_one_of_each_kind {
     ($($test:ident),* $(,)?) => {
-        #[cfg(feature = "cpu")]
-        mod cpu {
-            $crate::common::backends::on_device_dispatched!(cpu, $($test),*);
+        mod one_of_each_kind {
+            #[allow(unused_imports, reason = "a build may have neither")]
+            use super::{$($test),*};
+
+            #[cfg(feature = "flex")]
+            mod flex {
+                $crate::common::backends::on_device!(flex, $($test),*);
+            }
+            #[cfg(all(feature = "ndarray", not(feature = "flex")))]
+            mod ndarray {
+                $crate::common::backends::on_device!(ndarray, $($test),*);
+            }
         }
-        #[cfg(feature = "wgpu")]
-        mod wgpu {
-            $crate::common::backends::on_device_dispatched!(wgpu, $($test),*);
-        }
-        #[cfg(feature = "cuda")]
-        mod cuda {
-            $crate::common::backends::on_device_dispatched!(cuda, $($test),*);
-        }
+        $crate::common::backends::on_one_cubecl_runtime!($($test),*);
     };
 }
 
-/// [`on_every_cpu_backend`] and [`on_every_gpu_dispatched`].
-macro_rules! on_every_cpu_backend_and_gpu {
+/// Makes a `#[test]` of each function for one of CubeCL's runtimes without a GPU, and for CUDA: for sweeps over
+/// many kernels, which the processor compiles several times faster than a shader compiler.
+#[allow(
+    unused_macros,
+    reason = "not every test binary has tests for these backends"
+)]
+macro_rules! on_one_cubecl_runtime {
     ($($test:ident),* $(,)?) => {
-        $crate::common::backends::on_every_cpu_backend!($($test),*);
-        $crate::common::backends::on_every_gpu_dispatched!($($test),*);
-    };
-}
+        mod one_runtime {
+            #[allow(unused_imports, reason = "a build may have none")]
+            use super::{$($test),*};
 
-#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
-macro_rules! on_device_dispatched {
-    ($device:ident, $($test:ident),*) => {$(
-        #[test]
-        fn $test() {
-            let device = $crate::common::backends::$device().autodiff();
-            super::$test::<burn::backend::Dispatch>(&device);
+            #[cfg(feature = "cpu")]
+            mod cpu {
+                $crate::common::backends::on_device!(cpu, $($test),*);
+            }
+            #[cfg(all(feature = "wgpu", not(feature = "cpu")))]
+            mod wgpu {
+                $crate::common::backends::on_device!(wgpu, $($test),*);
+            }
+            #[cfg(feature = "cuda")]
+            mod cuda {
+                $crate::common::backends::on_device!(cuda, $($test),*);
+            }
         }
-    )*};
+    };
 }
 
 macro_rules! on_device {
@@ -194,9 +159,11 @@ macro_rules! on_device {
     )*};
 }
 
-#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
-pub(crate) use on_device_dispatched;
+#[allow(
+    unused_imports,
+    reason = "a test binary need not have tests for every set of backends"
+)]
 pub(crate) use {
-    on_backend, on_device, on_every_backend, on_every_cpu_backend, on_every_cpu_backend_and_gpu,
-    on_every_gpu, on_every_gpu_dispatched, on_the_cpu,
+    on_cubecl_runtimes, on_device, on_every_backend, on_host_backends, on_one_cubecl_runtime,
+    on_one_of_each_kind,
 };

@@ -141,6 +141,18 @@ impl Problem {
         }
         self.with_config(|config| config.with_ignore_indices(vec![ignored]))
     }
+
+    /// The same with every option that changes the arithmetic of a row.
+    pub fn with_every_option(self) -> Self {
+        let problem = self.with_weights().with_ignored(-7);
+        problem.with_config(|config| {
+            config
+                .with_label_smoothing(0.1)
+                .with_z_loss(0.02)
+                .with_logit_scale(0.7)
+                .with_logit_softcap(Some(5.0))
+        })
+    }
 }
 
 /// The samples that `BatchMean` divides by.

@@ -2,10 +2,7 @@
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyError, CrossEntropyLoss, CrossEntropyTarget, LogitsRank,
-    RowLosses,
-};
+use burn_cross_entropy::{CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +58,8 @@ impl Default for Form {
 
 /// The crate agrees with the oracle.
 #[track_caller]
-pub fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, form: Form, device: &Device) {
-    let found = solve_in::<B>(problem, form, device);
+pub fn assert_agrees(problem: &Problem, form: Form, device: &Device) {
+    let found = solve_in(problem, form, device);
     let expected = oracle::solve(problem);
     let name = format!(
         "{:?}, classes in {}, {:?}, {form:?}",
@@ -72,17 +69,17 @@ pub fn assert_agrees<B: CrossEntropyBackend>(problem: &Problem, form: Form, devi
 }
 
 /// Loss and gradients of the problem in f32, contiguous.
-pub fn solve<B: CrossEntropyBackend>(problem: &Problem, device: &Device) -> Outcome {
-    solve_in::<B>(problem, Form::default(), device)
+pub fn solve(problem: &Problem, device: &Device) -> Outcome {
+    solve_in(problem, Form::default(), device)
 }
 
 /// Loss and gradients of the problem.
-pub fn solve_in<B: CrossEntropyBackend>(problem: &Problem, form: Form, device: &Device) -> Outcome {
-    try_solve_in::<B>(problem, form, device).unwrap_or_else(|error| panic!("{error}"))
+pub fn solve_in(problem: &Problem, form: Form, device: &Device) -> Outcome {
+    try_solve_in(problem, form, device).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Loss and gradients of the problem, or what the crate says against it.
-pub fn try_solve_in<B: CrossEntropyBackend>(
+pub fn try_solve_in(
     problem: &Problem,
     form: Form,
     device: &Device,
@@ -97,20 +94,20 @@ pub fn try_solve_in<B: CrossEntropyBackend>(
                     let shares = arranged(shares, form.target_layout);
                     if problem.tracked_targets {
                         let shares = shares.require_grad();
-                        run::<B, $rank>(problem, logits, shares.clone(), Some(shares), device)
+                        run::<$rank>(problem, logits, shares.clone(), Some(shares), device)
                     } else {
-                        run::<B, $rank>(problem, logits, shares, None, device)
+                        run::<$rank>(problem, logits, shares, None, device)
                     }
                 }
                 Targets::Indices(indices) if form.unsqueezed => {
                     let mut shape = problem.shape.clone();
                     shape[problem.class_dim] = 1;
                     let targets = int_tensor::<$rank>(indices, &shape, form, device);
-                    run::<B, $rank>(problem, logits, targets, None, device)
+                    run::<$rank>(problem, logits, targets, None, device)
                 }
                 Targets::Indices(indices) => {
                     let targets = int_tensor::<$rows>(indices, &row_shape(problem), form, device);
-                    run::<B, $rank>(problem, logits, targets, None, device)
+                    run::<$rank>(problem, logits, targets, None, device)
                 }
             }
         }};
@@ -163,7 +160,7 @@ impl<const D: usize> Logits<D> {
     }
 }
 
-fn run<B: CrossEntropyBackend, const D: usize>(
+fn run<const D: usize>(
     problem: &Problem,
     logits: Logits<D>,
     targets: impl CrossEntropyTarget<D>,
@@ -178,7 +175,7 @@ where
     let inputs =
         || [Some(&leaf), targets_gradient_of.as_ref()].map(|input| input.map(Tensor::to_data));
     let before = inputs();
-    let loss: CrossEntropyLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let (values, objective) = if problem.unreduced {
         let losses = loss.try_forward_no_reduction(given, targets)?;
         losses.weighed(&problem.upstream)

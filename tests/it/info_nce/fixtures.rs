@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyBackend, InBatch, InfoNceLossConfig};
+use burn_cross_entropy::{InBatch, InfoNceLossConfig};
 use serde::Deserialize;
 
 use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::tolerance::assert_numbers;
 
 #[derive(Deserialize)]
@@ -88,7 +88,7 @@ impl Case {
     }
 }
 
-fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn every_case_agrees(device: &Device) {
     assert_eq!(CASES.len(), 72);
     for case in CASES.iter() {
         let (problem, expected) = (case.problem(), case.expected());
@@ -102,19 +102,19 @@ fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
             ..problem.clone()
         };
         for problem in [&problem, &learnable] {
-            problem.assert_found::<B>(&case.name, &expected, (device, DType::F32));
+            problem.assert_found(&case.name, &expected, (device, DType::F32));
         }
         // Devices that take time to start a kernel have chunks in `every_form_agrees`.
-        if is_cpu(device) {
-            chunked.assert_found::<B>(&case.name, &expected, (device, DType::F32));
+        if is_host(device) {
+            chunked.assert_found(&case.name, &expected, (device, DType::F32));
             for problem in [&problem, &chunked, &learnable] {
-                problem.assert_found::<B>(&case.name, &expected, (device, DType::F64));
+                problem.assert_found(&case.name, &expected, (device, DType::F64));
             }
         }
     }
 }
 
-on_every_cpu_backend_and_gpu!(every_case_agrees);
+on_every_backend!(every_case_agrees);
 
 /// The formula that the other tests go by is PyTorch's.
 #[test]

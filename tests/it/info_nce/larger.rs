@@ -2,12 +2,12 @@
 //! hand.
 
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyBackend, InfoNceLoss, InfoNceLossConfig, SampleIds};
+use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::ints;
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
@@ -103,11 +103,11 @@ fn by_hand(given: &[Rows; 3]) -> (f64, [Rows; 3]) {
     (loss, gradients)
 }
 
-fn a_larger_queue_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn a_larger_queue_agrees(device: &Device) {
     let given = drawn();
     let (expected, gradients) = by_hand(&given);
     // All rows at once, one at a time, and numbers that do not divide them; a device takes time for each.
-    let (dtypes, chunks): (&[DType], &[usize]) = match is_cpu(device) {
+    let (dtypes, chunks): (&[DType], &[usize]) = match is_host(device) {
         true => (&[DType::F32, DType::F64], &[64 << 20, 1, 21_000]),
         false => (&[DType::F32], &[64 << 20, 21_000]),
     };
@@ -118,7 +118,7 @@ fn a_larger_queue_agrees<B: CrossEntropyBackend>(device: &Device) {
             let config = InfoNceLossConfig::new()
                 .with_temperature(TEMPERATURE)
                 .with_chunk_bytes(chunk_bytes);
-            let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+            let loss = config.init(device);
             let leaves = given.each_ref().map(|rows| {
                 let shape = [rows.len(), FEATURES];
                 float_tensor::<2>(&rows.concat(), &shape, (device, dtype)).require_grad()
@@ -145,4 +145,4 @@ fn a_larger_queue_agrees<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(a_larger_queue_agrees);
+on_every_backend!(a_larger_queue_agrees);

@@ -9,7 +9,6 @@
 
 #![cfg(feature = "flex")]
 
-use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor};
 use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 
@@ -59,7 +58,7 @@ fn assert_half(name: &str, problem: &Problem, dtype: DType, device: &Device) {
     let off = unit_roundoff(dtype) / f64::from(TEMPERATURE);
     let loss: InfoNceLoss = problem.config.init(device);
     let leaves = problem.leaves_of(dtype, device);
-    let value = problem.run::<Dispatch>(&loss, &leaves);
+    let value = problem.run(&loss, &leaves);
     assert_eq!(value.dtype(), DType::F32, "{name}");
     let (found, expected) = (numbers(value.clone())[0], problem.loss());
     assert!(
@@ -104,7 +103,7 @@ fn lengths_beyond_the_squares_of_f16_are_brought_to_1() {
             .map(|leaf| (leaf * scale).cast(DType::F16))
             .collect();
         let loss: InfoNceLoss = problem.config.init(&device);
-        numbers(problem.run::<Dispatch>(&loss, &scaled))[0]
+        numbers(problem.run(&loss, &scaled))[0]
     };
     // Of the smallest features some are below the normal numbers of f16, whose rounding is coarser.
     for (scale, roundings) in [(2000.0, 4.0), (2f32.powi(-9), 8.0)] {

@@ -1,20 +1,20 @@
 //! What holds of the contrastive loss whatever the numbers are.
 
 use burn::tensor::Device;
-use burn_cross_entropy::{CrossEntropyBackend, InfoNceLoss, InfoNceLossConfig, SampleIds};
+use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::{Form, NEGATIVE_IDS, Problem, QUERY_IDS, assert_same, ints};
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::run::numbers;
 use crate::common::tolerance::assert_numbers;
 
 /// The negatives are a set: another order changes the sums by rounding alone, and each negative keeps its
 /// gradient.
-fn the_order_of_negatives_does_not_matter<B: CrossEntropyBackend>(device: &Device) {
+fn the_order_of_negatives_does_not_matter(device: &Device) {
     let problem = Problem::new(Form::Ids, InfoNceLossConfig::new());
-    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let run = |order: &[usize]| {
         let leaves = problem.leaves(device);
         let places: Vec<i64> = order.iter().map(|at| *at as i64).collect();
@@ -48,9 +48,9 @@ fn the_order_of_negatives_does_not_matter<B: CrossEntropyBackend>(device: &Devic
 }
 
 /// Keys that require no gradient get none, and those of the queries are the same then.
-fn keys_get_a_gradient_only_where_they_ask<B: CrossEntropyBackend>(device: &Device) {
+fn keys_get_a_gradient_only_where_they_ask(device: &Device) {
     let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
-    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     let tracked = problem.leaves(device);
     let all = loss
         .forward(tracked[0].clone(), tracked[1].clone(), tracked[2].clone())
@@ -68,9 +68,9 @@ fn keys_get_a_gradient_only_where_they_ask<B: CrossEntropyBackend>(device: &Devi
 }
 
 /// The loss depends on the direction of features alone, also where their squares leave the range of f32.
-fn lengths_do_not_count<B: CrossEntropyBackend>(device: &Device) {
+fn lengths_do_not_count(device: &Device) {
     let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
-    let loss: InfoNceLoss<B> = problem.config.init_for::<B>(device);
+    let loss = problem.config.init(device);
     // Of powers of 2, which round nothing.
     for length in [2f32.powi(-80), 2f32.powi(-40), 1.0, 2f32.powi(80)] {
         let leaves = problem.leaves(device);
@@ -87,7 +87,7 @@ fn lengths_do_not_count<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     the_order_of_negatives_does_not_matter,
     keys_get_a_gradient_only_where_they_ask,
     lengths_do_not_count,

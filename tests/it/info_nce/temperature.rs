@@ -3,18 +3,18 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
-use burn_cross_entropy::{CrossEntropyBackend, InfoNceLoss, InfoNceLossConfig};
+use burn_cross_entropy::InfoNceLossConfig;
 
 use super::{Form, Gradients, Problem};
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::tolerance::assert_numbers;
 
 /// At its bound the scale stays there, and its parameter keeps its gradient.
-fn the_temperature_is_bounded<B: CrossEntropyBackend>(device: &Device) {
+fn the_temperature_is_bounded(device: &Device) {
     let config = InfoNceLossConfig::new()
         .with_learnable(true)
         .with_max_scale(20.0);
-    let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+    let loss = config.init(device);
     assert!((loss.temperature() - 0.07).abs() < 1e-6);
     let warmer = Module::map(loss, &mut Added(1.0));
     assert!((warmer.temperature() - 0.05).abs() < 1e-6);
@@ -44,9 +44,9 @@ impl ModuleMapper for Added {
 
 /// The parameter is a leaf after it was brought to its bound: an optimizer goes on with it, here from beyond
 /// the bound back below it.
-fn the_temperature_is_learnt_after_it_was_bounded<B: CrossEntropyBackend>(device: &Device) {
+fn the_temperature_is_learnt_after_it_was_bounded(device: &Device) {
     let config = InfoNceLossConfig::new().with_learnable(true);
-    let loss: InfoNceLoss<B> = config.init_for::<B>(device);
+    let loss = config.init(device);
     let mut loss = Module::map(loss, &mut Added(3.0));
     // A negative is nearer than the positive: a smaller scale is better.
     let rows = Tensor::<2>::from_floats([[1.0, 0.0], [0.6, 0.8]], device);
@@ -67,7 +67,7 @@ fn the_temperature_is_learnt_after_it_was_bounded<B: CrossEntropyBackend>(device
     assert_eq!(valid.temperature(), last);
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     the_temperature_is_bounded,
     the_temperature_is_learnt_after_it_was_bounded,
 );

@@ -1,14 +1,12 @@
 //! The loss with a queue: its negatives are those that were put in last, in whatever pieces they came.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, InfoNceLoss, InfoNceLossConfig, NegativeQueueConfig, SampleIds,
-};
+use burn_cross_entropy::{InfoNceLossConfig, NegativeQueueConfig, SampleIds};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{FEATURES, assert_same, ints};
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::run::numbers;
 use crate::queue::check;
 
@@ -22,12 +20,8 @@ fn rows(seed: u64, rows: usize, device: &Device) -> Tensor<2> {
 
 /// The loss and the gradient of the queries against a queue that was fed keys in batches of these sizes.
 /// Keys and queries have ids below 5, so that some negatives are none.
-fn found<B: CrossEntropyBackend>(
-    capacity: usize,
-    sizes: &[usize],
-    device: &Device,
-) -> [Vec<f64>; 2] {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn found(capacity: usize, sizes: &[usize], device: &Device) -> [Vec<f64>; 2] {
+    let loss = InfoNceLossConfig::new().init(device);
     let mut queue = NegativeQueueConfig::new(capacity, FEATURES)
         .with_ids(true)
         .init(device);
@@ -54,12 +48,10 @@ fn found<B: CrossEntropyBackend>(
     [numbers(value), numbers(gradient.expect("it is tracked"))]
 }
 
-fn a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once<B: CrossEntropyBackend>(
-    device: &Device,
-) {
+fn a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once(device: &Device) {
     check(|capacity, sizes| {
-        let pieces = found::<B>(capacity, &sizes, device);
-        let whole = found::<B>(capacity, &[sizes.iter().sum()], device);
+        let pieces = found(capacity, &sizes, device);
+        let whole = found(capacity, &[sizes.iter().sum()], device);
         for (name, (pieces, whole)) in ["loss", "gradient"].iter().zip(pieces.iter().zip(&whole)) {
             assert_same(name, pieces, whole, device);
         }
@@ -68,8 +60,8 @@ fn a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once<B: CrossEntropyBacken
 }
 
 /// What fell out of the queue has no part in the loss.
-fn keys_that_fell_out_do_not_count<B: CrossEntropyBackend>(device: &Device) {
-    let loss: InfoNceLoss<B> = InfoNceLossConfig::new().init_for::<B>(device);
+fn keys_that_fell_out_do_not_count(device: &Device) {
+    let loss = InfoNceLossConfig::new().init(device);
     let of = |batches: &[(u64, usize)]| {
         let mut queue = NegativeQueueConfig::new(6, FEATURES).init(device);
         for (seed, count) in batches {
@@ -82,7 +74,7 @@ fn keys_that_fell_out_do_not_count<B: CrossEntropyBackend>(device: &Device) {
     assert_ne!(of(&[(1, 6), (4, 5)]), of(&[(9, 6), (4, 5)]));
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
     keys_that_fell_out_do_not_count,
 );

@@ -2,19 +2,16 @@
 //! probabilities, no features, half precision on a device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLossConfig, LinearCrossEntropyLoss,
-    LinearCrossEntropyLossConfig, Normalizer,
-};
+use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig, Normalizer};
 
 use super::projected::{Form, Projected};
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::{on_cubecl_runtimes, on_host_backends};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
 /// An output of rows, whose logits exist for ignored rows too, has the gradients of the loss alone.
-fn an_ignored_row_has_no_part_beside_an_output<B: CrossEntropyBackend>(device: &Device) {
+fn an_ignored_row_has_no_part_beside_an_output(device: &Device) {
     let mut projected = Projected::random([10, 4, 6], false, 31).with(|p| p.with_ignored(2));
     let Targets::Indices(targets) = projected.problem.targets.clone() else {
         panic!("indices were asked for");
@@ -22,10 +19,10 @@ fn an_ignored_row_has_no_part_beside_an_output<B: CrossEntropyBackend>(device: &
     for row in (0..10).filter(|row| targets[*row] == 2) {
         projected.input[row * 4 + 1] = f64::NAN;
     }
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_loss(projected.problem.config.clone())
         .with_chunk_rows(Some(4))
-        .init_for::<B>(device);
+        .init(device);
     let options = (device, DType::F32);
     let run = |form: usize| {
         let input = float_tensor::<2>(&projected.input, &[10, 4], options).require_grad();
@@ -60,10 +57,10 @@ fn an_ignored_row_has_no_part_beside_an_output<B: CrossEntropyBackend>(device: &
 
 /// The gradient of a mean over nothing is 0, also where the mean is NaN and what follows hands that on;
 /// and that of an ignored row under an infinite upstream gradient.
-fn nothing_gets_a_gradient_from_what_is_not_finite<B: CrossEntropyBackend>(device: &Device) {
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+fn nothing_gets_a_gradient_from_what_is_not_finite(device: &Device) {
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_chunk_rows(Some(2))
-        .init_for::<B>(device);
+        .init(device);
     let run = |targets: [i64; 3], factor: f32| {
         let input = Tensor::<2>::ones([3, 4], device).require_grad();
         let weight = Tensor::<2>::ones([4, 5], device).require_grad();
@@ -85,7 +82,7 @@ fn nothing_gets_a_gradient_from_what_is_not_finite<B: CrossEntropyBackend>(devic
 }
 
 /// A projection that makes probabilities.
-fn probabilities_agree<B: CrossEntropyBackend>(device: &Device) {
+fn probabilities_agree(device: &Device) {
     for soft in [false, true] {
         for unreduced in [false, true] {
             let mut projected = Projected::random([9, 4, 7], soft, 32).with(|problem| {
@@ -104,16 +101,16 @@ fn probabilities_agree<B: CrossEntropyBackend>(device: &Device) {
             positive(&mut projected.weight);
             projected.bias.iter_mut().for_each(positive);
             projected.project();
-            projected.assert_agrees::<B>(Form::chunked(Some(4)), device);
+            projected.assert_agrees(Form::chunked(Some(4)), device);
         }
     }
 }
 
 /// Without features all logits are the bias.
-fn no_features_leave_the_bias<B: CrossEntropyBackend>(device: &Device) {
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+fn no_features_leave_the_bias(device: &Device) {
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_chunk_rows(Some(2))
-        .init_for::<B>(device);
+        .init(device);
     let input = Tensor::<2>::zeros([3, 0], device);
     let weight = Tensor::<2>::zeros([0, 2], device);
     let bias = Tensor::<1>::from_floats([0.0, 3f32.ln()], device).require_grad();
@@ -127,12 +124,12 @@ fn no_features_leave_the_bias<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// Its gradient is exactly 0, beside an output or not, also where 0 times the weight is not.
-fn an_ignored_row_gets_0_whatever_the_weight_is<B: CrossEntropyBackend>(device: &Device) {
+fn an_ignored_row_gets_0_whatever_the_weight_is(device: &Device) {
     let input = || Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], device).require_grad();
     let weight =
         || Tensor::<2>::from_floats([[f32::NEG_INFINITY, 1.0, 0.5], [0.25, -1.0, 2.0]], device);
     let targets = || Tensor::<1, Int>::from_ints([1, -100], device);
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = LinearCrossEntropyLossConfig::new().init(device);
     let (alone, beside) = (input(), input());
     let value = loss.forward(alone.clone(), weight(), None, targets());
     let output = loss.forward_with_output(beside.clone(), weight(), None, targets());
@@ -144,12 +141,12 @@ fn an_ignored_row_gets_0_whatever_the_weight_is<B: CrossEntropyBackend>(device: 
 
 /// What a share of a mean is divided by may come from elsewhere: all rows here are ignored, and it is not
 /// finite, or there is a penalty that is divided by nothing.
-fn the_share_of_ignored_rows_is_that_of_their_logits<B: CrossEntropyBackend>(device: &Device) {
+fn the_share_of_ignored_rows_is_that_of_their_logits(device: &Device) {
     let config = CrossEntropyLossConfig::new().with_z_loss(0.5);
-    let plain = config.init_for::<B>(device);
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+    let plain = config.init(device);
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_loss(config)
-        .init_for::<B>(device);
+        .init(device);
     let one = |number: f32| Tensor::<1>::from_floats([number], device);
     for (total, counted, is_nan) in [
         (f32::NAN, 1.0, true),
@@ -173,8 +170,8 @@ fn the_share_of_ignored_rows_is_that_of_their_logits<B: CrossEntropyBackend>(dev
 }
 
 /// Without features a view may begin behind the numbers that there are not.
-fn a_flipped_weight_without_features_is_none<B: CrossEntropyBackend>(device: &Device) {
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+fn a_flipped_weight_without_features_is_none(device: &Device) {
+    let loss = LinearCrossEntropyLossConfig::new().init(device);
     let weight = Tensor::<2>::zeros([0, 5], device).flip([1]);
     let targets = Tensor::<1, Int>::from_ints([0, 4], device);
     let value = loss.forward(Tensor::<2>::zeros([2, 0], device), weight, None, targets);
@@ -184,11 +181,11 @@ fn a_flipped_weight_without_features_is_none<B: CrossEntropyBackend>(device: &De
 /// On a device each product of half precision ends in it, so logits of up to 8 are off by 2^-9 and more; a
 /// device that has it not says so.
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
-fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(device: &Device) {
+fn half_precision_on_a_device_is_that_of_its_products(device: &Device) {
     let projected = Projected::random([22, 11, 37], false, 3).rounded_to(DType::F16);
     let config = LinearCrossEntropyLossConfig::new();
     if !device.supports_dtype(DType::F16) {
-        let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
+        let loss = config.init(device);
         let half = |shape: [usize; 2]| Tensor::<2>::zeros(shape, device).cast(DType::F16);
         let targets = Tensor::<1, Int>::zeros([2], device);
         let refused = loss.try_forward(half([2, 3]), half([3, 4]), None, targets);
@@ -204,14 +201,14 @@ fn half_precision_on_a_device_is_that_of_its_products<B: CrossEntropyBackend>(de
             dtype: DType::F16,
             ..Form::chunked(Some(7))
         };
-        let (found, expected) = (projected.found::<B>(form, device), projected.expected());
+        let (found, expected) = (projected.found(form, device), projected.expected());
         assert_numbers("loss", &found.loss, &expected.loss, 4e-3);
         assert_numbers("input", &found.input, &expected.input, 2e-2);
         assert_numbers("weight", &found.weight, &expected.weight, 2e-2);
     }
 }
 
-on_every_cpu_backend!(
+on_host_backends!(
     an_ignored_row_gets_0_whatever_the_weight_is,
     the_share_of_ignored_rows_is_that_of_their_logits,
     a_flipped_weight_without_features_is_none,
@@ -220,7 +217,7 @@ on_every_cpu_backend!(
     probabilities_agree,
     no_features_leave_the_bias,
 );
-on_every_gpu_dispatched!(
+on_cubecl_runtimes!(
     an_ignored_row_has_no_part_beside_an_output,
     nothing_gets_a_gradient_from_what_is_not_finite,
     probabilities_agree,

@@ -1,15 +1,13 @@
 //! What does not fit is said, by the same rules as for logits.
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLoss,
-    LinearCrossEntropyLossConfig,
-};
+use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 
-fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+fn what_does_not_fit_is_said(device: &Device) {
+    let loss = LinearCrossEntropyLossConfig::new().init(device);
     let input = || Tensor::<2>::zeros([2, 4], device);
     let targets = || Tensor::<1, Int>::zeros([2], device);
     let says = |result: Result<Tensor<1>, CrossEntropyError>, part: &str| {
@@ -44,7 +42,7 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
         loss.try_forward(input(), weight([4, 5]), None, weight([2, 4])),
         "the target has shape [2, 4]",
     );
-    let (dtype, name) = match is_cpu(device) {
+    let (dtype, name) = match is_host(device) {
         true => (DType::F64, "F64"),
         false => (DType::F16, "F16"),
     };
@@ -65,7 +63,7 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
         ),
     ] {
         let error = config
-            .try_init_for::<B>(device)
+            .try_init_for::<Dispatch>(device)
             .expect_err("it is refused")
             .to_string();
         assert!(error.contains(part), "{error}");
@@ -73,9 +71,9 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// Any two of the tensors, also where the input is outside autodiff.
-fn checkpointing_that_differs_is_said<B: CrossEntropyBackend>(device: &Device) {
+fn checkpointing_that_differs_is_said(device: &Device) {
     let plain = device.clone().without_autodiff();
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new().init_for::<B>(device);
+    let loss = LinearCrossEntropyLossConfig::new().init(device);
     let [without, with] = [
         plain.clone().autodiff(),
         plain.clone().autodiff().gradient_checkpointing(),
@@ -126,7 +124,7 @@ fn devices_that_differ_are_said() {
     assert!(error.contains("weight is on"), "{error}");
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     what_does_not_fit_is_said,
     checkpointing_that_differs_is_said,
 );

@@ -5,11 +5,10 @@ use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::CrossEntropyBackend;
 use serde::Deserialize;
 
 use super::projected::{Form, Found, Projected, chunks};
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::problem::Problem;
 use crate::fixtures::{Number, Options, targets, values};
 
@@ -74,23 +73,23 @@ impl Case {
     }
 }
 
-fn every_case_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn every_case_agrees(device: &Device) {
     assert_eq!(CASES.len(), 84);
     for case in CASES.iter() {
         let projected = case.projected();
         for chunk in chunks(device) {
-            let found = projected.found::<B>(Form::chunked(chunk), device);
+            let found = projected.found(Form::chunked(chunk), device);
             found.assert_close(&case.name, &case.expected(), DType::F32);
-            if is_cpu(device) {
+            if is_host(device) {
                 let form = Form {
                     dtype: DType::F64,
                     ..Form::chunked(chunk)
                 };
-                let found = projected.found::<B>(form, device);
+                let found = projected.found(form, device);
                 found.assert_close(&case.name, &case.expected(), DType::F64);
             }
         }
     }
 }
 
-on_every_cpu_backend_and_gpu!(every_case_agrees);
+on_every_backend!(every_case_agrees);

@@ -3,19 +3,16 @@
 use burn::module::Param;
 use burn::nn::LinearConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLoss,
-    LinearCrossEntropyLossConfig,
-};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLossConfig};
 
 use super::projected::{Projected, chunks};
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::problem::Targets;
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
 /// Sequences of tokens, every form of the loss, and a weight that is an embedding's transposed view.
-fn sequences_and_tied_weights_have_every_form<B: CrossEntropyBackend>(device: &Device) {
+fn sequences_and_tied_weights_have_every_form(device: &Device) {
     let mut projected = Projected::random([12, 5, 17], false, 6).without_bias();
     projected.problem = projected.problem.with_ignored(3).with_weights();
     let Targets::Indices(targets) = &projected.problem.targets else {
@@ -26,7 +23,7 @@ fn sequences_and_tied_weights_have_every_form<B: CrossEntropyBackend>(device: &D
         .config
         .clone()
         .with_class_dim(-1)
-        .init_for::<B>(device);
+        .init(device);
     let options = (device, DType::F32);
     let allowed = of_projection(DType::F32).gradient;
     let input = || float_tensor::<3>(&projected.input, &[3, 4, 5], options);
@@ -42,7 +39,7 @@ fn sequences_and_tied_weights_have_every_form<B: CrossEntropyBackend>(device: &D
         let config = LinearCrossEntropyLossConfig::new()
             .with_loss(projected.problem.config.clone())
             .with_chunk_rows(chunk);
-        let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
+        let loss = config.init(device);
         let logits = |table: Tensor<2>| input().matmul(table.transpose().unsqueeze::<3>());
 
         let (tied, apart) = (table(), table());
@@ -106,7 +103,7 @@ fn sequences_and_tied_weights_have_every_form<B: CrossEntropyBackend>(device: &D
 }
 
 /// Every way to call the loss of a `Linear` gives the same numbers.
-fn every_way_to_call_gives_the_same<B: CrossEntropyBackend>(device: &Device) {
+fn every_way_to_call_gives_the_same(device: &Device) {
     let projected = Projected::random([6, 5, 7], false, 41).with(|problem| problem.with_ignored(2));
     let Targets::Indices(targets) = &projected.problem.targets else {
         panic!("indices were asked for");
@@ -123,9 +120,9 @@ fn every_way_to_call_gives_the_same<B: CrossEntropyBackend>(device: &Device) {
     };
     let weight = || linear.weight.val();
     let bias = || linear.bias.as_ref().map(Param::val);
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_loss(projected.problem.config.clone())
-        .init_for::<B>(device);
+        .init(device);
     let given = || (input(), weight(), bias(), targets());
     let rows = {
         let (input, weight, bias, targets) = given();
@@ -177,15 +174,15 @@ fn every_way_to_call_gives_the_same<B: CrossEntropyBackend>(device: &Device) {
 }
 
 /// A tensor that requires no gradient gets none, and its absence changes no other.
-fn only_tracked_tensors_get_a_gradient<B: CrossEntropyBackend>(device: &Device) {
+fn only_tracked_tensors_get_a_gradient(device: &Device) {
     let projected = Projected::random([9, 4, 6], true, 7);
     let Targets::Distributions(shares) = &projected.problem.targets else {
         panic!("distributions were asked for");
     };
     let options = (device, DType::F32);
-    let loss: LinearCrossEntropyLoss<B> = LinearCrossEntropyLossConfig::new()
+    let loss = LinearCrossEntropyLossConfig::new()
         .with_chunk_rows(Some(4))
-        .init_for::<B>(device);
+        .init(device);
     let gradients = |tracked: [bool; 4]| {
         let leaf = |values: &[f64], shape: &[usize], tracked: bool| {
             let tensor = float_tensor::<2>(values, shape, options);
@@ -214,18 +211,16 @@ fn only_tracked_tensors_get_a_gradient<B: CrossEntropyBackend>(device: &Device) 
         assert_eq!(some[only], all[only]);
     }
     let plain = device.clone().without_autodiff();
-    let value = LinearCrossEntropyLossConfig::new()
-        .init_for::<B>(&plain)
-        .forward(
-            float_tensor::<2>(&projected.input, &[9, 4], (&plain, DType::F32)),
-            float_tensor::<2>(&projected.weight, &[4, 6], (&plain, DType::F32)),
-            None,
-            float_tensor::<2>(shares, &[9, 6], (&plain, DType::F32)),
-        );
+    let value = LinearCrossEntropyLossConfig::new().init(&plain).forward(
+        float_tensor::<2>(&projected.input, &[9, 4], (&plain, DType::F32)),
+        float_tensor::<2>(&projected.weight, &[4, 6], (&plain, DType::F32)),
+        None,
+        float_tensor::<2>(shares, &[9, 6], (&plain, DType::F32)),
+    );
     assert!(numbers(value)[0].is_finite());
 }
 
-fn nothing_is_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
+fn nothing_is_an_empty_mean(device: &Device) {
     for (rows, empty, is_nan) in [
         (0, EmptyReduction::Nan, true),
         (0, EmptyReduction::Zero, false),
@@ -235,7 +230,7 @@ fn nothing_is_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
         let config = LinearCrossEntropyLossConfig::new()
             .with_loss(CrossEntropyLossConfig::new().with_empty(empty))
             .with_chunk_rows(Some(2));
-        let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
+        let loss = config.init(device);
         let input = Tensor::<2>::ones([rows, 4], device).require_grad();
         let weight = Tensor::<2>::ones([4, 5], device).require_grad();
         let bias = Tensor::<1>::ones([5], device).require_grad();
@@ -260,7 +255,7 @@ fn nothing_is_an_empty_mean<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     sequences_and_tied_weights_have_every_form,
     every_way_to_call_gives_the_same,
     only_tracked_tensors_get_a_gradient,

@@ -2,29 +2,28 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::Device;
-use burn_cross_entropy::CrossEntropyBackend;
 
 use super::projected::{Form, Projected, chunks};
-use crate::common::backends::on_every_cpu_backend_and_gpu;
+use crate::common::backends::on_every_backend;
 use crate::common::problem::{Problem, Targets};
 
-fn plain_losses_agree<B: CrossEntropyBackend>(device: &Device) {
+fn plain_losses_agree(device: &Device) {
     for chunk in chunks(device) {
         for soft in [false, true] {
             let projected = Projected::random([23, 13, 71], soft, 1);
-            projected.assert_agrees::<B>(Form::chunked(chunk), device);
+            projected.assert_agrees(Form::chunked(chunk), device);
             Projected::random([9, 3, 5], soft, 2)
                 .without_bias()
-                .assert_agrees::<B>(Form::chunked(chunk), device);
+                .assert_agrees(Form::chunked(chunk), device);
         }
     }
 }
 
 /// One row at a time, and room for more rows than there are.
-fn the_smallest_and_the_largest_chunks_agree<B: CrossEntropyBackend>(device: &Device) {
+fn the_smallest_and_the_largest_chunks_agree(device: &Device) {
     for chunk in [1, 1000] {
         let projected = Projected::random([5, 3, 6], false, 2);
-        projected.assert_agrees::<B>(Form::chunked(Some(chunk)), device);
+        projected.assert_agrees(Form::chunked(Some(chunk)), device);
     }
 }
 
@@ -41,24 +40,24 @@ pub fn every_option(problem: Problem) -> Problem {
         })
 }
 
-fn every_option_and_reduction_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn every_option_and_reduction_agrees(device: &Device) {
     for chunk in chunks(device) {
         for soft in [false, true] {
             let projected = || Projected::random([22, 11, 37], soft, 3).with(every_option);
             for reduction in [Reduction::Mean, Reduction::Sum, Reduction::BatchMean] {
                 projected()
                     .with(|problem| problem.with_config(|config| config.with_reduction(reduction)))
-                    .assert_agrees::<B>(Form::chunked(chunk), device);
+                    .assert_agrees(Form::chunked(chunk), device);
             }
             projected()
                 .with(Problem::unreduced)
-                .assert_agrees::<B>(Form::chunked(chunk), device);
+                .assert_agrees(Form::chunked(chunk), device);
         }
     }
 }
 
 /// Rows that are ignored, in chunks of their own and among others, have no part in anything.
-fn ignored_rows_have_no_part<B: CrossEntropyBackend>(device: &Device) {
+fn ignored_rows_have_no_part(device: &Device) {
     for chunk in chunks(device) {
         for unreduced in [false, true] {
             let mut projected = Projected::random([24, 5, 9], false, 4);
@@ -75,7 +74,7 @@ fn ignored_rows_have_no_part<B: CrossEntropyBackend>(device: &Device) {
                 projected = projected.with(Problem::unreduced);
             }
             let form = Form::chunked(chunk);
-            let found = projected.found::<B>(form, device);
+            let found = projected.found(form, device);
             // The oracle takes no NaN times 0.
             for input in &mut projected.input[7 * 5..15 * 5] {
                 *input = 0.0;
@@ -87,7 +86,7 @@ fn ignored_rows_have_no_part<B: CrossEntropyBackend>(device: &Device) {
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     plain_losses_agree,
     the_smallest_and_the_largest_chunks_agree,
     every_option_and_reduction_agrees,

@@ -2,11 +2,10 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::CrossEntropyBackend;
 
 use super::options::every_option;
 use super::projected::{Form, Found, Projected, chunks};
-use crate::common::backends::{on_every_cpu_backend, on_every_gpu_dispatched};
+use crate::common::backends::{on_cubecl_runtimes, on_host_backends};
 use crate::common::problem::Problem;
 use crate::common::run::Layout;
 
@@ -31,7 +30,7 @@ fn half_precision_is_computed_in_f32() {
                         dtype,
                         ..Form::chunked(chunk)
                     };
-                    projected.assert_agrees::<burn::backend::Dispatch>(form, &device);
+                    projected.assert_agrees(form, &device);
                 }
             }
         }
@@ -54,10 +53,10 @@ fn a_scaled_loss_in_f16_keeps_small_gradients() {
         dtype: DType::F16,
         ..Form::chunked(Some(64))
     };
-    projected.assert_agrees::<burn::backend::Dispatch>(form, &device);
+    projected.assert_agrees(form, &device);
 }
 
-fn f64_agrees<B: CrossEntropyBackend>(device: &Device) {
+fn f64_agrees(device: &Device) {
     for chunk in chunks(device) {
         for soft in [false, true] {
             let form = Form {
@@ -65,16 +64,16 @@ fn f64_agrees<B: CrossEntropyBackend>(device: &Device) {
                 ..Form::chunked(chunk)
             };
             let projected = Projected::random([22, 11, 37], soft, 3).with(every_option);
-            projected.assert_agrees::<B>(form, device);
+            projected.assert_agrees(form, device);
             projected
                 .with(Problem::unreduced)
-                .assert_agrees::<B>(form, device);
+                .assert_agrees(form, device);
         }
     }
 }
 
 /// Input and weight as views of other memory.
-fn views_agree<B: CrossEntropyBackend>(device: &Device) {
+fn views_agree(device: &Device) {
     for layout in Layout::VIEWS {
         for unreduced in [false, true] {
             let projected = Projected::random([13, 6, 10], false, 5).with(every_option);
@@ -86,20 +85,20 @@ fn views_agree<B: CrossEntropyBackend>(device: &Device) {
                 layout,
                 ..Form::chunked(Some(5))
             };
-            projected.assert_agrees::<B>(form, device);
+            projected.assert_agrees(form, device);
         }
     }
 }
 
 /// Central differences in f64 of the loss that the crate itself computes.
-fn gradients_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
+fn gradients_are_those_of_the_loss(device: &Device) {
     let form = Form {
         dtype: DType::F64,
         ..Form::chunked(Some(3))
     };
     let projected = Projected::random([7, 4, 6], true, 8).with(every_option);
     let upstream = projected.problem.upstream[0];
-    let gradients = projected.found::<B>(form, device);
+    let gradients = projected.found(form, device);
     let step = 1e-5;
     let bias = |projected: &Projected| projected.bias.clone().expect("there is one");
     let bias_gradient = gradients.bias.clone().expect("there is one");
@@ -116,7 +115,7 @@ fn gradients_are_those_of_the_loss<B: CrossEntropyBackend>(device: &Device) {
                     1 => moved.weight[at] = value,
                     _ => moved.bias.as_mut().expect("there is one")[at] = value,
                 }
-                moved.found::<B>(form, device).loss[0]
+                moved.found(form, device).loss[0]
             };
             let value = match slot {
                 0 => projected.input[at],
@@ -153,13 +152,13 @@ fn error(found: &Found, expected: &Found) -> f64 {
 }
 
 /// 64 chunks are no more than twice as far from f64 as one.
-fn error_does_not_grow_with_the_chunks<B: CrossEntropyBackend>(device: &Device) {
+fn error_does_not_grow_with_the_chunks(device: &Device) {
     for reduction in [Reduction::Mean, Reduction::Sum] {
         let projected = Projected::random([256, 24, 50], false, 10)
             .with(|problem| problem.with_config(|config| config.with_reduction(reduction)));
         let expected = projected.expected();
         let error_in = |rows: usize| {
-            let found = projected.found::<B>(Form::chunked(Some(rows)), device);
+            let found = projected.found(Form::chunked(Some(rows)), device);
             error(&found, &expected)
         };
         let (one, many) = (error_in(256), error_in(4));
@@ -168,10 +167,10 @@ fn error_does_not_grow_with_the_chunks<B: CrossEntropyBackend>(device: &Device) 
     }
 }
 
-on_every_cpu_backend!(
+on_host_backends!(
     f64_agrees,
     views_agree,
     gradients_are_those_of_the_loss,
     error_does_not_grow_with_the_chunks,
 );
-on_every_gpu_dispatched!(views_agree, error_does_not_grow_with_the_chunks);
+on_cubecl_runtimes!(views_agree, error_does_not_grow_with_the_chunks);

@@ -2,13 +2,12 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
-    LogitsRank, RowLosses,
+    CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, RowLosses,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::is_cpu;
+use crate::common::backends::is_host;
 use crate::common::oracle;
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Layout, Losses, arranged, float_tensor, numbers};
@@ -59,7 +58,7 @@ impl Form {
 /// How many rows have logits at one time. On a device, whose library tunes every size of matrix
 /// product, one chunk that does not divide the rows, and all rows at once.
 pub fn chunks(device: &Device) -> Vec<Option<usize>> {
-    if is_cpu(device) {
+    if is_host(device) {
         vec![Some(1), Some(7), Some(1000), None]
     } else {
         vec![Some(7), None]
@@ -163,11 +162,11 @@ impl Projected {
         }
     }
 
-    pub fn found<B: CrossEntropyBackend>(&self, form: Form, device: &Device) -> Found {
+    pub fn found(&self, form: Form, device: &Device) -> Found {
         let config = LinearCrossEntropyLossConfig::new()
             .with_loss(self.problem.config.clone())
             .with_chunk_rows(form.chunk);
-        let loss: LinearCrossEntropyLoss<B> = config.init_for::<B>(device);
+        let loss = config.init(device);
         let [rows, classes] = [self.problem.rows(), self.problem.classes()];
         let options = (device, form.dtype);
         let leaf = |values: &[f64], shape: &[usize]| {
@@ -191,8 +190,8 @@ impl Projected {
         };
         let given = (input.clone(), weight.clone(), bias.clone());
         let (values, objective) = match self.problem.shape[..] {
-            [_, _] => self.run::<B, 2, 1>(&loss, given, soft.clone(), device),
-            [_, _, _] => self.run::<B, 3, 2>(&loss, given, soft.clone(), device),
+            [_, _] => self.run::<2, 1>(&loss, given, soft.clone(), device),
+            [_, _, _] => self.run::<3, 2>(&loss, given, soft.clone(), device),
             _ => panic!("no projection of shape {:?}", self.problem.shape),
         };
         let targets = soft;
@@ -215,9 +214,9 @@ impl Projected {
     }
 
     /// The losses and what is differentiated, with `D` dimensions of input and `R` of rows.
-    fn run<B: CrossEntropyBackend, const D: usize, const R: usize>(
+    fn run<const D: usize, const R: usize>(
         &self,
-        loss: &LinearCrossEntropyLoss<B>,
+        loss: &LinearCrossEntropyLoss,
         (input, weight, bias): (Tensor<2>, Tensor<2>, Option<Tensor<1>>),
         soft: Option<Tensor<2>>,
         device: &Device,
@@ -245,9 +244,9 @@ impl Projected {
     }
 
     /// The loss, one or one of each row.
-    fn losses<B: CrossEntropyBackend, const D: usize>(
+    fn losses<const D: usize>(
         &self,
-        loss: &LinearCrossEntropyLoss<B>,
+        loss: &LinearCrossEntropyLoss,
         (input, weight, bias): (Tensor<D>, Tensor<2>, Option<Tensor<1>>),
         targets: impl CrossEntropyTarget<D>,
     ) -> (Vec<f64>, Tensor<1>)
@@ -267,8 +266,8 @@ impl Projected {
 
     /// The crate agrees with the oracle.
     #[track_caller]
-    pub fn assert_agrees<B: CrossEntropyBackend>(&self, form: Form, device: &Device) {
-        let (found, expected) = (self.found::<B>(form, device), self.expected());
+    pub fn assert_agrees(&self, form: Form, device: &Device) {
+        let (found, expected) = (self.found(form, device), self.expected());
         let name = format!(
             "{form:?} {:?} {:?}",
             self.problem.shape, self.problem.config

@@ -2,11 +2,10 @@
 
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyError, CrossEntropyLossConfig, ShardStatistics,
-    VocabularyShard,
+    CrossEntropyError, CrossEntropyLossConfig, ShardStatistics, VocabularyShard,
 };
 
-use crate::common::backends::{is_cpu, on_every_cpu_backend_and_gpu};
+use crate::common::backends::{is_host, on_every_backend};
 use crate::common::run::numbers;
 
 #[track_caller]
@@ -17,8 +16,8 @@ fn assert_says<T: std::fmt::Debug>(result: Result<T, CrossEntropyError>, parts: 
     }
 }
 
-fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn what_does_not_fit_is_said(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let shard = VocabularyShard::new(2..5, 7);
     let logits = || Tensor::<2>::zeros([4, 3], device);
     let targets = || Tensor::<1, Int>::zeros([4], device);
@@ -55,7 +54,7 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     );
     let smooth = CrossEntropyLossConfig::new()
         .with_label_smoothing(0.1)
-        .init_for::<B>(device);
+        .init(device);
     assert_says(
         smooth.try_forward_shard(logits(), targets(), &shard, &combined),
         &["have shape [3, 4], expected [6, 4]"],
@@ -70,14 +69,14 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
 
     let weighed = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0; 3]))
-        .init_for::<B>(device);
+        .init(device);
     assert_says(
         weighed.try_shard_statistics(logits(), targets(), &shard),
         &["`weight` has 3 entries, but the vocabulary has 7 classes"],
     );
     let probabilities = CrossEntropyLossConfig::new()
         .with_logits(false)
-        .init_for::<B>(device);
+        .init(device);
     assert_says(
         probabilities.try_shard_statistics(logits(), targets(), &shard),
         &["`logits` is false", "give logits"],
@@ -94,8 +93,8 @@ fn what_does_not_fit_is_said<B: CrossEntropyBackend>(device: &Device) {
     );
 }
 
-fn a_target_out_of_the_vocabulary_is_an_error_or_nan<B: CrossEntropyBackend>(device: &Device) {
-    let loss = CrossEntropyLossConfig::new().init_for::<B>(device);
+fn a_target_out_of_the_vocabulary_is_an_error_or_nan(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
     let shard = VocabularyShard::new(0..3, 7);
     let logits = || Tensor::<2>::zeros([2, 3], device);
     let call = |target: i64| {
@@ -106,7 +105,7 @@ fn a_target_out_of_the_vocabulary_is_an_error_or_nan<B: CrossEntropyBackend>(dev
     // Another shard's, and ignored.
     assert!(call(6).is_finite() && call(-100).is_finite());
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| call(7)));
-    if is_cpu(device) {
+    if is_host(device) {
         let text = caught.expect_err("7 is no class");
         let text = text.downcast_ref::<String>().expect("a sentence");
         assert!(text.contains("the target of row 0 is 7"), "{text}");
@@ -115,7 +114,7 @@ fn a_target_out_of_the_vocabulary_is_an_error_or_nan<B: CrossEntropyBackend>(dev
     }
 }
 
-on_every_cpu_backend_and_gpu!(
+on_every_backend!(
     what_does_not_fit_is_said,
     a_target_out_of_the_vocabulary_is_an_error_or_nan,
 );

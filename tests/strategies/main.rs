@@ -1,19 +1,30 @@
-//! The GPU kernels in every way of spreading a row over units, whichever a device would be given:
-//! a unit, a plane, a cube or several cubes per row; with sums by plane operations or in shared
-//! memory; with rows in parts; and with a launch for each gradient.
+//! The kernels in every way of spreading a row over units, whichever a device would be given: a unit, a plane,
+//! a cube or several cubes per row; with sums by plane operations or in shared memory; with rows in parts; and
+//! with a launch for each gradient.
 //!
-//! A software adapter says that it has no plane operations, but has them: so these kernels are
-//! tested on a machine without a GPU too. While one of these tests runs, the other tests of this
-//! process compute in its way, which must not make a difference to them.
+//! A choice is forced upon the whole process, so these tests are a binary of their own: beside others they would
+//! have every kernel of theirs compiled in every way.
+//!
+//! A software adapter says that it has no plane operations, but has them: so these kernels are tested on a machine
+//! without a GPU too.
+#![cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
+#![allow(
+    dead_code,
+    reason = "`common` is that of tests/it, which uses all of it"
+)]
 
-use burn::backend::Dispatch;
+#[path = "../it/common/mod.rs"]
+mod common;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 
-use crate::common::backends::on_every_gpu;
-use crate::common::problem::{Problem, Targets};
-use crate::common::run::{Form, assert_agrees, float_tensor, numbers};
-use crate::{fused, fuzz, outputs};
+use common::backends::{is_processor, on_cubecl_runtimes};
+use common::hard_rows;
+use common::output::assert_output;
+use common::problem::{Problem, Targets};
+use common::random::random_problems_agree;
+use common::run::{Form, assert_agrees, float_tensor, numbers};
 
 /// Who computes a row, and whether it has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
@@ -28,41 +39,50 @@ const STRATEGIES: [(Strategy, bool); 5] = [
 /// of every unit; multiples of a vector and others.
 const CLASSES: [usize; 4] = [2, 31, 516, 5003];
 
-/// Runs a test with every strategy, with and without plane operations.
-fn in_every_way(test: impl Fn()) {
-    for (strategy, in_parts) in STRATEGIES {
-        for planes in [false, true] {
-            if strategy == Strategy::Unit && planes {
-                // A unit has no plane to add up with.
-                continue;
-            }
-            let forced = Forced {
-                strategy,
-                in_parts,
-                planes,
-                few_buffers: in_parts,
-            };
-            let run = || forcing(forced, &test);
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|reason| {
-                eprintln!("with {forced:?}");
-                std::panic::resume_unwind(reason)
-            });
-        }
+/// Every way that the device can be made to take. A unit has no plane to add up with. A processor's planes have
+/// one unit, so none of its rows is a plane's and nothing is added up by one.
+fn ways(device: &Device) -> Vec<Forced> {
+    let processor = is_processor(device);
+    let ways = STRATEGIES
+        .into_iter()
+        .flat_map(|way| [(way, false), (way, true)]);
+    ways.filter(|((strategy, _), planes)| match strategy {
+        Strategy::Unit => !planes,
+        Strategy::Plane => !processor,
+        Strategy::Cube => !processor || !planes,
+    })
+    .map(|((strategy, in_parts), planes)| Forced {
+        strategy,
+        in_parts,
+        planes,
+        few_buffers: in_parts,
+    })
+    .collect()
+}
+
+/// Runs a test in every way.
+fn in_every_way(device: &Device, test: impl Fn()) {
+    for forced in ways(device) {
+        let run = || forcing(forced, &test);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|reason| {
+            eprintln!("with {forced:?}");
+            std::panic::resume_unwind(reason)
+        });
     }
 }
 
 fn every_number_of_classes(device: &Device) {
-    in_every_way(|| {
+    in_every_way(device, || {
         for classes in CLASSES {
             let indices = Problem::random(&[5, classes], 1, false, 1);
             let shares = Problem::random(&[5, classes], 1, true, 2);
             for problem in [
                 indices.clone(),
-                fused::with_every_option(indices).unreduced(),
+                indices.with_every_option().unreduced(),
                 shares.clone(),
-                fused::with_every_option(shares),
+                shares.with_every_option(),
             ] {
-                assert_agrees::<Dispatch>(&problem, Form::default(), device);
+                assert_agrees(&problem, Form::default(), device);
             }
         }
     });
@@ -70,23 +90,23 @@ fn every_number_of_classes(device: &Device) {
 
 /// Strided classes take the same ways where the rows are few.
 fn strided_classes(device: &Device) {
-    in_every_way(|| {
+    in_every_way(device, || {
         let problem = Problem::random(&[2, 301, 3], 1, true, 3).with_weights();
-        assert_agrees::<Dispatch>(&problem, Form::default(), device);
+        assert_agrees(&problem, Form::default(), device);
         let problem = Problem::random(&[301, 7], 0, false, 3).unreduced();
-        assert_agrees::<Dispatch>(&problem, Form::default(), device);
+        assert_agrees(&problem, Form::default(), device);
     });
 }
 
 fn probabilities(device: &Device) {
-    in_every_way(|| {
+    in_every_way(device, || {
         for soft in [false, true] {
             let problem = Problem::random(&[3, 515], 1, soft, 4).with_weights();
             let mut problem = problem.with_config(|config| config.with_logits(false));
             for (at, probability) in problem.logits.iter_mut().enumerate() {
                 *probability = (1 + at * 7 % 64) as f64 / 64.0;
             }
-            assert_agrees::<Dispatch>(&problem, Form::default(), device);
+            assert_agrees(&problem, Form::default(), device);
         }
     });
 }
@@ -94,7 +114,7 @@ fn probabilities(device: &Device) {
 /// As many rows as a device has cubes in one dimension, and more.
 fn more_rows_than_cubes_in_one_dimension(device: &Device) {
     let problem = Problem::random(&[65_601, 3], 1, false, 5).with_ignored(-1);
-    assert_agrees::<Dispatch>(&problem, Form::default(), device);
+    assert_agrees(&problem, Form::default(), device);
     for strategy in [Strategy::Plane, Strategy::Cube] {
         let forced = Forced {
             strategy,
@@ -103,23 +123,23 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
             few_buffers: false,
         };
         forcing(forced, || {
-            assert_agrees::<Dispatch>(&problem, Form::default(), device);
+            assert_agrees(&problem, Form::default(), device);
         });
     }
 }
 
 fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
-    in_every_way(|| {
-        fused::classes_at_minus_infinity_have_no_part(device);
-        fused::a_row_without_a_distribution_spoils_no_other(device);
-        fused::an_ignored_row_has_a_gradient_of_zero_in_every_layout(device);
-        fused::confident_rows_keep_their_relative_accuracy_in_every_layout(device);
+    in_every_way(device, || {
+        hard_rows::classes_at_minus_infinity_have_no_part(device);
+        hard_rows::a_row_without_a_distribution_spoils_no_other(device);
+        hard_rows::an_ignored_row_has_a_gradient_of_zero_in_every_layout(device);
+        hard_rows::confident_rows_keep_their_relative_accuracy_in_every_layout(device);
     });
 }
 
 /// What a row comes to besides its loss.
 fn details(device: &Device) {
-    in_every_way(|| {
+    in_every_way(device, || {
         for (shape, class_dim) in [
             ([5, 2, 1], 1),
             ([3, 1031, 1], 1),
@@ -145,13 +165,13 @@ fn details(device: &Device) {
             }
             for problem in [
                 indices.clone(),
-                fused::with_every_option(indices),
+                indices.with_every_option(),
                 shares.clone(),
-                fused::with_every_option(shares),
+                shares.with_every_option(),
                 tied,
                 masked,
             ] {
-                outputs::assert_output::<Dispatch>(&problem, device);
+                assert_output(&problem, device);
             }
         }
     });
@@ -161,7 +181,7 @@ fn details(device: &Device) {
 fn bad_targets(device: &Device) {
     const CLASSES: usize = 70;
     const BAD: [(usize, i64); 3] = [(1, 70), (2, i32::MAX as i64), (4, -1)];
-    in_every_way(|| {
+    in_every_way(device, || {
         let mut problem = Problem::random(&[6, CLASSES], 1, false, 6).unreduced();
         let good = losses_and_gradient(&problem, device);
         if let Targets::Indices(indices) = &mut problem.targets {
@@ -200,10 +220,10 @@ fn losses_and_gradient(problem: &Problem, device: &Device) -> (Vec<f64>, Vec<f64
 }
 
 fn random_problems(device: &Device) {
-    in_every_way(|| fuzz::random_problems_agree(25, device));
+    in_every_way(device, || random_problems_agree(25, device));
 }
 
-on_every_gpu!(
+on_cubecl_runtimes!(
     every_number_of_classes,
     strided_classes,
     probabilities,
