@@ -7,6 +7,7 @@ mod common;
 
 mod accumulation;
 mod aliasing;
+mod bound;
 mod capabilities;
 mod errors;
 mod fixtures;

@@ -1,0 +1,159 @@
+//! Every method of `InfoNceLoss`, and a loss over `moco_logits`.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLossConfig, InBatch, InfoNceLoss, InfoNceLossConfig,
+    SampleIds, moco_logits,
+};
+
+use super::Results;
+use crate::common::problem::Problem;
+use crate::common::run::float_tensor;
+
+const FITS: &str = "the tensors fit each other";
+const FEATURES: usize = 5;
+
+/// The gradient of a learnt temperature.
+struct OfTemperature<'a>(&'a Gradients, Option<TensorData>);
+
+impl ModuleVisitor for OfTemperature<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.1 = param.val().grad(self.0).map(Tensor::into_data);
+    }
+}
+
+/// Rows of features, a leaf.
+fn rows(rows: usize, seed: u64, device: &Device) -> Tensor<2> {
+    let random = Problem::random(&[rows, FEATURES], 1, true, seed);
+    let tensor: Tensor<2> = float_tensor(&random.logits, &[rows, FEATURES], (device, DType::F32));
+    tensor.require_grad()
+}
+
+fn ints<const N: usize>(values: [i64; N], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::from(values), device)
+}
+
+fn ids(device: &Device) -> SampleIds {
+    SampleIds {
+        queries: ints([1, 2, 3], device),
+        negatives: ints([9, 2, 8, 1, 7, 6, 3], device),
+    }
+}
+
+pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
+    let config = || InfoNceLossConfig::new().with_temperature(0.3);
+    for (kind, config) in [
+        ("fixed", config()),
+        (
+            "learnt, in chunks",
+            config().with_learnable(true).with_chunk_bytes(60),
+        ),
+    ] {
+        let loss = config.init_for::<B>(device);
+        add_losses(results, kind, &loss, device);
+        add_views::<B>(results, kind, &config, device);
+        results.add(&format!("{kind}: scale"), loss.scale(device));
+        let temperature = TensorData::from([loss.temperature()]);
+        results
+            .0
+            .push((format!("{kind}: temperature"), Some(temperature)));
+        let clamped = loss.clamp_scale().scale(device);
+        results.add(&format!("{kind}: clamp_scale"), clamped);
+    }
+    let leaves = [rows(3, 1, device), rows(3, 2, device), rows(7, 3, device)];
+    let [query, positive, negatives] = leaves.clone();
+    let logits = moco_logits(query, positive, negatives, 0.3);
+    let targets = Tensor::<1, Int>::zeros([3], device);
+    let loss = CrossEntropyLossConfig::new()
+        .init_for::<B>(device)
+        .forward(logits, targets);
+    let of_leaves = |of: &Gradients| gradients(&leaves, of);
+    results.add_with_gradients("moco_logits", loss, &of_leaves);
+}
+
+fn gradients(leaves: &[Tensor<2>; 3], of: &Gradients) -> Vec<(&'static str, Option<TensorData>)> {
+    let names = ["the first tensor", "the second tensor", "the third tensor"];
+    let named = names.into_iter().zip(leaves);
+    named
+        .map(|(name, leaf)| (name, leaf.grad(of).map(Tensor::into_data)))
+        .collect()
+}
+
+/// The gradients of all features, and of the temperature.
+fn with_temperature<B: CrossEntropyBackend>(
+    loss: &InfoNceLoss<B>,
+    leaves: &[Tensor<2>; 3],
+    of: &Gradients,
+) -> Vec<(&'static str, Option<TensorData>)> {
+    let mut all = gradients(leaves, of);
+    let mut of_temperature = OfTemperature(of, None);
+    loss.visit(&mut of_temperature);
+    all.push(("the temperature", of_temperature.1));
+    all
+}
+
+/// The methods over queries, positives and negatives.
+fn add_losses<B: CrossEntropyBackend>(
+    results: &mut Results,
+    kind: &str,
+    loss: &InfoNceLoss<B>,
+    device: &Device,
+) {
+    let name = |method: &str| format!("{kind}: {method}");
+    let leaves = [rows(3, 1, device), rows(3, 2, device), rows(7, 3, device)];
+    let given = || leaves.clone();
+    let of_leaves = |of: &Gradients| with_temperature(loss, &leaves, of);
+    let mut add = |method: &str, value: Tensor<1>| {
+        results.add_with_gradients(&name(method), value, &of_leaves);
+    };
+    let [q, p, n] = given();
+    add("forward", loss.forward(q, p, n));
+    let [q, p, n] = given();
+    add("try_forward", loss.try_forward(q, p, n).expect(FITS));
+    let [q, p, n] = given();
+    add(
+        "forward_with_ids",
+        loss.forward_with_ids(q, p, n, ids(device)),
+    );
+    let [q, p, n] = given();
+    let value = loss.try_forward_with_ids(q, p, n, ids(device));
+    add("try_forward_with_ids", value.expect(FITS));
+    let positive = || ints([6, -100, 2], device);
+    let [q, _, n] = given();
+    add("forward_pairs", loss.forward_pairs(q, n, positive()));
+    let [q, _, n] = given();
+    add(
+        "try_forward_pairs",
+        loss.try_forward_pairs(q, n, positive()).expect(FITS),
+    );
+
+    let [q, p, n] = given();
+    let output = loss.forward_with_output(q, p, n);
+    results.add_output(&name("forward_with_output"), output, &of_leaves);
+    let [q, p, n] = given();
+    let output = loss.try_forward_with_output(q, p, n).expect(FITS);
+    results.add_output(&name("try_forward_with_output"), output, &of_leaves);
+}
+
+/// The methods over two views.
+fn add_views<B: CrossEntropyBackend>(
+    results: &mut Results,
+    kind: &str,
+    config: &InfoNceLossConfig,
+    device: &Device,
+) {
+    for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
+        let name = |method: &str| format!("{kind}: {method}, {in_batch:?}");
+        let loss = config.clone().with_in_batch(in_batch).init_for::<B>(device);
+        let leaves = [rows(5, 1, device), rows(5, 2, device), rows(1, 3, device)];
+        let of_leaves = |of: &Gradients| with_temperature(&loss, &leaves, of);
+        let views = || (leaves[0].clone(), leaves[1].clone());
+        let (a, b) = views();
+        let value = loss.forward_in_batch(a, b);
+        results.add_with_gradients(&name("forward_in_batch"), value, &of_leaves);
+        let (a, b) = views();
+        let value = loss.try_forward_in_batch(a, b).expect(FITS);
+        results.add_with_gradients(&name("try_forward_in_batch"), value, &of_leaves);
+    }
+}

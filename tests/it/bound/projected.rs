@@ -1,0 +1,194 @@
+//! Every method of `LinearCrossEntropyLoss`.
+
+use burn::module::Param;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
+    TargetTensor,
+};
+
+use super::Results;
+use crate::common::problem::Targets;
+use crate::common::run::float_tensor;
+use crate::linear::projected::Projected;
+
+const FITS: &str = "the tensors fit each other";
+/// Of a batch, of a sequence, features, and classes.
+const SIZES: [usize; 4] = [3, 5, 9, 7];
+
+/// The tensors of a projection, leaves all of them.
+struct Leaves {
+    input: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+}
+
+impl Leaves {
+    fn new(projected: &Projected, device: &Device) -> Self {
+        let [batch, length, features, classes] = SIZES;
+        let options = (device, DType::F32);
+        let bias = projected.bias.as_ref().expect("there is one");
+        Self {
+            input: float_tensor(&projected.input, &[batch, length, features], options)
+                .require_grad(),
+            weight: float_tensor(&projected.weight, &[features, classes], options).require_grad(),
+            bias: float_tensor(bias, &[classes], options).require_grad(),
+        }
+    }
+
+    fn gradients(&self, of: &Gradients) -> Vec<(&'static str, Option<TensorData>)> {
+        vec![
+            ("input", self.input.grad(of).map(Tensor::into_data)),
+            ("weight", self.weight.grad(of).map(Tensor::into_data)),
+            ("bias", self.bias.grad(of).map(Tensor::into_data)),
+        ]
+    }
+
+    fn linear(&self, device: &Device) -> Linear {
+        let [_, _, features, classes] = SIZES;
+        let mut linear = LinearConfig::new(features, classes).init(device);
+        linear.weight = Param::from_tensor(self.weight.clone());
+        linear.bias = Some(Param::from_tensor(self.bias.clone()));
+        linear
+    }
+}
+
+pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
+    let [batch, length, features, classes] = SIZES;
+    for (soft, chunk) in [(false, Some(4)), (false, None), (true, Some(4))] {
+        let projected = Projected::random([batch * length, features, classes], soft, 3)
+            .with(|problem| problem.with_every_option());
+        let loss = LinearCrossEntropyLossConfig::new()
+            .with_loss(projected.problem.config.clone())
+            .with_chunk_rows(chunk)
+            .init_for::<B>(device);
+        let leaves = Leaves::new(&projected, device);
+        match &projected.problem.targets {
+            Targets::Indices(indices) => {
+                let data = TensorData::new(indices.clone(), [batch, length]);
+                let target = Tensor::<2, Int>::from_data(data, device);
+                let of_leaves = |of: &Gradients| leaves.gradients(of);
+                let kind = format!("projection, index targets, chunks of {chunk:?}");
+                add_losses(results, &kind, &loss, (&leaves, target), &of_leaves);
+            }
+            Targets::Distributions(shares) => {
+                let shape = [batch, length, classes];
+                let shares: Tensor<3> = float_tensor(shares, &shape, (device, DType::F32));
+                let shares = shares.require_grad();
+                let of_leaves = |of: &Gradients| {
+                    let mut all = leaves.gradients(of);
+                    all.push(("targets", shares.grad(of).map(Tensor::into_data)));
+                    all
+                };
+                let given = (&leaves, shares.clone());
+                add_losses(
+                    results,
+                    "projection, distributions",
+                    &loss,
+                    given,
+                    &of_leaves,
+                );
+            }
+        }
+    }
+}
+
+fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + Clone>(
+    results: &mut Results,
+    kind: &str,
+    loss: &LinearCrossEntropyLoss<B>,
+    (leaves, target): (&Leaves, T),
+    of_leaves: super::OfLeaves<'_>,
+) {
+    let name = |method: &str| format!("{kind}: {method}");
+    let t = || target.clone();
+    let given = || {
+        (
+            leaves.input.clone(),
+            leaves.weight.clone(),
+            Some(leaves.bias.clone()),
+        )
+    };
+    let normalizer = || loss.normalizer(t());
+    results.add(&name("total_weight"), loss.total_weight(t()));
+    results.add(&name("normalizer, weight"), normalizer().total_weight());
+    results.add(&name("normalizer, rows"), normalizer().counted_rows());
+
+    let mut add = |method: &str, losses: Tensor<1>| {
+        results.add_with_gradients(&name(method), losses, of_leaves);
+    };
+    let (x, w, b) = given();
+    add("forward", loss.forward(x, w, b, t()));
+    let (x, w, b) = given();
+    add("try_forward", loss.try_forward(x, w, b, t()).expect(FITS));
+    let (x, w, b) = given();
+    add(
+        "forward, no bias",
+        loss.forward(x, w, b.filter(|_| false), t()),
+    );
+    let (x, w, b) = given();
+    add(
+        "forward_normalized",
+        loss.forward_normalized(x, w, b, t(), normalizer()),
+    );
+    let (x, w, b) = given();
+    let share = loss.try_forward_normalized(x, w, b, t(), normalizer());
+    add("try_forward_normalized", share.expect(FITS));
+    let linear = leaves.linear(&leaves.input.device());
+    add(
+        "forward_linear",
+        loss.forward_linear(leaves.input.clone(), &linear, t()),
+    );
+    let checked = loss.try_forward_linear(leaves.input.clone(), &linear, t());
+    add("try_forward_linear", checked.expect(FITS));
+
+    add_rows(results, kind, loss, (leaves, target), of_leaves);
+}
+
+/// The methods that give a number of every row.
+fn add_rows<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + Clone>(
+    results: &mut Results,
+    kind: &str,
+    loss: &LinearCrossEntropyLoss<B>,
+    (leaves, target): (&Leaves, T),
+    of_leaves: super::OfLeaves<'_>,
+) {
+    let name = |method: &str| format!("{kind}: {method}");
+    let t = || target.clone();
+    let given = || {
+        (
+            leaves.input.clone(),
+            leaves.weight.clone(),
+            Some(leaves.bias.clone()),
+        )
+    };
+    let mut add = |method: &str, losses: Tensor<2>| {
+        results.add_with_gradients(&name(method), losses, of_leaves);
+    };
+    let (x, w, b) = given();
+    add(
+        "forward_no_reduction",
+        loss.forward_no_reduction(x, w, b, t()),
+    );
+    let (x, w, b) = given();
+    let rows = loss.try_forward_no_reduction(x, w, b, t());
+    add("try_forward_no_reduction", rows.expect(FITS));
+    let (x, w, b) = given();
+    add("log_prob", loss.log_prob(x, w, b, t()));
+    let (x, w, b) = given();
+    add("try_log_prob", loss.try_log_prob(x, w, b, t()).expect(FITS));
+
+    let (x, w, b) = given();
+    let output = loss.forward_with_output(x, w, b, t());
+    results.add_output(&name("forward_with_output"), output, of_leaves);
+    let (x, w, b) = given();
+    let output = loss.try_forward_with_output(x, w, b, t()).expect(FITS);
+    results.add_output(&name("try_forward_with_output"), output, of_leaves);
+    let (x, w, b) = given();
+    let output = loss.forward_with_entropy(x, w, b, t());
+    results.add_output(&name("forward_with_entropy"), output, of_leaves);
+    let (x, w, b) = given();
+    let output = loss.try_forward_with_entropy(x, w, b, t()).expect(FITS);
+    results.add_output(&name("try_forward_with_entropy"), output, of_leaves);
+}
