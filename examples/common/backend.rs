@@ -1,10 +1,12 @@
 //! Which device a `--backend` name stands for in this build.
 
+mod start;
+
 use std::fmt::{self, Display};
-use std::panic::catch_unwind;
 
 use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
+use start::started;
 
 /// The backends that the examples know by name.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,18 +26,16 @@ pub enum BackendName {
 impl BackendName {
     /// The device, once it has answered, or a sentence that says what is missing.
     pub fn device(self) -> Result<Device, String> {
-        let started = catch_unwind(|| {
-            let device = self.device_of_this_build()?;
+        let device = self.device_of_this_build()?;
+        let started = started(|| {
             let answer = Tensor::<1>::zeros([1], &device).try_into_data();
-            answer
-                .map(|_| device)
-                .map_err(|error| format!("the backend {self} fails: {error}"))
+            answer.map_err(|error| error.to_string())
         });
-        started.unwrap_or_else(|_| {
-            Err(format!(
-                "the backend {self} does not start on this machine, for the reason above; \
-                 without --backend the example runs on the CPU"
-            ))
+        started.map(|_| device).map_err(|reason| {
+            format!(
+                "the backend {self} does not start on this machine ({reason}); without --backend \
+                 the example runs on the CPU"
+            )
         })
     }
 

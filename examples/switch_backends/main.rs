@@ -5,9 +5,10 @@
 
 #[path = "../common/random.rs"]
 mod random;
+#[path = "../common/start.rs"]
+mod start;
 mod step;
 
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use burn::backend::Autodiff;
@@ -15,6 +16,7 @@ use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig};
 use clap::Parser;
 
+use crate::start::started;
 use crate::step::{CLASSES, Outcome, Start};
 
 /// Equal steps of which the shortest time is shown.
@@ -105,15 +107,13 @@ fn candidates() -> Vec<Candidate> {
     ]
 }
 
-/// The device, once it has answered; Burn panics where there is none.
-fn started(device: fn() -> Device) -> Option<Device> {
-    catch_unwind(|| {
+/// The device, once it has answered, or what it says.
+fn opened(device: fn() -> Device) -> Result<Device, String> {
+    started(|| {
         let device = device();
         let answer = Tensor::<1>::zeros([1], &device).try_into_data();
-        answer.is_ok().then_some(device)
+        answer.map(|_| device).map_err(|error| error.to_string())
     })
-    .ok()
-    .flatten()
 }
 
 /// The step with the loss of all backends and with that of `B`.
@@ -165,12 +165,15 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         steps,
     } in &candidates
     {
-        let Some(device) = started(*device) else {
-            complaints.push(format!(
-                "the backend {name} does not start on this machine, for the reason above; build \
-                 without --features {name} to leave it out"
-            ));
-            continue;
+        let device = match opened(*device) {
+            Ok(device) => device,
+            Err(reason) => {
+                complaints.push(format!(
+                    "the backend {name} does not start on this machine ({reason}); build without \
+                     --features {name} to leave it out"
+                ));
+                continue;
+            }
         };
         let outcomes =
             steps(&start, &device).map_err(|error| format!("the backend {name} fails: {error}"))?;

@@ -5,6 +5,8 @@ mod hardware;
 mod panics;
 mod runtimes;
 mod sides;
+#[path = "../../../examples/common/start.rs"]
+mod start;
 mod table;
 
 use std::time::Instant;
@@ -18,9 +20,10 @@ use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan, Spread};
 use crate::table::duration;
 use hardware::{Hardware, megabytes};
-use panics::{guarded, listen, unprinted};
+use panics::{guarded, listen};
 pub use runtimes::Runtime;
 use sides::{Copies, Sides};
+use start::started;
 use table::{Times, columns, without_times};
 
 const IDLE_SYNCS: usize = 100;
@@ -140,7 +143,7 @@ struct Opened {
 
 impl Runtime {
     fn opened(self) -> Result<Opened, String> {
-        let opened = unprinted(|| {
+        let opened = started(|| {
             let device = (self.open)();
             Ok(Opened {
                 hardware: Hardware::of(&device),
@@ -149,12 +152,9 @@ impl Runtime {
             })
         });
         opened.map_err(|reason| {
-            // Of a driver's library that is missing, thirty names are told that it could have.
-            let said = reason.split(" - searched for").next().unwrap_or(&reason);
-            let said = said.trim_end_matches('.');
             let Self { name, needs, .. } = self;
             format!(
-                "{name} finds no device that it can use here. It needs {needs}. It says: {said}."
+                "{name} finds no device that it can use here. It needs {needs}. It says: {reason}."
             )
         })
     }

@@ -1,7 +1,6 @@
 //! Burn panics where a device refuses; that is the end of a row, not of the run.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the first panic said, on whichever thread. A device's own thread knows the reason; those
@@ -12,18 +11,13 @@ fn first() -> MutexGuard<'static, Option<String>> {
     FIRST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether panics are printed.
-static IS_PRINTED: AtomicBool = AtomicBool::new(true);
-
-/// Has panics heard, and still printed where nobody asks for silence.
+/// Has panics heard, and still printed.
 pub fn listen() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let words = panic.payload_as_str().unwrap_or("a panic without words");
         first().get_or_insert_with(|| words.to_string());
-        if IS_PRINTED.load(Relaxed) {
-            print(panic);
-        }
+        print(panic);
     }));
 }
 
@@ -39,13 +33,4 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String>
         (Err(_), Some(words)) => Err(words),
         (Err(_), None) => Err("a panic that nobody heard".to_string()),
     }
-}
-
-/// As [`guarded`], for a panic that is no fault of the program: its reason becomes a sentence, and
-/// the place in the code tells the user nothing.
-pub fn unprinted<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    IS_PRINTED.store(false, Relaxed);
-    let result = guarded(work);
-    IS_PRINTED.store(true, Relaxed);
-    result
 }
