@@ -48,6 +48,7 @@ pub(crate) struct Problem {
     pub(crate) vector_sizes: Vec<usize>,
     /// Whether the arithmetic is in f64.
     pub(crate) is_double: bool,
+    pub(crate) has_distributions: bool,
 }
 
 /// The limits of a device.
@@ -154,10 +155,6 @@ pub(crate) struct Plan {
 const CLASSES_OF_A_UNIT: usize = 32;
 /// Vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
 const UNROLL: usize = 8;
-/// The same in elements, which wait in registers as numbers of the arithmetic.
-const ELEMENTS_IN_FLIGHT: usize = 32;
-/// A number of f64 takes two registers, its exponential a dozen more.
-const DOUBLES_IN_FLIGHT: usize = 8;
 const UNITS_PER_CUBE: u32 = 256;
 /// Fewer units are not worth the exchange of their sums.
 const LEAST_GROUP: u32 = 32;
@@ -187,7 +184,7 @@ impl Plan {
             steps,
             slots,
             inner: problem.inner / (problem.rows / slots),
-            is_double: problem.is_double,
+            elements_in_flight: problem.elements_in_flight(),
         };
         choice.plan(choice.strategy(problem))
     }
@@ -202,7 +199,7 @@ impl Plan {
             steps: self.parts,
             slots: problem.rows,
             inner: problem.inner,
-            is_double: problem.is_double,
+            elements_in_flight: problem.elements_in_flight(),
         };
         let strategy = match self.parts {
             ..=8 => Strategy::Unit,
@@ -250,6 +247,20 @@ impl Problem {
         }
     }
 
+    /// Logits that a unit loads before it computes: they wait in registers as numbers of the arithmetic.
+    /// One of f64 takes two of these, its exponential a dozen more.
+    fn elements_in_flight(&self) -> usize {
+        // Distributions are loaded beside the logits, and have three sums more, along positions in
+        // every lane. These are the numbers with which no kernel for CUDA spills.
+        match (self.is_double, self.has_distributions, self.along()) {
+            (false, false, _) => 32,
+            (false, true, Along::Classes) => 16,
+            (false, true, Along::Positions) => 12,
+            (true, false, _) => 8,
+            (true, true, _) => 2,
+        }
+    }
+
     fn vector_size(&self, along: Along) -> usize {
         let outer = self.rows / self.inner;
         let fits = |size: &usize| {
@@ -285,7 +296,7 @@ struct Choice {
     slots: usize,
     /// Slots side by side behind the class dimension.
     inner: usize,
-    is_double: bool,
+    elements_in_flight: usize,
 }
 
 impl Choice {
@@ -363,11 +374,7 @@ impl Choice {
     }
 
     fn unroll(&self) -> usize {
-        let elements = match self.is_double {
-            true => DOUBLES_IN_FLIGHT,
-            false => ELEMENTS_IN_FLIGHT,
-        };
-        UNROLL.min(elements / self.vector_size).max(1)
+        UNROLL.min(self.elements_in_flight.div_ceil(self.vector_size))
     }
 
     /// Units that share a row.
@@ -445,6 +452,7 @@ mod tests {
             }],
             vector_sizes: vec![4, 2, 1],
             is_double: false,
+            has_distributions: false,
         }
     }
 
