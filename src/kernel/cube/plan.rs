@@ -155,6 +155,8 @@ pub(crate) struct Plan {
 const CLASSES_OF_A_UNIT: usize = 32;
 /// Vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
 const UNROLL: usize = 8;
+/// Rows with more classes than this for each unit of a plane are worth a cube.
+const CLASSES_OF_A_LANE: usize = 32;
 const UNITS_PER_CUBE: u32 = 256;
 /// Fewer units are not worth the exchange of their sums.
 const LEAST_GROUP: u32 = 32;
@@ -315,7 +317,10 @@ impl Choice {
             || problem.classes <= CLASSES_OF_A_UNIT
         {
             Strategy::Unit
-        } else if self.steps.div_ceil(self.unroll()) <= self.plane().max(LEAST_GROUP) as usize {
+        } else if problem.classes
+            <= CLASSES_OF_A_LANE.min(UNROLL * self.vector_size)
+                * self.plane().max(LEAST_GROUP) as usize
+        {
             Strategy::Plane
         } else {
             Strategy::Cube
