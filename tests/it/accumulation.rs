@@ -4,7 +4,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, Normalizer};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -236,10 +236,16 @@ fn a_normalizer_of_several_numbers_is_refused(device: &Device) {
     );
 }
 
-on_every_backend!(
-    any_number_divides_the_sum,
-    over_nothing_the_loss_is_empty_and_the_gradient_0,
-    a_normalizer_of_several_numbers_is_refused,
-    micro_batches_have_the_gradients_of_the_logits_of_the_whole,
-    micro_batches_add_up_to_the_gradients_of_the_weights,
-);
+tests_on! {
+    every_backend: [
+        any_number_divides_the_sum,
+        over_nothing_the_loss_is_empty_and_the_gradient_0,
+        micro_batches_have_the_gradients_of_the_logits_of_the_whole,
+    ],
+    host: [
+        micro_batches_add_up_to_the_gradients_of_the_weights,
+    ],
+    one_of_each_kind: [
+        a_normalizer_of_several_numbers_is_refused,
+    ],
+}

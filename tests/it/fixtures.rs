@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
 use serde::{Deserialize, Deserializer};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::{oracle, run, tolerance};
 
@@ -166,11 +166,25 @@ fn pytorch_cases_agree(device: &Device) {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
-on_every_backend!(pytorch_cases_agree);
+/// What the cases were computed in; every number of the kernels has to be of 53 bits.
+fn pytorch_cases_agree_in_f64(device: &Device) {
+    let form = run::Form {
+        float: DType::F64,
+        ..run::Form::default()
+    };
+    let solve = |problem: &Problem| run::solve_in(problem, form, device);
+    let differences = differences(solve, tolerance::of(DType::F64));
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+tests_on! {
+    every_backend: [pytorch_cases_agree],
+    f64: [pytorch_cases_agree_in_f64],
+}
 
 mod precision {
     use super::*;
-    use crate::common::backends::on_host_backends;
+    use crate::common::backends::tests_on;
 
     /// The largest errors of PyTorch 2.15 in f32 over the cases of [`Case::is_plain`]: of a loss, relative,
     /// and of an entry of a gradient, relative to the largest of its row. Remade by
@@ -220,7 +234,7 @@ mod precision {
         assert!(fine, "{largest:?}, PyTorch {PYTORCH_F32:?}");
     }
 
-    on_host_backends!(no_case_is_further_off_than_pytorchs_own_f32);
+    tests_on! { host: [no_case_is_further_off_than_pytorchs_own_f32] }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{computes_f64, tests_on};
 use crate::common::problem::{Problem, Targets};
+use crate::common::run;
 use crate::common::run::{Form, Layout, assert_agrees};
-use crate::common::{oracle, run, tolerance};
 
 /// No size equals another or is a multiple of 4.
 const SHAPES: [&[usize]; 8] = [
@@ -116,58 +116,45 @@ fn f64_logits_are_computed_in_f64_or_refused(device: &Device) {
         let problem = Problem::random(&[4, 7, 3], 1, soft, 21)
             .with_weights()
             .with_config(|config| config.with_z_loss(0.01).with_label_smoothing(0.1));
-        match run::try_solve_in(&problem, form, device) {
-            Ok(found) => {
-                let expected = oracle::solve(&problem);
-                tolerance::assert_close("f64", &problem, &found, &expected, DType::F64);
-            }
-            Err(error) => {
-                assert!(!is_host(device), "{error}");
-                let message = error.to_string();
-                assert!(message.contains("dtype F64"), "{message}");
-                assert!(message.contains("cast to one of F32"), "{message}");
-            }
+        if computes_f64(device) {
+            assert_agrees(&problem, form, device);
+        } else {
+            let error = run::try_solve_in(&problem, form, device).expect_err("a wrong number");
+            let message = error.to_string();
+            assert!(message.contains("dtype F64"), "{message}");
+            assert!(message.contains("cast to one of F32"), "{message}");
         }
     }
 }
 
+/// `capabilities` says which device has which; NdArray does not even make such a tensor.
 fn half_precision_logits_are_computed_in_f32_or_refused(device: &Device) {
-    let name = format!("{device:?}");
     for float in [DType::F16, DType::BF16] {
         let form = Form {
             float,
             ..Form::default()
         };
-        if !device.supports_dtype(float) {
-            assert!(!name.contains("Flex"), "Flex has {float:?}");
-            // NdArray does not even make such a tensor.
-            if !name.contains("NdArray") {
-                let problem = Problem::random(&[2, 3], 1, false, 0);
-                let error = run::try_solve_in(&problem, form, device).unwrap_err();
-                let message = error.to_string();
-                assert!(
-                    message.contains(&format!("logits of dtype {float:?}")),
-                    "{message}"
-                );
-            }
-            continue;
-        }
         for soft in [false, true] {
             let mut problem = Problem::random(&[5, 7, 3], 1, soft, 22).with_weights();
-            // Values that both dtypes hold exactly.
-            let rounded = |values: &mut Vec<f64>| {
-                for value in values {
-                    *value = (*value * 16.0).round() / 16.0;
-                }
-            };
-            rounded(&mut problem.logits);
+            round(&mut problem.logits);
             if let Targets::Distributions(targets) = &mut problem.targets {
-                rounded(targets);
+                round(targets);
             }
-            let found = run::solve_in(&problem, form, device);
-            let expected = oracle::solve(&problem);
-            tolerance::assert_close("half", &problem, &found, &expected, float);
+            if device.supports_dtype(float) {
+                assert_agrees(&problem, form, device);
+            } else {
+                let error = run::try_solve_in(&problem, form, device).expect_err("no such dtype");
+                let said = format!("logits of dtype {float:?}");
+                assert!(error.to_string().contains(&said), "{error}");
+            }
         }
+    }
+}
+
+/// To numbers that f16 and bf16 hold exactly.
+fn round(values: &mut [f64]) {
+    for value in values {
+        *value = (*value * 16.0).round() / 16.0;
     }
 }
 
@@ -197,14 +184,20 @@ fn many_classes_and_many_rows(device: &Device) {
     }
 }
 
-on_every_backend!(
-    every_class_dim_of_every_rank,
-    a_negative_class_dim_counts_from_the_end,
-    views_need_not_be_contiguous,
-    index_targets_may_keep_the_class_dimension,
-    every_integer_dtype_of_the_device_is_a_target,
-    f64_logits_are_computed_in_f64_or_refused,
-    half_precision_logits_are_computed_in_f32_or_refused,
-    constant_distributions_get_no_gradient_and_change_none,
-    many_classes_and_many_rows,
-);
+tests_on! {
+    every_backend: [
+        every_class_dim_of_every_rank,
+        views_need_not_be_contiguous,
+        every_integer_dtype_of_the_device_is_a_target,
+        f64_logits_are_computed_in_f64_or_refused,
+        constant_distributions_get_no_gradient_and_change_none,
+        many_classes_and_many_rows,
+    ],
+    half: [
+        half_precision_logits_are_computed_in_f32_or_refused,
+    ],
+    one_of_each_kind: [
+        a_negative_class_dim_counts_from_the_end,
+        index_targets_may_keep_the_class_dimension,
+    ],
+}

@@ -4,7 +4,7 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::Device;
 
-use crate::common::backends::{on_cubecl_runtimes, on_host_backends};
+use crate::common::backends::tests_on;
 use crate::common::hard_rows::{
     a_row_without_a_distribution_spoils_no_other,
     an_ignored_row_has_a_gradient_of_zero_in_every_layout, classes_at_minus_infinity_have_no_part,
@@ -138,25 +138,25 @@ fn under_every_upstream(problem: Problem) -> Vec<Problem> {
     problems
 }
 
-on_host_backends!(
-    every_number_of_rows_and_of_contiguous_classes,
-    every_number_of_positions_and_of_strided_classes,
-    confident_rows_keep_their_relative_accuracy_in_every_layout,
-    classes_at_minus_infinity_have_no_part,
-    a_row_without_a_distribution_spoils_no_other,
-    an_ignored_row_has_a_gradient_of_zero_in_every_layout,
-    nothing_but_ignored_rows_have_a_gradient_of_zero,
-    the_gradient_is_multiplied_by_the_upstream_gradient,
-);
-on_cubecl_runtimes!(
-    a_size_of_either_layout,
-    confident_rows_keep_their_relative_accuracy_in_every_layout,
-    classes_at_minus_infinity_have_no_part,
-    a_row_without_a_distribution_spoils_no_other,
-    an_ignored_row_has_a_gradient_of_zero_in_every_layout,
-    nothing_but_ignored_rows_have_a_gradient_of_zero,
-    the_gradient_is_multiplied_by_the_upstream_gradient,
-);
+tests_on! {
+    every_backend: [
+        nothing_but_ignored_rows_have_a_gradient_of_zero,
+    ],
+    host: [
+        every_number_of_rows_and_of_contiguous_classes,
+        every_number_of_positions_and_of_strided_classes,
+    ],
+    one_of_each_kind: [
+        confident_rows_keep_their_relative_accuracy_in_every_layout,
+        classes_at_minus_infinity_have_no_part,
+        a_row_without_a_distribution_spoils_no_other,
+        an_ignored_row_has_a_gradient_of_zero_in_every_layout,
+        the_gradient_is_multiplied_by_the_upstream_gradient,
+    ],
+    cubecl: [
+        a_size_of_either_layout,
+    ],
+}
 
 /// The mean over 65 536 rows divides every gradient below what f16 can hold, unless the factor of
 /// 65 536 that the loss is scaled by has come in before it is rounded.

@@ -2,19 +2,23 @@
 
 use burn::tensor::Device;
 
-use crate::common::backends::{is_host, on_cubecl_runtimes, on_host_backends};
+use crate::common::backends::{is_host, is_processor, on_every_backend};
 use crate::common::random::random_problems_agree;
 
 /// As many as a build without optimisation runs in a few seconds.
-const DEFAULT_CASES: u32 = 200;
-/// Nearly every case is compiled anew there.
-const DEFAULT_CASES_OF_A_DEVICE: u32 = 60;
+const CASES_OF_THE_HOST: u32 = 200;
+/// Nearly every case is compiled anew on CubeCL's runtimes: in milliseconds here,
+const CASES_OF_THE_PROCESSOR: u32 = 80;
+/// and in several times that by a shader compiler, whose kernels have the same source.
+const CASES_OF_A_SHADER: u32 = 20;
 
 fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
     let default = if is_host(device) {
-        DEFAULT_CASES
+        CASES_OF_THE_HOST
+    } else if is_processor(device) {
+        CASES_OF_THE_PROCESSOR
     } else {
-        DEFAULT_CASES_OF_A_DEVICE
+        CASES_OF_A_SHADER
     };
     let number = std::env::var("FUZZ_CASES").map_or(default, |number| {
         number.parse().expect("FUZZ_CASES is a number")
@@ -22,5 +26,4 @@ fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
     random_problems_agree(number, device);
 }
 
-on_host_backends!(a_random_problem_agrees_with_the_portable_path);
-on_cubecl_runtimes!(a_random_problem_agrees_with_the_portable_path);
+on_every_backend!(a_random_problem_agrees_with_the_portable_path,);

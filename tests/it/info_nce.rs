@@ -15,7 +15,7 @@ use burn_cross_entropy::{
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
@@ -341,8 +341,12 @@ fn the_ends_are_known(device: &Device) {
     }
 }
 
-on_every_backend!(
-    every_form_agrees,
-    the_logits_are_those_of_the_loss,
-    the_ends_are_known,
-);
+tests_on! {
+    every_backend: [
+        every_form_agrees,
+        the_ends_are_known,
+    ],
+    one_of_each_kind: [
+        the_logits_are_those_of_the_loss,
+    ],
+}

@@ -9,7 +9,7 @@ use burn_cross_entropy::{
     moco_logits,
 };
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::run::numbers;
 
 /// Where the keys are the classes.
@@ -225,11 +225,13 @@ fn features_of_0_in_f16_have_a_finite_gradient() {
     );
 }
 
-on_every_backend!(
-    no_keys_are_an_error,
-    no_rows_have_a_mean_of_nan,
-    what_does_not_fit_is_said,
-    what_cannot_be_configured_is_said,
-    what_is_unlike_is_said,
-    ids_may_come_with_autodiff,
-);
+tests_on! {
+    one_of_each_kind: [
+        no_keys_are_an_error,
+        no_rows_have_a_mean_of_nan,
+        what_does_not_fit_is_said,
+        what_cannot_be_configured_is_said,
+        what_is_unlike_is_said,
+        ids_may_come_with_autodiff,
+    ],
+}

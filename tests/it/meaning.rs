@@ -5,8 +5,8 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, cross_entropy};
 
-use crate::common::backends::{is_host, on_every_backend};
-use crate::common::problem::{Problem, Targets};
+use crate::common::backends::{is_host, tests_on};
+use crate::common::problem::Problem;
 use crate::common::run::{self, numbers};
 use crate::common::{oracle, tolerance};
 
@@ -37,26 +37,6 @@ fn confident_rows_keep_their_relative_accuracy(device: &Device) {
     let others = gradient[1] + gradient[2];
     assert!(others > 4e-9, "{gradient:?}");
     assert!((gradient[0] / -others - 1.0).abs() < 1e-6, "{gradient:?}");
-}
-
-fn confident_rows_of_every_size_and_target(device: &Device) {
-    for classes in [2, 3, 17, 65] {
-        let mut problem = Problem::random(&[classes, classes], 1, false, 4).unreduced();
-        problem.targets = Targets::Indices((0..classes as i64).collect());
-        for row in 0..classes {
-            let at = problem.at(row, row);
-            problem.logits[at] = 12.0 + row as f64 / 8.0;
-        }
-        let found = run::solve(&problem, device);
-        let expected = oracle::solve(&problem);
-        for row in 0..classes {
-            let ratio = found.loss[row] / expected.loss[row];
-            assert!((ratio - 1.0).abs() < confident(device), "{ratio}");
-            let at = problem.at(row, row);
-            let ratio = found.logits_gradient[at] / expected.logits_gradient[at];
-            assert!((ratio - 1.0).abs() < confident(device), "{ratio}");
-        }
-    }
 }
 
 fn an_ignored_row_adds_nothing_whatever_it_holds(device: &Device) {
@@ -220,11 +200,12 @@ fn one_class_has_no_loss_and_no_gradient(device: &Device) {
     assert_eq!(numbers(logits.grad(&value.backward()).unwrap()), [0.0, 0.0]);
 }
 
+/// On the host it is an error, which `errors` tests.
+#[cfg_attr(
+    not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
+    allow(dead_code)
+)]
 fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
-    if is_host(device) {
-        // There it is an error, which `errors` tests.
-        return;
-    }
     for bad in [3, -1, 255, 1 << 20] {
         let logits = logits_of(&[1.0, 2.0, 3.0, 1.0, 2.0, 3.0], [2, 3], device);
         let loss = CrossEntropyLossConfig::new()
@@ -255,11 +236,12 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
     }
 }
 
+/// On the host they are an error, which `errors` tests.
+#[cfg_attr(
+    not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
+    allow(dead_code)
+)]
 fn indices_of_64_bits_are_not_cut_to_32(device: &Device) {
-    if is_host(device) || !device.supports_dtype(DType::I64) {
-        // On the CPU they are an error, which `errors` tests.
-        return;
-    }
     let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || logits_of(&[1.0, 2.0, 3.0], [1, 3], device);
     let value = |targets: TensorData, dtype| {
@@ -382,54 +364,6 @@ fn only_what_is_tracked_gets_a_gradient(device: &Device) {
     assert!(constant.grad(&gradients).is_none());
 }
 
-fn inputs_outlive_the_loss_unchanged(device: &Device) {
-    let values = [0.3f32, -1.0, 2.0, 0.0, 5.0, 1.5];
-    let logits = logits_of(&values, [2, 3], device);
-    let loss = CrossEntropyLossConfig::new().init(device);
-    let first = loss.forward(logits.clone(), labels(&[0, 1], device));
-    let second = loss.forward(logits.clone(), labels(&[0, 1], device));
-    assert_eq!(numbers(first.clone()), numbers(second.clone()));
-    let gradient = numbers(logits.grad(&first.backward()).unwrap());
-    let again = numbers(logits.grad(&second.backward()).unwrap());
-    assert_eq!(gradient, again);
-    assert_eq!(numbers(logits), values.map(f64::from));
-}
-
-fn an_expanded_row_is_many_rows(device: &Device) {
-    let row = logits_of(&[0.5, -1.0, 2.0], [1, 3], device);
-    let loss = CrossEntropyLossConfig::new().init(device);
-    let rows = loss.forward_no_reduction(row.clone().expand([4, 3]), labels(&[0, 1, 2, 2], device));
-    let gradient = numbers(row.grad(&rows.clone().sum().backward()).unwrap());
-    let mut problem = Problem::random(&[4, 3], 1, false, 0).unreduced();
-    problem.logits = [0.5, -1.0, 2.0].repeat(4);
-    problem.targets = Targets::Indices(vec![0, 1, 2, 2]);
-    problem.upstream = vec![1.0; 4];
-    let expected = oracle::solve(&problem);
-    tolerance::assert_losses(
-        "expanded",
-        &numbers(rows),
-        &expected.loss,
-        tolerance::of(DType::F32),
-    );
-    for (class, entry) in gradient.iter().enumerate() {
-        let sum: f64 = (0..4)
-            .map(|row| expected.logits_gradient[3 * row + class])
-            .sum();
-        assert!((entry - sum).abs() < 4e-6, "{gradient:?}");
-    }
-}
-
-fn the_same_inputs_give_the_same_bits(device: &Device) {
-    let problem = Problem::random(&[7, 33, 5], 1, true, 77).with_weights();
-    let first = run::solve(&problem, device);
-    for _ in 0..3 {
-        let again = run::solve(&problem, device);
-        assert_eq!(first.loss, again.loss);
-        assert_eq!(first.logits_gradient, again.logits_gradient);
-        assert_eq!(first.targets_gradient, again.targets_gradient);
-    }
-}
-
 fn without_autodiff_there_is_a_loss_and_nothing_else(device: &Device) {
     let plain = device.clone().without_autodiff();
     let loss = CrossEntropyLossConfig::new().init(device);
@@ -482,29 +416,31 @@ fn a_gap_that_a_small_scale_takes_to_nothing_is_a_tie(device: &Device) {
     }
 }
 
-on_every_backend!(
-    a_gap_that_a_small_scale_takes_to_nothing_is_a_tie,
-    confident_rows_keep_their_relative_accuracy,
-    confident_rows_of_every_size_and_target,
-    an_ignored_row_adds_nothing_whatever_it_holds,
-    a_class_at_minus_infinity_without_a_share_adds_nothing,
-    a_target_on_minus_infinity_is_infinitely_wrong,
-    rows_without_a_distribution_are_nan_and_keep_it_to_themselves,
-    a_mean_over_nothing_is_what_empty_says,
-    no_rows_are_an_empty_mean_and_a_sum_of_zero,
-    one_class_has_no_loss_and_no_gradient,
-    a_bad_target_on_a_device_is_nan_in_its_row_alone,
-    indices_of_64_bits_are_not_cut_to_32,
-    many_equal_rows_sum_to_their_number,
-    many_equal_classes_sum_to_their_number,
-    a_bent_logit_keeps_the_digits_of_its_slope,
-    a_row_that_is_not_a_number_shows_even_without_a_share,
-    the_total_weight_is_the_denominator_of_the_mean,
-    only_what_is_tracked_gets_a_gradient,
-    inputs_outlive_the_loss_unchanged,
-    an_expanded_row_is_many_rows,
-    the_same_inputs_give_the_same_bits,
-    without_autodiff_there_is_a_loss_and_nothing_else,
-    plain_logits_and_tracked_targets_mix,
-    the_function_is_the_module_with_its_defaults,
-);
+tests_on! {
+    every_backend: [
+        a_gap_that_a_small_scale_takes_to_nothing_is_a_tie,
+        confident_rows_keep_their_relative_accuracy,
+        an_ignored_row_adds_nothing_whatever_it_holds,
+        a_class_at_minus_infinity_without_a_share_adds_nothing,
+        a_target_on_minus_infinity_is_infinitely_wrong,
+        rows_without_a_distribution_are_nan_and_keep_it_to_themselves,
+        a_mean_over_nothing_is_what_empty_says,
+        no_rows_are_an_empty_mean_and_a_sum_of_zero,
+        one_class_has_no_loss_and_no_gradient,
+        many_equal_rows_sum_to_their_number,
+        many_equal_classes_sum_to_their_number,
+        a_bent_logit_keeps_the_digits_of_its_slope,
+        a_row_that_is_not_a_number_shows_even_without_a_share,
+        the_total_weight_is_the_denominator_of_the_mean,
+        only_what_is_tracked_gets_a_gradient,
+    ],
+    cubecl: [
+        a_bad_target_on_a_device_is_nan_in_its_row_alone,
+        indices_of_64_bits_are_not_cut_to_32,
+    ],
+    one_of_each_kind: [
+        without_autodiff_there_is_a_loss_and_nothing_else,
+        plain_logits_and_tracked_targets_mix,
+        the_function_is_the_module_with_its_defaults,
+    ],
+}

@@ -1,11 +1,14 @@
 //! The loss as a part of a user's model.
 
+use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction};
+use burn_cross_entropy::{
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction,
+};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 
 #[derive(Module, Debug)]
@@ -32,17 +35,29 @@ impl Classifier {
     }
 }
 
-fn a_bound_loss_trains_and_validates(device: &Device) {
+fn trains_and_validates<B: CrossEntropyBackend>(device: &Device) {
     let plain = device.clone().without_autodiff();
     let config = CrossEntropyLossConfig::new().with_weight(Some(vec![1.0, 2.0]));
-    let loss = config.init(&plain).train();
-    let value = |loss: &CrossEntropyLoss, device: &Device| {
+    let loss = config.init_for::<B>(&plain).train();
+    let value = |loss: &CrossEntropyLoss<B>, device: &Device| {
         let logits = Tensor::<2>::from_floats([[0.5, 1.0]], device);
         let value = loss.forward(logits, Tensor::<1, Int>::zeros([1], device));
         assert_eq!(value.is_autodiff(), device.is_autodiff());
         numbers(value)
     };
     assert_eq!(value(&loss, device), value(&loss.valid(), &plain));
+}
+
+fn a_loss_trains_and_validates(device: &Device) {
+    trains_and_validates::<Dispatch>(device);
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn a_bound_loss_trains_and_validates() {
+    trains_and_validates::<burn::backend::Autodiff<burn::backend::Flex>>(
+        &Device::flex().autodiff(),
+    );
 }
 
 fn a_model_trains_and_validates_with_the_loss_as_a_field(device: &Device) {
@@ -76,12 +91,14 @@ fn a_loss_shows_its_options(device: &Device) {
     assert!(shown.contains("[255]"), "{shown}");
 }
 
-on_every_backend!(
-    a_bound_loss_trains_and_validates,
-    a_model_trains_and_validates_with_the_loss_as_a_field,
-    a_loss_has_no_parameters,
-    a_loss_shows_its_options,
-);
+tests_on! {
+    one_of_each_kind: [
+        a_loss_trains_and_validates,
+        a_model_trains_and_validates_with_the_loss_as_a_field,
+        a_loss_has_no_parameters,
+        a_loss_shows_its_options,
+    ],
+}
 
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
@@ -101,7 +118,6 @@ fn a_loss_follows_its_model_to_another_device() {
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
 fn class_weights_follow_the_logits() {
-    use burn::backend::Dispatch;
     use burn::tensor::{DType, TensorData};
 
     let loss: CrossEntropyLoss<Dispatch> = CrossEntropyLossConfig::new()

@@ -9,7 +9,7 @@ use burn_cross_entropy::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::modules::{Encoder, Fill, Seen};
 use crate::common::run::numbers;
 
@@ -294,18 +294,22 @@ fn other_modules_are_refused(device: &Device) {
     }
 }
 
-on_every_backend!(
-    a_target_moves_by_its_share,
-    momentum_1_keeps_and_0_takes_every_bit,
-    what_is_equal_stays_equal,
-    a_target_keeps_what_is_its_own,
-    no_gradient_passes_the_update,
-    buffers_follow_by_choice,
-    infinities_of_buffers_have_an_average,
-    statistics_of_the_last_forward_are_taken,
-    a_target_keeps_its_dtype,
-    other_modules_are_refused,
-);
+tests_on! {
+    every_backend: [
+        a_target_moves_by_its_share,
+    ],
+    one_of_each_kind: [
+        momentum_1_keeps_and_0_takes_every_bit,
+        what_is_equal_stays_equal,
+        a_target_keeps_what_is_its_own,
+        no_gradient_passes_the_update,
+        buffers_follow_by_choice,
+        infinities_of_buffers_have_an_average,
+        statistics_of_the_last_forward_are_taken,
+        a_target_keeps_its_dtype,
+        other_modules_are_refused,
+    ],
+}
 
 #[cfg(feature = "flex")]
 #[test]

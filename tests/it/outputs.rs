@@ -4,7 +4,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::CrossEntropyLossConfig;
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{computes_f64, tests_on};
 use crate::common::output::{assert_output, distributions, indices, integers, logits, output};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers};
@@ -151,7 +151,7 @@ fn other_dtypes_have_their_details(device: &Device) {
         .with_ignored(1)
         .with_weights();
     let loss = problem.config.init(device);
-    let f64_is_computed = is_host(device);
+    let f64_is_computed = computes_f64(device);
     for dtype in [DType::F16, DType::BF16, DType::F64] {
         if !device.supports_dtype(dtype) || (dtype == DType::F64 && !f64_is_computed) {
             continue;
@@ -229,13 +229,17 @@ fn log_probabilities_have_gradients(device: &Device) {
     }
 }
 
-on_every_backend!(
-    outputs_agree_with_the_oracle,
-    probabilities_have_their_logarithms,
-    rows_of_nan_and_infinity_keep_their_order,
-    the_loss_is_that_of_forward,
-    no_rows_have_no_details,
-    other_dtypes_have_their_details,
-    the_details_are_constants,
-    log_probabilities_have_gradients,
-);
+tests_on! {
+    every_backend: [
+        outputs_agree_with_the_oracle,
+        probabilities_have_their_logarithms,
+        rows_of_nan_and_infinity_keep_their_order,
+        the_loss_is_that_of_forward,
+        no_rows_have_no_details,
+        other_dtypes_have_their_details,
+        log_probabilities_have_gradients,
+    ],
+    one_of_each_kind: [
+        the_details_are_constants,
+    ],
+}

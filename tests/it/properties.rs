@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::run::{self, Form};
 use crate::common::{oracle, tolerance};
@@ -45,38 +45,6 @@ fn f64_of(problem: &Problem, device: &Device) -> Outcome {
         ..Form::default()
     };
     run::solve_in(problem, form, device)
-}
-
-fn random_options_agree_with_the_oracle(device: &Device) {
-    check(CASES, |problem| {
-        let options = problem.logits[0].to_bits();
-        let mut problem = problem.with_config(|config| {
-            config
-                .with_label_smoothing(if options & 1 == 0 { 0.0 } else { 0.2 })
-                .with_z_loss(if options & 2 == 0 { 0.0 } else { 0.02 })
-                .with_logit_scale(if options & 4 == 0 { 1.0 } else { 0.7 })
-                .with_logit_softcap(if options & 8 == 0 { None } else { Some(4.0) })
-                .with_reduction(match options >> 4 & 3 {
-                    0 => Reduction::Sum,
-                    1 => Reduction::BatchMean,
-                    _ => Reduction::Mean,
-                })
-        });
-        if options >> 6 & 1 == 1 {
-            problem = problem.with_weights();
-        }
-        if options >> 7 & 1 == 1 {
-            problem = problem.with_ignored(-1);
-        }
-        if options >> 8 & 1 == 1 {
-            problem = problem.unreduced();
-        }
-        let found = run::solve(&problem, device);
-        let expected = oracle::solve(&problem);
-        // Softcap and scale add roundings to logits of up to 6.
-        let name = format!("{:?} {:?}", problem.shape, problem.config);
-        assert_within(&name, &found, &expected, 6e-6);
-    });
 }
 
 /// Absolute, for losses of order 1 and gradients below it.
@@ -209,14 +177,15 @@ fn the_sums_of_two_halves_are_the_sum(device: &Device) {
     });
 }
 
-on_every_backend!(
-    random_options_agree_with_the_oracle,
-    an_index_is_its_one_hot_distribution,
-    a_shift_of_all_logits_changes_nothing,
-    rows_of_the_gradient_sum_to_zero,
-    permuting_the_batch_permutes_the_losses,
-    the_sums_of_two_halves_are_the_sum,
-);
+tests_on! {
+    one_of_each_kind: [
+        an_index_is_its_one_hot_distribution,
+        a_shift_of_all_logits_changes_nothing,
+        rows_of_the_gradient_sum_to_zero,
+        permuting_the_batch_permutes_the_losses,
+        the_sums_of_two_halves_are_the_sum,
+    ],
+}
 
 /// Central differences of the loss in f64, on the backends that compute f64 as such.
 fn finite_differences_are_the_gradient(device: &Device) {

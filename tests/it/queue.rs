@@ -8,7 +8,7 @@ use burn_cross_entropy::{ContrastiveError, NegativeQueue, NegativeQueueConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 
 const FEATURES: usize = 3;
@@ -275,17 +275,21 @@ fn what_does_not_fit_leaves_the_queue_as_it_was(device: &Device) {
     ));
 }
 
-on_every_backend!(
-    a_queue_is_a_deque_of_its_capacity,
-    the_pieces_make_the_queue_of_the_whole,
-    a_key_lies_in_the_row_of_its_number,
-    rows_without_a_key_are_no_negatives,
-    gradients_end_at_the_queue,
-    tensors_that_were_read_do_not_change,
-    views_are_pushed_as_what_they_show,
-    an_empty_queue_takes_on_a_dtype,
-    what_does_not_fit_leaves_the_queue_as_it_was,
-);
+tests_on! {
+    every_backend: [
+        a_queue_is_a_deque_of_its_capacity,
+    ],
+    one_of_each_kind: [
+        the_pieces_make_the_queue_of_the_whole,
+        a_key_lies_in_the_row_of_its_number,
+        rows_without_a_key_are_no_negatives,
+        gradients_end_at_the_queue,
+        tensors_that_were_read_do_not_change,
+        views_are_pushed_as_what_they_show,
+        an_empty_queue_takes_on_a_dtype,
+        what_does_not_fit_leaves_the_queue_as_it_was,
+    ],
+}
 
 #[cfg(feature = "flex")]
 #[test]

@@ -6,7 +6,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{NegativeQueue, NegativeQueueConfig};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 
 #[derive(Module, Debug)]
@@ -252,17 +252,19 @@ fn a_queue_shows_its_options(device: &Device) {
     assert!(model.contains("NegativeQueue"), "{model}");
 }
 
-on_every_backend!(
-    a_record_holds_all_of_the_queue,
-    a_record_of_a_model_holds_its_queue,
-    a_record_keeps_the_dtype_or_is_cast,
-    a_record_of_another_queue_is_refused,
-    what_is_loaded_in_part_fits_together,
-    numbers_that_no_queue_has_leave_it_empty,
-    keys_stay_constants_under_every_mapper,
-    an_optimizer_leaves_the_queue,
-    a_queue_shows_its_options,
-);
+tests_on! {
+    one_of_each_kind: [
+        a_record_holds_all_of_the_queue,
+        a_record_of_a_model_holds_its_queue,
+        a_record_keeps_the_dtype_or_is_cast,
+        a_record_of_another_queue_is_refused,
+        what_is_loaded_in_part_fits_together,
+        numbers_that_no_queue_has_leave_it_empty,
+        keys_stay_constants_under_every_mapper,
+        an_optimizer_leaves_the_queue,
+        a_queue_shows_its_options,
+    ],
+}
 
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]

@@ -6,7 +6,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::CrossEntropyLossConfig;
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{computes_f64, tests_on};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::numbers;
 
@@ -211,7 +211,7 @@ const PRINTED_GRADIENT: [[f64; 10]; 5] = [
 
 fn probabilities_and_their_gradient(device: &Device) {
     // The last digit that the document prints needs f64; f32 has seven.
-    let exact = is_host(device);
+    let exact = computes_f64(device);
     let (dtype, tolerance) = if exact {
         (DType::F64, 5e-11)
     } else {
@@ -287,10 +287,12 @@ fn labels_of_zero_name_the_positive_at_index_0(device: &Device) {
     assert_relative_eq!(found, by_share, max_relative = 1e-6);
 }
 
-on_every_backend!(
-    three_rows_of_five_classes,
-    six_images_with_a_label_per_pixel,
-    probabilities_and_their_gradient,
-    one_hot_and_indices_give_the_same_1_2914,
-    labels_of_zero_name_the_positive_at_index_0,
-);
+tests_on! {
+    one_of_each_kind: [
+        three_rows_of_five_classes,
+        six_images_with_a_label_per_pixel,
+        probabilities_and_their_gradient,
+        one_hot_and_indices_give_the_same_1_2914,
+        labels_of_zero_name_the_positive_at_index_0,
+    ],
+}

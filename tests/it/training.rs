@@ -10,7 +10,7 @@ use burn_cross_entropy::CrossEntropyLossConfig;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 
 const STEPS: usize = 100;
 const FEATURES: usize = 12;
@@ -139,7 +139,11 @@ fn the_course_is_that_of_burns_loss(device: &Device) {
     }
 }
 
-on_every_backend!(the_course_is_that_of_burns_loss);
+tests_on! {
+    one_of_each_kind: [
+        the_course_is_that_of_burns_loss,
+    ],
+}
 
 /// Training in the operations of a backend itself, which Burn's fusion may be around or not.
 #[cfg(feature = "wgpu")]

@@ -14,7 +14,7 @@ use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduc
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::common::backends::on_cubecl_runtimes;
+use crate::common::backends::tests_on;
 use crate::common::problem::{self, Outcome, Problem};
 use crate::common::run::{self, numbers};
 use crate::common::{oracle, tolerance};
@@ -166,7 +166,9 @@ fn the_middle_of_a_fused_stream(device: &Device) {
     }
 }
 
-on_cubecl_runtimes!(
-    the_backend_alone_computes_in_place,
-    the_middle_of_a_fused_stream,
-);
+tests_on! {
+    cubecl: [
+        the_backend_alone_computes_in_place,
+        the_middle_of_a_fused_stream,
+    ],
+}

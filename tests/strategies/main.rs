@@ -8,6 +8,8 @@
 //! A software adapter says that it has no plane operations, but has them: so these kernels are tested on a machine
 //! without a GPU too.
 #![cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
+// Burn deprecates NdArray, which `common` can name as well.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
 #![allow(
     dead_code,
     reason = "`common` is that of tests/it, which uses all of it"
@@ -19,7 +21,7 @@ mod common;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 
-use common::backends::{is_processor, on_cubecl_runtimes};
+use common::backends::{is_processor, tests_on};
 use common::hard_rows;
 use common::output::assert_output;
 use common::problem::{Problem, Targets};
@@ -223,7 +225,8 @@ fn random_problems(device: &Device) {
     in_every_way(device, || random_problems_agree(25, device));
 }
 
-on_cubecl_runtimes!(
+tests_on! {
+    cubecl: [
     every_number_of_classes,
     strided_classes,
     probabilities,
@@ -232,4 +235,5 @@ on_cubecl_runtimes!(
     details,
     bad_targets,
     random_problems,
-);
+],
+}

@@ -49,104 +49,95 @@ pub fn is_processor(device: &Device) -> bool {
     format!("{device:?}").contains("Cube(Cpu")
 }
 
+/// Makes a `#[test]` of each function, for each backend of its set that this build has:
+///
+/// | set | backends | for |
+/// |---|---|---|
+/// | `every_backend` | Flex, NdArray, CubeCL's processor runtime, wgpu, CUDA | the maths, and what a runtime may do differently |
+/// | `host` | Flex, NdArray | what only slices can do, and sweeps in f64 |
+/// | `cubecl` | the processor runtime, wgpu, CUDA | what only buffers do |
+/// | `f64` | all but wgpu | arithmetic in f64 |
+/// | `half` | all but NdArray | f16 and bf16, computed or refused |
+/// | `one_of_each_kind` | Flex, the processor runtime, CUDA | code above the backends, where NdArray runs the lines that Flex runs and wgpu those of the processor |
+/// | `one_runtime` | the processor runtime, CUDA | sweeps over many kernels, which the processor compiles several times faster than a shader compiler |
+///
+/// In a build without Flex its place is NdArray's, without the processor runtime its place is wgpu's.
+macro_rules! tests_on {
+    ($($set:ident: [$($test:ident),* $(,)?]),* $(,)?) => {
+        #[cfg(feature = "flex")]
+        mod flex {$(
+            $crate::common::backends::in_set!(flex, $set, $($test),*);
+        )*}
+        #[cfg(feature = "ndarray")]
+        mod ndarray {$(
+            $crate::common::backends::in_set!(ndarray, $set, $($test),*);
+        )*}
+        #[cfg(feature = "cpu")]
+        mod cpu {$(
+            $crate::common::backends::in_set!(cpu, $set, $($test),*);
+        )*}
+        #[cfg(feature = "wgpu")]
+        mod wgpu {$(
+            $crate::common::backends::in_set!(wgpu, $set, $($test),*);
+        )*}
+        #[cfg(feature = "cuda")]
+        mod cuda {$(
+            $crate::common::backends::in_set!(cuda, $set, $($test),*);
+        )*}
+    };
+}
+
 /// Makes a `#[test]` of each function for every backend of this build.
-#[allow(
-    unused_macros,
-    reason = "not every test binary has tests for these backends"
-)]
+#[allow(unused_macros, reason = "not every test binary has such tests")]
 macro_rules! on_every_backend {
     ($($test:ident),* $(,)?) => {
-        $crate::common::backends::on_host_backends!($($test),*);
-        $crate::common::backends::on_cubecl_runtimes!($($test),*);
+        $crate::common::backends::tests_on! { every_backend: [$($test),*] }
     };
 }
 
-/// Makes a `#[test]` of each function for Flex and NdArray.
-#[allow(
-    unused_macros,
-    reason = "not every test binary has tests for these backends"
-)]
-macro_rules! on_host_backends {
-    ($($test:ident),* $(,)?) => {
-        #[cfg(feature = "flex")]
-        mod flex {
-            $crate::common::backends::on_device!(flex, $($test),*);
-        }
-        #[cfg(feature = "ndarray")]
-        mod ndarray {
-            $crate::common::backends::on_device!(ndarray, $($test),*);
-        }
+/// The tests of a set on a backend, which may not be in it; a set that there is not is an error.
+macro_rules! in_set {
+    ($device:ident, every_backend, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
     };
-}
-
-/// Makes a `#[test]` of each function for what CubeCL drives: the processor, wgpu and CUDA.
-macro_rules! on_cubecl_runtimes {
-    ($($test:ident),* $(,)?) => {
-        #[cfg(feature = "cpu")]
-        mod cpu {
-            $crate::common::backends::on_device!(cpu, $($test),*);
-        }
-        #[cfg(feature = "wgpu")]
-        mod wgpu {
-            $crate::common::backends::on_device!(wgpu, $($test),*);
-        }
-        #[cfg(feature = "cuda")]
-        mod cuda {
-            $crate::common::backends::on_device!(cuda, $($test),*);
-        }
+    (flex, host, $($test:ident),*) => {
+        $crate::common::backends::on_device!(flex, $($test),*);
     };
-}
-
-/// Makes a `#[test]` of each function for one host backend and one of CubeCL's runtimes, and for CUDA: for
-/// code above the backends, where NdArray runs the lines that Flex runs and wgpu those of the processor.
-#[allow(
-    unused_macros,
-    reason = "not every test binary has tests for these backends"
-)]
-macro_rules! on_one_of_each_kind {
-    ($($test:ident),* $(,)?) => {
-        mod one_of_each_kind {
-            #[allow(unused_imports, reason = "a build may have neither")]
-            use super::{$($test),*};
-
-            #[cfg(feature = "flex")]
-            mod flex {
-                $crate::common::backends::on_device!(flex, $($test),*);
-            }
-            #[cfg(all(feature = "ndarray", not(feature = "flex")))]
-            mod ndarray {
-                $crate::common::backends::on_device!(ndarray, $($test),*);
-            }
-        }
-        $crate::common::backends::on_one_cubecl_runtime!($($test),*);
+    (ndarray, host, $($test:ident),*) => {
+        $crate::common::backends::on_device!(ndarray, $($test),*);
     };
-}
-
-/// Makes a `#[test]` of each function for one of CubeCL's runtimes without a GPU, and for CUDA: for sweeps over
-/// many kernels, which the processor compiles several times faster than a shader compiler.
-#[allow(
-    unused_macros,
-    reason = "not every test binary has tests for these backends"
-)]
-macro_rules! on_one_cubecl_runtime {
-    ($($test:ident),* $(,)?) => {
-        mod one_runtime {
-            #[allow(unused_imports, reason = "a build may have none")]
-            use super::{$($test),*};
-
-            #[cfg(feature = "cpu")]
-            mod cpu {
-                $crate::common::backends::on_device!(cpu, $($test),*);
-            }
-            #[cfg(all(feature = "wgpu", not(feature = "cpu")))]
-            mod wgpu {
-                $crate::common::backends::on_device!(wgpu, $($test),*);
-            }
-            #[cfg(feature = "cuda")]
-            mod cuda {
-                $crate::common::backends::on_device!(cuda, $($test),*);
-            }
-        }
+    ($device:ident, host, $($test:ident),*) => {};
+    (flex, cubecl, $($test:ident),*) => {};
+    (ndarray, cubecl, $($test:ident),*) => {};
+    ($device:ident, cubecl, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
+    };
+    (wgpu, f64, $($test:ident),*) => {};
+    ($device:ident, f64, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
+    };
+    (ndarray, half, $($test:ident),*) => {};
+    ($device:ident, half, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
+    };
+    (flex, one_of_each_kind, $($test:ident),*) => {
+        $crate::common::backends::on_device!(flex, $($test),*);
+    };
+    (ndarray, one_of_each_kind, $($test:ident),*) => {
+        #[cfg(not(feature = "flex"))]
+        $crate::common::backends::on_device!(ndarray, $($test),*);
+    };
+    ($device:ident, one_of_each_kind, $($test:ident),*) => {
+        $crate::common::backends::in_set!($device, one_runtime, $($test),*);
+    };
+    (flex, one_runtime, $($test:ident),*) => {};
+    (ndarray, one_runtime, $($test:ident),*) => {};
+    (wgpu, one_runtime, $($test:ident),*) => {
+        #[cfg(not(feature = "cpu"))]
+        $crate::common::backends::on_device!(wgpu, $($test),*);
+    };
+    ($device:ident, one_runtime, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
     };
 }
 
@@ -159,11 +150,6 @@ macro_rules! on_device {
     )*};
 }
 
-#[allow(
-    unused_imports,
-    reason = "a test binary need not have tests for every set of backends"
-)]
-pub(crate) use {
-    on_cubecl_runtimes, on_device, on_every_backend, on_host_backends, on_one_cubecl_runtime,
-    on_one_of_each_kind,
-};
+#[allow(unused_imports, reason = "not every test binary has such tests")]
+pub(crate) use on_every_backend;
+pub(crate) use {in_set, on_device, tests_on};

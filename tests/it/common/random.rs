@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::backends::is_host;
+use super::backends::{computes_f64, is_host};
 use super::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
 use super::run::{self, Form, Layout, float_tensor, numbers};
 use super::{oracle, tolerance};
@@ -564,7 +564,7 @@ pub fn random_problems_agree(number: u32, device: &Device) {
     };
     let has = |dtype: &DType| device.supports_dtype(*dtype);
     let floats = [DType::F32, DType::F32, DType::F64, DType::BF16, DType::F16];
-    let computes = |dtype: &DType| has(dtype) && (is_host(device) || *dtype != DType::F64);
+    let computes = |dtype: &DType| has(dtype) && (computes_f64(device) || *dtype != DType::F64);
     let floats = floats.into_iter().filter(computes).collect();
     let ints = [DType::I64, DType::I32, DType::U32, DType::I16, DType::U8];
     let ints = ints.into_iter().filter(has).collect();

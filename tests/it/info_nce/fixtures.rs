@@ -10,7 +10,7 @@ use burn_cross_entropy::{InBatch, InfoNceLossConfig};
 use serde::Deserialize;
 
 use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::tolerance::assert_numbers;
 
 #[derive(Deserialize)]
@@ -114,7 +114,11 @@ fn every_case_agrees(device: &Device) {
     }
 }
 
-on_every_backend!(every_case_agrees);
+tests_on! {
+    host: [
+        every_case_agrees,
+    ],
+}
 
 /// The formula that the other tests go by is PyTorch's.
 #[test]

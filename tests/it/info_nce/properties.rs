@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::{Form, NEGATIVE_IDS, Problem, QUERY_IDS, assert_same, ints};
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 use crate::common::tolerance::assert_numbers;
 
@@ -87,8 +87,12 @@ fn lengths_do_not_count(device: &Device) {
     }
 }
 
-on_every_backend!(
-    the_order_of_negatives_does_not_matter,
-    keys_get_a_gradient_only_where_they_ask,
-    lengths_do_not_count,
-);
+tests_on! {
+    every_backend: [
+        lengths_do_not_count,
+    ],
+    one_of_each_kind: [
+        the_order_of_negatives_does_not_matter,
+        keys_get_a_gradient_only_where_they_ask,
+    ],
+}

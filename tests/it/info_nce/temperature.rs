@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::InfoNceLossConfig;
 
 use super::{Form, Gradients, Problem};
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::tolerance::assert_numbers;
 
 /// At its bound the scale stays there, and its parameter keeps its gradient.
@@ -67,7 +67,9 @@ fn the_temperature_is_learnt_after_it_was_bounded(device: &Device) {
     assert_eq!(valid.temperature(), last);
 }
 
-on_every_backend!(
-    the_temperature_is_bounded,
-    the_temperature_is_learnt_after_it_was_bounded,
-);
+tests_on! {
+    one_of_each_kind: [
+        the_temperature_is_bounded,
+        the_temperature_is_learnt_after_it_was_bounded,
+    ],
+}

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{FEATURES, assert_same, ints};
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 use crate::queue::check;
 
@@ -74,7 +74,11 @@ fn keys_that_fell_out_do_not_count(device: &Device) {
     assert_ne!(of(&[(1, 6), (4, 5)]), of(&[(9, 6), (4, 5)]));
 }
 
-on_every_backend!(
-    a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
-    keys_that_fell_out_do_not_count,
-);
+tests_on! {
+    host: [
+        a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
+    ],
+    one_of_each_kind: [
+        keys_that_fell_out_do_not_count,
+    ],
+}

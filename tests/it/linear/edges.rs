@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig, Normalizer};
 
 use super::projected::{Form, Projected};
-use crate::common::backends::{on_cubecl_runtimes, on_host_backends};
+use crate::common::backends::tests_on;
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
@@ -208,19 +208,21 @@ fn half_precision_on_a_device_is_that_of_its_products(device: &Device) {
     }
 }
 
-on_host_backends!(
-    an_ignored_row_gets_0_whatever_the_weight_is,
-    the_share_of_ignored_rows_is_that_of_their_logits,
-    a_flipped_weight_without_features_is_none,
-    an_ignored_row_has_no_part_beside_an_output,
-    nothing_gets_a_gradient_from_what_is_not_finite,
-    probabilities_agree,
-    no_features_leave_the_bias,
-);
-on_cubecl_runtimes!(
-    an_ignored_row_has_no_part_beside_an_output,
-    nothing_gets_a_gradient_from_what_is_not_finite,
-    probabilities_agree,
-    no_features_leave_the_bias,
-    half_precision_on_a_device_is_that_of_its_products,
-);
+tests_on! {
+    every_backend: [
+        an_ignored_row_has_no_part_beside_an_output,
+        nothing_gets_a_gradient_from_what_is_not_finite,
+        no_features_leave_the_bias,
+    ],
+    host: [
+        an_ignored_row_gets_0_whatever_the_weight_is,
+        the_share_of_ignored_rows_is_that_of_their_logits,
+        a_flipped_weight_without_features_is_none,
+    ],
+    one_of_each_kind: [
+        probabilities_agree,
+    ],
+    cubecl: [
+        half_precision_on_a_device_is_that_of_its_products,
+    ],
+}

@@ -4,7 +4,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 
 fn what_does_not_fit_is_said(device: &Device) {
     let loss = LinearCrossEntropyLossConfig::new().init(device);
@@ -124,7 +124,9 @@ fn devices_that_differ_are_said() {
     assert!(error.contains("weight is on"), "{error}");
 }
 
-on_every_backend!(
-    what_does_not_fit_is_said,
-    checkpointing_that_differs_is_said,
-);
+tests_on! {
+    one_of_each_kind: [
+        what_does_not_fit_is_said,
+        checkpointing_that_differs_is_said,
+    ],
+}

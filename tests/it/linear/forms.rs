@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLossConfig};
 
 use super::projected::{Projected, chunks};
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::Targets;
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
@@ -255,9 +255,13 @@ fn nothing_is_an_empty_mean(device: &Device) {
     }
 }
 
-on_every_backend!(
-    sequences_and_tied_weights_have_every_form,
-    every_way_to_call_gives_the_same,
-    only_tracked_tensors_get_a_gradient,
-    nothing_is_an_empty_mean,
-);
+tests_on! {
+    every_backend: [
+        sequences_and_tied_weights_have_every_form,
+        nothing_is_an_empty_mean,
+    ],
+    one_of_each_kind: [
+        every_way_to_call_gives_the_same,
+        only_tracked_tensors_get_a_gradient,
+    ],
+}

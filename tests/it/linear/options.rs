@@ -4,7 +4,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::Device;
 
 use super::projected::{Form, Projected, chunks};
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::{Problem, Targets};
 
 fn plain_losses_agree(device: &Device) {
@@ -16,14 +16,6 @@ fn plain_losses_agree(device: &Device) {
                 .without_bias()
                 .assert_agrees(Form::chunked(chunk), device);
         }
-    }
-}
-
-/// One row at a time, and room for more rows than there are.
-fn the_smallest_and_the_largest_chunks_agree(device: &Device) {
-    for chunk in [1, 1000] {
-        let projected = Projected::random([5, 3, 6], false, 2);
-        projected.assert_agrees(Form::chunked(Some(chunk)), device);
     }
 }
 
@@ -86,9 +78,12 @@ fn ignored_rows_have_no_part(device: &Device) {
     }
 }
 
-on_every_backend!(
-    plain_losses_agree,
-    the_smallest_and_the_largest_chunks_agree,
-    every_option_and_reduction_agrees,
-    ignored_rows_have_no_part,
-);
+tests_on! {
+    every_backend: [
+        plain_losses_agree,
+        ignored_rows_have_no_part,
+    ],
+    one_of_each_kind: [
+        every_option_and_reduction_agrees,
+    ],
+}

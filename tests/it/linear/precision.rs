@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device};
 
 use super::options::every_option;
 use super::projected::{Form, Found, Projected, chunks};
-use crate::common::backends::{on_cubecl_runtimes, on_host_backends};
+use crate::common::backends::tests_on;
 use crate::common::problem::Problem;
 use crate::common::run::Layout;
 
@@ -167,10 +167,15 @@ fn error_does_not_grow_with_the_chunks(device: &Device) {
     }
 }
 
-on_host_backends!(
-    f64_agrees,
-    views_agree,
-    gradients_are_those_of_the_loss,
-    error_does_not_grow_with_the_chunks,
-);
-on_cubecl_runtimes!(views_agree, error_does_not_grow_with_the_chunks);
+tests_on! {
+    every_backend: [
+        views_agree,
+        error_does_not_grow_with_the_chunks,
+    ],
+    host: [
+        gradients_are_those_of_the_loss,
+    ],
+    f64: [
+        f64_agrees,
+    ],
+}

@@ -5,7 +5,7 @@ use burn_cross_entropy::{
     CrossEntropyError, CrossEntropyLossConfig, ShardStatistics, VocabularyShard,
 };
 
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::run::numbers;
 
 #[track_caller]
@@ -114,10 +114,12 @@ fn a_target_out_of_the_vocabulary_is_an_error_or_nan(device: &Device) {
     }
 }
 
-on_every_backend!(
-    what_does_not_fit_is_said,
-    a_target_out_of_the_vocabulary_is_an_error_or_nan,
-);
+tests_on! {
+    one_of_each_kind: [
+        what_does_not_fit_is_said,
+        a_target_out_of_the_vocabulary_is_an_error_or_nan,
+    ],
+}
 
 #[test]
 fn a_shard_is_a_part_of_the_classes_that_is_not_empty() {
