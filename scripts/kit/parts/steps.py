@@ -4,11 +4,13 @@ import json
 import os
 import re
 
-# The modules of tests/it, and their weights: about the seconds that they take of a limit of 480.
-TESTS = {"fixtures": 20, "forms": 15, "meaning": 20, "strategies": 20, "aliasing": 15, "linear": 30}
-# What the test binary calls the backends. Its wgpu is Vulkan, because the build has that feature.
-MODULES = {"CUDA": "cuda", "Vulkan": "wgpu"}
-OTHER_MODULES = ["flex", "ndarray", "cpu", "wgpu", "cuda"]
+# Which tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their weights:
+# about the seconds that they have of a limit of 480.
+STRATEGIES = "strategies"
+TESTS = {"fixtures": 15, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
+# What the tests call the backends. Their wgpu is Vulkan, because the build has that feature.
+BACKENDS = {"CUDA": "cuda", "Vulkan": "wgpu"}
+OTHER_BACKENDS = ["flex", "ndarray", "cpu", "wgpu", "cuda"]
 LARGE = ["--set", "large", "--rounds", "5", "--turn", "100"]
 SMALL = ["--set", "small", "--rounds", "1", "--turn", "5", "--repetitions", "1"]
 PYTORCH = ["--rounds", "5", "--turn", "100"]
@@ -39,14 +41,9 @@ class Device(Step):
 
 
 class Tests(Step):
-    def __init__(self, runtime, module, weight):
-        self.module, self.backend = module, MODULES[runtime]
-        others = [other for other in OTHER_MODULES if other != self.backend]
-        skipped = [f"::{other}::" for other in others]
-        # `linear::fixtures::` contains `fixtures::`.
-        skipped += [] if module == "linear" else ["linear::", "info_nce::"]
-        command = ["it", f"{module}::"] + [word for skip in skipped for word in ("--skip", skip)]
-        super().__init__(f"{runtime} tests: {module}", weight, command, needs=runtime)
+    def __init__(self, runtime, tests, weight):
+        command = strategies(runtime) if tests == STRATEGIES else module(tests, runtime)
+        super().__init__(f"{runtime} tests: {tests}", weight, command, needs=runtime)
 
     def summary(self, outcome, _folder):
         results = re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", outcome.stdout, re.M)
@@ -63,6 +60,18 @@ class Tests(Step):
         }
         sentence = f"{figures['passed']} of {whole} passed, {figures['failed']} failed"
         return sentence + (f", {without} have no result" if without else ""), figures
+
+
+def strategies(runtime):
+    return [STRATEGIES, f"{BACKENDS[runtime]}::"]
+
+
+def module(name, runtime):
+    """The tests of a module on a backend, and those on none."""
+    skipped = [f"::{other}::" for other in OTHER_BACKENDS if other != BACKENDS[runtime]]
+    # These have modules of the same names inside.
+    skipped += [f"{other}::" for other in ("linear", "info_nce") if other != name]
+    return ["it", f"{name}::"] + [word for skip in skipped for word in ("--skip", skip)]
 
 
 class Times(Step):
@@ -100,9 +109,9 @@ def steps(is_small, python):
         return Times(f"{runtime} times", weight, ["compare", "--device", runtime.lower(), *of_compare], runtime)
 
     every = []
-    for runtime in MODULES:
+    for runtime in BACKENDS:
         every.append(Device(runtime))
-        every += [Tests(runtime, module, weight) for module, weight in TESTS.items()]
+        every += [Tests(runtime, tests, weight) for tests, weight in TESTS.items()]
     every.append(compare("CUDA", 110))
     every.append(PyTorch(python, of_pytorch))
     every.append(compare("Vulkan", 50))
