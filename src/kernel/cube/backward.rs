@@ -170,6 +170,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[unroll]
         for nth in 0..comptime!(spec.tile.unroll as usize) {
             let step = &block.steps[nth];
+            // The first condition is known when the kernel is compiled, and leaves no branch.
+            #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {
                 self.write(step, inputs, gradients, numbers, spec);
             } else if step.at < walk.end {

@@ -169,6 +169,8 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         for nth in 0..tile.unroll as usize {
             let step = &block.steps[nth];
             let x = block_scores[nth];
+            // The first condition is known when the kernel is compiled, and leaves no branch.
+            #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {
                 sums.take(x, step, inputs, numbers, spec);
                 self.details.take(x, step.at, ranked, numbers, spec);
