@@ -264,7 +264,8 @@ def print_table(kernels):
         return
     targets = sorted({kernel.target for kernel in kernels})
     print(f"\nCompiled for {' and '.join(targets)}. Columns from `instructions` on are of the loop that takes in")
-    print("the logits; one exponential is one logit (one more is of the maximum), with softcap or entropy half one.\n")
+    print("the logits; `in all` is a kernel without a loop, from its beginning to its ends. An exponential is a")
+    print("logit, with softcap or entropy half a logit; one more is the maximum's.\n")
     print(f"| {COLUMNS} |\n|{'---|' * (COLUMNS.count('|') + 1)}")
     for kernel in kernels:
         loop = kernel.loop
