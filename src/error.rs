@@ -112,7 +112,7 @@ pub enum CrossEntropyError {
     },
     /// The loss is bound to a backend at compile time, and a tensor is on another.
     #[error(
-        "cross-entropy: this loss is bound to the backend {bound}, which can not take the {tensor} on \
+        "cross-entropy: this loss is bound to the backend {bound}, which cannot take the {tensor} on \
          {device}; move the tensor, or use `CrossEntropyLoss` without a backend parameter, which \
          takes the tensors of every backend"
     )]
@@ -157,9 +157,9 @@ pub enum CrossEntropyError {
     /// The tensors of a projection do not fit each other.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
-    /// The dtype can not be computed with, or not on this device.
+    /// The dtype cannot be computed with, or not on this device.
     #[error(
-        "cross-entropy: {tensor} of dtype {dtype} can not be used on {device}; cast to one of \
+        "cross-entropy: {tensor} of dtype {dtype} cannot be used on {device}; cast to one of \
          {supported}"
     )]
     UnsupportedDtype {
@@ -203,9 +203,9 @@ pub enum ShardError {
         /// Number of all classes.
         classes: usize,
     },
-    /// There can not be as many shards.
+    /// There cannot be as many shards.
     #[error(
-        "cross-entropy: {classes} classes can not be split into {shards} vocabulary shards; expected \
+        "cross-entropy: {classes} classes cannot be split into {shards} vocabulary shards; expected \
          at least 1 shard, and at least as many classes as shards"
     )]
     Count {
@@ -252,7 +252,7 @@ pub enum ShardError {
         numbers = expected[0]
     )]
     Statistics {
-        /// Their shape.
+        /// Shape of the statistics.
         given: [usize; 2],
         /// The shape they should have.
         expected: [usize; 2],

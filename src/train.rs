@@ -198,7 +198,7 @@ where
 /// the loss of the whole epoch as one batch. (But for the z-loss beside class weights, which is
 /// averaged over rows whatever they weigh.) A batch without counted rows is left out.
 ///
-/// Of any `reduction` the mean is shown. (What burn-train's dashboard shows in the middle of an epoch it
+/// Whatever the `reduction`, the mean is shown. (What burn-train's dashboard shows in the middle of an epoch it
 /// makes of the batches' means and numbers of rows itself, without the class weights.)
 ///
 /// ```

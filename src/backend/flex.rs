@@ -36,7 +36,7 @@ macro_rules! numbers {
     };
 }
 
-/// The same to write over; in a copy, if others share them.
+/// The numbers of a contiguous tensor to write over; in a copy, if others share them.
 macro_rules! numbers_mut {
     ($tensor:expr) => {{
         let range = $tensor.layout().contiguous_offsets();

@@ -151,11 +151,11 @@ pub enum ContrastiveError {
          them with `to_device`"
     )]
     SampleIdDevice {
-        /// Of what.
+        /// What the ids belong to.
         of: &'static str,
-        /// Their device.
+        /// Device of the ids.
         ids: String,
-        /// That of the features.
+        /// Device of the features.
         features: String,
     },
     /// The ids are of two dtypes.
@@ -164,15 +164,15 @@ pub enum ContrastiveError {
          {negatives}, expected the same; cast one of them to the wider"
     )]
     SampleIdDtypes {
-        /// Of those of the queries.
+        /// Dtype of the queries' ids.
         queries: String,
-        /// Of those of the negatives.
+        /// Dtype of the negatives' ids.
         negatives: String,
     },
     /// There are not as many ids as queries or negatives.
     #[error("contrastive loss: there are {ids} ids for {rows} {of}, expected one for each")]
     SampleIds {
-        /// Of what.
+        /// What the ids belong to.
         of: &'static str,
         /// Number of ids.
         ids: usize,

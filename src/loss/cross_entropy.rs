@@ -240,7 +240,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// That of a configuration without class weights, of which nothing is checked.
+    /// The loss of a configuration without class weights, none of whose values is checked.
     pub(crate) fn without_weights(config: &CrossEntropyLossConfig) -> Self {
         Self::from_parts(None, Settings::new(config))
     }

@@ -72,7 +72,7 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// Of the two numbers, tensors of one element each: what the losses are divided by, and what the
+    /// A normalizer of two numbers, tensors of one element each: what the losses are divided by, and what the
     /// z-losses are divided by.
     ///
     /// ```
@@ -139,7 +139,7 @@ impl From<Tensor<1>> for Normalizer {
 impl Add for Normalizer {
     type Output = Self;
 
-    /// Of the rows of both. The result is on the device of the first.
+    /// The normalizer of the rows of both. The result is on the device of the first.
     fn add(self, other: Self) -> Self {
         let device = self.total_weight.device();
         Self {

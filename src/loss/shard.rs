@@ -155,7 +155,7 @@ impl VocabularyShard {
 /// | 4 | `w` of the largest | |
 /// | 5 | sum of the other `w` | |
 ///
-/// Of a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
+/// In a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
 /// Columns are rows in row-major order. The columns of ignored rows hold what their logits come to.
 ///
 /// [`CrossEntropyLoss::shard_statistics`] makes them; [`VocabularyShard`] has an example.
@@ -183,7 +183,7 @@ impl ShardStatistics {
         self.lines
     }
 
-    /// The same on another device.
+    /// The statistics on another device.
     pub fn to_device(self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         if self.lines.device() == device {
@@ -214,7 +214,7 @@ impl ShardStatistics {
     /// [`ShardError::Statistics`].
     pub fn try_combine(self, other: Self) -> Result<Self, CrossEntropyError> {
         let [numbers, rows] = self.lines.dims();
-        // Of a tensor from elsewhere nothing is known.
+        // Statistics from elsewhere may have any shape.
         let expected = [if numbers == 6 { 6 } else { 3 }, rows];
         self.check(expected)?;
         other.check(expected)?;

@@ -84,9 +84,9 @@ pub(crate) struct SameId {
 /// How many rows have logits at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
-    /// So many.
+    /// A number of rows.
     Rows(usize),
-    /// As many as fit into so many bytes; one at least.
+    /// The rows that fit into a number of bytes; one at least.
     Bytes(usize),
 }
 
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(of_bytes.rows(100, None), 10);
         assert_eq!(of_bytes.rows(101, Some(4000)), 9);
         assert_eq!(of_bytes.rows(100, Some(250)), 2);
-        // Less than one row can not be made at a time.
+        // Less than one row cannot be made at a time.
         assert_eq!(of_bytes.rows(1001, None), 1);
         assert_eq!(of_bytes.rows(100, Some(99)), 1);
         assert_eq!(of_bytes.rows(0, None), 1000);

@@ -12,9 +12,9 @@ use super::{Details, Options, RowReduction};
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum MaybeFloat<B: Backend> {
-    /// There is none.
+    /// No tensor.
     None,
-    /// The tensor.
+    /// A tensor.
     Some(FloatTensor<B>),
 }
 
@@ -41,13 +41,13 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Excluded<B: Backend> {
-    /// None.
+    /// No logit is left out.
     Nothing,
-    /// Those whose row and column have the same id.
+    /// Logits whose row and column have the same id are left out.
     SameId {
         /// One id per row, shape `[rows]`.
         rows: IntTensor<B>,
-        /// One id per column of the weights, in the dtype of those of the rows.
+        /// One id per column of the weights, in the dtype of the rows' ids.
         columns: IntTensor<B>,
     },
 }
@@ -63,7 +63,8 @@ pub struct Projection<B: Backend> {
     /// The biases, shape `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
-    /// A logit of each row's own, shape `[rows]`: class 0, before those of the product.
+    /// Logit of class 0, one per row `[rows]`; the columns of the product follow as classes 1 and so on. It is
+    /// the positive of a contrastive loss.
     #[extension_type]
     pub own: MaybeFloat<B>,
     /// Which logits of the product are left out.
@@ -82,15 +83,15 @@ impl<B: Backend> Projection<B> {
 /// Which gradients are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinearGradientsOf {
-    /// That of the hidden states.
+    /// Gradient of the hidden states.
     pub input: bool,
-    /// That of the weights.
+    /// Gradient of the projection's weight.
     pub weight: bool,
-    /// That of the biases.
+    /// Gradient of the bias.
     pub bias: bool,
-    /// That of the rows' own logits.
+    /// Gradient of the rows' own logits.
     pub own: bool,
-    /// That of the target distributions.
+    /// Gradient of the target distributions.
     pub targets: bool,
 }
 
@@ -104,7 +105,7 @@ impl LinearGradientsOf {
 /// The options of one call, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearOptions {
-    /// Those of the loss over logits of shape `[rows, classes]`. `gradients_of` has no part in it.
+    /// Options of the loss over logits of shape `[rows, classes]`; its `gradients_of` is not read.
     pub loss: Options,
     /// The dtype of input, weight and bias.
     pub dtype: DType,
@@ -116,8 +117,7 @@ pub struct LinearOptions {
 
 impl LinearOptions {
     /// Whether the backward makes the logits once more, see [`LinearSaved::AsGiven`]; not for backends on
-    /// the host. So it is for f16, whose gradients must not be rounded before what scales the loss up has
-    /// reached them.
+    /// the host. Gradients of f16 must not be rounded before what scales the loss up has reached them.
     pub(crate) fn keeps_projection(&self, input: DType, targets: DType) -> bool {
         let in_f16 = self.gradients_of.logits() && input == DType::F16
             || self.gradients_of.targets && targets == DType::F16;
@@ -130,19 +130,19 @@ impl LinearOptions {
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct LinearGradients<B: Backend> {
-    /// That of the hidden states.
+    /// Gradient of the hidden states `[rows, features]`.
     #[extension_type]
     pub input: MaybeFloat<B>,
-    /// That of the weights.
+    /// Gradient of the projection's weight `[features, columns]`.
     #[extension_type]
     pub weight: MaybeFloat<B>,
-    /// That of the biases.
+    /// Gradient of the bias `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
-    /// That of the rows' own logits.
+    /// Gradient of the rows' own logits `[rows]`.
     #[extension_type]
     pub own: MaybeFloat<B>,
-    /// That of the target distributions.
+    /// Gradient of the target distributions.
     #[extension_type]
     pub targets: MaybeFloat<B>,
 }
@@ -154,7 +154,7 @@ pub enum LinearSaved<B: Backend> {
     /// Nothing: no backward will follow.
     Nothing,
     /// What the logits are made of, to be made once more: the losses of rows have an upstream gradient
-    /// each, which the gradient of the weights can not be multiplied by afterwards.
+    /// each, which the gradient of the weights cannot be multiplied by afterwards.
     AsGiven {
         /// The projection as it came in.
         #[extension_type]

@@ -60,7 +60,7 @@ pub struct Inputs<B: Backend> {
 pub enum Denominators<B: Backend> {
     /// Nothing but the rows of the call.
     OfRows,
-    /// That of the losses, and that of the z-losses; shape `[2]`.
+    /// Divisor of the losses and divisor of the z-losses, shape `[2]`.
     Given(FloatTensor<B>),
 }
 
@@ -233,7 +233,7 @@ pub enum Details<B: Backend> {
 }
 
 impl<B: Backend> Details<B> {
-    /// The same with every tensor changed: `floats` the numbers, `ints` the classes.
+    /// Details with every tensor changed: `floats` the numbers, `ints` the classes.
     pub(crate) fn map<C: Backend>(
         self,
         floats: impl Fn(FloatTensor<B>) -> FloatTensor<C>,
@@ -292,7 +292,7 @@ pub enum Gradients<B: Backend> {
 }
 
 impl<B: Backend> Gradients<B> {
-    /// The same with every gradient changed.
+    /// Gradients with every tensor changed.
     pub(crate) fn map(self, change: impl Fn(FloatTensor<B>) -> FloatTensor<B>) -> Self {
         match self {
             Self::Logits { logits } => Self::Logits {

@@ -278,7 +278,7 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// The same as it was given, shape `[2]`.
+    /// The divisors that were given, shape `[2]`.
     pub(super) fn given_totals(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
         let Denominators::Given(numbers) = &inputs.normalizer else {
             unreachable!("a normalised loss comes with what it is divided by");

@@ -44,7 +44,7 @@ pub(super) fn full<B: Backend>(
     B::float_full(shape, value.into(), device, dtype)
 }
 
-/// The same as data. Burn's fusion may put an operation into one kernel with those over tensors of no
+/// The number as data. Burn's fusion may put an operation into one kernel with those over tensors of no
 /// elements, and that kernel computes nothing.
 pub(super) fn data<B: Backend>(
     shape: Shape,

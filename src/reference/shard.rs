@@ -177,14 +177,14 @@ struct Combined<B: Backend> {
 
 /// The shares of a row's classes, shape `[outer, 1, inner]` each.
 struct RowShares<B: Backend> {
-    /// Of the target, without what is spread.
+    /// Share of the target, without what is spread.
     target: FloatTensor<B>,
     /// What is spread over the class of the largest logit, and over the others.
     spread: Option<(FloatTensor<B>, FloatTensor<B>)>,
 }
 
 impl<B: Backend> RowShares<B> {
-    /// Of all classes.
+    /// Share of all classes together.
     fn total(&self) -> FloatTensor<B> {
         match &self.spread {
             None => self.target.clone(),

@@ -8,7 +8,7 @@ use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, EmptyReducti
 use crate::common::backends::{is_host, tests_on};
 
 fn text(error: Result<Tensor<1>, CrossEntropyError>) -> String {
-    error.expect_err("this can not be computed").to_string()
+    error.expect_err("this cannot be computed").to_string()
 }
 
 fn shapes_that_do_not_fit_are_named(device: &Device) {
@@ -147,7 +147,7 @@ fn different_checkpointing_strategies_are_named(device: &Device) {
 /// The text of the panic of `forward`.
 fn panic_text(call: impl FnOnce() -> Tensor<1>) -> String {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-    let payload = caught.expect_err("this can not be computed");
+    let payload = caught.expect_err("this cannot be computed");
     payload
         .downcast_ref::<String>()
         .cloned()

@@ -100,7 +100,7 @@ fn every_integer_dtype_of_the_device_is_a_target(device: &Device) {
         // 100 is ignored, which every dtype can hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 8).with_ignored(100);
         assert_agrees(&problem, form, device);
-        // The default -100 is a target that unsigned dtypes can not hold.
+        // The default -100 is a target that unsigned dtypes cannot hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 9);
         assert_agrees(&problem, form, device);
     }

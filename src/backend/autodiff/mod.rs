@@ -166,7 +166,7 @@ impl<B: CrossEntropyBackend, C: CheckpointStrategy> CrossEntropyBackend for Auto
 
 fn first_order_only() -> ! {
     panic!(
-        "the gradient of the cross-entropy can not be differentiated again: Burn's autodiff is of \
+        "the gradient of the cross-entropy cannot be differentiated again: Burn's autodiff is of \
          first order"
     )
 }
@@ -232,7 +232,7 @@ fn weights_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
     }
 }
 
-/// So is what sums are divided by.
+/// Divisors take no gradient: they come in as constants.
 fn denominators_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
     denominators: Denominators<Autodiff<B, C>>,
 ) -> Denominators<B> {
@@ -242,7 +242,7 @@ fn denominators_as_given<B: CrossEntropyBackend, C: CheckpointStrategy>(
     }
 }
 
-/// So are the details.
+/// Details have no gradient: they go out as constants.
 fn details_as_constants<B: CrossEntropyBackend, C: CheckpointStrategy>(
     details: Details<B>,
 ) -> Details<Autodiff<B, C>> {

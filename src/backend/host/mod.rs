@@ -26,7 +26,7 @@ use crate::operation::{
 pub(super) trait HostTensor: Clone {
     fn shape(&self) -> Shape;
     fn dtype(&self) -> DType;
-    /// The same in row-major order, copied only if it is not.
+    /// The tensor in row-major order, copied only if it is in another.
     fn row_major(self) -> Self;
     /// The numbers of a float tensor in row-major order.
     fn floats(&self) -> Floats<'_>;

@@ -16,7 +16,7 @@ use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 /// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
-    /// Of a row of the first view all other rows of the second. The loss of MoCo v3, with the queries `q1`
+    /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the queries `q1`
     /// and `q2` of two views and their keys `k1` and `k2` of the momentum encoder, is
     /// `2 t (loss(q1, k2) + loss(q2, k1))`.
     OneSided,

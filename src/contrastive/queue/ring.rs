@@ -29,7 +29,7 @@ impl Ring {
         }
     }
 
-    /// A ring that was in use; `None` for numbers that it can not have.
+    /// A ring that was in use; `None` for numbers that it cannot have.
     pub(super) fn restored(capacity: usize, next: usize, len: usize) -> Option<Self> {
         // Rows fill up from 0, so until the ring is full the next one is the first that is free.
         let possible = next < capacity && (len == capacity || len == next);

@@ -31,7 +31,7 @@ pub(crate) trait Blocks<A> {
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
 }
 
-/// A computation over blocks. A trait, because a closure can not be made to be compiled into the
+/// A computation over blocks. A trait, because a closure cannot be made to be compiled into the
 /// loop, and outside it has none of the processor's wide instructions.
 pub(crate) trait Visitor<A> {
     /// What replaces the block of this step. Has to be `#[inline(always)]`.

@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// The same for f64, beside the standard library, which is right to one unit itself.
+    /// `exp` of f64 beside the standard library's, which is right to one unit itself.
     #[track_caller]
     fn assert_f64<F: Function<f64>>(xs: &[f64], truth: fn(f64) -> f64, allowed: f64) {
         for instructions in Instructions::available() {

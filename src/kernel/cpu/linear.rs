@@ -80,7 +80,7 @@ pub(crate) struct LinearCall<'a, A> {
     pub(crate) features: usize,
     pub(crate) classes: usize,
     pub(crate) rows_per_chunk: usize,
-    /// Of the loss over logits `[rows, classes]`.
+    /// The options of the loss over logits `[rows, classes]`.
     pub(crate) options: &'a Options,
     /// All of them; distributions in the dtype of the arithmetic.
     pub(crate) targets: Targets<'a>,

@@ -78,7 +78,7 @@ impl<'a, A: Float> Places<'a, A> {
         }
     }
 
-    /// Those of the next so many rows.
+    /// The places of the next rows, as many as are asked for.
     pub(super) fn take(&mut self, rows: usize) -> Self {
         fn take<'a, T>(places: &mut &'a mut [T], rows: usize) -> &'a mut [T] {
             let here = rows.min(places.len());

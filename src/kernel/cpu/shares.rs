@@ -20,7 +20,7 @@ pub(crate) struct Shares<'a, A> {
 }
 
 impl<A: Float> Shares<'_, A> {
-    /// Those of the distribution alone, if there is one and these are others.
+    /// The shares of the distribution alone, if there is one and smoothing or weights change it.
     pub(crate) fn apart_from_distribution(self) -> Option<Self> {
         self.distribution?;
         let is_alone = self.kept == A::ONE && self.even == A::ZERO && self.weights.is_none();

@@ -218,7 +218,7 @@ impl<A: Float, const W: usize> Visitor<A> for Slopes<'_, A, W> {
 
 /// What the classes of each row add up to.
 struct Sums<A, const W: usize> {
-    /// Of the logits before their factor.
+    /// The largest logit of each row, before the factor.
     maximum: [A; W],
     others: [A; W],
     /// `sum_c a[c] (m - x[c])` of the spread shares.

@@ -102,9 +102,9 @@ impl<'a> FloatsMut<'a> {
 /// them the order of every sum, are the same for any number of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// So many of the outer dimension together.
+    /// Several of the outer dimension together, as many as the number says.
     Outer(usize),
-    /// One of the outer dimension, so many of the inner together.
+    /// One of the outer dimension, several of the inner together, as many as the number says.
     Inner(usize),
 }
 
@@ -372,7 +372,7 @@ impl<S: Number, A: Float> Task for LoadLanes<'_, '_, S, A> {
                     let block = &mut blocks[lane / LANES * classes + class];
                     let length = run.len().min(LANES - lane % LANES);
                     match run.first_chunk::<LANES>() {
-                        // Of known length, in a few wide moves.
+                        // The length is known, which makes this a few wide moves.
                         Some(run) if length == LANES => S::widen_all(run, block),
                         _ => S::widen_all(&run[..length], &mut block[lane % LANES..][..length]),
                     }

@@ -63,7 +63,7 @@ macro_rules! over_indices {
 }
 
 impl<'a> Indices<'a> {
-    /// Those of consecutive rows.
+    /// The indices of consecutive rows.
     pub(crate) fn window(self, rows: Range<usize>) -> Indices<'a> {
         match self {
             Indices::I64(indices) => Indices::I64(&indices[rows]),
@@ -77,7 +77,7 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// Those of some rows. What is beyond i64 is no class in i64 either.
+    /// The indices of some rows. What is beyond i64 is no class in i64 either.
     pub(crate) fn gather(self, rows: &[usize]) -> Vec<i64> {
         let narrow = |wide: i128| i64::try_from(wide).unwrap_or(i64::MAX);
         over_indices!(self, indices => {
@@ -245,7 +245,7 @@ impl<I: Index> Task for Counted<'_, I> {
 trait Index: Copy {
     fn is_below(self, classes: usize) -> bool;
     fn equals(self, value: i64) -> bool;
-    /// Of an index that is below the number of classes.
+    /// The class of an index that is below their number.
     fn class(self) -> usize;
     fn wide(self) -> i128;
 }

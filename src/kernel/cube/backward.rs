@@ -70,7 +70,7 @@ struct Lanes<A: Float, N: Size> {
     targets_place: RowPlace,
 }
 
-/// The same of one row.
+/// What the classes of one row have in common.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 struct Common<A: Float> {

@@ -35,13 +35,13 @@ pub(crate) struct Details<A: Float, N: Size, M: Size> {
     before: Vector<u32, N>,
     /// The sum of `exp((x - m) scale) (m - x) scale`; over probabilities that of `s (-ln s)`.
     entropy_sum: Sum<A, M>,
-    /// Of a distribution the sum of `p (m - x) scale`; over probabilities that of `p (-ln s)`.
+    /// Logits: `sum p[c] (m - x[c]) scale` of a distribution `p`. Probabilities: `sum p[c] (-ln s[c])`.
     surprisal_sum: Sum<A, M>,
     /// The sum of `p`.
     share_sum: Sum<A, M>,
 }
 
-/// The same sums over the logits of a block, each lane by itself.
+/// The sums of [`Details`] over the logits of a block, each lane by itself.
 #[derive(CubeType)]
 pub(crate) struct BlockDetails<A: Float, N: Size> {
     entropy_sum: Vector<A, N>,
@@ -252,7 +252,7 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
 
 #[cube]
 impl<A: Float> RowDetails<A> {
-    /// Of a row of which nothing is known.
+    /// Stands where nobody asks for details.
     pub(crate) fn nothing() -> RowDetails<A> {
         RowDetails::<A> {
             best: A::new(0.0),

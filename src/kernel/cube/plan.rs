@@ -42,7 +42,7 @@ pub(crate) struct Problem {
     pub(crate) classes: usize,
     /// Rows side by side behind the class dimension.
     pub(crate) inner: usize,
-    /// Of every tensor of the logits' size.
+    /// Layouts of every tensor of the logits' size.
     pub(crate) layouts: Vec<Layout>,
     /// Vector sizes that the device loads at once, the largest first.
     pub(crate) vector_sizes: Vec<usize>,

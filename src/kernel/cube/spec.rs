@@ -22,7 +22,7 @@ pub(crate) enum Values {
 /// What becomes of a row's z-loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ZLoss {
-    /// There is none.
+    /// The loss has no z-loss.
     Off,
     /// It is added to the row's loss.
     Added,
@@ -60,7 +60,7 @@ impl Spec {
         self.values != Values::Probabilities || self.is_spread || self.details != DetailsOf::Nothing
     }
 
-    /// Those of the losses alone.
+    /// Numbers per row that a part leaves for the losses alone.
     pub(crate) fn fields_of_sums(&self) -> usize {
         if self.is_spread { 6 } else { 3 }
     }
@@ -103,11 +103,11 @@ pub(crate) struct Extent {
     /// Cubes that share a row.
     pub(crate) parts: usize,
     pub(crate) logits: Strides,
-    /// Of the distributions.
+    /// Strides of the distributions.
     pub(crate) targets: Strides,
-    /// Of the gradient of the logits.
+    /// Strides of the logits' gradient.
     pub(crate) gradient: Strides,
-    /// Of the gradient of the distributions.
+    /// Strides of the distributions' gradient.
     pub(crate) targets_gradient: Strides,
 }
 

@@ -28,10 +28,10 @@ pub(crate) struct State<A: Float, N: Size, M: Size> {
     pub(crate) maximum: Vector<A, M>,
     /// The sum of `exp((x - maximum) scale)` over the scores below the maximum.
     others: Sum<A, M>,
-    /// The same sum over all scores, in which each that equals the maximum counts 1. NaN where a score
+    /// The sum of these exponentials over all scores, in which each that equals the maximum counts 1. NaN where a score
     /// is NaN or infinite.
     all: Sum<A, M>,
-    /// The sum of `a (maximum - x) scale`; over probabilities that of `a (-ln s)`.
+    /// Logits: `sum a[c] (maximum - x[c]) scale`. Probabilities: `sum a[c] (-ln s[c])`.
     gaps: Sum<A, M>,
     /// The sum of the shares `a` at the maximum.
     at_maximum: Sum<A, M>,

@@ -62,7 +62,7 @@ pub(crate) struct Walk {
 pub(crate) struct Step<F: Float, P: Float, N: Size> {
     pub(crate) at: usize,
     pub(crate) logits: Vector<F, N>,
-    /// Of the distributions; nothing where there are none.
+    /// The vector of the distributions; zeros where there are none.
     pub(crate) targets: Vector<P, N>,
 }
 

@@ -74,7 +74,7 @@ fn confident(shape: &[usize], class_dim: usize, soft: bool) -> (Problem, Vec<usi
     (problem, labels)
 }
 
-/// A third of the classes of every row can not be; in one row out of five that may be the target.
+/// A third of the classes of every row cannot be; in one row out of five that may be the target.
 pub fn classes_at_minus_infinity_have_no_part(device: &Device) {
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {

@@ -10,7 +10,7 @@ use crate::common::run::numbers;
 
 #[track_caller]
 fn assert_says<T: std::fmt::Debug>(result: Result<T, CrossEntropyError>, parts: &[&str]) {
-    let message = result.expect_err("this can not be computed").to_string();
+    let message = result.expect_err("this cannot be computed").to_string();
     for part in parts {
         assert!(message.contains(part), "{message}");
     }
@@ -130,7 +130,7 @@ fn a_shard_is_a_part_of_the_classes_that_is_not_empty() {
         assert_says(VocabularyShard::try_new(range, 7), &[said]);
     }
     for shards in [0, 8] {
-        let said = format!("7 classes can not be split into {shards} vocabulary shards");
+        let said = format!("7 classes cannot be split into {shards} vocabulary shards");
         assert_says(VocabularyShard::try_split(7, shards), &[&said]);
     }
     let nothing = || ShardStatistics::combined(std::iter::empty());
