@@ -13,7 +13,7 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyOutput, LogitsRank};
 
-use crate::common::backends::is_host;
+use crate::common::backends::{is_host, is_processor};
 
 /// A device may take another kernel for the same matrix product the next time, until it has found the fastest
 /// by trying. Forms that differ do so every time.
@@ -75,12 +75,18 @@ impl Results {
         }
     }
 
-    /// Results of every method of every loss.
+    /// Results of every method of every loss. CubeCL's runtimes are one type, bound and dispatched by the same
+    /// code: of them the processor's takes the projection, and none the contrastive losses, which are made of
+    /// it, because Burn tries dozens of kernels for the tensor operations around them.
     fn of<B: CrossEntropyBackend>(device: &Device) -> Self {
         let mut results = Self::default();
         plain::add_all::<B>(&mut results, device);
-        projected::add_all::<B>(&mut results, device);
-        contrastive::add_all::<B>(&mut results, device);
+        if is_host(device) || is_processor(device) {
+            projected::add_all::<B>(&mut results, device);
+        }
+        if is_host(device) {
+            contrastive::add_all::<B>(&mut results, device);
+        }
         results
     }
 

@@ -5,6 +5,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::group::{Group, GroupSize};
+use super::sum::{Sum, zeros};
 use super::targets::{Inputs, target_of_row};
 
 /// What the mean over nothing, or the sum, is divided by.
@@ -29,6 +30,10 @@ pub(crate) struct TotalsSpec {
 /// Losses, z-losses, weight and number of rows.
 pub(crate) const SUMS: usize = 4;
 
+/// Terms of a unit that a run of its sums adds up, see [`Sum`]. A cube of a processor has as many units as
+/// the processor has cores, and then a unit has hundreds of terms.
+const TERMS_OF_A_RUN: usize = 32;
+
 /// Numbers of a reduction besides those of every call.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Mean {
@@ -40,6 +45,15 @@ pub(crate) struct Mean {
 
 #[derive(CubeType)]
 struct Sums<A: Float> {
+    loss: Sum<A, Const<1>>,
+    penalty: Sum<A, Const<1>>,
+    weight: Sum<A, Const<1>>,
+    counted: Sum<A, Const<1>>,
+}
+
+/// The sums of a cube.
+#[derive(CubeType)]
+struct CubeSums<A: Float> {
     loss: A,
     penalty: A,
     weight: A,
@@ -84,31 +98,38 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     let end = (first + length).min(rows);
     let mut sums = Sums::<A>::nothing();
     // As often in every unit, see `Span::begin`.
+    let units = comptime!(spec.group.units as usize);
     let mut base = first;
     while base < end {
-        let row = base + UNIT_POS as usize;
-        if row < end {
-            #[comptime]
-            if let ComptimeOption::Some(losses) = losses {
-                sums.loss += losses[row];
-                if comptime!(spec.has_z_loss) {
-                    sums.penalty += losses[rows + row];
-                }
-            }
-            if comptime!(spec.denominator == Denominator::Weight) {
+        let end_of_run = end.min(base + TERMS_OF_A_RUN * units);
+        while base < end_of_run {
+            let row = base + UNIT_POS as usize;
+            if row < end {
                 #[comptime]
-                if let ComptimeOption::Some(indices) = &inputs.indices {
-                    let ignored = comptime!(spec.ignored.clone());
-                    let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
-                    let weight = inputs.weight(target.class as usize);
-                    sums.weight += select(target.counts, weight, A::new(0.0));
-                    sums.counted += select(target.counts, A::new(1.0), A::new(0.0));
+                if let ComptimeOption::Some(losses) = losses {
+                    sums.loss.add(Vector::new(losses[row]));
+                    if comptime!(spec.has_z_loss) {
+                        sums.penalty.add(Vector::new(losses[rows + row]));
+                    }
+                }
+                if comptime!(spec.denominator == Denominator::Weight) {
+                    #[comptime]
+                    if let ComptimeOption::Some(indices) = &inputs.indices {
+                        let ignored = comptime!(spec.ignored.clone());
+                        let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
+                        let weight = inputs.weight(target.class as usize);
+                        let weight = select(target.counts, weight, A::new(0.0));
+                        sums.weight.add(Vector::new(weight));
+                        let one = select(target.counts, A::new(1.0), A::new(0.0));
+                        sums.counted.add(Vector::new(one));
+                    }
                 }
             }
+            base += units;
         }
-        base += comptime!(spec.group.units as usize);
+        sums.end_run();
     }
-    sums.add_up(spec.clone());
+    let sums = sums.of_cube(comptime!(spec.group));
     if UNIT_POS == 0 && CUBE_POS < counts.cubes {
         #[comptime]
         match &mut outcome.partials {
@@ -130,19 +151,24 @@ pub(crate) fn totals_of_cubes<A: Float>(
     #[define(A)] _dtype: ElemType,
 ) {
     let mut sums = Sums::<A>::nothing();
+    let units = comptime!(spec.group.units as usize);
     let mut base = 0usize;
     while base < counts.cubes {
-        let cube = base + UNIT_POS as usize;
-        if cube < counts.cubes {
-            let at = cube * SUMS;
-            sums.loss += partials[at];
-            sums.penalty += partials[at + 1];
-            sums.weight += partials[at + 2];
-            sums.counted += partials[at + 3];
+        let end_of_run = counts.cubes.min(base + TERMS_OF_A_RUN * units);
+        while base < end_of_run {
+            let cube = base + UNIT_POS as usize;
+            if cube < counts.cubes {
+                let at = cube * SUMS;
+                sums.loss.add(Vector::new(partials[at]));
+                sums.penalty.add(Vector::new(partials[at + 1]));
+                sums.weight.add(Vector::new(partials[at + 2]));
+                sums.counted.add(Vector::new(partials[at + 3]));
+            }
+            base += units;
         }
-        base += comptime!(spec.group.units as usize);
+        sums.end_run();
     }
-    sums.add_up(spec.clone());
+    let sums = sums.of_cube(comptime!(spec.group));
     if UNIT_POS == 0 && CUBE_POS == 0 {
         sums.conclude(&mut outcome, normalizer, &mean, spec.clone());
     }
@@ -165,13 +191,40 @@ fn mean_of<A: Float>(sum: A, total: A, empty: A) -> A {
 impl<A: Float> Sums<A> {
     fn nothing() -> Sums<A> {
         Sums::<A> {
-            loss: A::new(0.0),
-            penalty: A::new(0.0),
-            weight: A::new(0.0),
-            counted: A::new(0.0),
+            loss: Sum::of(zeros()),
+            penalty: Sum::of(zeros()),
+            weight: Sum::of(zeros()),
+            counted: Sum::of(zeros()),
         }
     }
 
+    fn end_run(&mut self) {
+        self.loss.end_run();
+        self.penalty.end_run();
+        self.weight.end_run();
+        self.counted.end_run();
+    }
+
+    /// The sums of all units.
+    fn of_cube(&self, #[comptime] size: GroupSize) -> CubeSums<A> {
+        let mut group = Group::<A>::new(size);
+        let mut sums = Sequence::<A>::new();
+        sums.push(self.loss.value().extract(0usize));
+        sums.push(self.penalty.value().extract(0usize));
+        sums.push(self.weight.value().extract(0usize));
+        sums.push(self.counted.value().extract(0usize));
+        let sums = group.sums(sums);
+        CubeSums::<A> {
+            loss: sums[0],
+            penalty: sums[1],
+            weight: sums[2],
+            counted: sums[3],
+        }
+    }
+}
+
+#[cube]
+impl<A: Float> CubeSums<A> {
     fn write(&self, partials: &mut [A]) {
         let at = CUBE_POS * SUMS;
         partials[at] = self.loss;
@@ -214,19 +267,5 @@ impl<A: Float> Sums<A> {
             }
             loss[0] = result;
         }
-    }
-
-    fn add_up(&mut self, #[comptime] spec: TotalsSpec) {
-        let mut group = Group::<A>::new(comptime!(spec.group));
-        let mut sums = Sequence::<A>::new();
-        sums.push(self.loss);
-        sums.push(self.penalty);
-        sums.push(self.weight);
-        sums.push(self.counted);
-        let sums = group.sums(sums);
-        self.loss = sums[0];
-        self.penalty = sums[1];
-        self.weight = sums[2];
-        self.counted = sums[3];
     }
 }
