@@ -342,11 +342,9 @@ fn the_ends_are_known(device: &Device) {
 }
 
 tests_on! {
-    every_backend: [
+    products: [
         every_form_agrees,
         the_ends_are_known,
-    ],
-    one_of_each_kind: [
         the_logits_are_those_of_the_loss,
     ],
 }

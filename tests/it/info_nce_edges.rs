@@ -226,7 +226,7 @@ fn features_of_0_in_f16_have_a_finite_gradient() {
 }
 
 tests_on! {
-    one_of_each_kind: [
+    products: [
         no_keys_are_an_error,
         no_rows_have_a_mean_of_nan,
         what_does_not_fit_is_said,

@@ -59,9 +59,11 @@ pub fn is_processor(device: &Device) -> bool {
 /// | `f64` | all but wgpu | arithmetic in f64 |
 /// | `half` | all but NdArray | f16 and bf16, computed or refused |
 /// | `one_of_each_kind` | Flex, the processor runtime, CUDA | code above the backends, where NdArray runs the lines that Flex runs and wgpu those of the processor |
+/// | `products` | all but the processor runtime | losses behind Burn's matrix products, dozens of kernels of which Burn tries for each size: minutes on a processor |
 /// | `one_runtime` | the processor runtime, CUDA | sweeps over many kernels, which the processor compiles several times faster than a shader compiler |
 ///
-/// In a build without Flex its place is NdArray's, without the processor runtime its place is wgpu's.
+/// In a build without Flex its place is NdArray's, without the processor runtime its place is wgpu's, and
+/// without wgpu the processor runtime takes the place of wgpu.
 macro_rules! tests_on {
     ($($set:ident: [$($test:ident),* $(,)?]),* $(,)?) => {
         #[cfg(feature = "flex")]
@@ -118,6 +120,13 @@ macro_rules! in_set {
     };
     (ndarray, half, $($test:ident),*) => {};
     ($device:ident, half, $($test:ident),*) => {
+        $crate::common::backends::on_device!($device, $($test),*);
+    };
+    (cpu, products, $($test:ident),*) => {
+        #[cfg(not(feature = "wgpu"))]
+        $crate::common::backends::on_device!(cpu, $($test),*);
+    };
+    ($device:ident, products, $($test:ident),*) => {
         $crate::common::backends::on_device!($device, $($test),*);
     };
     (flex, one_of_each_kind, $($test:ident),*) => {

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::ints;
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
@@ -145,4 +145,4 @@ fn a_larger_queue_agrees(device: &Device) {
     }
 }
 
-on_every_backend!(a_larger_queue_agrees);
+tests_on! { products: [a_larger_queue_agrees] }

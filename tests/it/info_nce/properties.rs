@@ -88,10 +88,8 @@ fn lengths_do_not_count(device: &Device) {
 }
 
 tests_on! {
-    every_backend: [
+    products: [
         lengths_do_not_count,
-    ],
-    one_of_each_kind: [
         the_order_of_negatives_does_not_matter,
         keys_get_a_gradient_only_where_they_ask,
     ],

@@ -68,7 +68,7 @@ fn the_temperature_is_learnt_after_it_was_bounded(device: &Device) {
 }
 
 tests_on! {
-    one_of_each_kind: [
+    products: [
         the_temperature_is_bounded,
         the_temperature_is_learnt_after_it_was_bounded,
     ],

@@ -78,7 +78,7 @@ tests_on! {
     host: [
         a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once,
     ],
-    one_of_each_kind: [
+    products: [
         keys_that_fell_out_do_not_count,
     ],
 }

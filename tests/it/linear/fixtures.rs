@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device};
 use serde::Deserialize;
 
 use super::projected::{Form, Found, Projected, chunks};
-use crate::common::backends::{is_host, on_every_backend};
+use crate::common::backends::{is_host, tests_on};
 use crate::common::problem::Problem;
 use crate::fixtures::{Number, Options, targets, values};
 
@@ -92,4 +92,4 @@ fn every_case_agrees(device: &Device) {
     }
 }
 
-on_every_backend!(every_case_agrees);
+tests_on! { products: [every_case_agrees] }

@@ -256,7 +256,7 @@ fn nothing_is_an_empty_mean(device: &Device) {
 }
 
 tests_on! {
-    every_backend: [
+    products: [
         sequences_and_tied_weights_have_every_form,
         nothing_is_an_empty_mean,
     ],

@@ -79,7 +79,7 @@ fn ignored_rows_have_no_part(device: &Device) {
 }
 
 tests_on! {
-    every_backend: [
+    products: [
         plain_losses_agree,
         ignored_rows_have_no_part,
     ],
