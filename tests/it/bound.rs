@@ -76,12 +76,12 @@ impl Results {
     }
 
     /// Results of every method of every loss. CubeCL's runtimes are one type, bound and dispatched by the same
-    /// code: of them the processor's takes the projection, and none the contrastive losses, which are made of
-    /// it, because Burn tries dozens of kernels for the tensor operations around them.
+    /// code: of them all but the processor's take the projection, and none the contrastive losses, which are
+    /// made of it, because Burn tries dozens of kernels for the tensor operations around them.
     fn of<B: CrossEntropyBackend>(device: &Device) -> Self {
         let mut results = Self::default();
         plain::add_all::<B>(&mut results, device);
-        if is_host(device) || is_processor(device) {
+        if !is_processor(device) {
             projected::add_all::<B>(&mut results, device);
         }
         if is_host(device) {
