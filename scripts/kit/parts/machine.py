@@ -18,15 +18,16 @@ NVIDIA_VULKAN = "libGLX_nvidia.so.0"
 
 
 class Machine:
-    def __init__(self, kit, programs, scratch):
-        self.kit, self.programs, self.scratch = kit, programs, scratch
+    def __init__(self, kit, content, scratch):
+        self.content, self.scratch = content, scratch
+        with open(os.path.join(kit, "kit.json"), encoding="utf-8") as file:
+            self.description = json.load(file)
+        self._check_glibc()
         # Why steps of a runtime are left out.
         self.missing = {}
         self.environment = self._environment()
 
     def facts(self):
-        with open(os.path.join(self.kit, "kit.json"), encoding="utf-8") as file:
-            kit = json.load(file)
         query = "--query-gpu=name,memory.total,driver_version,clocks.max.sm,clocks.max.memory,power.limit"
         return {
             "gpu": printed(["nvidia-smi", query, "--format=csv,noheader"]) or "nvidia-smi names none",
@@ -34,8 +35,16 @@ class Machine:
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.release()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}",
             "python": platform.python_version(),
-            "kit": kit,
+            "kit": self.description,
         }
+
+    def _check_glibc(self):
+        needed, found = self.description["glibc"], platform.libc_ver()[1]
+        if numbers(found) < numbers(needed):
+            sys.exit(
+                f"The programs need glibc {needed} or newer, and this machine has {found or 'none'}: make the kit on a "
+                "system that is as old."
+            )
 
     def why_not(self, step):
         """A sentence if the step cannot be run here."""
@@ -47,24 +56,24 @@ class Machine:
         return None
 
     def command(self, step):
-        places = {"gpu.py": os.path.join(self.kit, "gpu.py")}
+        places = {"gpu.py": os.path.join(self.content, "gpu.py")}
         if step.command[0] == "PYTHON":
             places["PYTHON"] = self._python(step)
         else:
-            places[step.command[0]] = os.path.join(self.programs, step.command[0])
+            places[step.command[0]] = os.path.join(self.content, step.command[0])
         return [places.get(word, word) for word in step.command]
 
     def environment_of(self, step):
         if step.command[0] != "PYTHON":
             return self.environment
         # PyTorch brings its own libraries.
-        return {**os.environ, "PYTHONPATH": joined(os.path.join(self.programs, "python"), os.environ.get("PYTHONPATH"))}
+        return {**os.environ, "PYTHONPATH": joined(os.path.join(self.content, "python"), os.environ.get("PYTHONPATH"))}
 
     def _environment(self):
         folders = [self._libraries(), *driver_folders(), os.environ.get("LD_LIBRARY_PATH")]
         environment = {
             **os.environ,
-            "CUDA_PATH": os.path.join(self.kit, "cuda"),
+            "CUDA_PATH": os.path.join(self.content, "cuda"),
             "LD_LIBRARY_PATH": joined(*folders),
             # What CubeCL remembers of a device lasts as long as the run.
             "XDG_CACHE_HOME": os.path.join(self.scratch, "cache"),
@@ -79,9 +88,9 @@ class Machine:
         """A folder with those of the kit's libraries that this machine lacks."""
         folder = os.path.join(self.scratch, "lib")
         os.makedirs(folder)
-        for library in sorted(os.listdir(os.path.join(self.kit, "lib"))):
+        for library in sorted(os.listdir(os.path.join(self.content, "lib"))):
             if not loads(library):
-                os.symlink(os.path.join(self.kit, "lib", library), os.path.join(folder, library))
+                os.symlink(os.path.join(self.content, "lib", library), os.path.join(folder, library))
         return folder
 
     def _manifest(self):
@@ -126,6 +135,10 @@ def loads(library):
     except OSError:
         return False
     return True
+
+
+def numbers(version):
+    return [int(number) for number in version.split(".") if number.isdigit()]
 
 
 def joined(*paths):
