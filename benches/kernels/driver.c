@@ -201,6 +201,32 @@ Status cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, Handle stream)
     return SUCCESS;
 }
 
+/* A side of a copy of rows, as in CUDA_MEMCPY2D; of arrays there are none. */
+struct side {
+    size_t first_byte, first_row;
+    int kind; /* 1: the host's memory */
+    char *host;
+    Address device;
+    Handle array;
+    size_t row_bytes;
+};
+
+struct rows {
+    struct side from, to;
+    size_t bytes, count;
+};
+
+static char *row_of(const struct side *side, size_t row) {
+    char *start = side->kind == 1 ? side->host : (char *)side->device;
+    return start + (side->first_row + row) * side->row_bytes + side->first_byte;
+}
+
+Status cuMemcpy2DAsync_v2(const struct rows *rows, Handle stream) {
+    for (size_t row = 0; row < rows->count; row++)
+        memcpy(row_of(&rows->to, row), row_of(&rows->from, row), rows->bytes);
+    return SUCCESS;
+}
+
 /* A copy on the device is a result like any other. */
 Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Handle stream) {
     return SUCCESS;
