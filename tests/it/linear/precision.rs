@@ -170,12 +170,12 @@ fn error_does_not_grow_with_the_chunks(device: &Device) {
 tests_on! {
     every_backend: [
         views_agree,
+    ],
+    products: [
         error_does_not_grow_with_the_chunks,
     ],
     host: [
-        gradients_are_those_of_the_loss,
-    ],
-    f64: [
         f64_agrees,
+        gradients_are_those_of_the_loss,
     ],
 }
