@@ -97,7 +97,7 @@ class PyTorch(Times):
     """`python` is the one to take, and None for one that has torch."""
 
     def __init__(self, python, options):
-        super().__init__("PyTorch times", 100, ["PYTHON", "gpu.py", *options])
+        super().__init__("PyTorch times", 90, ["PYTHON", "gpu.py", *options])
         self.python = python
 
 
@@ -112,7 +112,7 @@ def steps(is_small, python):
     for runtime in BACKENDS:
         every.append(Device(runtime))
         every += [Tests(runtime, tests, weight) for tests, weight in TESTS.items()]
-    every.append(compare("CUDA", 110))
+    every.append(compare("CUDA", 130))
     every.append(PyTorch(python, of_pytorch))
     every.append(compare("Vulkan", 50))
     return every
