@@ -140,7 +140,7 @@ fn the_course_is_that_of_burns_loss(device: &Device) {
 }
 
 tests_on! {
-    one_of_each_kind: [
+    products: [
         the_course_is_that_of_burns_loss,
     ],
 }
