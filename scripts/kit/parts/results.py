@@ -14,8 +14,8 @@ LAST_LINES = 12
 
 
 class Results:
-    def __init__(self, folder, kit, machine, seconds):
-        self.folder, self.start, self.seconds = folder, time.monotonic(), seconds
+    def __init__(self, folder, machine, start, seconds):
+        self.folder, self.start, self.seconds = folder, start, seconds
         os.makedirs(folder, exist_ok=True)
         self.document = {
             "machine": machine.facts(),
