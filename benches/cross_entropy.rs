@@ -1,13 +1,13 @@
-//! The fused loss beside the portable implementation and `burn::nn`'s, on the same logits and
-//! targets: forward, and forward with backward.
+//! Times the fused loss beside the portable implementation and `burn::nn`'s, on the same logits and targets:
+//! forward, and forward with backward.
 //!
-//! The fused loss is there three times: alone, with its output, and with the entropy besides.
+//! The fused loss is there three times: alone, with its output, and with the entropy as well.
 //!
-//! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds
-//! these backends, and a word behind `--` picks by name. All are checked to give the same loss
-//! and gradient before they are timed. For PyTorch beside them see `benches/compare`.
+//! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds these
+//! backends, and a word after `--` chooses by name. All of them must give the same loss and gradient before
+//! they are timed. `benches/compare` adds PyTorch.
 
-// Burn deprecates NdArray, which is timed as well.
+// Burn deprecates NdArray, which is timed too.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::hint::black_box;
@@ -23,7 +23,7 @@ use burn_cross_entropy::operation::{
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, reference};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-/// Rows, classes, positions behind the classes.
+/// Rows, classes, and positions behind the classes.
 const SHAPES: [[usize; 3]; 7] = [
     [64, 10, 1],
     [256, 1000, 1],
@@ -80,19 +80,19 @@ fn fused(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     loss.forward(logits, targets)
 }
 
-/// The loss with what the same pass knows of every row.
+/// The loss with its output: what the same pass knows of every row.
 fn fused_output(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     let loss = CrossEntropyLossConfig::new().init(&logits.device());
     black_box(loss.forward_with_output(logits, targets)).loss
 }
 
-/// The same with the entropy.
+/// The loss with its output and the entropy.
 fn fused_entropy(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     let loss = CrossEntropyLossConfig::new().init(&logits.device());
     black_box(loss.forward_with_entropy(logits, targets)).loss
 }
 
-/// `burn::nn` takes rows of classes only.
+/// `burn::nn`'s loss, which takes rows of classes only.
 fn burn_nn(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     let loss = BurnLossConfig::new().init(&logits.device());
     let [rows, classes, positions] = logits.dims();
@@ -188,7 +188,7 @@ fn problem([rows, classes, positions]: [usize; 3], device: &Device) -> Problem {
     Problem { logits, targets }
 }
 
-/// Stops where two contenders differ.
+/// Stops the program where two contenders differ.
 fn check(problem: &Problem) {
     let [ours, others @ ..] = &CONTENDERS;
     let (loss, gradient) = (ours.forward_backward)(problem);
@@ -200,7 +200,7 @@ fn check(problem: &Problem) {
             .abs()
             .max()
             .into_scalar();
-        // f32 sums over half a million rows, as burn::nn adds them, are off by that much.
+        // The allowed difference is what burn::nn loses by adding half a million rows in f32.
         assert!(
             loss_off < 2e-3 && off < 1e-4 * largest,
             "{} differs by {loss_off:e} in the loss, {off:e} in the gradient",

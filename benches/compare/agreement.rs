@@ -1,15 +1,15 @@
-//! Whether two sides compute the same: nothing is timed before they do.
+//! Compares the results of two sides. Nothing is timed before they agree.
 
 use std::fmt::{self, Display};
 
 use crate::machine::{part_of, together};
 
-/// The loss and what is looked at of the gradient.
+/// The loss, and what is compared of its gradient.
 pub struct Outcome {
     pub loss: f64,
-    /// The sum of the absolute values, in f64.
+    /// The sum of the gradient's absolute values, in f64.
     pub gradient_sum: f64,
-    /// Single entries.
+    /// Single entries of the gradient.
     pub probes: Vec<f64>,
 }
 
@@ -22,8 +22,8 @@ impl Outcome {
         }
     }
 
-    /// Takes in the gradient's entries from `first` on. The places of the probes are the same in
-    /// every call.
+    /// Adds the gradient's entries from `first` on. `places`, the places of the probes, is the same in every
+    /// call.
     pub fn add(&mut self, entries: &[f32], first: usize, places: &[usize]) {
         let size = |part: &[f32]| {
             part.iter()
@@ -51,20 +51,20 @@ impl Display for Outcome {
     }
 }
 
-/// How far two sides may be apart: shares of the other side's value.
+/// The largest differences allowed between two sides, as shares of the other side's value.
 pub struct Tolerance {
     pub loss: f64,
     pub gradient_sum: f64,
     pub probe: f64,
-    /// A difference that any probe may have.
+    /// An absolute difference that any probe may have.
     pub probe_floor: f64,
 }
 
 impl Tolerance {
-    /// Both sides compute in f32 and keep it.
+    /// The tolerance for two sides that compute in f32 and keep the results in f32.
     pub fn of_f32(mean_gradient: f64) -> Self {
-        // Soft targets: an entry is the difference of a probability and a share, both of the
-        // size of the mean, and may be much smaller than they are.
+        // An entry under soft targets is the difference of a probability and a share. Both are about as large
+        // as the mean; the difference may be much smaller.
         Self {
             loss: 1e-5,
             gradient_sum: 1e-5,
@@ -73,7 +73,7 @@ impl Tolerance {
         }
     }
 
-    /// An error that shows both sides, by their names, if they disagree.
+    /// Returns an error that shows both sides, by their names, if they disagree.
     pub fn check(&self, one: (&str, &Outcome), other: (&str, &Outcome)) -> Result<(), String> {
         let ((name, one), (other_name, other)) = (one, other);
         let near = |one: f64, other: f64, share: f64, floor: f64| {

@@ -1,4 +1,4 @@
-//! One call of a loss on the data of an entry, timed, and what it computes, to be compared.
+//! Calls a loss on the data of an entry: times it, and gives its results for comparison.
 
 use std::fmt::{self, Display};
 use std::hint::black_box;
@@ -10,18 +10,18 @@ use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyTarget};
 use crate::agreement::Outcome;
 use crate::rounds::Contender;
 
-/// Elements of a gradient that are read from the device at once: few enough to be no burden beside
-/// a gradient of gigabytes.
+/// Elements of a gradient that are read from the device at once: few enough to need little memory beside a
+/// gradient of gigabytes.
 const BLOCK: usize = 1 << 26;
 
 /// How the logits are handed to the loss.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Way {
-    /// Moved: the gradient may be written over them.
+    /// The logits are moved: the gradient may be written over them.
     Owned,
-    /// A clone, while the caller keeps the logits.
+    /// A clone of the logits is passed; the caller keeps the logits.
     Shared,
-    /// Without autodiff: the forward pass alone.
+    /// The logits are outside autodiff: only the forward pass runs.
     Untracked,
 }
 
@@ -39,28 +39,28 @@ impl Display for Way {
 pub trait Workload {
     fn outcome(&self, way: Way, probes: &[usize]) -> Result<Outcome, String>;
 
-    /// Seconds of one call. Making the logits and dropping the results is outside.
+    /// Seconds of one call. The clock does not cover making the logits and dropping the results.
     fn seconds(&self, way: Way) -> Result<f64, String>;
 
-    /// Seconds of making as many logits again from those that there are.
+    /// Seconds of copying the logits into a new tensor.
     fn fresh_seconds(&self) -> Result<f64, String>;
 }
 
 /// A loss as a function of logits and targets.
 pub type Loss<const D: usize, T> = Box<dyn Fn(Tensor<D>, T) -> Tensor<1>>;
 
-/// This crate's.
+/// This crate's loss.
 pub fn here<const D: usize, T: CrossEntropyTarget<D>>(device: &Device) -> Loss<D, T> {
     let loss = CrossEntropyLossConfig::new().init(device);
     Box::new(move |logits, targets| loss.forward(logits, targets))
 }
 
-/// `T` are the targets.
+/// A loss with its logits and targets; `T` is the type of the targets.
 pub struct Call<const D: usize, T> {
-    /// With autodiff where there is a backward pass.
+    /// The device, with autodiff where there is a backward pass.
     pub device: Device,
     pub logits: Tensor<D>,
-    /// The logits in a tensor of its own, every page of it written.
+    /// Copies the logits into a new tensor and writes every page of it.
     pub fresh: Box<dyn Fn() -> Tensor<D>>,
     pub targets: T,
     pub loss: Loss<D, T>,
@@ -107,14 +107,14 @@ impl<const D: usize, T: Clone> Call<D, T> {
         Ok(seconds)
     }
 
-    /// Has everything computed that was asked for so far. A CPU backend has no work left.
+    /// Waits until the device has computed everything. A CPU backend has no work left at this point.
     fn sync(&self) -> Result<(), String> {
         let done = self.device.sync();
         done.map_err(|error| format!("the device failed: {error}"))
     }
 }
 
-/// A device that did not run what it was given says so when the results are read, not before.
+/// Reads the loss. A device that failed to do its work says so only when results are read.
 fn read(loss: Tensor<1>) -> Result<f64, String> {
     let value = loss.try_into_scalar::<f32>();
     let value = value.map_err(|error| format!("the loss cannot be read: {error}"))?;
@@ -129,8 +129,8 @@ impl<const D: usize, T: Clone> Workload for Call<D, T> {
             return Ok(Outcome::of_loss(read(loss)?));
         }
         let leaf = self.logits.clone().require_grad();
-        // Logits that are moved away have no gradient to ask for; those of a product by 1 reach
-        // its leaf, and the loss is the product's only owner.
+        // Logits that were moved away cannot be asked for their gradient. With a product by 1 the gradient
+        // reaches the leaf, and the loss is the product's only owner.
         let logits = match way {
             Way::Owned => leaf.clone().mul_scalar(1.0),
             _ => leaf.clone(),
@@ -172,7 +172,7 @@ impl<const D: usize, T: Clone> Workload for Call<D, T> {
     }
 }
 
-/// A loss's part in the rounds, in one way.
+/// The calls of a loss in one way, as a contender in the rounds.
 pub struct Calls<'a> {
     pub workload: &'a dyn Workload,
     pub way: Way,

@@ -1,5 +1,5 @@
-//! What is compared: the shapes, kinds of targets, dtypes and phases, and the data, which is a
-//! function of the index so that all sides make the same without exchanging it.
+//! What is compared: shapes, kinds of targets, dtypes and phases, and the data. The data is a function of the
+//! index, so that all sides make the same data without exchanging it.
 
 use std::fmt::{self, Display};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::machine::{part_of, together};
 use crate::projections::Projection;
 
-// As in pytorch/pytorch.py.
+// `pytorch/pytorch.py` has the same numbers.
 const LOGITS: u32 = 0x1000_0001;
 pub const TARGETS: u32 = 0x2000_0002;
 const SHARES: u32 = 0x3000_0003;
@@ -26,7 +26,7 @@ const SHAPES: [&[usize]; 7] = [
 const WIDE: &[usize] = &[512, 32000];
 const LONG: &[usize] = &[8192, 1000];
 const SMALL: [&[usize]; 3] = [&[256, 1000], &[4096, 10], WIDE];
-// As in gpu.py.
+// `gpu.py` has the same shapes.
 const LARGE: [&[usize]; 4] = [
     &[4096, 32000],
     &[8192, 128_256],
@@ -66,7 +66,7 @@ pub struct Entry {
     pub phase: Phase,
 }
 
-/// The comparison with PyTorch, in the order of the tables.
+/// The entries of the comparison with PyTorch, in the order of the tables.
 pub fn beside_pytorch() -> Vec<Entry> {
     let rest = [
         (WIDE, Kind::Soft, Precision::F32),
@@ -90,12 +90,12 @@ pub fn beside_pytorch() -> Vec<Entry> {
     .concat()
 }
 
-/// Sizes that any device holds.
+/// Entries with sizes that fit into every device.
 pub fn small() -> Vec<Entry> {
     in_both_phases(&SMALL, &[Precision::F32])
 }
 
-/// Sizes that keep a large device busy.
+/// Entries with sizes that keep a large device busy.
 pub fn large() -> Vec<Entry> {
     in_both_phases(&LARGE, &[Precision::F32, Precision::Bf16])
 }
@@ -118,13 +118,13 @@ fn indices(shapes: &[&'static [usize]], precisions: &[Precision], phase: Phase) 
     precisions.iter().flat_map(of_precision).collect()
 }
 
-/// What is asked for by a part of its name.
+/// The rows that a part of a name chooses.
 pub struct Chosen {
     pub entries: Vec<Entry>,
     pub projections: Vec<Projection>,
 }
 
-/// Those whose name contains `part`.
+/// Chooses the rows whose name contains `part`.
 pub fn named(
     entries: Vec<Entry>,
     projections: Vec<Projection>,
@@ -168,7 +168,7 @@ impl Entry {
         }
     }
 
-    /// Uniform in [-6, 6).
+    /// Logits, uniform in [-6, 6).
     pub fn logits(&self) -> TensorData {
         let logit = |index| (hash(index ^ LOGITS) >> 8) as f32 / 16_777_216.0 * 12.0 - 6.0;
         let mut values = vec![0.0; self.size()];
@@ -181,7 +181,7 @@ impl Entry {
         TensorData::new(values, self.shape.to_vec()).convert_dtype(self.dtype())
     }
 
-    /// A class per row, in the shape of the logits without dimension 1.
+    /// The class of each row, in the shape of the logits without dimension 1.
     pub fn class_indices(&self) -> TensorData {
         let rows = [&self.shape[..1], &self.shape[2..]].concat();
         let count = rows.iter().product();
@@ -204,7 +204,7 @@ impl Entry {
         TensorData::new(values, self.shape.to_vec())
     }
 
-    /// Where gradients are looked at one by one: entries spread over the tensor, and the target
+    /// Places at which gradients are compared one by one: entries spread over the tensor, and the target
     /// entries of the first, the middle and the last row, which are the large ones.
     pub fn probes(&self) -> Vec<usize> {
         if self.phase == Phase::Forward {
@@ -251,7 +251,7 @@ pub fn hash(index: u32) -> u32 {
     mixed ^ (mixed >> 16)
 }
 
-/// What `--only` looks at.
+/// The name that `--only` looks at.
 impl Display for Entry {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let shape: Vec<String> = self.shape.iter().map(usize::to_string).collect();

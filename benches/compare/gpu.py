@@ -19,19 +19,20 @@ import sys
 import time
 
 DEVICE = "cuda"
-# As in entries.rs.
+# entries.rs has the same shapes.
 SHAPES = [(4096, 32000), (8192, 128256), (65536, 1000), (8, 21, 512, 512)]
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
-# Shares of PyTorch's value: the loss, and the sum of the gradient's absolute values.
+# Allowed differences, as shares of PyTorch's value, of the loss and of the sum of the gradient's absolute
+# values.
 TOLERANCES = {"f32": 1e-4, "bf16": 2e-2}
-# How often one passes over as many bytes as the logits have, at least.
+# How often a loss passes over the bytes of the logits, at least.
 PASSES = {"forward+backward": 3, "forward alone": 1}
 COPY_PASSES = 2
 TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward alone"}
 # Names of the columns.
 EAGER, COMPILED, LIGER, COPY = "PyTorch", "torch.compile", "Liger", "copy"
 IDLE_SYNCS = 100
-# A try that takes more than this share of the quickest before is no quicker.
+# A try that takes more than this share of the quickest time before it does not count as quicker.
 SETTLED = 0.9
 MOST_REPETITIONS = 10_000
 
@@ -148,7 +149,7 @@ def liger():
         return None, f"Liger is left out, because this Python does not have it ({error}): pip install liger-kernel."
 
     def loss(logits, targets):
-        # It takes rows of classes only; its users bring the classes to the end.
+        # Liger's loss takes rows of classes only; its users move the classes to the end.
         if logits.dim() > 2:
             logits = logits.movedim(1, -1).reshape(-1, logits.shape[1])
         result = liger_cross_entropy(logits, targets.flatten())
@@ -191,7 +192,7 @@ def measure(contenders, options):
 
 
 def spread(seconds):
-    # A single number has no quantiles.
+    # A single number does not have quantiles.
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     return {"lower": lower, "median": median, "upper": upper}
 

@@ -1,11 +1,10 @@
-//! The machine that everything runs on: its name, its cores and work for all of them, and whether it is
-//! idle.
+//! The machine of the measurements: its name, its cores, work for all of them, and whether it is idle.
 
 use std::env;
 use std::fs;
 use std::thread;
 
-/// The name of the processor where the system tells it.
+/// The name of the processor, where the system knows it.
 pub fn processor() -> String {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = information
@@ -21,12 +20,12 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How long a part of so many elements is, if each core has one.
+/// The length of one part, if so many elements are divided among the cores.
 pub fn part_of(length: usize) -> usize {
     length.div_ceil(cores()).max(1)
 }
 
-/// Has each part worked on by a thread of its own, and gives back what they return.
+/// Runs the work on each part in a thread of its own, and returns the results.
 pub fn together<P: Send, R: Send>(
     parts: impl Iterator<Item = P>,
     work: impl Fn(P) -> R + Sync,
@@ -41,8 +40,8 @@ pub fn together<P: Send, R: Send>(
     })
 }
 
-/// Threads that wait for each other lose whole time slices to other programs: PyTorch's smallest
-/// rows take a thousand times as long beside a compiler.
+/// Warns if the machine is busy. Threads that wait for each other lose whole time slices to other programs:
+/// PyTorch's smallest rows take a thousand times as long beside a compiler.
 pub fn warn_if_busy() {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let last_minute = load.split(' ').next().and_then(|load| load.parse().ok());

@@ -1,38 +1,37 @@
-//! This crate beside others, in turns on the same machine, with a copy of the logits' bytes as the
-//! floor: beside PyTorch on the CPU, or with `--device` beside `burn::nn` on a GPU.
+//! Times this crate beside others, in turns on the same machine: beside PyTorch on the CPU, or with
+//! `--device` beside `burn::nn` on a GPU. A copy of the logits' bytes is the floor.
 //!
-//! `cargo bench --bench compare -- --python PYTHON` prints the tables of the CPU as markdown; the
-//! Python needs torch and nothing else. `cargo bench --bench compare --features wgpu -- --device wgpu`
-//! prints those of a device; the program can be carried to another machine and started there, as one
-//! file and without cargo. `--help` has the options. `gpu.py` times PyTorch and Liger on a GPU.
+//! `cargo bench --bench compare -- --python PYTHON` prints the tables of the CPU as markdown; the Python
+//! needs only torch. `cargo bench --bench compare --features wgpu -- --device wgpu` prints the tables of a
+//! device. The program is one file, which another machine can run without cargo. `--help` explains the
+//! options. `gpu.py` times PyTorch and Liger on a GPU.
 //!
-//! - **Data**: logits uniform in [-6, 6), a hash of the index, the same on all sides; mean over
-//!   all rows, classes in dimension 1.
-//! - **Check**: before an entry is timed, the loss, the sum of the gradient's absolute values and
-//!   single entries of it have to agree, with PyTorch's on the CPU, with those in f64 on the host and
-//!   with `burn::nn`'s on a device (`pytorch/tolerance.rs` and `device/sides.rs` say how closely).
-//! - **Turns**: in every round every side and the copy have one turn each, while the others are
-//!   idle; the threads of the one before are waited for until they sleep. A turn begins with an
-//!   untimed repetition, and before the first round each side warms up until its times settle. The
-//!   figures are medians of all repetitions.
-//! - **Here, gradient over the logits**: logits that require a gradient are moved into
-//!   `loss.forward`, as those of a model are, then `backward()`. The logits of each repetition are
-//!   made before the clock starts.
-//! - **Here, logits kept**: a clone goes into `loss.forward`, and the gradient of the leaf is fetched
-//!   after `backward()`, which is what PyTorch's side and `burn::nn`'s do.
-//! - **PyTorch**: `torch.nn.functional.cross_entropy(x, y)`, then `backward()`, with `x.grad` set to
-//!   `None` before the clock starts; for the forward pass alone under `torch.no_grad()`.
-//! - **Projection**: hidden states times a weight, and the loss of these logits, by
-//!   `LinearCrossEntropyLoss` beside PyTorch's eager product and loss and its `linear_cross_entropy` in
-//!   chunks. **Memory** is the peak of resident pages during one step after a first one, less those
-//!   before it and the two gradients, on all sides.
+//! - **Data**: logits uniform in [-6, 6), a hash of the index, the same on all sides; mean over all rows,
+//!   classes in dimension 1.
+//! - **Check**: before an entry is timed, the sides must agree in the loss, in the sum of the gradient's
+//!   absolute values and in single entries of it. The other side is PyTorch on the CPU; on a device it is f64
+//!   on the host and `burn::nn`. `pytorch/tolerance.rs` and `device/sides.rs` say how closely they agree.
+//! - **Turns**: in every round each side and the copy have one turn, while the others are idle; a turn starts
+//!   when the threads of the one before sleep. A turn begins with an untimed repetition, and before the first
+//!   round each side warms up until its times settle. The figures are medians of all repetitions.
+//! - **Here, gradient over the logits**: logits that require a gradient are moved into `loss.forward`, as the
+//!   logits of a model are, then `backward()`. The logits of each repetition are made before the clock
+//!   starts.
+//! - **Here, logits kept**: a clone goes into `loss.forward`, and the gradient of the leaf is fetched after
+//!   `backward()`, as on PyTorch's and `burn::nn`'s sides.
+//! - **PyTorch**: `torch.nn.functional.cross_entropy(x, y)`, then `backward()`, with `x.grad` set to `None`
+//!   before the clock starts; the forward pass alone runs under `torch.no_grad()`.
+//! - **Projection**: hidden states times a weight, and the loss of these logits, by `LinearCrossEntropyLoss`
+//!   beside PyTorch's eager product and loss and its `linear_cross_entropy` in chunks. **Memory** is the peak
+//!   of resident pages during one step after a first one, less the pages before it and the two gradients, on
+//!   all sides.
 //! - **Copy**: the bytes of the logits read and written once, by as many threads or on the device.
-//! - **Clock**: on a device it starts when the device is idle and stops when it is again.
-//! - **Of the copy's bandwidth**: the forward pass counts as one read of the logits, forward and
-//!   backward as two reads and one write, the copy as one read and one write.
+//! - **Clock**: on a device it starts and stops when the device is idle.
+//! - **Of the copy's bandwidth**: the forward pass counts as one read of the logits, forward and backward as
+//!   two reads and one write, the copy as one read and one write.
 //!
-//! Dropping results is outside of the clock on all sides, but for what PyTorch's and Burn's
-//! `backward` free themselves. The machine has to be idle otherwise.
+//! The clock does not cover dropping results, except what PyTorch's and Burn's `backward` free themselves.
+//! Nothing else may run on the machine.
 
 mod agreement;
 mod calls;
@@ -66,23 +65,23 @@ Examples:
   ./compare --device cuda --set large --only 8192x128256
       with `compare` the program of such a build, carried to another machine";
 
-/// Times this crate beside others, in turns on the same machine, and prints markdown tables of the
-/// medians and their ratios.
+/// Times this crate beside others, in turns on the same machine, and prints markdown tables of the medians
+/// and their ratios.
 ///
-/// Without --device it is timed on the CPU, beside PyTorch and a copy of the logits' bytes. With
-/// --device it is timed on a GPU (or what else the runtime finds), beside burn::nn and a copy on the
-/// device; no Python is needed.
+/// Without --device it runs on the CPU, beside PyTorch and a copy of the logits' bytes. With --device it runs
+/// on a GPU (or another device of the runtime), beside burn::nn and a copy on the device, and needs no
+/// Python.
 ///
-/// Every row is checked to give the same loss and gradient on all sides before it is timed. A ratio
-/// `PyTorch / here` or `burn::nn / here` above 1 means that this crate is faster.
+/// Before a row is timed, all sides must give the same loss and gradient. A ratio `PyTorch / here` or
+/// `burn::nn / here` above 1 means that this crate is faster.
 #[derive(Parser)]
 #[command(name = "compare", bin_name = COMMAND, after_help = EXAMPLES)]
 struct Arguments {
-    /// Times on this device instead of beside PyTorch: cpu, wgpu, vulkan, metal, webgpu, cuda or
-    /// rocm, as far as the build has the Cargo feature of that name.
+    /// Device to time on, instead of the CPU beside PyTorch: cpu, wgpu, vulkan, metal, webgpu, cuda or rocm.
+    /// The build must have the Cargo feature of that name.
     ///
-    /// Of several devices it is the runtime's default; the environment variables
-    /// CUBECL_WGPU_DEFAULT_DEVICE (for example `DiscreteGpu(1)`) and CUDA_VISIBLE_DEVICES choose.
+    /// Of several devices the runtime takes its default; the environment variables CUBECL_WGPU_DEFAULT_DEVICE
+    /// (for example `DiscreteGpu(1)`) and CUDA_VISIBLE_DEVICES choose another.
     #[arg(
         long,
         value_name = "RUNTIME",
@@ -95,12 +94,11 @@ struct Arguments {
     #[arg(long, value_enum, default_value = "small", requires = "device")]
     set: Set,
 
-    /// Only says which device that is, and times nothing; only with --device.
+    /// Only prints which device --device finds, and times nothing; only with --device.
     #[arg(long, requires = "device")]
     identify: bool,
 
-    /// A Python that has torch, by name or path (relative to the folder of Cargo.toml); not with
-    /// --device.
+    /// Python that has torch, by name or path (relative to the folder of Cargo.toml); not with --device.
     #[arg(long, value_name = "PYTHON", default_value = "python3")]
     python: String,
 
@@ -111,7 +109,7 @@ struct Arguments {
     #[command(flatten)]
     plan: Plan,
 
-    /// Only the rows whose name contains this. A name is, for example, `512x32000 index f32
+    /// Times only the rows whose name contains this. A name is, for example, `512x32000 index f32
     /// forward+backward` or `4096x10 index f32 forward alone`; a name that does not exist lists all.
     #[arg(
         long,
@@ -121,14 +119,14 @@ struct Arguments {
     )]
     only: String,
 
-    /// Writes each time with its quartiles.
+    /// Prints each time with its quartiles.
     #[arg(long)]
     quartiles: bool,
 
     #[command(flatten)]
     files: Files,
 
-    /// What `cargo bench` adds.
+    /// The option that `cargo bench` adds.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -189,7 +187,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
 }
 
-/// The command line that does the same again, with what cargo needs for it.
+/// The command line that repeats this run, with what cargo needs for it.
 fn command(features: &str) -> String {
     let options = env::args().skip(1).filter(|option| option != "--bench");
     let options: Vec<String> = options.map(quoted).collect();
@@ -199,7 +197,7 @@ fn command(features: &str) -> String {
         .to_string()
 }
 
-/// An option as it is typed.
+/// An option as the user types it.
 fn quoted(option: String) -> String {
     match option.contains(char::is_whitespace) {
         true => format!("'{option}'"),

@@ -1,14 +1,14 @@
-//! The most memory that this process had at one time, as the system counts it: pages in use.
+//! The most memory that this process had at one time: resident pages, as the system counts them.
 
 use std::fs;
 
-/// What the peak is measured from.
+/// The memory before the measurement; the peak is measured from there.
 pub struct Memory {
     before: u64,
 }
 
 impl Memory {
-    /// Forgets the peak so far. `None` where the system does not tell, as only Linux does.
+    /// Forgets the peak so far. Returns `None` where the system does not report memory: only Linux does.
     pub fn watch() -> Option<Self> {
         fs::write("/proc/self/clear_refs", "5").ok()?;
         Some(Self {
@@ -16,7 +16,7 @@ impl Memory {
         })
     }
 
-    /// Bytes that there were at one time beyond those at the beginning.
+    /// The most bytes at one time beyond those at the beginning.
     pub fn peak(&self) -> Option<u64> {
         Some(of_status("VmHWM:")?.saturating_sub(self.before))
     }

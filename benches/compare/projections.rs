@@ -1,5 +1,5 @@
-//! The rows of the comparison in which a projection makes the logits: their sizes and data, which are
-//! functions of the index as those of `entries.rs` are.
+//! The rows of the comparison in which a projection makes the logits: their sizes and data. The data is a
+//! function of the index, as in `entries.rs`.
 
 use std::fmt::{self, Display};
 
@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::entries::{TARGETS, hash};
 
-// As in pytorch/pytorch.py.
+// `pytorch/pytorch.py` has the same numbers.
 const INPUT: u32 = 0x4000_0004;
 const WEIGHT: u32 = 0x5000_0005;
 
-/// Heads of language models.
+/// Sizes of the heads of language models.
 const SIZES: [Projection; 2] = [
     Projection {
         rows: 2048,
@@ -39,12 +39,12 @@ pub fn projections() -> Vec<Projection> {
 }
 
 impl Projection {
-    /// Uniform in [-1, 1).
+    /// The input, uniform in [-1, 1).
     pub fn input(&self) -> TensorData {
         uniform([self.rows, self.features], INPUT, 1.0)
     }
 
-    /// Uniform, so that logits have a deviation of about 2.
+    /// The weight, uniform, so that logits have a deviation of about 2.
     pub fn weight(&self) -> TensorData {
         uniform([self.features, self.classes], WEIGHT, self.weight_size())
     }
@@ -58,8 +58,8 @@ impl Projection {
         TensorData::new((0..self.rows).map(class).collect(), [self.rows])
     }
 
-    /// Entries of the gradients that are looked at one by one, of the input's and after them of the
-    /// weight's.
+    /// Places of the gradients' entries that are compared one by one: those of the input, then those of the
+    /// weight.
     pub fn probes(&self) -> Vec<usize> {
         let sizes = self.sizes();
         let spread = |size: usize| (0..=6).map(move |step| step * (size - 1) / 6);

@@ -1,4 +1,4 @@
-//! The tables as they grow: printed, and in the files that are asked for. The progress is on stderr.
+//! The tables as they grow: on stdout, and in the files that the user asks for. The progress is on stderr.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,18 +12,18 @@ use crate::entries::{Entry, Phase};
 use crate::rounds::Spread;
 use crate::table::head;
 
-/// Where the tables go besides stdout. A file is written anew with each row, so that a run that is
-/// cut off leaves the rows that it had.
+/// Where the tables go besides stdout. A file is written anew with each row, so that an interrupted run
+/// leaves the rows that it had.
 #[derive(clap::Args, Clone)]
 pub struct Files {
-    /// Also writes the tables into a file, row by row (relative to the current folder, which is that
-    /// of Cargo.toml under `cargo bench`).
+    /// Also writes the tables into a file, row by row. The path is relative to the current folder, which
+    /// under `cargo bench` is the folder of Cargo.toml.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// Also writes the figures into a file as JSON, row by row: the introduction, for each row its
-    /// name and the seconds of each side as quartiles and median, and the notes. `complete` is false
-    /// until the last row is there.
+    /// Also writes the figures into a file as JSON, row by row: the introduction, the notes, and for each row
+    /// its name and the seconds of each side as quartiles and median. `complete` is false until the last row
+    /// is there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -36,9 +36,9 @@ pub struct Row {
 
 #[derive(Serialize)]
 pub struct Figures {
-    /// What `--only` looks at.
+    /// The name that `--only` looks at.
     row: String,
-    /// By the titles of their columns.
+    /// The times of each side, by the titles of the columns.
     seconds: BTreeMap<&'static str, Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_timed: Option<String>,
@@ -101,7 +101,7 @@ impl Report {
         Ok(report)
     }
 
-    /// A table for each phase, with the row that is made of each entry.
+    /// Adds a table for each phase; `row` makes the row of each entry.
     pub fn tables<'a>(
         &mut self,
         entries: &'a [Entry],
@@ -118,7 +118,7 @@ impl Report {
         Ok(())
     }
 
-    /// One table, with the row that is made of each entry.
+    /// Adds one table; `row` makes the row of each entry.
     pub fn table<T: Display>(
         &mut self,
         head: &str,
@@ -133,7 +133,7 @@ impl Report {
         Ok(())
     }
 
-    /// The row of an entry, after the head of its table if it is the first one.
+    /// Adds the row of an entry, after the head of its table if it is the first row.
     fn row<'a, T: Display>(
         &mut self,
         entry: &'a T,
@@ -183,7 +183,7 @@ impl Report {
     }
 }
 
-/// Writes a file so that whoever reads it, at any time, finds all of the old text or all of the new.
+/// Writes a file so that a reader, at any time, finds all of the old text or all of the new.
 fn replace(file: &Path, text: &str) -> Result<(), String> {
     let unfinished = file.with_added_extension("part");
     let written = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, file));

@@ -1,16 +1,16 @@
-//! Taking turns: while one contender runs the others are idle, in several short rounds.
+//! Rounds in which contenders take short turns: while one runs, the others are idle.
 
 use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Between two turns, for the threads of the last one to fall asleep. PyTorch's, which spin for
-/// longer, are waited for by its side.
+/// The pause between two turns, in which the threads of the last one fall asleep. PyTorch's threads spin for
+/// longer, and its own side waits for them.
 const HANDOVER: Duration = Duration::from_millis(5);
 const MOST_REPETITIONS: usize = 10_000;
 const FIRST_REPETITIONS: usize = 3;
-/// A try that takes more than this share of the quickest before is no quicker.
+/// A try that takes more than this share of the quickest time before it does not count as quicker.
 const SETTLED: f64 = 0.9;
 
 /// Something to time.
@@ -19,10 +19,10 @@ pub trait Contender {
     fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String>;
 }
 
-/// How much is measured of an entry.
+/// How much is measured for each entry.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Plan {
-    /// Rounds per row of a table; in each of them everyone has one turn.
+    /// Rounds per row of a table; in each round every side has one turn.
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = at_least_one)]
     pub rounds: usize,
 
@@ -30,7 +30,7 @@ pub struct Plan {
     #[arg(long, value_name = "MS", default_value_t = 200)]
     pub turn: u64,
 
-    /// Repetitions that a turn has at least.
+    /// Fewest repetitions of a turn.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
     pub repetitions: usize,
 }
@@ -44,9 +44,8 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 impl Plan {
-    /// Warms up for about the time of a turn, and on until a try is no quicker than the one before:
-    /// a device compiles kernels and tries variants of them at first. Says how many repetitions fit
-    /// into a turn.
+    /// Warms up for about the time of a turn, and on until a try is not quicker than the one before: at first
+    /// a device compiles kernels and tries variants of them. Returns how many repetitions fit into a turn.
     fn warm_up(&self, contender: &mut dyn Contender) -> Result<usize, String> {
         let turn_seconds = self.turn as f64 / 1e3;
         let mut repetitions = FIRST_REPETITIONS;
@@ -68,7 +67,7 @@ impl Plan {
         Ok(fitting.clamp(self.repetitions, self.repetitions.max(MOST_REPETITIONS)))
     }
 
-    /// What each contender took, over all rounds.
+    /// The times of each contender, over all rounds.
     pub fn measure(&self, contenders: &mut [&mut dyn Contender]) -> Result<Vec<Spread>, String> {
         let mut repetitions = Vec::new();
         for contender in contenders.iter_mut() {
@@ -90,7 +89,7 @@ fn turn(contender: &mut dyn Contender, repetitions: usize) -> Result<Vec<f64>, S
     Ok(seconds)
 }
 
-/// The median of what was measured, between the quartiles.
+/// The median of the times, between the quartiles.
 #[derive(Clone, Copy, Serialize)]
 pub struct Spread {
     pub lower: f64,

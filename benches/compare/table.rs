@@ -19,10 +19,10 @@ pub fn titled(title: &str, columns: &[&str]) -> String {
     format!("{title}:\n\n{}\n{}", line(columns), line(rule))
 }
 
-/// How many cells `names` makes.
+/// The number of cells that `names` makes.
 pub const NAMES: usize = 2;
 
-/// The first cells of a row.
+/// The first cells of a row: shape, kind and dtype.
 pub fn names(entry: &Entry) -> Vec<String> {
     let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
     let kind = format!("{}, {}", entry.kind, entry.precision);
@@ -33,7 +33,7 @@ pub fn line(cells: Vec<String>) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The median; with `quartiles` it is followed by them.
+/// The median, followed by the quartiles if they are asked for.
 pub fn time(spread: &Spread, quartiles: bool) -> String {
     let median = duration(spread.median);
     if !quartiles {

@@ -1,8 +1,8 @@
-//! The cases: shapes that lead to each way in which the kernels share a row, in every dtype, and
-//! every option that changes a kernel.
+//! The cases: shapes that lead to each way in which the kernels share a row, in every dtype, and every option
+//! that changes a kernel.
 //!
-//! A projection launches the kernels of `2048x32000 index` over some rows at a time. Between them are
-//! Burn's matrix products, which try their variants for minutes, so there is no case of it.
+//! A projection launches the kernels of `2048x32000 index` over some rows at a time. Burn's matrix products
+//! run between them and try their variants for minutes, so the projection does not have a case.
 
 use std::any::Any;
 use std::fmt::{self, Display};
@@ -12,17 +12,17 @@ use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank,
 };
 
-/// Rows that an H100 or an A100 computes by a unit each, a plane each, a cube each, and with several
-/// cubes for a row.
+/// Rows that an H100 or an A100 computes with one unit each, one plane each, one cube each, and several cubes
+/// for a row.
 const SHAPES: [[usize; 2]; 4] = [[65536, 10], [8192, 1000], [2048, 32000], [4, 128_256]];
 const PLANES: [usize; 2] = [8192, 1000];
-/// The vocabulary of GPT-2, of which no vector is a divisor.
+/// The vocabulary of GPT-2, which no vector width divides.
 const ODD: [usize; 2] = [2048, 50257];
-/// Images, whose classes are not side by side.
+/// Images, whose classes are not adjacent in memory.
 const IMAGES: [usize; 4] = [16, 21, 256, 256];
 
 pub struct Case {
-    /// Classes in dimension 1.
+    /// The shape of the logits, with the classes in dimension 1.
     shape: Vec<usize>,
     pub dtype: DType,
     targets: Targets,
@@ -36,7 +36,7 @@ enum Targets {
     Soft,
 }
 
-/// Forward and backward, of what; or the forward alone.
+/// Which forward and backward a case runs; or the forward alone.
 #[derive(Clone, Copy)]
 enum What {
     Step,
@@ -49,7 +49,7 @@ enum What {
     Softcap,
 }
 
-/// A step that has its tensors, and what comes of it, to be dropped when the clock has stopped.
+/// A step that owns its tensors. It returns its results, so that they are dropped after the clock stops.
 pub type Step = Box<dyn FnOnce() -> Box<dyn Any>>;
 
 pub fn cases() -> Vec<Case> {
@@ -86,7 +86,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// What the host's time is measured of: problems that are nothing but host time on a GPU too.
+/// Cases for the host's time: problems that take nothing but host time on a GPU too.
 pub fn small_cases() -> Vec<Case> {
     let case = |shape: &[usize], targets, what| Case {
         shape: shape.to_vec(),
@@ -122,7 +122,7 @@ impl Case {
         self.shape[1]
     }
 
-    /// Makes the tensors. They hold what was in memory before: nothing is computed with them.
+    /// Makes the tensors. They hold what was in memory before, because nothing is computed with them.
     pub fn prepared(&self, device: &Device) -> Result<Step, String> {
         let step = match self.shape.len() {
             2 => self.of_rank::<2, 1>(device),

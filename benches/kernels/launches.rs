@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// A launch, as a line of the driver's has it.
+/// A launch, as read from a line of the driver's file.
 #[derive(Serialize)]
 pub struct Launch {
     /// The number of the PTX file.
@@ -32,7 +32,7 @@ impl Launch {
     }
 }
 
-/// The driver's file, and how far it has been read.
+/// The driver's file, and how much of it has been read.
 pub struct Log {
     path: PathBuf,
     read: u64,
@@ -50,7 +50,7 @@ impl Log {
         })
     }
 
-    /// Those since the last time.
+    /// The launches since the last call.
     pub fn launches(&mut self) -> Result<Vec<Launch>, String> {
         let text = self.unread()?;
         self.read += text.len() as u64;
@@ -69,7 +69,7 @@ impl Log {
         let failed = |error| format!("{} cannot be read: {error}", self.path.display());
         let mut file = match File::open(&self.path) {
             Ok(file) => file,
-            // Nothing has been launched yet.
+            // The file does not exist before the first launch.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
             Err(error) => return Err(failed(error)),
         };

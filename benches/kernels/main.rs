@@ -1,12 +1,12 @@
-//! One step of every representative case of the loss on CUDA, for `scripts/kernel-table`, which shows
-//! what the kernels look like without a GPU.
+//! Makes one step of every representative case of the loss on CUDA, for `scripts/kernel-table`, which shows
+//! the kernels without a GPU.
 //!
-//! The script puts a driver that computes nothing in the place of NVIDIA's (`driver.c`, which keeps
-//! the code of every kernel and a line for every launch), starts this program once for each
-//! architecture, and makes tables of what the two have left (`table.py`).
+//! The script replaces NVIDIA's driver with one that computes nothing (`driver.c`); it keeps the code of
+//! every kernel and writes a line for every launch. The script starts this program once for each
+//! architecture, and `table.py` makes tables of what the two have written.
 //!
 //! - `cases.rs`: which steps are made.
-//! - `launches.rs`: which kernels each of them has launched, as the driver noted it.
+//! - `launches.rs`: which kernels each step launched, as the driver noted it.
 //! - `times.rs`: what the host needs for a step where the kernels take no time.
 
 mod cases;
@@ -26,8 +26,8 @@ use crate::cases::cases;
 use crate::launches::{Launch, Log};
 use crate::times::{HostTime, host_times};
 
-/// Makes one step of every case and writes down which kernels it launched, or with --times measures
-/// what the host needs for a step. `scripts/kernel-table` starts it.
+/// Makes one step of every case and writes down which kernels it launched, or with --times measures what the
+/// host needs for a step. `scripts/kernel-table` starts it.
 #[derive(Parser)]
 #[command(name = "kernels")]
 struct Arguments {
@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
-    /// Only the cases whose name contains this, for example `8192x1000 index bf16`.
+    /// Runs only the cases whose name contains this, for example `8192x1000 index bf16`.
     #[arg(long, value_name = "SUBSTRING", default_value = "")]
     only: String,
 
@@ -44,7 +44,7 @@ struct Arguments {
     times: bool,
 }
 
-/// What a step of a case was made of.
+/// The case of a step, and what the step launched.
 #[derive(Serialize)]
 struct Made {
     name: String,
@@ -61,8 +61,7 @@ enum Report {
     Times(Vec<HostTime>),
 }
 
-/// Under `cargo test`, which starts every target that it has built, there is neither a driver nor
-/// anything to do.
+/// Does nothing under `cargo test`, which starts every target that it builds, and which has no driver here.
 fn main() -> ExitCode {
     if !env::args().any(|argument| ["--out", "--help", "-h"].contains(&argument.as_str())) {
         println!("Nothing is compiled without `--out`: scripts/kernel-table starts this program");
@@ -96,7 +95,7 @@ fn made(device: &Device, only: &str) -> Result<Vec<Made>, String> {
     let mut made = Vec::new();
     for case in chosen {
         let step = case.prepared(device)?;
-        // What the tensors were made with.
+        // The launches that made the tensors are not part of the step.
         log.launches()?;
         let results = step();
         sync(device)?;
@@ -115,7 +114,7 @@ fn made(device: &Device, only: &str) -> Result<Vec<Made>, String> {
     }
 }
 
-/// Waits until the driver has been given everything.
+/// Waits until the driver has received everything.
 pub fn sync(device: &Device) -> Result<(), String> {
     let done = device.sync();
     done.map_err(|error| format!("the driver failed: {error}"))

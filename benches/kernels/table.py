@@ -39,8 +39,8 @@ class Kernel:
     target: str = ""
     registers: int = 0
     spilled: int = 0
-    # What takes in the logits, as often as a vector comes: a loop, or where a unit has one block of
-    # vectors the whole kernel.
+    # The code that takes in the logits, once for each vector: a loop, or the whole kernel where a unit has
+    # one block of vectors.
     loop: list = field(default_factory=list)
     is_loop: bool = True
     complaints: list = field(default_factory=list)
@@ -106,7 +106,7 @@ def kernels_of(folder, names, only):
                 ptx = folder / f"{launch['module']:04}.ptx"
                 shared = launch["shared_bytes"]
                 kernels.append(Kernel(case["name"], name, launch["kernel"], ptx, a_row_by, shared))
-    # Of chosen cases nobody expects all kernels.
+    # With --only not all kernels are expected.
     missing = [] if only else sorted(set(names) - {kernel.name for kernel in kernels})
     for name in missing:
         complaints.append(
@@ -160,7 +160,7 @@ def compile(kernel, tools):
         return
     kernel.registers = int(re.search(r"Used (\d+) registers", done.stderr).group(1))
     kernel.spilled = int(re.search(r"(\d+) bytes spill stores", done.stderr).group(1))
-    # What is asked for at the launch comes on top.
+    # Shared memory requested at the launch is already in the sum.
     kernel.shared += sum(int(count) for count in re.findall(r"(\d+) bytes smem", done.stderr))
     if kernel.spilled:
         kernel.complaints.append(f"{who} spills {kernel.spilled} bytes of registers.")
@@ -199,7 +199,7 @@ def hot_loop(code, labels):
     for at, instruction in enumerate(code):
         branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", instruction)
         if branch and labels[branch.group(1)] < at:
-            # The last of several branches to the same start: the others are early ends of a pass.
+            # The last of several branches to the same start ends the loop: the others end a pass early.
             ends[labels[branch.group(1)]] = at + 1
     loops = [range(start, end) for start, end in ends.items()]
 

@@ -1,4 +1,4 @@
-//! What the host needs for a step: all of its time, because the driver computes nothing.
+//! What the host needs for a step. It is all of the step's time, because the driver computes nothing.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cases::small_cases;
 
-/// Until nothing is compiled or allocated any more.
+/// Steps after which nothing is compiled or allocated any more.
 const WARM_UP: usize = 200;
 const STEPS: usize = 2000;
 

@@ -1,12 +1,12 @@
-//! A language model's last layer with its vocabulary on two devices, beside the same on one.
+//! A language model's last layer with its vocabulary on two devices, compared with the same layer on one.
 //!
 //! ```sh
 //! cargo run --manifest-path distributed/Cargo.toml --example vocabulary_shards
 //! ```
 //!
-//! Both models start from the same weights and see the same tokens, of a made language in which each
-//! token has three successors. The table shows that they stay the same model, that they learn, and
-//! what the loss sent between the devices in a step.
+//! Both models start from the same weights and see the same tokens, of an invented language in which each
+//! token has three successors. The table shows that the two models stay equal, that they learn, and what the
+//! loss sends between the devices in a step.
 
 use std::error::Error;
 
@@ -60,7 +60,7 @@ impl Numbers {
         )
     }
 
-    /// Tokens and their successors, of which one in eight is not known.
+    /// Tokens and their successors. One successor in eight is unknown.
     fn batch(&mut self) -> (Vec<i64>, Vec<i64>) {
         let pair = |_| {
             let token = (self.next() * CLASSES as f64) as i64;
@@ -88,7 +88,7 @@ fn floats(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
-/// How far two gradients are apart, of the largest entry.
+/// The largest difference of two gradients, as a share of the largest entry.
 fn distance(found: &[f32], expected: &[f32]) -> f32 {
     let largest = expected
         .iter()
@@ -175,7 +175,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // The second device's logits to the first, and their gradient back.
+    // Bytes of sending the second device's logits to the first, and their gradient back.
     let logits = 2 * ROWS * CLASSES / 2 * BYTES;
     let states = 2 * ROWS * HIDDEN * BYTES;
     println!();

@@ -1,4 +1,4 @@
-//! A model that is trained on parts of a batch, by each of Burn's strategies for several devices.
+//! Models that train on parts of a batch, with each of Burn's strategies for several devices.
 
 use std::path::Path;
 
@@ -14,15 +14,15 @@ use burn::train::{
 };
 use burn_cross_entropy::{CrossEntropyLoss, Normalizer, ShardStatistics};
 
-/// What one device is given of a batch, and what is known of the whole of it.
+/// One device's part of a batch, with totals of the whole batch.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// Features of each row.
     pub features: Vec<Vec<f32>>,
     /// Target of each row.
     pub targets: Vec<i64>,
-    /// Total weight and counted rows of the whole batch. Burn's `multi` divides the data set before it
-    /// is batched, so that no batcher sees the other devices' rows.
+    /// Total weight and counted rows of the whole batch. Burn's `multi` divides the data set before the
+    /// batcher sees it, so that a batcher never sees the other devices' rows.
     pub whole_batch: [f32; 2],
 }
 
@@ -33,11 +33,11 @@ pub struct PartBatch {
     pub features: Tensor<2>,
     /// Shape `[rows]`.
     pub targets: Tensor<1, Int>,
-    /// That of the whole batch.
+    /// The normalizer of the whole batch.
     pub normalizer: Normalizer,
 }
 
-/// Makes a [`PartBatch`] of the one [`Part`] that a step takes.
+/// Makes a [`PartBatch`] of a single [`Part`], which is what a step takes.
 #[derive(Clone, Debug)]
 pub struct PartBatcher;
 
@@ -64,13 +64,13 @@ impl Batcher<Part, PartBatch> for PartBatcher {
     }
 }
 
-/// Where the gradients of several devices are added: each device's loss is over the normalizer of the
-/// whole batch.
+/// A model for strategies that add the gradients of several devices: each device divides its loss by the
+/// normalizer of the whole batch.
 #[derive(Module, Debug)]
 pub struct Summed {
-    /// The model.
+    /// The layer that is trained.
     pub linear: Linear,
-    /// Its loss.
+    /// The loss of the layer's logits.
     pub loss: CrossEntropyLoss,
 }
 
@@ -92,10 +92,11 @@ impl InferenceStep for Summed {
     fn step(&self, _batch: PartBatch) {}
 }
 
-/// The normalizer of all devices' rows, reduced as their gradients are: under `Sum` that of the whole
-/// batch, under `Mean` that over the number of devices. Every device calls it, with its own.
+/// Reduces the normalizers of all devices in the way in which their gradients are reduced. `Sum` gives the
+/// normalizer of the whole batch, `Mean` divides it by the number of devices. Every device calls this
+/// function with its own normalizer.
 ///
-/// Of Burn's backends, CUDA alone has the collective.
+/// CUDA is the only backend of Burn that has the collective.
 pub fn reduced(
     normalizer: &Normalizer,
     operation: ReduceOperation,
@@ -107,10 +108,10 @@ pub fn reduced(
     Normalizer::new(total_weight, counted_rows)
 }
 
-/// The statistics of every device's shard, on every device, in the devices' order. Every device calls
-/// it, with its own and its place among them.
+/// Gathers the statistics of every device's shard, in the devices' order, on every device. Every device calls
+/// this function with its own statistics and its place among the devices.
 ///
-/// Burn has no all-gather: each adds its lines to the others' zeros.
+/// Burn does not have an all-gather: each device adds its lines to the others' zeros.
 pub fn gathered(
     statistics: ShardStatistics,
     place: usize,
@@ -129,18 +130,18 @@ pub fn gathered(
         .collect()
 }
 
-/// Burn's distributed data parallel: a thread for each device, gradients reduced while the backward
-/// runs. The normalizer is reduced in the step.
+/// A model for Burn's distributed data parallel: a thread for each device, and gradients that are reduced
+/// while the backward runs. The step reduces the normalizer.
 #[derive(Module, Debug)]
 pub struct Reduced {
-    /// The model.
+    /// The layer that is trained.
     pub linear: Linear,
-    /// Its loss.
+    /// The loss of the layer's logits.
     pub loss: CrossEntropyLoss,
     /// The devices that train.
     #[module(skip)]
     pub devices: Vec<Device>,
-    /// How their gradients are reduced: that of the `DistributedConfig`.
+    /// How the devices' gradients are reduced, as in the `DistributedConfig`.
     #[module(skip)]
     pub operation: ReduceOperation,
 }
@@ -165,7 +166,7 @@ impl InferenceStep for Reduced {
     fn step(&self, _batch: Self::Input) {}
 }
 
-/// Trains on CUDA devices, one thread for each.
+/// Trains on CUDA devices, with one thread for each.
 pub fn train_reduced(
     model: Reduced,
     directory: &Path,

@@ -1,8 +1,8 @@
-//! The loss on several devices, in code that runs: what `docs/distributed.md` describes.
+//! The loss on several devices, in code that runs; `docs/distributed.md` describes it.
 //!
-//! The devices of the tests and of the example are those of a server of Burn's remote backend on
-//! this machine ([`Loopback`]): separate devices, with tensors that have to be sent from one to the
-//! other, without a GPU.
+//! The tests and the example use the devices of a server of Burn's remote backend on this machine
+//! ([`Loopback`]). These devices are separate, and tensors must be sent from one to the other, but they do
+//! not need a GPU.
 
 pub mod data_parallel;
 mod loopback;

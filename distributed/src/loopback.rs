@@ -10,18 +10,18 @@ use tokio::runtime::{Builder, Runtime};
 
 /// A server on the loopback interface, and its devices, each a CPU device of its own.
 ///
-/// It serves as long as it lives.
+/// The server runs as long as this value lives.
 pub struct Loopback {
     devices: Vec<Device>,
     _runtime: Runtime,
 }
 
 impl Loopback {
-    /// Starts a server with so many devices.
+    /// Starts a server with `devices` devices.
     ///
     /// # Errors
     ///
-    /// If no port can be had, or the server does not answer.
+    /// Fails if no port is free, or if the server does not answer.
     pub fn start(devices: usize) -> Result<Self, Box<dyn Error>> {
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{CrossEntropyLoss, ShardStatistics, VocabularyShard};
 
-/// The last layer of a language model and its loss, the vocabulary divided among devices.
+/// The last layer of a language model and its loss, with the vocabulary divided among devices.
 #[derive(Module, Debug)]
 pub struct ShardedHead {
     /// Weights `[hidden, classes of the shard]`, each on its device.
@@ -14,11 +14,11 @@ pub struct ShardedHead {
     shards: Vec<VocabularyShard>,
 }
 
-/// What one step of a [`ShardedHead`] comes to.
+/// The result of one step of a [`ShardedHead`].
 pub struct Objective {
-    /// The loss, with the gradients of all devices; on the first.
+    /// The loss, on the first device. Its backward gives the gradients of all devices.
     pub loss: Tensor<1>,
-    /// Numbers of the loss that one device sent to another in the forward.
+    /// Numbers that the devices send to each other for the loss, in the forward.
     pub numbers_sent: usize,
 }
 
@@ -40,9 +40,9 @@ impl ShardedHead {
 
     /// The loss of hidden states `[rows, hidden]` on the first device.
     ///
-    /// Every device ends up with the loss. Here one program drives them all, so that one backward
-    /// shall run through all of their graphs: the others' losses are added with a value of 0. A program
-    /// on each device calls `backward` on its own, and adds up the gradients of the hidden states.
+    /// Every device computes the loss. This function drives all devices from one program, so one backward
+    /// must run through all of their graphs: it adds the other devices' losses with a value of 0. A program
+    /// on each device calls `backward` on its own loss, and adds up the gradients of the hidden states.
     pub fn forward(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Objective {
         let devices: Vec<Device> = self
             .weights
@@ -71,7 +71,7 @@ impl ShardedHead {
         let [lines, rows] = combined.into_tensor().dims();
         Objective {
             loss: loss.expect("a head has at least one shard"),
-            // To the first device, and combined back.
+            // The statistics go to the first device, and the combined ones come back.
             numbers_sent: 2 * (devices.len() - 1) * lines * rows,
         }
     }

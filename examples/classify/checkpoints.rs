@@ -1,4 +1,4 @@
-//! Which of burn-train's checkpoints a run can go on from.
+//! The checkpoints of burn-train, and the one from which a run can continue.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,12 @@ impl Checkpoints {
         }
     }
 
-    /// Takes the checkpoints of an earlier run out of the way of a new one, and keeps its settings.
+    /// Removes the checkpoints of an earlier run, and saves the settings of the new one.
     pub fn start(&self, settings: &Settings) -> Result<(), String> {
         make_folder(&self.folder)?;
         for epoch in self.epochs() {
             for part in PARTS {
-                // What is not there is out of the way.
+                // A file that is missing is already out of the way.
                 fs::remove_file(self.file(part, epoch)).ok();
             }
         }

@@ -1,4 +1,4 @@
-//! Which digits are taken for which.
+//! The confusion matrix: which digits are taken for which.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::canvas::{Area, Drawn, FONT, RAISED, draw_picture};
 use crate::digits::{CLASSES, Digits};
 use crate::model::{Classifier, DigitBatcher};
 
-/// Edge of a cell, and what lies around the cells, in pixels.
+/// Width and height of a cell, and the margins around the cells, in pixels.
 const CELL: i32 = 56;
 const LEFT: i32 = 90;
 const TOP: i32 = 130;
@@ -44,7 +44,7 @@ impl Confusion {
         Self(counts)
     }
 
-    /// The share on the diagonal.
+    /// The share of images on the diagonal.
     pub fn accuracy(&self) -> f64 {
         let right: usize = (0..CLASSES).map(|digit| self.0[digit][digit]).sum();
         let all: usize = self.0.iter().flatten().sum();
@@ -98,7 +98,7 @@ impl Confusion {
                     WRONG_COLOUR
                 };
                 let share = count as f64 / shown.max(1) as f64;
-                // A single mistake among many images is still to be seen.
+                // A single mistake among many images must still be visible.
                 let depth = if count == 0 {
                     0.03
                 } else {

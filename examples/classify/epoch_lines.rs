@@ -1,4 +1,4 @@
-//! A quiet renderer for burn-train: a line per epoch, where its own prints one per batch.
+//! A quiet renderer for burn-train: it prints a line per epoch, where burn-train's own prints one per batch.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ pub struct EpochLines {
     started: Option<Instant>,
 }
 
-/// One metric, and what it was last.
+/// A metric and its last values.
 struct Column {
     id: MetricId,
     name: String,
@@ -109,7 +109,7 @@ impl MetricsRenderer for EpochLines {
     fn manual_close(&mut self) {}
 }
 
-// burn-train asks for the part of an evaluator as well.
+// burn-train requires the trait of an evaluator too.
 impl MetricsRendererEvaluation for EpochLines {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
 }

@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long, value_name = "FOLDER", default_value = "classify-output")]
     output: PathBuf,
 
-    /// Go on after the last epoch that is saved in the output folder. A larger --epochs prolongs a
+    /// Continue after the last epoch that is saved in the output folder. A larger --epochs prolongs a
     /// finished run.
     #[arg(long)]
     resume: bool,
@@ -131,8 +131,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first Ctrl-C ends the training at the next batch; the second one ends the program at once,
-/// which leaves the checkpoints of the epochs before.
+/// Ends the training at the next batch on the first Ctrl-C, and the program at once on the second one, which
+/// leaves the checkpoints of earlier epochs.
 fn watch_for_interrupts(interrupter: Interrupter) -> Result<(), String> {
     let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {

@@ -1,4 +1,4 @@
-//! The network, with the loss as one of its fields, and its steps.
+//! The network, which has the loss as one of its fields, and its steps.
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::module::Module;
@@ -13,7 +13,7 @@ use crate::digits::{self, CLASSES, Image};
 
 /// Channels after the first and the second convolution.
 const CHANNELS: [usize; 2] = [32, 64];
-/// Places that are left of an image after the second convolution.
+/// Places in the map of an image after the second convolution.
 const PLACES: usize = 4 * 4;
 const HIDDEN: usize = 64;
 
@@ -45,7 +45,7 @@ impl Classifier {
         }
     }
 
-    /// The logits of each image, [images, classes], with the loss and all that the metrics need.
+    /// Computes the logits [images, classes], with the loss and everything that the metrics need.
     pub fn classify(&self, batch: Batch) -> CrossEntropyOutput<2> {
         let maps = relu(self.strokes.forward(batch.images));
         let maps = relu(self.shapes.forward(maps));
@@ -74,10 +74,10 @@ impl InferenceStep for Classifier {
     }
 }
 
-/// What a step takes.
+/// The input of a step.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// [images, 1, height, width]
+    /// The images, of shape [images, 1, height, width].
     pub images: Tensor<4>,
     pub digits: Tensor<1, Int>,
 }

@@ -1,4 +1,4 @@
-//! The training: its settings, and what of burn-train it is put together from.
+//! The training: its settings, and the parts of burn-train that it uses.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::digits::{Digits, Split};
 use crate::epoch_lines::EpochLines;
 use crate::model::{Batch, Classifier, DigitBatcher};
 
-/// A checkpoint that a power failure cut off still has one before it.
+/// Checkpoints to keep: if a power failure cuts off the last one, the one before it is left.
 const KEPT_CHECKPOINTS: usize = 2;
 
 /// The options that decide the result.
@@ -42,7 +42,7 @@ pub struct Settings {
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
     pub label_smoothing: f32,
 
-    /// Seed of the first weights and of the order of the images.
+    /// Seed of the initial weights and of the order of the images.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -65,8 +65,8 @@ fn share(text: &str) -> Result<f32, String> {
         .ok_or_else(|| "it must be from 0 to 1".to_string())
 }
 
-/// Trains up to the last epoch or the interruption, and gives the model. With `done` epochs it goes
-/// on from their checkpoint in the folder.
+/// Trains up to the last epoch or the interruption, and returns the model. If `done` epochs are over, it
+/// continues from their checkpoint in the folder.
 pub fn train(
     settings: &Settings,
     split: &Split,
@@ -76,8 +76,8 @@ pub fn train(
 ) -> Result<Classifier, String> {
     device.seed(settings.seed);
     let model = Classifier::new(settings.label_smoothing, &device.clone().autodiff());
-    // Each start of burn-train shuffles from its seed on: with that of the whole run, a resumed one
-    // would see the images in the order of the first epochs again.
+    // Each start of burn-train shuffles from its seed on. With the seed of the whole run, a resumed run would
+    // see the images in the order of the first epochs again.
     let order = settings.seed.wrapping_add(done.unwrap_or(0) as u64);
     let loader = DataLoaderBuilder::new(DigitBatcher)
         .batch_size(settings.batch_size)
@@ -92,8 +92,8 @@ pub fn train(
         .num_epochs(settings.epochs)
         .renderer(renderer(&interrupter, done))
         .with_interrupter(interrupter)
-        // The last model is the result: to choose the best on the held-out images would be to
-        // learn from them.
+        // The last model is the result. Choosing the best one on the held-out images would mean learning from
+        // them.
         .with_checkpointing_strategy(KeepLastNCheckpoints::new(KEPT_CHECKPOINTS))
         .with_default_checkpointers()
         .with_application_logger(None);
@@ -102,7 +102,7 @@ pub fn train(
     }
     let optimizer = AdamWConfig::new().with_weight_decay(1e-4).init();
     let result = training.launch(Learner::new(model, optimizer, settings.learning_rate));
-    // The dashboard gives the terminal back.
+    // Dropping the dashboard restores the terminal.
     drop(result.renderer);
     match result.error {
         None => Ok(result.model),
@@ -110,7 +110,7 @@ pub fn train(
     }
 }
 
-/// The dashboard where there is one, in a terminal; lines elsewhere.
+/// The dashboard, if the build has it and stdout is a terminal; otherwise lines.
 fn renderer(interrupter: &Interrupter, done: Option<usize>) -> Box<dyn MetricsRenderer> {
     if cfg!(feature = "tui") && std::io::stdout().is_terminal() {
         default_renderer(interrupter.clone(), done)
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(checkpoints.last_epoch(&settings(3)), Ok(2));
         assert_eq!(train(&settings(2), Some(2)), trained);
 
-        // A restored record is read when it is used, on the default device of the build.
+        // Burn reads a restored record when it is used, on the default device of the build.
         Device::default().sync().unwrap();
         let path = folder.0.join("checkpoint/optim-2.bpk");
         let whole = std::fs::read(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Which device a `--backend` name stands for in this build.
+//! The device that a `--backend` name stands for in this build.
 
 mod start;
 
@@ -15,7 +15,7 @@ pub enum BackendName {
     Flex,
     /// Burn's older CPU backend.
     Ndarray,
-    /// The kernels of the GPUs, compiled for the processor.
+    /// The GPU kernels, compiled for the processor.
     Cpu,
     /// GPUs through wgpu.
     Wgpu,
@@ -24,7 +24,7 @@ pub enum BackendName {
 }
 
 impl BackendName {
-    /// The device, once it has answered, or a sentence that says what is missing.
+    /// Returns the device once it has answered, or a sentence that says what is missing.
     pub fn device(self) -> Result<Device, String> {
         let device = self.device_of_this_build()?;
         let started = started(|| {
@@ -45,7 +45,7 @@ impl BackendName {
             Self::Flex => Ok(Device::flex()),
             #[cfg(feature = "ndarray")]
             #[allow(deprecated)]
-            // Burn deprecates the backend, and this crate still supports it.
+            // Burn deprecates this backend; this crate still supports it.
             Self::Ndarray => Ok(Device::ndarray()),
             #[cfg(feature = "cpu")]
             Self::Cpu => Ok(Device::cpu()),

@@ -1,4 +1,4 @@
-//! What every picture starts from: a white canvas and a font that the program brings along.
+//! A white canvas and a font for every picture. The font is part of the program.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn draw_picture(
     drawn().map_err(|error| not_drawn(path, error))
 }
 
-/// The pictures bring their font along, so that they look the same everywhere.
+/// Registers the font. It is part of the program, so that the pictures look the same everywhere.
 fn register_font() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {

@@ -19,10 +19,10 @@ const HELD_OUT: usize = 500;
 /// The split is the same for every `--seed`, so that the accuracies of runs can be compared.
 const SPLIT_SEED: u64 = 0;
 
-/// Row by row, from 0 to 1.
+/// The brightness of each pixel, row by row, from 0 to 1.
 pub type Image = [f32; PIXELS];
 
-/// Images with the digit that each of them shows.
+/// Images, and the digit that each of them shows.
 pub struct Digits {
     pub images: Vec<Image>,
     pub labels: Vec<usize>,
@@ -34,13 +34,14 @@ impl Digits {
     }
 }
 
-/// The held-out images take no part in the training, not even without their labels.
+/// The images of the training and the held-out ones. The training does not use the held-out images, even
+/// without their labels.
 pub struct Split {
     pub training: Digits,
     pub held_out: Digits,
 }
 
-/// Reads the images out of the program itself.
+/// Reads the images, which are part of the program.
 pub fn load() -> Result<Split, String> {
     let packed = include_bytes!("../data/digits.csv.gz");
     let mut lines = csv::ReaderBuilder::new()

@@ -1,4 +1,4 @@
-//! Writing so that whoever reads sees the old content or the new, never a part.
+//! Writes files so that a reader finds the old content or the new, never a part.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ pub fn make_folder(path: &Path) -> Result<(), String> {
         .map_err(|error| format!("the folder {} cannot be made: {error}", path.display()))
 }
 
-/// Lets `write` fill a temporary file beside `path` and then puts it in the place of `path`.
+/// Lets `write` fill a temporary file next to `path`, then puts it in the place of `path`.
 pub fn replace_file(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), String>,
@@ -21,7 +21,7 @@ pub fn replace_file(
         .map_err(|error| format!("{} cannot be written: {error}", path.display()))
 }
 
-/// `curves.png` becomes `unfinished-curves.png`, which keeps the extension.
+/// Adds a prefix and keeps the extension: `curves.png` becomes `unfinished-curves.png`.
 pub fn sibling(path: &Path, prefix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{prefix}-{name}"))
@@ -31,7 +31,7 @@ pub fn keep_through_power_loss(path: &Path) -> std::io::Result<()> {
     File::options().write(true).open(path)?.sync_all()
 }
 
-/// An empty folder that goes with the end of a test.
+/// An empty folder that is removed when the test ends.
 #[cfg(test)]
 pub struct TestFolder(pub PathBuf);
 

@@ -1,4 +1,4 @@
-//! Ending on Ctrl-C with what there is so far.
+//! Ends a run on Ctrl-C and keeps its results so far.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The exit code of shells for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
 
-/// A flag that the first Ctrl-C raises; the second one ends the program at once, which leaves files
+/// Returns a flag that the first Ctrl-C raises. The second one ends the program at once, and leaves files
 /// that were written before as they are.
 pub fn watch() -> Result<Arc<AtomicBool>, String> {
     let interrupted = Arc::new(AtomicBool::new(false));

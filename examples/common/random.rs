@@ -1,18 +1,18 @@
-//! Random numbers that depend on a few numbers and nothing else.
+//! Random numbers that depend only on a few given numbers.
 
 use std::f32::consts::TAU;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// A generator of its own for each four numbers.
+/// Makes a separate generator for each four numbers.
 pub fn generator(numbers: [u64; 4]) -> StdRng {
     StdRng::from_seed(std::array::from_fn(|index| {
         numbers[index / 8].to_le_bytes()[index % 8]
     }))
 }
 
-/// Standard normal numbers without end, by the Box-Muller method.
+/// An endless sequence of standard normal numbers, by the Box-Muller method.
 pub fn normals(random: &mut StdRng) -> impl Iterator<Item = f32> {
     std::iter::repeat_with(|| {
         let radius = (-2.0 * (1.0 - random.random::<f32>()).ln()).sqrt();

@@ -1,12 +1,12 @@
-//! A device that does not start: Burn panics, on this thread or on one of the device's, and the user
+//! Explains why a device does not start: Burn panics, on this thread or on one of the device's, and the user
 //! gets a sentence.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What `open` returns, or what the first panic said: whoever waits for a device's thread is told only
-/// that it is gone. It is not printed: a device that is not there is no fault of the program, and the
-/// place in the code tells the user nothing.
+/// Returns what `open` returns, or the message of the first panic: later panics on other threads only say
+/// that the device's thread is gone. The panic is not printed, because a missing device is not a fault of the
+/// program, and the place in the code does not help the user.
 pub fn started<T>(open: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let first = Arc::new(Mutex::new(None));
     let heard = first.clone();
@@ -27,7 +27,7 @@ pub fn started<T>(open: impl FnOnce() -> Result<T, String>) -> Result<T, String>
     }
 }
 
-/// Of a library that is missing, the thirty names are told that it could have.
+/// Removes the list of about thirty file names that the loader searched for.
 fn without_names(words: &str) -> String {
     let words = words.split(" - searched for").next().unwrap_or(words);
     words.trim_end_matches('.').to_string()

@@ -21,7 +21,7 @@ const LOG_POWER: f32 = 0.4;
 /// Standard deviation of the noise; white is 1.
 const NOISE: f32 = 0.2;
 
-/// One of the two views of an image. The same arguments give the same view, on every backend.
+/// One of the two views of an image. The same arguments give the same view on every backend.
 pub fn view(image: &Image, size: Size, randomness: [u64; 4]) -> Image {
     let mut random = generator(randomness);
     let affine = Affine::random(size, &mut random);
@@ -76,7 +76,7 @@ fn centre(size: Size) -> (f32, f32) {
     (middle(size.width), middle(size.height))
 }
 
-/// Bilinear interpolation; black outside the image.
+/// The brightness at a place, by bilinear interpolation; black outside the image.
 fn brightness_at(image: &Image, size: Size, x: f32, y: f32) -> f32 {
     let (left, top) = (x.floor(), y.floor());
     let (right_share, bottom_share) = (x - left, y - top);

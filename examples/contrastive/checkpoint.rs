@@ -1,4 +1,4 @@
-//! Saving a run and taking it up again.
+//! Saves a run and resumes it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Checkpoint {
     folder: PathBuf,
 }
 
-/// What is not in a record of Burn.
+/// The parts of a run that Burn's records do not hold.
 #[derive(Serialize, Deserialize)]
 struct Run {
     settings: Settings,
@@ -48,8 +48,8 @@ impl Checkpoint {
         }
     }
 
-    /// Refuses a folder with a checkpoint, which a new run would replace from its first evaluation or
-    /// interruption on.
+    /// Refuses a folder that has a checkpoint, because a new run would replace it at its first evaluation or
+    /// interruption.
     pub fn must_not_exist(&self) -> Result<(), String> {
         match folders::readable_folder(&self.folder) {
             None => Ok(()),
@@ -133,7 +133,7 @@ impl Saved {
             .map_err(does_not_fit)
     }
 
-    /// The momentum encoder and the queue with the saved values, where there are such.
+    /// The momentum encoder and the queue with the saved values, if the run has them.
     pub fn momentum_side(
         &self,
         side: Option<MomentumSide>,
@@ -170,7 +170,7 @@ mod tests {
     fn a_checkpoint_is_not_replaced_without_being_asked_for() {
         let output = TestFolder::new("earlier-run");
         let checkpoint = Checkpoint::in_folder(&output.0);
-        // The log of a run without a checkpoint is replaced.
+        // A log without a checkpoint may be replaced.
         fs::write(output.0.join("metrics.csv"), "epoch").unwrap();
         assert_eq!(checkpoint.must_not_exist(), Ok(()));
         fs::create_dir(&checkpoint.folder).unwrap();
@@ -178,7 +178,7 @@ mod tests {
         for way in ["--resume", "--overwrite", "--output"] {
             assert!(error.contains(way), "{error}");
         }
-        // Cut off between the two renames of its replacement.
+        // This is what a program leaves that ends between the two renames of a replacement.
         let previous = crate::files::sibling(&checkpoint.folder, "previous");
         fs::rename(&checkpoint.folder, previous).unwrap();
         assert!(checkpoint.must_not_exist().is_err());

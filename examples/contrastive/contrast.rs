@@ -1,4 +1,4 @@
-//! The logits of momentum contrast for a few held-out images, as a tensor that can be looked at.
+//! The logits of momentum contrast for a few held-out images, as a tensor to look at.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -9,7 +9,7 @@ use crate::data::{self, Image};
 use crate::encoder::Encoder;
 use crate::evaluate::Protocol;
 
-/// Rows, and columns after the first, where there are as many images.
+/// Most rows, and most columns after the first; fewer images give fewer.
 const QUERIES: usize = 16;
 const NEGATIVES: usize = 23;
 

@@ -1,4 +1,4 @@
-//! The images of a run: the digits that the program brings along, or those of a folder.
+//! The images of a run: the digits that are part of the program, or the images of a folder.
 
 mod folder;
 mod idx;
@@ -13,30 +13,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::digits;
 
-/// Which images are held out is the same for every `--seed`, so that the accuracies of runs can be compared.
+/// The seed of the split. It does not depend on `--seed`, so that the accuracies of runs can be compared.
 const SPLIT_SEED: u64 = 0;
-/// Where nothing else says which images are held out, one in so many is.
+/// One image in this many is held out, where the data does not say which.
 const HELD_OUT_OF: usize = 4;
-/// With one the picture of the logits would have nothing to contrast.
+/// Fewest held-out images. With one image the picture of the logits would have no negatives.
 const HELD_OUT_AT_LEAST: usize = 2;
-/// More held-out images make measuring slow, and the figures little better.
+/// Most held-out images. More of them make measuring slow, and the figures hardly better.
 const HELD_OUT_AT_MOST: usize = 2000;
-/// Height and width that the encoder takes.
+/// Heights and widths that the encoder takes.
 const SIDES: std::ops::RangeInclusive<usize> = 4..=256;
 
 /// Where the images come from.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Source {
-    /// Folder of other images than the digits: with MNIST's files (train-images-idx3-ubyte,
-    /// train-labels-idx1-ubyte, packed by gzip or not), or with a sub-folder of PNG or JPEG images for each class.
+    /// Folder of images to use instead of the digits: with MNIST's files (train-images-idx3-ubyte,
+    /// train-labels-idx1-ubyte, packed by gzip or not), or with a sub-folder of PNG or JPEG images for each
+    /// class.
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
 
-    /// Height and width that PNG and JPEG images are brought to.
+    /// Height and width to which PNG and JPEG images are resized.
     #[arg(long, value_name = "PIXELS", default_value_t = 28)]
     pub size: usize,
 
-    /// Train on so many of the images at most.
+    /// Train on at most this many of the images.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
 }
@@ -51,7 +52,7 @@ pub struct Size {
 /// The brightness of each pixel, row by row, from 0 to 1.
 pub type Image = Vec<f32>;
 
-/// Images with the number of the class that each of them is of.
+/// Images, and the number of the class of each.
 #[derive(Clone, Default)]
 pub struct Part {
     pub images: Vec<Image>,
@@ -72,7 +73,7 @@ impl Part {
     }
 }
 
-/// The held-out images take no part in the training, not even without their labels.
+/// The images of a run. The training does not use the held-out images, even without their labels.
 pub struct Dataset {
     pub size: Size,
     /// Names of the classes.
@@ -81,7 +82,7 @@ pub struct Dataset {
     pub held_out: Part,
 }
 
-/// The images that the command line asks for.
+/// Loads the images that the command line asks for.
 pub fn load(source: &Source) -> Result<Dataset, String> {
     if source.limit == Some(0) {
         return Err("--limit is 0; at least 1 image is needed to train on".to_string());
@@ -156,7 +157,7 @@ fn of_folder(folder: &Path, size: usize) -> Result<Dataset, String> {
     folder::read(folder, size)
 }
 
-/// Holds some of the images out.
+/// Divides images into a training part and a held-out part.
 fn split(all: &Part) -> (Part, Part) {
     let order = shuffled(all.len());
     let (held_out, training) = order.split_at(all.len() / HELD_OUT_OF);

@@ -1,4 +1,4 @@
-//! What is seen of the training while it runs: a progress bar with the loss and the speed.
+//! Shows the training while it runs: a progress bar with the loss and the speed.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::train::{Epoch, Trainer};
 
-/// What is seen of the training while it runs.
+/// The progress bar of a training, with the loss and the speed.
 pub struct Display {
     bar: ProgressBar,
     batch: usize,
@@ -41,7 +41,7 @@ impl Display {
             .set_message(format!("loss {loss:.3}  {speed:.0} images/s"));
     }
 
-    /// A line that stays, also where there is no terminal to draw a bar on.
+    /// Prints a line that stays, also where there is no terminal for a bar.
     pub fn evaluated(&self, epoch: usize, measured: &Epoch) {
         let accuracy = measured
             .accuracy

@@ -17,33 +17,33 @@ const FEW_PLACES: usize = 3;
 const HIDDEN: usize = 128;
 /// Numbers in an embedding.
 pub const EMBEDDING: usize = 64;
-/// Images that are embedded at once outside of the training.
+/// Images that are embedded together, outside of the training.
 const CHUNK: usize = 256;
 
-/// Where a representation is taken from.
+/// The layer from which a representation is taken.
 #[derive(Clone, Copy)]
 pub enum Layer {
-    /// After the convolutions. Without training this is better than the embedding, which a random
-    /// projection head only blurs.
+    /// The output of the convolutions. Without training it is better than the embedding, because a random
+    /// projection head only blurs it.
     Features,
-    /// After the projection head: a unit vector. With training this is the better one.
+    /// The output of the projection head: a unit vector. With training it is the better one.
     Embedding,
 }
 
-/// Convolutions, each of which halves height and width, and a projection head of two layers: for digits of
-/// 8 x 8 pixels two convolutions, for MNIST's 28 x 28 three.
+/// Convolutions, each of which halves height and width, and a projection head of two layers. Digits of 8 x 8
+/// pixels take two convolutions, MNIST's 28 x 28 three.
 #[derive(Module, Debug)]
 pub struct Encoder {
-    /// Overlapping patches of 4 x 4 pixels: 8 x 8 pixels become 4 x 4 places.
+    /// The first convolution, over overlapping patches of 4 x 4 pixels: 8 x 8 pixels become 4 x 4 places.
     patches: Conv2d,
-    /// Each joins 2 x 2 places to one, until few are left.
+    /// The other convolutions, each of which joins 2 x 2 places to one, until few are left.
     merges: Vec<Conv2d>,
     hidden: Linear,
     projection: Linear,
 }
 
 impl Encoder {
-    /// On a device with autodiff. The same seed gives the same weights, on every backend.
+    /// Makes an encoder on a device with autodiff. The same seed gives the same weights on every backend.
     pub fn new(size: Size, seed: u64, device: &Device) -> Self {
         let patches = Conv2dConfig::new([1, CHANNELS[0]], [4, 4])
             .with_stride([2, 2])
@@ -52,7 +52,7 @@ impl Encoder {
         let (mut height, mut width) = (size.height / 2, size.width / 2);
         let mut channels = CHANNELS[0];
         let mut merges = Vec::new();
-        // The side of a merged place has to be there.
+        // A side of one place cannot be halved.
         while height.max(width) > FEW_PLACES && height.min(width) > 1 {
             let merge = Conv2dConfig::new([channels, CHANNELS[1]], [2, 2]).with_stride([2, 2]);
             merges.push(merge.init(device));
@@ -71,20 +71,20 @@ impl Encoder {
         })
     }
 
-    /// Images of [images, 1, height, width] to unit vectors of [images, embedding].
+    /// Turns images of [images, 1, height, width] into unit vectors of [images, embedding].
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let hidden = relu(self.hidden.forward(self.features(images)));
         unit_length(self.projection.forward(hidden))
     }
 
-    /// What the convolutions make of the images, before the projection head.
+    /// The output of the convolutions, before the projection head.
     fn features(&self, images: Tensor<4>) -> Tensor<2> {
         let maps = relu(self.patches.forward(images));
         let merged = |maps, merge: &Conv2d| relu(merge.forward(maps));
         self.merges.iter().fold(maps, merged).flatten(1, 3)
     }
 
-    /// What the encoder makes of images, without gradients.
+    /// Represents images by the output of a layer, without gradients.
     pub fn represent(
         &self,
         images: &[Image],
@@ -109,19 +109,20 @@ impl Encoder {
         Ok(rows)
     }
 
-    /// Where it computes, without autodiff.
+    /// The device of the weights, without autodiff.
     pub fn device(&self) -> Device {
         self.projection.weight.device().without_autodiff()
     }
 
-    /// How many numbers the training adjusts.
+    /// The number of values that the training adjusts.
     pub fn parameters(&self) -> usize {
         self.num_params()
     }
 }
 
-/// Draws all weights and biases evenly from within one over the root of a layer's inputs, as Burn does, but
-/// from a generator of the program's: a device has one sequence for all threads, and another than other backends.
+/// Draws all weights and biases uniformly within plus and minus one over the root of a layer's inputs, as
+/// Burn does. It uses a generator of the program's own, because a device has one sequence for all threads,
+/// and every backend has another one.
 struct Draw {
     random: StdRng,
     bound: f32,
@@ -150,7 +151,7 @@ impl ModuleMapper for Draw {
     }
 }
 
-/// Every row divided by its length.
+/// Divides every row by its length.
 fn unit_length(rows: Tensor<2>) -> Tensor<2> {
     let length = rows.clone().square().sum_dim(1).add_scalar(1e-12).sqrt();
     rows / length
@@ -181,7 +182,7 @@ mod tests {
         };
         let weights = of(1);
         assert!(weights == of(1) && weights != of(2));
-        // Even draws from within b have the deviation b / sqrt(3).
+        // Uniform draws from within plus and minus b have the deviation b / sqrt(3).
         let square = weights.iter().map(|x| x * x).sum::<f32>() / weights.len() as f32;
         assert!((square.sqrt() * (3.0f32 * 512.0).sqrt() - 1.0).abs() < 0.01);
     }

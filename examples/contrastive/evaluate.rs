@@ -1,4 +1,4 @@
-//! How good a representation is: nearest neighbours with few labelled images, and a linear probe with all.
+//! Measures a representation: by nearest neighbours with few labelled images, and by a linear probe with all.
 
 use burn::tensor::Device;
 use rand::SeedableRng;
@@ -15,9 +15,10 @@ pub const NEIGHBOURS: usize = 3;
 pub const LABELLED_PER_CLASS: usize = 10;
 /// Draws of labelled images.
 pub const DRAWS: usize = 20;
-/// The draws are the same for every representation and `--seed`, so that accuracies compare.
+/// The seed of the draws. It is the same for every representation and `--seed`, so that accuracies can be
+/// compared.
 const DRAW_SEED: u64 = 0;
-/// Training images that are measured with, at most.
+/// Most training images that are used for measuring.
 const LABELLED_AT_MOST: usize = 5000;
 
 /// Mean and standard deviation over the draws.
@@ -27,12 +28,12 @@ pub struct Accuracy {
     pub deviation: f64,
 }
 
-/// What was measured of one representation.
+/// The measured accuracies of a representation.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// Of nearest neighbours with few labels.
+    /// The accuracy of nearest neighbours with few labels.
     pub neighbours: Accuracy,
-    /// Of a linear classifier with all labels.
+    /// The accuracy of a linear classifier with all labels.
     pub probe: f64,
 }
 
@@ -42,7 +43,7 @@ pub struct Represented {
     pub held_out: Vec<Vec<f32>>,
 }
 
-/// The images that are measured with, and the draws of few labelled ones.
+/// The images for measuring, and the draws of few labelled ones.
 pub struct Protocol {
     pub labelled: Part,
     pub held_out: Part,
@@ -86,7 +87,7 @@ impl Protocol {
         }
     }
 
-    /// What the encoder makes of the images.
+    /// Represents the images by a layer of the encoder.
     pub fn by_encoder(&self, encoder: &Encoder, layer: Layer) -> Result<Represented, String> {
         Ok(Represented {
             labelled: encoder.represent(&self.labelled.images, self.size, layer)?,
@@ -94,7 +95,7 @@ impl Protocol {
         })
     }
 
-    /// The images themselves.
+    /// Represents the images by their pixels.
     pub fn pixels(&self) -> Represented {
         Represented {
             labelled: self.labelled.images.clone(),
@@ -146,7 +147,8 @@ impl Protocol {
         hits as f64 / queries.len() as f64
     }
 
-    /// The class of most of the nearest labelled images, of the nearest one where they disagree.
+    /// The class of most of the nearest labelled images; in a tie, the class of the nearest one among the
+    /// winners.
     fn vote(&self, draw: &[usize], labelled: &[Vec<f32>], query: &[f32]) -> usize {
         let mut nearest: Vec<(f32, usize)> = draw
             .iter()
@@ -169,7 +171,7 @@ impl Protocol {
     }
 }
 
-/// The numbers of so many rows that are nearest to the query, the nearest first.
+/// The numbers of the `count` rows that are nearest to the query, nearest first.
 pub fn nearest(rows: &[Vec<f32>], query: &[f32], count: usize) -> Vec<usize> {
     let mut order: Vec<(f32, usize)> = rows
         .iter()
@@ -207,14 +209,14 @@ mod tests {
     #[test]
     fn most_of_the_nearest_decide_and_where_they_disagree_the_nearest_one() {
         let protocol = protocol(&[7, 4, 4, 7, 2]);
-        // On a line, 1, 2, 3, 4 and -5 away from the query.
+        // The rows lie on a line at 1, 2, 3, 4 and -5, the query at 0.
         let rows = [1.0, 2.0, 3.0, 4.0, -5.0].map(|place| vec![place]);
         let vote = |draw: &[usize]| protocol.vote(draw, &rows, &[0.0]);
-        // The votes are 7, 4, 4: the far 7 has none.
+        // The nearest three vote 7, 4, 4; the 7 that is far away does not vote.
         assert_eq!(vote(&[0, 1, 2, 3, 4]), 4);
-        // 7, 4, 2.
+        // The votes are 7, 4, 2, and the nearest decides.
         assert_eq!(vote(&[4, 1, 0]), 7);
-        // 4, 2.
+        // The votes are 4, 2, and the nearest decides.
         assert_eq!(vote(&[4, 2]), 4);
         assert_eq!(vote(&[4]), 2);
     }

@@ -1,12 +1,12 @@
-//! Writing folders so that whoever reads finds the old one or the new, never a part.
+//! Writes folders so that a reader finds the old one or the new, never a part.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::files::{keep_through_power_loss, sibling};
 
-/// Lets `fill` fill a temporary folder beside `path` and then puts it in the place of `path`.
-/// Where this is cut off between the two renames, `readable_folder` still finds the old folder.
+/// Lets `fill` fill a temporary folder next to `path`, then puts it in the place of `path`. If the program
+/// ends between the two renames, `readable_folder` still finds the old folder.
 pub fn replace_folder(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), String>,
@@ -30,7 +30,7 @@ pub fn replace_folder(
     remove_folder(&previous).map_err(explain)
 }
 
-/// Where a folder that `replace_folder` wrote can be read, if there is one.
+/// The place of a folder that `replace_folder` wrote, if there is one.
 pub fn readable_folder(path: &Path) -> Option<PathBuf> {
     [path.to_path_buf(), sibling(path, "previous")]
         .into_iter()

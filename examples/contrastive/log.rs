@@ -1,5 +1,5 @@
 //! The log of a training: a line of CSV for each epoch, written when the epoch is over, so that other
-//! programs (`tail -f`, a plot) can follow.
+//! programs (`tail -f`, a plot) can follow it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub struct TrainingLog {
 }
 
 impl TrainingLog {
-    /// A log that starts with the epochs that are over.
+    /// Starts a log with the epochs that are over.
     pub fn in_folder(output: &Path, history: &[Epoch]) -> Result<Self, String> {
         let path = output.join(NAME);
         let file = File::create(&path).map_err(|error| not_written(&path, error))?;
@@ -30,7 +30,7 @@ impl TrainingLog {
         Ok(log)
     }
 
-    /// Adds an epoch, where others can read it at once.
+    /// Adds an epoch, which other programs can read at once.
     pub fn add(&mut self, number: usize, epoch: &Epoch) -> Result<(), String> {
         self.write(number, epoch)?;
         self.flush()

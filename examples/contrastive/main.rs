@@ -11,7 +11,7 @@ mod canvas;
 mod checkpoint;
 mod contrast;
 mod data;
-#[allow(dead_code)] // Other examples make tensors of digits alone.
+#[allow(dead_code)] // `to_tensor` for digits is used by other examples only.
 #[path = "../common/digits.rs"]
 mod digits;
 mod display;
@@ -50,11 +50,10 @@ use crate::train::{Ending, Trainer};
 
 /// Learn to recognise images without labels, by contrasting them: momentum contrast (MoCo) or SimCLR.
 ///
-/// Two random views of an image are pulled together and away from other images: a cross-entropy
-/// loss in which the positive stands at index 0, so that every label is 0. The result is measured
-/// with 10 labelled images per class and by a linear probe, beside raw pixels and the untrained
-/// encoder. Without --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part
-/// of the program.
+/// Two random views of an image are pulled together and pushed away from other images: a cross-entropy loss
+/// in which the positive is at index 0, so that every label is 0. The result is measured with 10 labelled
+/// images per class and by a linear probe, and compared with raw pixels and the untrained encoder. Without
+/// --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part of the program.
 #[derive(Parser)]
 #[command(name = "contrastive", version)]
 struct Arguments {
@@ -73,13 +72,13 @@ struct Arguments {
     #[arg(long, value_name = "FOLDER", default_value = "contrastive-output")]
     output: PathBuf,
 
-    /// Go on from the checkpoint in the output folder, with its settings. A larger --epochs
-    /// prolongs a finished run.
+    /// Continue from the checkpoint in the output folder, with its settings. A larger --epochs prolongs a
+    /// finished run.
     #[arg(long)]
     resume: bool,
 
-    /// Replace the run in the output folder. Without --overwrite or --resume a folder with a checkpoint
-    /// is refused.
+    /// Replace the run in the output folder. Without --overwrite or --resume the program refuses a folder
+    /// with a checkpoint.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
 }
@@ -190,7 +189,7 @@ fn measure(
     Ok((represented, measured))
 }
 
-/// Draws, writes and prints what the run achieved, whether it is over or interrupted.
+/// Draws, writes and prints the results of a run, finished or interrupted.
 fn finish(
     trainer: &Trainer,
     (dataset, protocol): (&Dataset, &Protocol),

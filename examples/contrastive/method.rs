@@ -1,5 +1,5 @@
-//! What is contrasted with what: the loss of two views of a batch by momentum contrast (MoCo) or in the
-//! batch (SimCLR). Queue, momentum update and loss are the library's.
+//! What is contrasted with what: the loss of two views of a batch by momentum contrast (MoCo) or in the batch
+//! (SimCLR). The library has the queue, the momentum update and the loss.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -15,36 +15,36 @@ use crate::encoder::{EMBEDDING, Encoder};
 /// Where the negatives come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Method {
-    /// From a queue of the keys of earlier steps, which a second encoder makes that follows slowly.
+    /// A queue of the keys of earlier steps; a second encoder, which follows slowly, makes the keys.
     Moco,
-    /// From the batch: all other views of it.
+    /// All other views of the batch.
     Simclr,
 }
 
 /// Whether the momentum stays or grows over the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Schedule {
-    /// The same in every step.
+    /// The momentum is the same in every step.
     Constant,
-    /// From --momentum along half a cosine to 1, where the momentum encoder stands still.
+    /// The momentum grows from --momentum along half a cosine to 1, where the momentum encoder stands still.
     Cosine,
 }
 
-/// The loss of both methods; the form of the negatives in the batch is SimCLR's.
+/// The loss of both methods; the choice of negatives in the batch is SimCLR's.
 pub fn loss(temperature: f32, device: &Device) -> Result<InfoNceLoss, String> {
     InfoNceLossConfig::new()
         .with_temperature(temperature)
-        // The encoder gives unit vectors itself, because they are what the evaluation compares.
+        // The encoder itself gives unit vectors, because the evaluation compares them.
         .with_normalize(false)
         .with_in_batch(InBatch::NtXent)
         .try_init_for(device)
         .map_err(|error| format!("--temperature: {error}"))
 }
 
-/// What momentum contrast has besides the encoder that is trained. No gradient reaches it.
+/// The parts of momentum contrast besides the trained encoder. No gradient reaches them.
 #[derive(Module, Debug)]
 pub struct MomentumSide {
-    /// Makes the keys.
+    /// The encoder of the keys.
     pub encoder: Encoder,
     pub queue: NegativeQueue,
 }
@@ -61,13 +61,13 @@ impl MomentumSide {
         })
     }
 
-    /// The images of the keys in the queue.
+    /// The numbers of the images whose keys are in the queue.
     fn negatives(&self) -> Tensor<1, Int> {
         self.queue.ids().expect("the queue is made with ids")
     }
 
-    /// The numbers of images beside those in the queue, in the dtype of these: the queue of a checkpoint
-    /// keeps that of the backend which it was made on.
+    /// The numbers of images as a tensor, in the dtype of the numbers in the queue: the queue of a checkpoint
+    /// keeps the dtype of the backend that made it.
     pub fn numbers(&self, images: &[usize]) -> Tensor<1, Int> {
         let numbers: Vec<i64> = images.iter().map(|number| *number as i64).collect();
         let negatives = self.negatives();
@@ -83,8 +83,8 @@ impl MomentumSide {
     /// loss   = cross_entropy(logits, [0, 0, .., 0])
     /// ```
     ///
-    /// `moco_logits` makes these logits as a tensor; the loss makes them some rows at a time. The key of
-    /// the same image from an earlier epoch, which the queue may still hold, is no negative.
+    /// `moco_logits` makes these logits as a tensor; the loss makes them some rows at a time. The queue may
+    /// still hold the key of the same image from an earlier epoch, which does not count as a negative.
     pub fn loss(&self, loss: &InfoNceLoss, query: Tensor<2>, keys: &Keys) -> Tensor<1> {
         let ids = SampleIds {
             queries: keys.images.clone(),
@@ -93,7 +93,8 @@ impl MomentumSide {
         loss.forward_with_ids(query, keys.rows.clone(), self.queue.keys(), ids)
     }
 
-    /// After the optimizer's step: the encoder follows, the keys become negatives of later steps.
+    /// Follows the optimizer's step: updates the momentum encoder, and adds the keys to the queue as
+    /// negatives of later steps.
     pub fn follow(mut self, online: &Encoder, momentum: f64, keys: Keys) -> Self {
         self.encoder = momentum_update(online, self.encoder, momentum);
         self.queue.push_with_ids(keys.rows, keys.images);
@@ -103,9 +104,9 @@ impl MomentumSide {
 
 /// The keys of a batch.
 pub struct Keys {
-    /// [images, embedding]
+    /// The keys, of shape [images, embedding].
     pub rows: Tensor<2>,
-    /// The number of the image that each of them is of.
+    /// The number of the image of each key.
     pub images: Tensor<1, Int>,
 }
 

@@ -2,17 +2,17 @@
 
 use std::array;
 
-/// More than enough for two components that are not nearly equal.
+/// Rounds of the iteration: more than enough for two components that are not nearly equal.
 const ROUNDS: usize = 200;
 
-/// Points seen along their two principal components.
+/// Points along their two principal components.
 pub struct Projection {
     pub points: Vec<[f64; 2]>,
     /// The share of the variance along each component.
     pub shares: [f64; 2],
 }
 
-/// Projects points of any one dimension to two.
+/// Projects points of one common dimension to two.
 pub fn project(points: &[Vec<f32>]) -> Projection {
     let width = points.first().map_or(0, Vec::len);
     let centred = centre(points, width);
@@ -59,14 +59,14 @@ fn centre(points: &[Vec<f32>], width: usize) -> Vec<Vec<f64>> {
     points.iter().map(shifted).collect()
 }
 
-/// Two fixed directions that no axis and no pair of axes favours.
+/// Two fixed starting directions that favour no axis and no pair of axes.
 fn start(which: usize, width: usize) -> Vec<f64> {
     (0..width)
         .map(|axis| ((axis * (which + 1) + 1) as f64).sin())
         .collect()
 }
 
-/// The direction after one multiplication with the (unscaled) covariance of the points.
+/// Multiplies a direction by the (unscaled) covariance of the points, once.
 fn times_covariance(centred: &[Vec<f64>], direction: &[f64]) -> Vec<f64> {
     let mut product = vec![0.0; direction.len()];
     for point in centred {
@@ -79,7 +79,7 @@ fn times_covariance(centred: &[Vec<f64>], direction: &[f64]) -> Vec<f64> {
     product
 }
 
-/// Divides by the length and gives it.
+/// Divides a direction by its length and returns the length.
 fn normalise(direction: &mut [f64]) -> f64 {
     let length = dot(direction, direction).sqrt();
     direction

@@ -15,7 +15,7 @@ use crate::report::Report;
 const TITLE: u32 = 34;
 const LABEL: u32 = 24;
 
-/// The files and what they show.
+/// The files of the pictures and what they show.
 pub const PICTURES: [(&str, &str); 4] = [
     ("curves.png", "loss and accuracy over the epochs"),
     (
@@ -32,7 +32,7 @@ pub const PICTURES: [(&str, &str); 4] = [
     ),
 ];
 
-/// Draws all of them into the folder.
+/// Draws all pictures into the folder.
 pub fn draw(report: &Report, folder: &Path) -> Result<(), String> {
     let sizes = [
         (1200, 1000),
@@ -49,7 +49,7 @@ pub fn draw(report: &Report, folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// From the smallest to the largest value, with a margin.
+/// The smallest and the largest value, with a margin.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
         (low.min(value), high.max(value))

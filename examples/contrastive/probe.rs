@@ -1,4 +1,4 @@
-//! A linear probe: how well a linear classifier tells the classes apart from a frozen representation.
+//! A linear probe: measures how well a linear classifier tells the classes apart in a frozen representation.
 
 use burn::module::{Initializer, Module};
 use burn::nn::LinearConfig;
@@ -11,10 +11,10 @@ const STEPS: usize = 200;
 const LEARNING_RATE: f64 = 0.05;
 const WEIGHT_DECAY: f32 = 0.05;
 
-/// Rows of a representation with their classes.
+/// Rows of a representation, and their classes.
 pub type Labelled<'a> = (&'a [Vec<f32>], &'a [usize]);
 
-/// The share of the held-out rows that a classifier of the labelled ones names rightly.
+/// The share of held-out rows that a classifier, trained on the labelled rows, classifies correctly.
 pub fn accuracy(
     labelled: Labelled,
     held_out: Labelled,
@@ -28,7 +28,7 @@ pub fn accuracy(
         scale.tensor(labelled.0, &device),
         classes_of(labelled.1, &device),
     );
-    // From zeros, so that the result depends on the representation alone.
+    // The weights start from zeros, so that the result depends on the representation alone.
     let mut classifier = LinearConfig::new(features, classes)
         .with_initializer(Initializer::Zeros)
         .init(&device);
@@ -57,8 +57,8 @@ fn classes_of(labels: &[usize], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(labels, [count]), device)
 }
 
-/// What brings each feature of the labelled rows to mean 0 and deviation 1: representations of every
-/// scale are learnt from at the same rate.
+/// Brings each feature of the labelled rows to mean 0 and deviation 1, so that representations of every scale
+/// are learned at the same rate.
 struct Scale {
     means: Vec<f32>,
     factors: Vec<f32>,
@@ -72,7 +72,7 @@ impl Scale {
         let factor = |feature: usize| {
             let mean = mean(feature);
             let variance = column(feature).map(|x| (x - mean).powi(2)).sum::<f64>() / count;
-            // A feature that never changes says nothing.
+            // A feature that never changes carries no information.
             if variance > 1e-12 {
                 variance.sqrt().recip() as f32
             } else {
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_a_line_divides_is_told_apart_and_noise_is_not() {
-        // Classes on two sides of a line, a feature that never changes, and one of another scale.
+        // The features are noise of a large scale, the class itself at a small scale, and a constant.
         let row = |at: usize| {
             vec![
                 1e4 * (at % 17) as f32,

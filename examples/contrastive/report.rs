@@ -1,4 +1,4 @@
-//! What a run achieved: the table on the screen and as CSV, the pictures, and the story in words.
+//! The results of a run: the table on the screen and as CSV, the pictures, and the story in words.
 
 use std::path::Path;
 
@@ -8,18 +8,18 @@ use crate::files::replace_file;
 use crate::pictures;
 use crate::train::Epoch;
 
-/// Neighbours in the picture, and in the share of them that are of the class of their query.
+/// Neighbours in the picture, and in the measured share that has the class of the query.
 pub const SHOWN_NEIGHBOURS: usize = 8;
 const SUMMARY: &str = "summary.csv";
 
-/// What the trained encoder has to beat.
+/// The results that the trained encoder must beat.
 pub struct Baselines {
     pub raw_pixels: Measured,
-    /// The untrained encoder at its best layer, before the projection head.
+    /// The untrained encoder before its projection head, where it is best.
     pub untrained_features: Measured,
-    /// The untrained encoder at the layer that is best after the training.
+    /// The untrained encoder at the layer that is best after training.
     pub untrained: Measured,
-    /// The logits of a few images, by the untrained encoder.
+    /// The logits of a few images by the untrained encoder.
     pub similarities: Vec<Vec<f32>>,
 }
 
@@ -30,9 +30,9 @@ pub struct Report<'a> {
     pub trained: Measured,
     pub similarities: Vec<Vec<f32>>,
     pub history: &'a [Epoch],
-    /// By the trained encoder.
+    /// Embeddings by the trained encoder.
     pub embeddings: Represented,
-    /// The share of neighbours that are of the class of their query.
+    /// The share of neighbours that have the class of their query.
     pub same_class: f64,
     pub labelled: &'a Part,
     pub held_out: &'a Part,
@@ -40,7 +40,7 @@ pub struct Report<'a> {
     pub size: Size,
 }
 
-/// The share of the nearest labelled images that are of the class of the held-out image.
+/// The share of the nearest labelled images that have the class of the held-out image.
 pub fn same_class(embeddings: &Represented, labelled: &Part, held_out: &Part) -> f64 {
     let mut same = 0;
     let mut all = 0;
@@ -62,7 +62,7 @@ impl Report<'_> {
         pictures::draw(self, folder)
     }
 
-    /// Prints the accuracies beside each other.
+    /// Prints the accuracies side by side.
     pub fn print_table(&self) {
         println!();
         println!("Accuracy on {} held-out images:", self.held_out.len());
@@ -92,7 +92,7 @@ impl Report<'_> {
         println!();
     }
 
-    /// Prints what was learned, in words, and where it is.
+    /// Prints in words what was learned, and where the files are.
     pub fn print_story(&self, folder: &Path) {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let of = |measured: Measured| measured.neighbours.mean;

@@ -1,4 +1,4 @@
-//! What a run depends on: the options of the training, their defaults and their limits.
+//! The settings of a run: the options of the training, their defaults and their limits.
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, ValueEnum};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Source;
 use crate::method::{Method, Schedule};
 
-/// Without `--epochs` so many images are seen, some of them again and again.
+/// Images seen in a run without `--epochs`; an image that is seen again counts again.
 const IMAGES_SEEN: usize = 260_000;
 
 /// The options that decide the result; the same settings on the same backend give the same result.
@@ -28,7 +28,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub queue: usize,
 
-    /// How much of itself the momentum encoder of moco keeps in each step, from 0 to 1.
+    /// Share of itself that the momentum encoder of moco keeps in each step, from 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
     pub momentum: f64,
 
@@ -36,7 +36,7 @@ pub struct Settings {
     #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
     pub momentum_schedule: Schedule,
 
-    /// What the logits are divided by. Lower values look more at the closest negatives.
+    /// Divisor of the logits. Lower values look more at the closest negatives.
     #[arg(long, value_name = "T", default_value_t = 0.2)]
     pub temperature: f32,
 
@@ -50,7 +50,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Takes the epochs of the command line, or a number that depends on that of the images.
+    /// Takes the epochs of the command line, or a default that depends on the number of images.
     pub fn with_epochs(self, given: Option<usize>, training_images: usize) -> Self {
         let default = || (IMAGES_SEEN / training_images.max(1)).clamp(1, 1000);
         Self {
@@ -59,7 +59,7 @@ impl Settings {
         }
     }
 
-    /// Refuses values with which there is nothing to train.
+    /// Refuses values that leave nothing to train.
     pub fn check(&self, training_images: usize) -> Result<(), String> {
         if self.epochs == 0 {
             return Err("--epochs is 0; at least 1 is needed".to_string());
@@ -92,8 +92,8 @@ impl Settings {
         Ok(())
     }
 
-    /// The settings of a resumed run: those of the checkpoint, of which the command line may change nothing
-    /// but the epochs. Any other change would make it a different run.
+    /// The settings of a resumed run: those of the checkpoint. The command line may change only the epochs;
+    /// any other change would make it a different run.
     pub fn continuing(&self, saved: &Self, given: &ArgMatches) -> Result<Self, String> {
         let on_command_line =
             |field: &str| given.value_source(field) == Some(ValueSource::CommandLine);
@@ -113,7 +113,7 @@ impl Settings {
         Ok(saved.clone())
     }
 
-    /// All but the epochs, as they stand on the command line; nothing where they do not.
+    /// All options but the epochs, as a user types them; an absent option has an empty text.
     fn options(&self) -> [(&'static str, String); 10] {
         let folder = self.source.data.as_ref();
         [
@@ -139,7 +139,7 @@ impl Settings {
     }
 }
 
-/// A value of an option as it stands on the command line.
+/// The name of an option's value on the command line.
 fn name(value: impl ValueEnum) -> String {
     let value = value.to_possible_value();
     value.map_or_else(String::new, |value| value.get_name().to_string())
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::Arguments;
 
-    /// The settings that these options ask for, and how they were given.
+    /// The settings of these options, and the parsed command line.
     fn given(options: &[&str]) -> (Settings, ArgMatches) {
         let line = ["contrastive"].iter().chain(options);
         let matches = Arguments::command().try_get_matches_from(line).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         for options in [
             &["--batch", "300", "--momentum", "1", "--queue", "1"][..],
             &["--batch", "1", "--momentum", "0"],
-            // It has no queue.
+            // SimCLR does not have a queue.
             &["--method", "simclr", "--queue", "0", "--batch", "2"],
         ] {
             assert_eq!(given(options).0.check(300), Ok(()), "{options:?}");

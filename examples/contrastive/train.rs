@@ -34,13 +34,13 @@ pub enum Ending {
     Interrupted,
 }
 
-/// What was measured in an epoch.
+/// The measurements of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     pub loss: f64,
-    /// That of its last step.
+    /// The learning rate of the epoch's last step.
     pub learning_rate: f64,
-    /// Measured every few epochs.
+    /// The accuracy, which is measured every few epochs.
     pub accuracy: Option<f64>,
 }
 
@@ -49,7 +49,7 @@ pub struct Epoch {
 pub struct Progress {
     /// The epochs that are over.
     pub history: Vec<Epoch>,
-    /// The losses of the steps of the epoch that is not over.
+    /// The losses of the steps in the current epoch.
     pub losses: Vec<f64>,
 }
 
@@ -59,12 +59,12 @@ impl Progress {
     }
 }
 
-/// Everything that changes in the training.
+/// Everything that changes in the training, with the settings.
 pub struct Trainer {
     pub settings: Settings,
     pub progress: Progress,
     pub encoder: Encoder,
-    /// Of momentum contrast.
+    /// The momentum encoder and the queue; only momentum contrast has them.
     pub momentum_side: Option<MomentumSide>,
     pub optimizer: ModuleOptimizer,
     loss: InfoNceLoss,
@@ -93,7 +93,7 @@ impl Trainer {
         })
     }
 
-    /// Takes over everything that was saved.
+    /// Restores everything that was saved.
     pub fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.progress = saved.progress.clone();
         self.momentum_side = saved.momentum_side(self.momentum_side.take())?;
@@ -142,7 +142,7 @@ impl Trainer {
         Ok(Ending::Finished)
     }
 
-    /// Puts the epoch into the history, with its accuracy where there is something to measure it by.
+    /// Adds the epoch to the history, with its accuracy if there is a protocol to measure it by.
     fn close_epoch(&mut self, protocol: Option<&Protocol>, images: usize) -> Result<Epoch, String> {
         let accuracy = |protocol: &Protocol| -> Result<f64, String> {
             let represented = protocol.by_encoder(&self.encoder, Layer::Embedding)?;
@@ -161,7 +161,7 @@ impl Trainer {
         Ok(epoch)
     }
 
-    /// One step on the images with these numbers; gives the loss.
+    /// Makes one step on the images with these numbers, and returns the loss.
     fn step(&mut self, images: &[Image], batch: &[usize]) -> Result<f64, String> {
         let steps = images.len() / self.settings.batch;
         let done = self.steps_done(steps);
@@ -199,7 +199,7 @@ impl Trainer {
         }
     }
 
-    /// One random view of each image of the batch.
+    /// Makes one random view of each image of the batch.
     fn views(&self, images: &[Image], batch: &[usize], which: u64) -> Tensor<4> {
         let epoch = self.progress.epochs_done() as u64;
         let views: Vec<Image> = batch
@@ -224,7 +224,7 @@ impl Trainer {
         order
     }
 
-    /// Rises evenly during the warm-up and falls along a cosine.
+    /// The learning rate of a step: it rises evenly during the warm-up and falls along a cosine.
     fn learning_rate(&self, step: usize, steps_per_epoch: usize) -> f64 {
         let share = (step + 1) as f64 / (self.settings.epochs * steps_per_epoch) as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());

@@ -1,24 +1,24 @@
-//! What the model has to beat: guesses from how often a character followed the ones before it.
+//! Counts, which the model must beat: they guess by how often a character followed the ones before it.
 
 use std::collections::HashMap;
 
-/// The most characters before a character that are looked at.
+/// Most characters before a character that the counts look at.
 pub const LONGEST: usize = 4;
-/// The most characters that are counted, about as many as the model reads by default: more take
-/// minutes and gigabytes.
+/// Most characters that are counted, about as many as the model reads by default. Counting more takes minutes
+/// and gigabytes.
 const COUNTED: usize = 2_000_000;
 
-/// How often everything up to `LONGEST` + 1 characters long occurs in a text.
+/// How often each sequence of up to `LONGEST` + 1 characters occurs in a text.
 pub struct Counts<'a> {
-    /// Of each sequence of characters.
+    /// Occurrences of each sequence of characters.
     occurrences: HashMap<&'a [i32], f64>,
-    /// Of each sequence: how often something followed it, and how many different characters.
+    /// For each sequence, how often something followed it, and how many different characters did.
     followers: HashMap<&'a [i32], (f64, f64)>,
     classes: usize,
 }
 
 impl<'a> Counts<'a> {
-    /// Of the end of the text, if it is a long one.
+    /// Counts the sequences of a text, or of its end if it is long.
     pub fn of(text: &'a [i32], classes: usize) -> Self {
         let text = &text[text.len().saturating_sub(COUNTED)..];
         let (mut occurrences, mut followers) = (HashMap::new(), HashMap::new());
@@ -40,10 +40,9 @@ impl<'a> Counts<'a> {
         }
     }
 
-    /// Of the last character of the sequence, given those before it. Each length of what stands
-    /// before falls back on the next shorter one, by as much as it was seen with different
-    /// followers (the interpolation of Witten and Bell, method C), and the shortest on all characters
-    /// alike.
+    /// The probability of the last character of the sequence, given those before it. Each length of this
+    /// context falls back on the next shorter one, the more so the more different followers it had (the
+    /// interpolation of Witten and Bell, method C). The shortest one falls back on all characters alike.
     fn probability(&self, sequence: &[i32]) -> f64 {
         let mut probability = 1.0 / self.classes as f64;
         let last = sequence.len() - 1;
@@ -57,7 +56,8 @@ impl<'a> Counts<'a> {
         probability
     }
 
-    /// The mean over all characters of a text but the first, each guessed from as many as `before` it.
+    /// The mean bits per character of a text. Each character but the first is guessed from up to `before`
+    /// earlier ones.
     pub fn bits(&self, text: &[i32], before: usize) -> f64 {
         let bits = (1..text.len()).map(|at| {
             let start = at.saturating_sub(before.min(LONGEST));

@@ -1,4 +1,4 @@
-//! Text that the model writes, one character after the other.
+//! Writes text by the model, one character after the other.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::RngExt;
@@ -8,10 +8,10 @@ use crate::model::LanguageModel;
 use crate::text::LENGTH;
 use crate::train::{progress_bar, unreadable};
 
-/// The logits are divided by it: below 1 likely characters become likelier.
+/// The divisor of the logits: below 1, likely characters become likelier.
 const TEMPERATURE: f64 = 0.7;
 
-/// `count` characters that go on after `given`, fewer once it is to `stop`.
+/// Continues `given` by `count` characters, or by fewer if `stop` ends it.
 pub fn go_on(
     model: &LanguageModel,
     given: &[i32],
@@ -42,7 +42,7 @@ pub fn go_on(
     Ok(text.split_off(given.len()))
 }
 
-/// A class, each as often as the softmax of the logits says.
+/// Draws a class with the probability of the softmax of the logits over the temperature.
 fn draw(logits: &[f32], random: &mut StdRng) -> i32 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shares: Vec<f64> = logits

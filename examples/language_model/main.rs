@@ -5,10 +5,10 @@
 
 #[path = "../common/backend.rs"]
 mod backend;
-#[allow(dead_code)] // Nothing here is set vertically centred.
+#[allow(dead_code)] // `RAISED` is for vertically centred text, which this example does not draw.
 #[path = "../common/canvas.rs"]
 mod canvas;
-#[allow(dead_code)] // What is allocated in sum is not asked for here.
+#[allow(dead_code)] // This example does not read the sum of all allocations.
 #[path = "../../tests/memory/counting.rs"]
 mod counting;
 mod counts;
@@ -39,19 +39,18 @@ use crate::model::FEATURES;
 use crate::text::{LENGTH, Split, Vocabulary};
 use crate::train::{Settings, Trainer};
 
-/// Characters of the training text that the model is given to go on from.
+/// Characters of the training text that the model continues.
 const GIVEN: usize = 60;
-/// Rows, features and classes: the vocabulary of GPT-2, a third of its features, so that it is soon
-/// measured.
+/// Rows, features and classes of a large loss: the vocabulary of GPT-2 with a third of its features, so that
+/// measuring is quick.
 const LARGE: [usize; 3] = [2048, 256, 50_257];
 
 /// Learn to write, character by character: a small transformer, trained without a logits tensor.
 ///
-/// The loss takes the hidden states and the embedding, turned around, and makes the logits for
-/// some rows at a time. The result is measured on the last tenth of the text, which the
-/// training does not see, beside counts of which character follows which, and the
-/// memory of the loss beside that of the same loss over a logits tensor. The text, this project's
-/// own documentation, is part of the program.
+/// The loss takes the hidden states and the transposed embedding, and makes the logits for some rows at a
+/// time. The result is measured on the last tenth of the text, which the training does not see, and compared
+/// with counts of which character follows which. The memory of the loss is compared with the memory of the
+/// same loss over a logits tensor. The text, this project's own documentation, is part of the program.
 #[derive(Parser)]
 #[command(name = "language_model", version)]
 struct Arguments {
@@ -62,13 +61,13 @@ struct Arguments {
     #[command(flatten)]
     settings: Settings,
 
-    /// A text of your own to learn instead, in UTF-8; 100 kB or more give a better idea. Of a large
-    /// one, the first 20,000 characters of the last tenth are measured, and the last 2,000,000
-    /// before it are counted.
+    /// Text of your own to learn instead, in UTF-8; 100 kB or more give a better idea. Of a large text, the
+    /// first 20,000 characters of the last tenth are measured, and the last 2,000,000 before them are
+    /// counted.
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Characters that the model writes in the end, at most a million.
+    /// Characters that the model writes at the end, at most a million.
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = within(0..=1_000_000))]
     sample: usize,
 
@@ -127,7 +126,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     })?;
     let given = &split.training[split.training.len() - GIVEN..];
     let model = trainer.model.valid();
-    // An interrupted training is to have its sample.
+    // An interrupted training still writes its sample.
     let stop = || stopped() && !in_training;
     let written = generate::go_on(&model, given, arguments.sample, &mut trainer.random, stop)?;
     if written.len() < arguments.sample {
@@ -176,8 +175,8 @@ fn sizes_that_no_machine_has_are_refused() {
     }
 }
 
-/// One test at a time that draws from the backend's random numbers or counts memory: both are
-/// the process's.
+/// Locks out other tests that draw from the backend's random numbers or count memory, because both belong to
+/// the process.
 #[cfg(test)]
 fn alone() -> std::sync::MutexGuard<'static, ()> {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());

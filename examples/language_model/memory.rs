@@ -1,17 +1,16 @@
-//! What a loss holds in the CPU's memory at its highest, as the allocator counts it.
+//! Measures the peak of a loss's memory on the CPU, as the allocator counts it.
 //!
 //! Flex's matrix product asks for a second, zeroed block of the size of its result, copies it and never
-//! writes it, so that it costs no memory on most systems. That of the logits is left out here; that of
-//! the embedding's gradient makes the number with a logits tensor too high by the embedding's size.
+//! writes it. Such a block costs no memory on most systems. The block of the logits is left out here. The
+//! block of the embedding's gradient makes the number with a logits tensor too high by the embedding's size.
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
 
 use crate::counting::count;
 
-/// Bytes that a loss and its gradients take besides the hidden states and the embedding: with a
-/// tensor of all logits, and without. Of one step over random numbers, the sizes being those of
-/// rows, features and classes.
+/// Bytes that a loss and its gradients take besides the hidden states and the embedding: with a tensor of all
+/// logits, and without. It measures one step over random numbers with these rows, features and classes.
 pub fn of_loss([rows, features, classes]: [usize; 3], device: &Device) -> [usize; 2] {
     let training = device.clone().autodiff();
     let random = |rows| {
@@ -47,7 +46,7 @@ mod tests {
         let [with, without] = of_loss([rows, 4, classes], &Device::flex());
         let logits = 4 * rows * classes;
         assert!(with > logits, "{with}");
-        // The chunk, and a little more.
+        // Without a logits tensor the loss holds the chunk, and a little more.
         assert!((60 << 20..72 << 20).contains(&without), "{without}");
     }
 }

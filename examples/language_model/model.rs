@@ -1,4 +1,4 @@
-//! The model: Burn's transformer blocks between an embedding and the same embedding turned around.
+//! The model: Burn's transformer blocks between an embedding and the same embedding transposed.
 
 use burn::module::{Initializer, Module};
 use burn::nn::activation::ActivationConfig;
@@ -14,7 +14,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::text::LENGTH;
 
-/// Numbers that stand for a character.
+/// Numbers in the embedding of a character.
 pub const FEATURES: usize = 128;
 const HEADS: usize = 4;
 const LAYERS: usize = 2;
@@ -29,7 +29,7 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     pub fn new(classes: usize, device: &Device) -> Self {
-        // So the first logits are about as large as the normalised hidden states.
+        // This deviation makes the first logits about as large as the normalised hidden states.
         let embedding = Initializer::Normal {
             mean: 0.0,
             std: (FEATURES as f64).powf(-0.5),
@@ -43,7 +43,7 @@ impl LanguageModel {
                 .init(device),
             blocks: TransformerEncoderConfig::new(FEATURES, 4 * FEATURES, HEADS, LAYERS)
                 .with_norm_first(true)
-                // On a CPU a third of the time would go into dropout and the default's error function.
+                // Dropout and the default's error function would take a third of the time on a CPU.
                 .with_dropout(0.0)
                 .with_activation(ActivationConfig::Relu)
                 .init(device),
@@ -51,20 +51,19 @@ impl LanguageModel {
         }
     }
 
-    /// Characters, [passages, length], to what is known at each of them from itself and those before
-    /// it, [passages, length, features].
+    /// Turns characters [passages, length] into hidden states [passages, length, features]. A hidden state
+    /// depends on its character and those before it.
     pub fn hidden(&self, characters: Tensor<2, Int>) -> Tensor<3> {
         let [passages, length] = characters.dims();
         let mask = generate_autoregressive_mask(passages, length, &characters.device());
-        // As large as the positions that are added, see "Attention is all you need", 3.4.
+        // The factor makes the embedding as large as the added positions: "Attention is all you need", 3.4.
         let embedded = self.embedding.forward(characters) * (FEATURES as f64).sqrt();
         let input = TransformerEncoderInput::new(self.positions.forward(embedded));
         let input = input.mask_attn(mask);
         self.norm.forward(self.blocks.forward(input))
     }
 
-    /// What makes logits of the hidden states, [features, classes]: a view of the embedding, which is
-    /// not copied.
+    /// The projection from hidden states to logits, [features, classes]: a view of the embedding, not a copy.
     pub fn projection(&self) -> Tensor<2> {
         self.embedding.weight.val().transpose()
     }

@@ -1,4 +1,4 @@
-//! The perplexity over the steps, with what has to be beaten.
+//! The perplexity over the steps, with the counts that the model must beat.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::train::Measured;
 const LABEL: u32 = 24;
 const TRAINING: RGBColor = RGBColor(31, 119, 180);
 const HELD_OUT: RGBColor = RGBColor(230, 110, 0);
-/// Of the counts, from the weakest on.
+/// Colours of the counts, from the weakest on.
 const COUNTS: [RGBColor; 3] = [
     RGBColor(170, 170, 170),
     RGBColor(110, 110, 110),
     RGBColor(40, 40, 40),
 ];
 
-/// The curves of what was measured, and a dashed line for each of the `counts`, in bits, that is,
-/// over the logarithm of the perplexity.
+/// Draws the measured curves, and a dashed line for each of the `counts`. The scale is in bits, the logarithm
+/// of the perplexity.
 pub fn draw(history: &[Measured], counts: &[Guess], path: &Path) -> Result<(), String> {
     let curve = |bits: fn(&Measured) -> f64| -> Vec<(f64, f64)> {
         let points = history.iter().map(|one| (one.step as f64, bits(one)));

@@ -1,4 +1,4 @@
-//! What a run achieved: the sample and the tables.
+//! The results of a run: the sample and the tables.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::files::replace_file;
 use crate::memory;
 use crate::text::Split;
 
-/// Whose guess at the next character it is, and what that costs in bits per character.
+/// The name of a guesser, and the bits per character of its guesses.
 pub type Guess = (String, f64);
 
-/// What has to be beaten: all characters alike, then counts, the weakest first.
+/// The guesses that the model must beat: all characters alike, then counts, the weakest first.
 pub fn baselines(split: &Split, classes: usize) -> Vec<Guess> {
     let alike = format!("all {classes} characters alike");
     let counts = Counts::of(&split.training, classes);
@@ -26,7 +26,7 @@ pub fn baselines(split: &Split, classes: usize) -> Vec<Guess> {
     guesses
 }
 
-/// Writes and prints how the model goes on where the training text ends.
+/// Writes and prints how the model continues the end of the training text.
 pub fn show_sample(given: &str, written: &str, folder: &Path) -> Result<(), String> {
     replace_file(&folder.join("sample.txt"), |path| {
         std::fs::write(path, format!("{given}{written}\n"))
@@ -45,7 +45,7 @@ fn print_indented(text: &str) {
     }
 }
 
-/// Prints what was learned, beside what has to be beaten.
+/// Prints the guesses of the model beside those that it must beat.
 pub fn print_guesses(guesses: &[Guess], held_out: usize) {
     println!("\nGuessing each of {held_out} held-out characters from those before it:");
     println!("{:26}  bits per character  perplexity", "");

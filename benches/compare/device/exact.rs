@@ -23,7 +23,8 @@ pub fn outcome(entry: &Entry, logits: &TensorData, probes: &[usize]) -> Outcome 
         let log_probability = f64::from(logits[target]) - log_sum;
         outcome.loss -= log_probability / rows;
         if entry.phase == Phase::ForwardBackward {
-            // What the target's entry lacks of 1, and as much again in the entries of the others.
+            // The target's entry is its probability less 1; the entries of the other classes add up to as
+            // much.
             outcome.gradient_sum -= 2.0 * log_probability.exp_m1() / rows;
         }
     }
@@ -39,7 +40,8 @@ pub fn outcome(entry: &Entry, logits: &TensorData, probes: &[usize]) -> Outcome 
     outcome
 }
 
-/// The logarithm of each row's sum of exponentials. Logits of 6 at most need no maximum taken off.
+/// The logarithm of each row's sum of exponentials. The maximum is not subtracted, because logits are at most
+/// 6.
 fn log_sums(entry: &Entry, logits: &[f32]) -> Vec<f64> {
     let log_sum = |row: usize| {
         let logits = (0..entry.classes()).map(|class| logits[entry.position(row, class)]);

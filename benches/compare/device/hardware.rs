@@ -1,4 +1,4 @@
-//! What CubeCL tells of a device.
+//! What CubeCL says about a device.
 
 use std::fmt::{self, Display};
 
@@ -9,10 +9,10 @@ pub struct Hardware {
     /// The runtime, with the language that its kernels are compiled from.
     runtime: String,
     multiprocessors: Option<u32>,
-    /// The smallest and the largest number of units of a plane.
+    /// The smallest and the largest number of units in a plane.
     plane: [u32; 2],
     memory: Option<u64>,
-    /// Bytes that a buffer has at most.
+    /// Bytes of the largest possible buffer.
     pub largest_buffer: u64,
 }
 

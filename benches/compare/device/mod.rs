@@ -1,4 +1,4 @@
-//! The comparison with `burn::nn` and a copy, on one device.
+//! The comparison with `burn::nn` and with a copy, on one device.
 
 mod exact;
 mod hardware;
@@ -28,13 +28,13 @@ use table::{Times, columns, without_times};
 
 const IDLE_SYNCS: usize = 100;
 
-/// The rows that there are.
+/// The rows of the comparison.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Set {
     /// 256x1000, 4096x10 and 512x32000 in f32.
     Small,
-    /// 4096x32000, 8192x128256, 65536x1000 and 8x21x512x512 in f32 and bf16: up to 4.2 GB of logits,
-    /// of which the device needs to hold some five times as much, and the host twice.
+    /// 4096x32000, 8192x128256, 65536x1000 and 8x21x512x512 in f32 and bf16: up to 4.2 GB of logits. The
+    /// device needs about five times as much memory, the host twice as much.
     Large,
 }
 
@@ -47,12 +47,12 @@ impl Set {
     }
 }
 
-/// What is asked for.
+/// What the command line asks for.
 pub struct Request {
     pub runtime: Runtime,
     pub plan: Plan,
     pub quartiles: bool,
-    /// The command that does the same again.
+    /// The command that repeats this run.
     pub command: String,
 }
 
@@ -126,7 +126,7 @@ impl Request {
     }
 }
 
-/// Says which device the runtime finds, and times nothing.
+/// Prints which device the runtime finds, and times nothing.
 pub fn identify(runtime: Runtime) -> Result<(), String> {
     listen();
     println!("{}.", runtime.opened()?.hardware);
@@ -137,7 +137,7 @@ pub fn identify(runtime: Runtime) -> Result<(), String> {
 struct Opened {
     device: Device,
     hardware: Hardware,
-    /// To wait for it when it has nothing to do.
+    /// The time of waiting for the device while it has nothing to do.
     idle: Spread,
 }
 
@@ -160,16 +160,16 @@ impl Runtime {
     }
 }
 
-/// Gives the memory of the row before back.
+/// Frees the memory of the previous row.
 fn free(device: &Device) -> Result<(), String> {
-    // What was dropped is still held by operations that wait to be run.
+    // Operations that are still queued hold what was dropped.
     let done = device.sync();
     done.map_err(|error| format!("the device failed: {error}"))?;
     device.memory_cleanup();
     Ok(())
 }
 
-/// Whether the device has the dtype, and buffers of the size.
+/// Checks that the device has the dtype, and buffers as large as the logits.
 fn possible(entry: &Entry, device: &Device, hardware: &Hardware) -> Result<(), String> {
     if !device.supports_dtype(entry.dtype()) {
         return Err(format!("the device does not compute {}", entry.precision));
@@ -185,7 +185,7 @@ fn possible(entry: &Entry, device: &Device, hardware: &Hardware) -> Result<(), S
     Ok(())
 }
 
-/// What the clock takes for nothing: every time in the tables contains it once.
+/// Times the wait for an idle device. Every time in the tables contains it once.
 fn idle_sync(device: &Device) -> Result<Spread, String> {
     let sync = |_| {
         let start = Instant::now();

@@ -1,17 +1,17 @@
-//! Burn panics where a device refuses; that is the end of a row, not of the run.
+//! Burn panics where a device refuses. Such a panic ends a row, not the run.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What the first panic said, on whichever thread. A device's own thread knows the reason; those
-/// that wait for it panic after it, because it is gone.
+/// The message of the first panic on any thread. A device's own thread knows the reason; threads that wait
+/// for it panic later, because it is gone.
 static FIRST: Mutex<Option<String>> = Mutex::new(None);
 
 fn first() -> MutexGuard<'static, Option<String>> {
     FIRST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has panics heard, and still printed.
+/// Records the messages of panics, and still prints them.
 pub fn listen() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
@@ -21,8 +21,8 @@ pub fn listen() {
     }));
 }
 
-/// The work, or the reason of its failure: after a panic elsewhere it is told that results are missing,
-/// and the panic says why.
+/// Runs the work and returns its result, or the reason of its failure. After a panic on another thread the
+/// work only reports missing results; the panic says why.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     *first() = None;
     let result = panic::catch_unwind(AssertUnwindSafe(work));

@@ -1,4 +1,4 @@
-//! The runtimes by name: those that this build has, and the features that have the others.
+//! The runtimes by name: those in this build, and the Cargo features of the others.
 
 use burn::tensor::Device;
 
@@ -7,13 +7,13 @@ use burn::tensor::Device;
 pub struct Runtime {
     pub name: &'static str,
     pub open: fn() -> Device,
-    /// What the machine has to have.
+    /// What the machine must have.
     pub needs: &'static str,
 }
 
-/// A runtime, in this build or not.
+/// A runtime that may or may not be in this build.
 struct Known {
-    /// Of the runtime and of its Cargo feature.
+    /// The name of the runtime and of its Cargo feature.
     name: &'static str,
     open: Option<fn() -> Device>,
     needs: &'static str,

@@ -1,5 +1,5 @@
-//! What is timed on a device: this crate's loss, `burn::nn`'s, and a copy of the logits, and how far
-//! the losses may be off.
+//! What is timed on a device: this crate's loss, `burn::nn`'s, and a copy of the logits. The file also says
+//! how far the losses may be off.
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -10,7 +10,7 @@ use crate::calls::{Call, Loss, Way, Workload, here};
 use crate::entries::{Entry, Phase, Precision};
 use crate::rounds::Contender;
 
-/// The losses, on the same logits and targets.
+/// The losses of this crate and of `burn::nn`, on the same logits and targets.
 pub struct Sides {
     pub here: Box<dyn Workload>,
     pub burn_nn: Box<dyn Workload>,
@@ -68,15 +68,14 @@ impl Sides {
     }
 }
 
-/// A copy on the device. A clone would be one more name for the same buffer; a product has to go
-/// into another one, because its factor is still in use, so every byte is read once and written
-/// once. Burn's fusion has nothing to fuse it with: whoever asks for the copy waits until it is
-/// there.
+/// A copy on the device. A clone would be a second name for the same buffer. A product needs a new buffer,
+/// because its factor is still in use, so it reads and writes every byte once. Burn's fusion does not defer
+/// it: the caller waits for the copy.
 fn copied<const D: usize>(source: &Tensor<D>) -> Tensor<D> {
     source.clone().mul_scalar(1.0)
 }
 
-/// The floor: the logits' bytes read and written once on the device, the way through Burn included.
+/// The floor: reads and writes the logits' bytes once on the device, with the overhead of Burn.
 pub struct Copies<'a>(pub &'a dyn Workload);
 
 impl Contender for Copies<'_> {
@@ -86,7 +85,7 @@ impl Contender for Copies<'_> {
     }
 }
 
-/// `burn::nn` takes rows of classes only; with more dimensions its users bring the classes to the
+/// `burn::nn`'s loss. It takes rows of classes only; with more dimensions its users move the classes to the
 /// end, which is part of its time.
 fn burn_nn<const D: usize, const T: usize>(device: &Device) -> Loss<D, Tensor<T, Int>> {
     let loss = CrossEntropyLossConfig::new().init(device);
@@ -112,14 +111,14 @@ fn exact_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     let f32 = Tolerance::of_f32(exact.gradient_sum / entry.size() as f64);
     match entry.precision {
         Precision::F32 => f32,
-        // The arithmetic is f32's too; entries of the gradient are rounded, by shares of up to
-        // 2^-9 for bf16 and 2^-12 for f16, up as often as down.
+        // This crate computes in f32 here too. Entries of the gradient are rounded, by shares of up to 2^-9
+        // for bf16 and 2^-12 for f16, up as often as down.
         Precision::Bf16 => Tolerance {
             gradient_sum: 1e-3,
             probe: f64::exp2(-8.0),
             ..f32
         },
-        // Entries below 2^-14 are rounded by up to 2^-25, smaller ones than that to 0.
+        // Entries below 2^-14 are rounded by up to 2^-25, and the smallest ones to 0.
         Precision::F16 => Tolerance {
             gradient_sum: 1e-2,
             probe: f64::exp2(-11.0),
@@ -129,19 +128,20 @@ fn exact_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     }
 }
 
-/// How far `burn::nn` may be from them.
+/// How far `burn::nn` may be from the exact values.
 fn burn_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     let f32 = Tolerance::of_f32(exact.gradient_sum / entry.size() as f64);
     match entry.precision {
-        // It adds up in f32, in an order of the device's: losses by the million and exponentials by
-        // the hundred thousand, each addition off by up to 2^-24 of the sum, in either direction.
+        // `burn::nn` adds up in f32, in an order that the device chooses: losses by the million and
+        // exponentials by the hundred thousand. Each addition is off by up to 2^-24 of the sum, in either
+        // direction.
         Precision::F32 => Tolerance {
             loss: 1e-5 + f64::exp2(-22.0) * (entry.rows() as f64).sqrt(),
             gradient_sum: 1e-4,
             ..f32
         },
-        // It rounds the logits less their maximum, the logarithm of their sum and the difference
-        // of both to the dtype of the logits.
+        // `burn::nn` rounds the logits less their maximum, the logarithm of their sum, and the difference of
+        // both to the dtype of the logits.
         Precision::Bf16 | Precision::F16 => Tolerance {
             loss: 2e-2,
             gradient_sum: 1e-2,

@@ -38,7 +38,7 @@ pub fn columns(phase: Phase) -> &'static [&'static str] {
     }
 }
 
-/// The row of an entry that was not timed: the first line of the reason, for a cell has one line.
+/// The row of an entry that was not timed, with the first line of the reason, because a cell has one line.
 pub fn without_times(entry: &Entry, reason: &str) -> Row {
     let mut cells = names(entry);
     let first = match reason.split_once('\n') {
@@ -53,7 +53,7 @@ pub fn without_times(entry: &Entry, reason: &str) -> Row {
     }
 }
 
-/// What this crate in each of its ways, `burn::nn` if it is right, and the copy took.
+/// The times of this crate in each of its ways, of `burn::nn` if its results are right, and of the copy.
 pub struct Times {
     pub here: Vec<Spread>,
     pub burn_nn: Option<Spread>,
@@ -68,7 +68,7 @@ impl Times {
         }
     }
 
-    /// The sides with the titles of their columns, which stand behind those of the names.
+    /// The sides with the titles of their columns, which follow the columns of the names.
     fn titled(&self, phase: Phase) -> impl Iterator<Item = (&'static str, Spread)> {
         let here = self.here.iter().copied().map(Some);
         let spreads = here.chain([self.burn_nn, Some(self.copy)]);
@@ -104,11 +104,11 @@ impl Times {
     }
 }
 
-/// How often a copy passes over as many bytes as the logits have: one read, one write.
+/// How often a copy passes over the bytes of the logits: one read, one write.
 const COPIED: f64 = 2.0;
 
-/// The same for the loss, at least: the forward reads the logits; the backward reads them again and
-/// writes the gradient.
+/// How often the loss passes over the bytes of the logits, at least: the forward reads them; the backward
+/// reads them again and writes the gradient.
 fn moved(phase: Phase) -> f64 {
     match phase {
         Phase::Forward => 1.0,

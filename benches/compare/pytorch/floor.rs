@@ -24,7 +24,7 @@ impl Copy {
 }
 
 impl Contender for Copy {
-    /// Seconds of the slowest thread. That the threads do not begin in the same instant is not
+    /// Seconds of the slowest thread. Threads do not begin in the same instant, and that delay is not
     /// counted, which favours the copy where it takes microseconds.
     fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String> {
         let part = self.source.len().div_ceil(self.threads);
@@ -48,7 +48,7 @@ impl Contender for Copy {
     }
 }
 
-/// Seconds of one repetition more than asked for, the first of which warms up.
+/// Seconds of each repetition, and of one more before them, which warms up.
 fn copies(from: &[u8], to: &mut [u8], repetitions: usize, start: &Barrier) -> Vec<f64> {
     let once = |_| {
         start.wait();

@@ -1,4 +1,4 @@
-//! The projection and the loss, forward and backward, beside PyTorch's two ways: `eager` makes all
+//! Compares the projection and the loss, forward and backward, with PyTorch's two ways: `eager` makes all
 //! logits, `chunked` is its `linear_cross_entropy` with `LinearCrossEntropyOptions()`.
 
 use std::fmt::{self, Display};
@@ -46,7 +46,7 @@ enum Method {
     Chunked,
 }
 
-/// What PyTorch is asked about.
+/// What PyTorch is asked to compute.
 #[derive(Serialize)]
 struct Projected<'a> {
     #[serde(flatten)]
@@ -75,7 +75,7 @@ struct CheckedWithMemory {
 /// How the weight lies in memory.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
-    /// As that of `burn::nn::Linear`, classes side by side.
+    /// The layout of `burn::nn::Linear`: classes side by side.
     Linear,
     /// The transposed view of an embedding, features side by side.
     Tied,
@@ -119,13 +119,13 @@ pub fn row(
     }
 
     let [mut here, mut tied] = here;
-    // A repetition takes seconds.
+    // One repetition is enough, because it takes seconds.
     let plan = Plan {
         repetitions: 1,
         ..plan
     };
     let spreads = {
-        // One process answers for both, one after the other.
+        // One process answers for both ways, one after the other.
         let pytorch = std::cell::RefCell::new(pytorch);
         let mut eager = Theirs {
             pytorch: &pytorch,
@@ -158,8 +158,8 @@ fn mebibytes(bytes: Option<u64>) -> String {
     }
 }
 
-/// Entries are sums over thousands of rows or classes, in which terms cancel, in another order on each
-/// side.
+/// The tolerance for gradients that are sums over thousands of rows or classes. Terms cancel in these sums,
+/// and each side adds them in another order.
 fn tolerance(projection: &Projection, theirs: &Outcome) -> Tolerance {
     let count = projection.sizes().iter().sum::<usize>();
     Tolerance {
@@ -199,14 +199,14 @@ impl Here {
             input: Tensor::from_data(projection.input(), &device),
             weight: match layout {
                 Layout::Linear => weight,
-                // The numbers are laid down anew in the other order.
+                // The transposed numbers are copied into their new order.
                 Layout::Tied => Tensor::from_data(weight.transpose().into_data(), &device),
             },
             targets: Tensor::from_data(projection.targets(), &device),
         }
     }
 
-    /// The loss and the gradients of input and weight, in seconds.
+    /// The seconds of a step, the loss, and the gradients of input and weight.
     fn step(&self) -> (f64, f64, [Tensor<2>; 2]) {
         let input = self.input.clone().require_grad();
         let leaf = self.weight.clone().require_grad();
@@ -225,7 +225,8 @@ impl Here {
     }
 
     fn outcome(&self, projection: &Projection, probes: &[usize]) -> (Outcome, Option<u64>) {
-        // What a first call leaves behind, threads and the buffers of products, is not counted.
+        // A first call leaves threads and the buffers of products behind, which the measurement does not
+        // count.
         drop(self.step());
         let memory = Memory::watch();
         let (_, loss, [input, weight]) = self.step();

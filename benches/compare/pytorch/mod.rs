@@ -21,13 +21,13 @@ use process::{PyTorch, Theirs};
 use table::{Times, columns};
 use tolerance::{overflows, tolerance};
 
-/// What is asked for.
+/// What the command line asks for.
 pub struct Request<'a> {
     pub python: &'a str,
     pub threads: Option<usize>,
     pub plan: Plan,
     pub quartiles: bool,
-    /// The command that does the same again.
+    /// The command that repeats this run.
     pub command: String,
 }
 

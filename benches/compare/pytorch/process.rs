@@ -1,4 +1,4 @@
-//! PyTorch's side: the process that runs `pytorch.py`, and the talk with it.
+//! PyTorch's side: the process that runs `pytorch.py`, and the exchange with it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -26,7 +26,7 @@ enum Task<'a> {
     Time { repetitions: usize },
 }
 
-/// `E` says what is computed, on what.
+/// A request; `E` says what to compute, and on which data.
 #[derive(Serialize)]
 struct Request<'a, E> {
     #[serde(flatten)]
@@ -72,7 +72,7 @@ impl PyTorch {
             .args(["-c", SCRIPT, &threads.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Threads that spin for ever would run during our turns.
+            // Threads that spin forever would run during the turns of this crate.
             .env_remove("OMP_WAIT_POLICY")
             .spawn()
             .map_err(|error| format!("{python} cannot be started: {error}. {HOW_TO_GET_IT}"))?;
@@ -103,7 +103,7 @@ impl PyTorch {
         self.check::<Checked, _>(entry, probes)?.outcome()
     }
 
-    /// What is computed of an entry; `T` holds [`Checked`].
+    /// Asks for the results of an entry; `T` holds [`Checked`].
     pub fn check<T: DeserializeOwned, E: Serialize>(
         &mut self,
         entry: &E,
@@ -113,7 +113,7 @@ impl PyTorch {
         self.ask(&Request { entry, task })
     }
 
-    /// The seconds of each repetition.
+    /// Asks for the seconds of each repetition.
     pub fn time<E: Serialize>(
         &mut self,
         entry: &E,
@@ -128,7 +128,7 @@ impl PyTorch {
         request: &Request<E>,
     ) -> Result<T, String> {
         let line = serde_json::to_string(request).expect("a request has only plain fields");
-        // If the process is gone, its silence is the better error.
+        // A process that is gone gives no reply, and that error says more than this one.
         let _ = writeln!(self.requests, "{line}").and_then(|()| self.requests.flush());
         self.reply()
     }
@@ -171,7 +171,7 @@ impl Drop for PyTorch {
     }
 }
 
-/// PyTorch's part in the rounds.
+/// PyTorch as a contender in the rounds.
 pub struct Theirs<'a> {
     pub pytorch: &'a mut PyTorch,
     pub entry: &'a Entry,

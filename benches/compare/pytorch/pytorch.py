@@ -108,7 +108,7 @@ def answer_projection(request):
     input, weight, _ = given
     input.grad = weight.grad = None
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # What was freed before would be taken for nothing.
+        ctypes.CDLL(None).malloc_trim(0)  # Freed memory that is kept would hide new allocations.
         with open("/proc/self/clear_refs", "w") as references:
             references.write("5")
         before = resident("VmRSS:")
@@ -123,7 +123,7 @@ def answer_projection(request):
 def summary(loss, gradient, probes):
     gradient_sum = gradient.abs().sum(dtype=torch.float64).item()
     probes = gradient[torch.tensor(probes, dtype=torch.int64)].tolist()
-    # As text: JSON has no infinity.
+    # Numbers are sent as text, because JSON has no infinity.
     return {"loss": str(loss), "gradient_sum": str(gradient_sum), "probes": list(map(str, probes))}
 
 

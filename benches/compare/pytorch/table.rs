@@ -33,7 +33,7 @@ pub fn columns(phase: Phase) -> &'static [&'static str] {
     }
 }
 
-/// What PyTorch, this crate in each of its ways, and the copy took.
+/// The times of PyTorch, of this crate in each of its ways, and of the copy.
 pub struct Times {
     pub pytorch: Spread,
     pub here: Vec<Spread>,

@@ -1,4 +1,4 @@
-//! How far PyTorch may be off.
+//! How far this crate and PyTorch may be apart.
 
 use crate::agreement::{Outcome, Tolerance};
 use crate::entries::{Entry, Precision};
@@ -8,17 +8,17 @@ const LARGEST_F16: f64 = 65504.0;
 pub fn tolerance(entry: &Entry, pytorch: &Outcome) -> Tolerance {
     match entry.precision {
         Precision::F32 => Tolerance::of_f32(pytorch.gradient_sum / entry.size() as f64),
-        // PyTorch rounds the log-probabilities, of 16 and more, to bf16, which is by up to
-        // 2^-4 and makes factors of up to 1.065; then it adds them up in bf16. Here the
-        // arithmetic is f32's, and only the gradient is rounded, to 2^-9.
+        // PyTorch rounds the log-probabilities, of 16 and more, to bf16: by up to 2^-4, a factor of up to
+        // 1.065. It then adds them up in bf16. This crate computes in f32 and rounds only the gradient, to
+        // 2^-9.
         Precision::Bf16 => Tolerance {
             loss: 2e-2,
             gradient_sum: 1e-2,
             probe: 7.5e-2,
             probe_floor: 0.0,
         },
-        // The same with 2^-7, a factor of 1.008. Most entries are smaller than f16's smallest
-        // number, 2^-24, and become that or 0.
+        // PyTorch rounds the log-probabilities to f16: by up to 2^-7, a factor of up to 1.008. Most entries
+        // are smaller than f16's smallest number, 2^-24, and become that number or 0.
         Precision::F16 => Tolerance {
             loss: 2e-3,
             gradient_sum: 5e-3,
@@ -28,8 +28,8 @@ pub fn tolerance(entry: &Entry, pytorch: &Outcome) -> Tolerance {
     }
 }
 
-/// PyTorch adds the losses of f16 rows up in f16 before it divides, and its mean is infinite where
-/// the sum is too large for f16. The gradient does not depend on it.
+/// Whether PyTorch's mean overflows. PyTorch adds the losses of f16 rows up in f16 before it divides, and the
+/// mean is infinite where f16 cannot hold the sum. The gradient does not depend on it.
 pub fn overflows(entry: &Entry, mean: f64) -> bool {
     entry.precision == Precision::F16 && mean * entry.rows() as f64 > LARGEST_F16
 }

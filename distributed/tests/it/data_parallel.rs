@@ -1,4 +1,4 @@
-//! Parts of a batch on several devices come to what the whole comes to on one.
+//! Parts of a batch on several devices give the same results as the whole batch on one.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ const CLASSES: usize = 5;
 const ROWS: usize = 9;
 /// Where the second device's rows begin.
 const CUT: usize = 4;
-/// Of the first part one row counts, of the second four.
+/// Targets: one row of the first part counts, and four rows of the second.
 const TARGETS: [i64; ROWS] = [-100, 4, -100, -100, 0, 2, -100, 4, 1];
 
 fn loss(device: &Device) -> CrossEntropyLoss {
@@ -60,7 +60,7 @@ fn gradients_of_two_devices_add_up_to_those_of_the_whole_batch() {
     assert_close(&sum, &expected, 1e-6);
 }
 
-/// The rows of a range, with what is known of all.
+/// The rows of a range, with the totals of all rows.
 fn part(rows: std::ops::Range<usize>) -> Part {
     let plain = Device::flex();
     let features = floats(scores([ROWS, FEATURES], &plain));

@@ -1,4 +1,4 @@
-//! A remote device has no implementation of this crate's, and the same loss and gradients.
+//! Remote devices, for which this crate has no implementation of its own, have the same loss and gradients.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -49,7 +49,8 @@ fn remote_devices_have_the_loss_and_gradients_of_flex() {
     }
 }
 
-/// Burn's server has no cast of integers, so that only targets that need none are of use there.
+/// Targets in dtypes that need no cast. Burn's server cannot cast integers, so other dtypes do not work
+/// there.
 #[test]
 fn targets_of_both_common_dtypes_have_the_output_of_flex() {
     let flex = Device::flex();

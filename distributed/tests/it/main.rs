@@ -1,4 +1,4 @@
-//! The loss on devices that share no memory with the test: those of a remote server.
+//! The loss on devices that share no memory with the test: the devices of a remote server.
 
 mod data_parallel;
 mod losses;
@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use distributed::Loopback;
 
-/// Two devices of one server, for all tests: a process keeps its sessions for its life.
+/// Two devices of one server, shared by all tests, because a process keeps its sessions until it ends.
 fn two_devices() -> [Device; 2] {
     static SERVER: LazyLock<Loopback> =
         LazyLock::new(|| Loopback::start(2).expect("a server on the loopback interface"));
@@ -32,10 +32,11 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("f32")
 }
 
-/// Of the largest number: how far apart two results in f32 may be that are each 2e-6 from the truth.
+/// How far apart two f32 results may be that are each within 2e-6 of the truth, as a share of the largest
+/// number.
 const TWO_RESULTS: f32 = 4e-6;
 
-/// As in the crate's own tests: relative to the largest number.
+/// Compares numbers with a tolerance relative to the largest one, as the crate's own tests do.
 #[track_caller]
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len());

@@ -1,4 +1,4 @@
-//! A vocabulary on two devices comes to what it comes to on one.
+//! A vocabulary on two devices gives the same results as on one.
 
 use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::{CrossEntropyLossConfig, ShardStatistics, VocabularyShard};
@@ -25,7 +25,7 @@ fn configs() -> Vec<CrossEntropyLossConfig> {
     ]
 }
 
-/// A confident row and an ignored one that holds NaN among them.
+/// Logits with a confident row, and with an ignored row that holds NaN.
 fn logits(device: &Device) -> Tensor<2> {
     let logits = scores([TARGETS.len(), CLASSES], device);
     let confident = Tensor::full([1, 1], 20.0, device);
@@ -63,7 +63,7 @@ fn shards_on_two_devices_have_the_loss_and_the_gradients_of_the_whole() {
             losses[at].shard_statistics(parts[at].clone(), targets, &shards[at])
         });
         for at in [0, 1] {
-            // Each device combines them for itself, in the same order.
+            // Each device combines the statistics for itself, in the same order.
             let received =
                 (statistics.iter().cloned()).map(|statistics| statistics.to_device(&devices[at]));
             let combined = ShardStatistics::combined(received);

@@ -1,4 +1,4 @@
-//! A folder with one sub-folder of PNG or JPEG images for each class.
+//! Reads a folder with one sub-folder of PNG or JPEG images for each class.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::{Dataset, Image, Part, Size, split};
 
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// All images in grey and in the same size; some are held out.
+/// Reads all images in grey and in one size, and holds some of them out.
 pub fn read(folder: &Path, side: usize) -> Result<Dataset, String> {
     let classes: Vec<PathBuf> = sorted(folder)?
         .into_iter()
@@ -49,7 +49,7 @@ pub fn read(folder: &Path, side: usize) -> Result<Dataset, String> {
     })
 }
 
-/// In the order of the names: folders are listed in another order on each machine.
+/// The paths in a folder, in the order of their names: each machine lists a folder in another order.
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let explain = |error| format!("{} cannot be read: {error}", folder.display());
     let mut paths = Vec::new();
@@ -65,14 +65,14 @@ fn name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Version control, notebooks and archives leave folders such as `.git`, `.ipynb_checkpoints` and
-/// `__MACOSX` beside the classes.
+/// Whether a folder belongs to a tool. Version control, notebooks and archives leave folders such as `.git`,
+/// `.ipynb_checkpoints` and `__MACOSX` next to the classes.
 fn is_of_a_tool(folder: &Path) -> bool {
     let name = name(folder);
     name.starts_with('.') || name.starts_with("__")
 }
 
-/// Archives of macOS bring a file `._1.png`, which is no image, along with `1.png`.
+/// Whether a file is an image. Archives of macOS add a file `._1.png`, which is not an image, to `1.png`.
 fn is_image(path: &Path) -> bool {
     path.is_file()
         && !name(path).starts_with('.')

@@ -1,4 +1,4 @@
-//! MNIST's files, and those of its successors in the same format (IDX), packed by gzip or not.
+//! Reads MNIST's files, and other data sets in the same format (IDX), packed by gzip or not.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 
 use super::{Dataset, Image, Part, Size, split};
 
-/// What the files of one part are called, images first; some sources write a dot for the second hyphen.
+/// Names of the files of one part, images first; some sources write a dot for the second hyphen.
 type Names = [[&'static str; 2]; 2];
 const TRAINING: Names = [
     ["train-images-idx3-ubyte", "train-images.idx3-ubyte"],
@@ -18,7 +18,7 @@ const HELD_OUT: Names = [
     ["t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"],
     ["t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"],
 ];
-/// Of files with unsigned bytes in three dimensions, and in one.
+/// First numbers of the files with unsigned bytes: in three dimensions, and in one.
 const MAGIC: [u32; 2] = [0x0803, 0x0801];
 
 /// Whether the folder has training images in this format.
@@ -26,7 +26,7 @@ pub fn is_in(folder: &Path) -> bool {
     find(folder, TRAINING[0]).is_some()
 }
 
-/// The training images, and those of `t10k` as the held-out ones where one of its files is there.
+/// Reads the training images. If one of the `t10k` files is there, these are the held-out images.
 pub fn read(folder: &Path) -> Result<Dataset, String> {
     let (size, training) = part(folder, TRAINING)?;
     let (training, held_out) = match HELD_OUT.into_iter().find_map(|names| find(folder, names)) {
@@ -103,7 +103,7 @@ fn part(folder: &Path, [images, labels]: Names) -> Result<(Size, Part), String> 
     Ok((Size { height, width }, part))
 }
 
-/// The dimensions of a file, and its bytes.
+/// The dimensions in a file, and its bytes.
 fn content<const D: usize>(path: &Path, magic: u32) -> Result<([usize; D], Vec<u8>), String> {
     let mut bytes = fs::read(path).map_err(|error| error.to_string())?;
     if bytes.starts_with(&[0x1f, 0x8b]) {

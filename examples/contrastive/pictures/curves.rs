@@ -12,7 +12,7 @@ const ACCURACY: RGBColor = RGBColor(44, 140, 44);
 const PIXELS: RGBColor = RGBColor(214, 39, 40);
 const UNTRAINED: RGBColor = RGBColor(120, 120, 120);
 
-/// Both, over the epochs.
+/// Draws both curves over the epochs.
 pub fn draw(report: &Report, area: &Area) -> Drawn {
     let (above, below) = area.split_vertically(480);
     draw_loss(report, &above)?;
@@ -115,7 +115,7 @@ fn draw_accuracy(report: &Report, area: &Area) -> Drawn {
     Ok(())
 }
 
-/// Short runs have marks between the epochs, which stay without a number.
+/// The label of a mark. Marks between epochs, which short runs have, are not labelled.
 fn whole_epoch(epoch: &f64) -> String {
     if (epoch - epoch.round()).abs() < 1e-6 {
         format!("{epoch:.0}")

@@ -1,4 +1,4 @@
-//! The logits of momentum contrast before and after the training: the positive stands at index 0.
+//! The logits of momentum contrast before and after the training: the positive is at index 0.
 
 use plotters::prelude::*;
 
@@ -10,9 +10,9 @@ use crate::report::Report;
 const CELL: i32 = 24;
 const LEFT: i32 = 40;
 const TOP: i32 = 130;
-/// Between the positive and the negatives.
+/// Pixels between the positive and the negatives.
 const GAP: i32 = 14;
-/// Between the two matrices.
+/// Pixels between the two matrices.
 const BETWEEN: i32 = 70;
 const BELOW: i32 = 100;
 const SIMILAR: RGBColor = RGBColor(8, 64, 150);
@@ -24,13 +24,13 @@ pub fn size(report: &Report) -> (u32, u32) {
     ((2 * (LEFT + width) + BETWEEN) as u32, height as u32)
 }
 
-/// The rows, and the width of the picture of a matrix.
+/// The number of rows, and the width of a matrix in the picture.
 fn extent(similarities: &[Vec<f32>]) -> (i32, i32) {
     let columns = similarities.first().map_or(0, Vec::len);
     (similarities.len() as i32, CELL * columns as i32 + GAP)
 }
 
-/// Both matrices, blue where query and key are similar, orange where they are opposite.
+/// Draws both matrices: blue where query and key are similar, orange where they are opposite.
 pub fn draw(report: &Report, area: &Area) -> Drawn {
     let title = "Similarity of each query (row) to the keys (columns): the label of every row is 0";
     area.draw(&Text::new(title, (LEFT, 24), (FONT, TITLE).into_font()))?;
@@ -79,7 +79,7 @@ fn at_column(left: i32, column: usize) -> i32 {
     left + gap + CELL * column as i32
 }
 
-/// From white at 0.
+/// The colour of a similarity; 0 is white.
 fn colour(similarity: f32) -> RGBColor {
     let RGBColor(red, green, blue) = if similarity < 0.0 { OPPOSITE } else { SIMILAR };
     let share = similarity.abs().min(1.0);

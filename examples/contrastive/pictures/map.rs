@@ -8,7 +8,7 @@ use crate::canvas::{Area, Drawn, FONT, RAISED};
 use crate::pca;
 use crate::report::Report;
 
-/// Colours that are told apart on white; with more classes they are used again.
+/// Colours that can be told apart on white; with more classes they repeat.
 const COLOURS: [RGBColor; 10] = [
     RGBColor(31, 119, 180),
     RGBColor(230, 110, 0),
@@ -24,7 +24,7 @@ const COLOURS: [RGBColor; 10] = [
 /// Characters of a name that fit beside the map.
 const SHOWN_OF_NAME: usize = 5;
 
-/// Each image as the mark of its class.
+/// Draws each image as the mark of its class.
 pub fn draw(report: &Report, area: &Area) -> Drawn {
     let projection = pca::project(&report.embeddings.held_out);
     let (left, right) = range(projection.points.iter().map(|point| point[0]));
@@ -66,7 +66,7 @@ pub fn draw(report: &Report, area: &Area) -> Drawn {
                 + Text::new(mark(report, *class), (0, RAISED), style(*class, LABEL))
         },
     ))?;
-    // More classes than fit beside the map have their marks in it alone.
+    // Classes that do not fit into the list beside the map have their marks only in the map.
     for (class, name) in report.classes.iter().enumerate().take(COLOURS.len()) {
         let place = (1110, 160 + 64 * class as i32);
         area.draw(&Circle::new(place, 12, colour(class).filled()))?;
@@ -78,7 +78,7 @@ pub fn draw(report: &Report, area: &Area) -> Drawn {
     Ok(())
 }
 
-/// What stands for a class in the map: its name if that is one character, its number if not.
+/// The mark of a class in the map: its name if the name is one character, otherwise its number.
 fn mark(report: &Report, class: usize) -> String {
     let name = &report.classes[class];
     match name.chars().count() {

@@ -1,4 +1,4 @@
-//! The grid of neighbours: held-out images, and beside each the training images nearest to it.
+//! The grid of neighbours: held-out images, each with the training images nearest to it.
 
 use plotters::prelude::*;
 
@@ -12,11 +12,11 @@ use crate::report::{Report, SHOWN_NEIGHBOURS};
 const QUERIES: usize = 10;
 /// Height and width of an image.
 const CELL: i32 = 84;
-/// From one image to the next.
+/// Pixels from one image to the next.
 const STEP: i32 = CELL + 16;
 const LEFT: i32 = 40;
 const TOP: i32 = 136;
-/// Between the queries and their neighbours.
+/// Pixels between the queries and their neighbours.
 const GAP: i32 = 40;
 const FRAME: i32 = 5;
 const SAME: RGBColor = RGBColor(44, 140, 44);
@@ -28,7 +28,7 @@ pub fn size(report: &Report) -> (u32, u32) {
     (width as u32, height as u32)
 }
 
-/// A row for each class: its first held-out image, framed beside it what is nearest by the embeddings.
+/// Draws a row for each class: its first held-out image, and framed the images nearest by the embeddings.
 pub fn draw(report: &Report, area: &Area) -> Drawn {
     let title = format!(
         "{:.1} % of the {SHOWN_NEIGHBOURS} nearest neighbours are of the class of the query",
@@ -78,7 +78,8 @@ fn queries(report: &Report) -> Vec<usize> {
         .collect()
 }
 
-/// Pixel by pixel of the picture, so that there are no seams between the image's larger ones.
+/// Draws an image pixel by pixel of the picture, so that there are no seams between the image's larger
+/// pixels.
 fn draw_image(area: &Area, image: &Image, size: Size, (left, top): (i32, i32)) -> Drawn {
     for y in 0..CELL {
         for x in 0..CELL {

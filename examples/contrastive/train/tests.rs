@@ -128,7 +128,7 @@ fn the_momentum_grows_to_1_over_the_whole_run_or_stays() {
             ..settings(Method::Moco)
         };
         let trainer = trainer(settings, &few_digits());
-        // 2 epochs of 4 steps.
+        // The run has 2 epochs of 4 steps.
         [0, 4, 8].map(|step| trainer.momentum(step, 4))
     };
     assert_eq!(of(Schedule::Constant), [0.9; 3]);
@@ -137,7 +137,7 @@ fn the_momentum_grows_to_1_over_the_whole_run_or_stays() {
     assert!((middle - 0.95).abs() < 1e-12);
 }
 
-/// A checkpoint of one backend is resumed on another, whose integers have another dtype.
+/// Resumes a checkpoint of one backend on another, whose integers have another dtype.
 #[test]
 fn the_dtype_of_the_numbers_of_images_in_the_queue_is_kept_and_changes_nothing() {
     let dataset = few_digits();
