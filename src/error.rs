@@ -1,5 +1,7 @@
 //! What can be wrong with a call, in sentences.
 
+use burn::tensor::{DType, Device, GradientCheckpointingStrategy};
+
 /// Why a cross-entropy could not be computed.
 ///
 /// [`CrossEntropyLoss::try_forward`](crate::CrossEntropyLoss::try_forward) returns it;
@@ -86,7 +88,7 @@ pub enum CrossEntropyError {
         /// The class dimension.
         class_dim: usize,
     },
-    /// A number of the normalizer is no number of its own.
+    /// The normalizer is not a one-element tensor.
     #[error(
         "cross-entropy: the normalizer has {elements} elements, expected 1: the total weight of all \
          rows that the loss is averaged over; add up what there is of each batch or device"
@@ -113,7 +115,7 @@ pub enum CrossEntropyError {
     /// The loss is bound to a backend at compile time, and a tensor is on another.
     #[error(
         "cross-entropy: this loss is bound to the backend {bound}, which cannot take the {tensor} on \
-         {device}; move the tensor, or use `CrossEntropyLoss` without a backend parameter, which \
+         {device:?}; move the tensor, or use `CrossEntropyLoss` without a backend parameter, which \
          takes the tensors of every backend"
     )]
     WrongBackend {
@@ -122,34 +124,34 @@ pub enum CrossEntropyError {
         /// Which tensor.
         tensor: &'static str,
         /// The tensor's device.
-        device: String,
+        device: Device,
     },
     /// The logits and the target are on different devices.
     #[error(
-        "cross-entropy: the logits are on {logits}, but the target is on {target}; move one of them \
+        "cross-entropy: the logits are on {logits:?}, but the target is on {target:?}; move one of them \
          with `to_device`"
     )]
     DeviceMismatch {
         /// The device of the logits.
-        logits: String,
+        logits: Device,
         /// The device of the target.
-        target: String,
+        target: Device,
     },
     /// Two tensors of a call checkpoint their gradients differently.
     #[error(
         "cross-entropy: the {tensor} and the {other} are on autodiff devices of different \
-         gradient-checkpointing strategies ({strategy} and {other_strategy}); make both on the same \
+         gradient-checkpointing strategies ({strategy:?} and {other_strategy:?}); make both on the same \
          device, or take one of them out of autodiff with `without_autodiff`"
     )]
     CheckpointingMismatch {
         /// One of them.
         tensor: &'static str,
         /// Its strategy.
-        strategy: String,
+        strategy: GradientCheckpointingStrategy,
         /// The other.
         other: &'static str,
-        /// That one's strategy.
-        other_strategy: String,
+        /// The strategy of the other.
+        other_strategy: GradientCheckpointingStrategy,
     },
     /// A vocabulary shard does not fit.
     #[error(transparent)]
@@ -159,19 +161,25 @@ pub enum CrossEntropyError {
     Projection(#[from] ProjectionError),
     /// The dtype cannot be computed with, or not on this device.
     #[error(
-        "cross-entropy: {tensor} of dtype {dtype} cannot be used on {device}; cast to one of \
-         {supported}"
+        "cross-entropy: {tensor} of dtype {dtype:?} cannot be used on {device:?}; cast to one of {}",
+        listed(supported)
     )]
     UnsupportedDtype {
         /// Which tensor.
         tensor: &'static str,
         /// Its dtype.
-        dtype: String,
+        dtype: DType,
         /// Its device.
-        device: String,
+        device: Device,
         /// The dtypes that can be used there.
-        supported: String,
+        supported: Vec<DType>,
     },
+}
+
+/// The dtypes with commas between them.
+fn listed(dtypes: &[DType]) -> String {
+    let names: Vec<String> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
+    names.join(", ")
 }
 
 /// Why a loss could not be computed over the shards of a vocabulary.
@@ -297,6 +305,15 @@ pub enum ProjectionError {
         /// Shape of the weight.
         weight: Vec<usize>,
     },
+    /// The class dimension of the configuration is not the last.
+    #[error(
+        "cross-entropy: `class_dim` is {class_dim}, but a projection has its classes in the last dimension; \
+         expected 1, the default, or -1"
+    )]
+    ClassDim {
+        /// The configured class dimension.
+        class_dim: isize,
+    },
     /// The bias has another length than there are classes.
     #[error(
         "cross-entropy: the bias has {bias} entries, but the projection weight of shape {weight:?} makes \
@@ -311,28 +328,28 @@ pub enum ProjectionError {
     },
     /// The tensors have several dtypes.
     #[error(
-        "cross-entropy: the projection {tensor} is of dtype {dtype}, but the input is of {input}; cast \
+        "cross-entropy: the projection {tensor} is of dtype {dtype:?}, but the input is of {input:?}; cast \
          one of them"
     )]
     Dtype {
         /// Which tensor.
         tensor: &'static str,
         /// Its dtype.
-        dtype: String,
+        dtype: DType,
         /// The dtype of the input.
-        input: String,
+        input: DType,
     },
     /// The tensors are on several devices.
     #[error(
-        "cross-entropy: the projection {tensor} is on {device}, but the input is on {input}; move one of \
+        "cross-entropy: the projection {tensor} is on {device:?}, but the input is on {input:?}; move one of \
          them"
     )]
     Device {
         /// Which tensor.
         tensor: &'static str,
         /// Its device.
-        device: String,
+        device: Device,
         /// The device of the input.
-        input: String,
+        input: Device,
     },
 }

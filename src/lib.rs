@@ -90,37 +90,40 @@
 //! [`InfoNceLoss`] is the loss of queries against their positives and negatives, those of a queue (MoCo) or
 //! those of the batch (SimCLR, CLIP), at a fixed or a learnt temperature.
 //! A [`NegativeQueue`] keeps the keys of earlier steps as negatives, and [`momentum_update`] lets the encoder
-//! that makes them follow the one that is trained, with a momentum that a [`MomentumSchedule`] gives. Both
+//! that makes them follow the one that is trained, with a momentum that a [`MomentumSchedule`](contrastive::MomentumSchedule) gives. Both
 //! work on any module and every backend, in plain tensor operations.
 //!
 //! # Layers
 //!
-//! The crate root is what a user touches. Below it, public for tests and measurements: [`backend`],
-//! the operation as a trait; [`operation`], what a call of it takes and gives; [`mod@reference`], the
-//! operation in plain tensor operations.
+//! The crate root is what a user touches; contrastive learning has a module, [`contrastive`], and so have
+//! the parts for burn-train. Below it is one operation per backend, forward and backward.
 #![warn(missing_docs)]
 
+#[doc(hidden)]
 pub mod backend;
-mod contrastive;
+pub mod contrastive;
+mod dispatch;
 mod error;
 mod kernel;
 mod loss;
+#[doc(hidden)]
 pub mod operation;
-pub mod reference;
+#[doc(hidden)]
+pub mod portable;
 #[cfg(feature = "train")]
 pub mod train;
 
-pub use backend::CrossEntropyBackend;
 pub use contrastive::{
-    Buffers, ContrastiveError, InBatch, InfoNceLoss, InfoNceLossConfig, Momentum, MomentumSchedule,
-    NegativeQueue, NegativeQueueConfig, SampleIds, moco_logits, momentum_update,
-    try_momentum_update,
+    InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, moco_logits,
+    momentum_update,
 };
+pub use dispatch::CrossEntropyBackend;
 pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,
-    LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, Normalizer, RowClasses,
-    RowLosses, ShardStatistics, TargetTensor, VocabularyShard, cross_entropy,
+    LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, LogitsSource, Normalizer,
+    OutputOf, ProjectedLogits, RowLosses, ShardStatistics, TargetTensor, VocabularyShard,
+    cross_entropy,
 };
 pub use operation::EmptyReduction;
 

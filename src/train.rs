@@ -21,9 +21,9 @@
 //!
 //! impl TrainStep for Model {
 //!     type Input = Batch;
-//!     type Output = CrossEntropyOutput<2>;
+//!     type Output = CrossEntropyOutput<1>;
 //!
-//!     fn step(&self, batch: Batch) -> TrainOutput<CrossEntropyOutput<2>> {
+//!     fn step(&self, batch: Batch) -> TrainOutput<CrossEntropyOutput<1>> {
 //!         let output = InferenceStep::step(self, batch);
 //!         TrainOutput::new(self, output.loss.backward(), output)
 //!     }
@@ -31,9 +31,9 @@
 //!
 //! impl InferenceStep for Model {
 //!     type Input = Batch;
-//!     type Output = CrossEntropyOutput<2>;
+//!     type Output = CrossEntropyOutput<1>;
 //!
-//!     fn step(&self, batch: Batch) -> CrossEntropyOutput<2> {
+//!     fn step(&self, batch: Batch) -> CrossEntropyOutput<1> {
 //!         let logits = self.linear.forward(batch.features);
 //!         self.loss.forward_with_output(logits, batch.targets)
 //!     }
@@ -65,12 +65,9 @@ use burn::train::metric::{
     format_float,
 };
 
-use crate::{CrossEntropyOutput, LogitsRank};
+use crate::CrossEntropyOutput;
 
-impl<const D: usize, const R: usize> ItemLazy for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> ItemLazy for CrossEntropyOutput<R> {
     /// Takes everything out of the graph, and sends off what is still to be computed.
     fn sync(self) -> Result<Self, ExecutionError> {
         self.loss.device().flush()?;
@@ -89,12 +86,7 @@ where
 }
 
 /// The numbers of the rows that count, in one dimension. Waits for the device.
-fn of_counted_rows<const D: usize, const R: usize>(
-    output: &CrossEntropyOutput<D>,
-) -> (Tensor<1>, Tensor<1, Int>)
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+fn of_counted_rows<const R: usize>(output: &CrossEntropyOutput<R>) -> (Tensor<1>, Tensor<1, Int>) {
     let log_prob: Tensor<R> = output.log_prob.clone();
     let log_prob: Tensor<1> = log_prob.flatten(0, R - 1);
     let rank: Tensor<1, Int> = output.target_rank.clone().flatten(0, R - 1);
@@ -106,10 +98,7 @@ where
     (log_prob.select(0, counted.clone()), rank.select(0, counted))
 }
 
-impl<const D: usize, const R: usize> Adaptor<LossInput> for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> Adaptor<LossInput> for CrossEntropyOutput<R> {
     /// The loss as it is. Burn's metric takes the mean over batches; [`RowLossMetric`] that over
     /// rows.
     fn adapt(&self) -> LossInput {
@@ -117,10 +106,7 @@ where
     }
 }
 
-impl<const D: usize, const R: usize> Adaptor<AccuracyInput> for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> Adaptor<AccuracyInput> for CrossEntropyOutput<R> {
     /// Two classes in place of all, "wrong" and "right", of which the second is every target.
     fn adapt(&self) -> AccuracyInput {
         let (_, rank) = of_counted_rows(self);
@@ -134,10 +120,7 @@ where
 /// [`CrossEntropyOutput::in_top`] has no such bound.
 pub const LARGEST_TOP_K: usize = 128;
 
-impl<const D: usize, const R: usize> Adaptor<TopKAccuracyInput> for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> Adaptor<TopKAccuracyInput> for CrossEntropyOutput<R> {
     /// [`LARGEST_TOP_K`] places in place of the classes, in falling order, of which the target's rank
     /// is the target.
     fn adapt(&self) -> TopKAccuracyInput {
@@ -151,10 +134,7 @@ where
     }
 }
 
-impl<const D: usize, const R: usize> Adaptor<PerplexityInput> for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> Adaptor<PerplexityInput> for CrossEntropyOutput<R> {
     /// Two classes in place of all, "the target" and "any other", with the logarithms of their
     /// probabilities as logits.
     fn adapt(&self) -> PerplexityInput {
@@ -177,10 +157,7 @@ pub struct RowLossInput {
     counted_rows: Tensor<1>,
 }
 
-impl<const D: usize, const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<D>
-where
-    Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, Int>>,
-{
+impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
     fn adapt(&self) -> RowLossInput {
         RowLossInput {
             mean: self.mean(),

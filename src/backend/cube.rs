@@ -16,71 +16,32 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
-use super::CrossEntropyBackend;
+use super::CrossEntropyOperation;
 use crate::kernel::cube::{
-    Buffer, Call, Full, GradientBuffer, Kept, Layout, Targets as TargetBuffers,
+    Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Layout, Reduction, RowResults,
+    Targets as TargetBuffers,
 };
 use crate::operation::{
-    ClassWeights, Denominators, Details, DetailsOf, Forward, Geometry, Gradients, GradientsOf,
-    Inputs, NOTHING_SAVED, Options, RowReduction, Saved, Targets, accumulation_dtype,
+    Forward, Geometry, Gradients, Inputs, Logits, MaybeFloat, Options, Outputs, RowOutputs,
+    RowReduction, Saved, Targets, Wanted, WantedGradients, accumulation_dtype, row_shape,
 };
-use crate::reference;
+use crate::portable::{self, chunks};
 
-impl CrossEntropyBackend for CubeBackend {
+impl CrossEntropyOperation for CubeBackend {
     fn cross_entropy(
-        logits: FloatTensor<Self>,
+        logits: Logits<Self>,
         inputs: Inputs<Self>,
         options: Options,
+        wanted: Wanted,
     ) -> Forward<Self> {
-        if is_empty(&logits) {
-            return nothing(logits, inputs, &options);
-        }
-        let operands = Operands::new(logits, inputs, &options);
-        let call = operands.call(&options);
-        let mut results = call.rows();
-        let (loss, denominators) = operands.loss(&call, results.losses.take());
-        let totals = |denominators: &CubeTensor| match options.reduction {
-            RowReduction::Mean => denominators.clone(),
-            _ => {
-                let of_mean = Options {
-                    reduction: RowReduction::Mean,
-                    ..options.clone()
-                };
-                let of_rows = Call {
-                    normalizer: None,
-                    ..operands.call(&of_mean)
-                };
-                let (_, totals) = of_rows.totals(None);
-                operands.arithmetic_tensor(totals, Shape::new([2]))
+        match logits {
+            Logits::Tensor(logits) if is_empty(&logits) => {
+                without_rows(logits, inputs, &options, wanted)
             }
-        };
-        let rows = call.geometry.rows();
-        let details = match (results.numbers, results.classes) {
-            (Some(numbers), Some(classes)) => Details::PerRow {
-                numbers: operands.lines(numbers, rows, operands.arithmetic.into()),
-                classes: operands.lines(classes, rows, DType::I32),
-                totals: totals(&denominators),
-            },
-            _ => Details::Nothing,
-        };
-        let statistics = results
-            .statistics
-            .map(|statistics| operands.lines(statistics, rows, operands.arithmetic.into()));
-        drop(call);
-        let logits = operands.logits;
-        let saved = match statistics {
-            _ if !options.keep => Saved::Nothing,
-            None => Saved::AsGiven { input: logits },
-            Some(statistics) => Saved::Logits {
-                logits,
-                statistics,
-                denominators,
-            },
-        };
-        Forward {
-            loss,
-            saved,
-            details,
+            Logits::Tensor(logits) => Operands::new(logits, inputs, &options, wanted).forward(),
+            Logits::Projected(projection) => {
+                chunks::forward::<Self, Fused>(projection, inputs, &options, wanted)
+            }
         }
     }
 
@@ -89,68 +50,53 @@ impl CrossEntropyBackend for CubeBackend {
         inputs: Inputs<Self>,
         upstream: FloatTensor<Self>,
         options: Options,
+        wanted: WantedGradients,
     ) -> Gradients<Self> {
-        let (logits, statistics, denominators) = match saved {
-            Saved::Logits {
+        let (logits, statistics) = match saved {
+            Saved::Statistics {
                 logits,
                 statistics,
-                denominators,
-            } => (logits, Some(statistics), Some(denominators)),
-            Saved::AsGiven { input } => (input, None, None),
-            Saved::Gradients { .. } => {
-                return reference::cross_entropy_backward::<Self>(
-                    saved, inputs, upstream, &options,
+                divisors,
+            } => (logits, Some((statistics, divisors))),
+            Saved::Logits(Logits::Tensor(logits)) => (logits, None),
+            Saved::Logits(Logits::Projected(projection)) => {
+                return chunks::backward::<Self, Fused>(
+                    projection, inputs, upstream, &options, wanted,
                 );
             }
-            Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
+            Saved::Gradients { gradients, .. } => return chunks::multiplied(gradients, &upstream),
+            Saved::Nothing => return Gradients::default(),
         };
-
         if is_empty(&logits) {
-            let saved = Saved::AsGiven { input: logits };
-            return reference::cross_entropy_backward::<Self>(saved, inputs, upstream, &options);
+            let saved = Saved::Logits(Logits::Tensor(logits));
+            return portable::cross_entropy_backward(saved, inputs, upstream, &options, wanted);
         }
-        let operands = Operands::new(logits, inputs, &options);
-        let [of_logits, of_targets] = match options.gradients_of {
-            GradientsOf::Logits => [true, false],
-            GradientsOf::Targets => [false, true],
-            GradientsOf::Both => [true, true],
-        };
-        let logits_gradient = of_logits.then(|| Destination::of(&operands.logits));
-        let targets_gradient = match &operands.targets {
-            TargetTensor::Distributions(targets) if of_targets => Some(Destination::of(targets)),
-            _ => None,
-        };
-        let call = operands.call(&options);
-        let denominators = match (options.reduction, denominators) {
-            (RowReduction::None, _) => None,
-            (_, Some(denominators)) => Some(buffer_of(&into_contiguous(denominators))),
-            (_, None) => Some(call.totals(None).1),
-        };
-        let kept = Kept {
-            statistics: statistics.map(|statistics| buffer_of(&into_contiguous(statistics))),
-            denominators,
-            upstream: buffer_of(&into_contiguous(cast(upstream, operands.arithmetic))),
-        };
-        let buffer = |destination: &Destination| destination.buffer(&operands);
-        let destinations = [&logits_gradient, &targets_gradient];
-        call.gradients(
-            &kept,
-            destinations.map(|destination| destination.as_ref().map(buffer)),
-        );
-        drop(call);
-        let logits = logits_gradient.map(|destination| destination.finish(operands.logits));
-        let targets = match (targets_gradient, operands.targets) {
-            (Some(destination), TargetTensor::Distributions(targets)) => {
-                Some(destination.finish(targets))
-            }
-            _ => None,
-        };
-        match (logits, targets) {
-            (Some(logits), None) => Gradients::Logits { logits },
-            (None, Some(targets)) => Gradients::Targets { targets },
-            (Some(logits), Some(targets)) => Gradients::Both { logits, targets },
-            (None, None) => unreachable!("a gradient of index targets is never asked for"),
-        }
+        let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
+        operands.gradients(statistics, upstream)
+    }
+}
+
+/// The fused kernels over the logits of a chunk.
+struct Fused;
+
+impl chunks::OnLogits<CubeBackend> for Fused {
+    fn forward(
+        logits: Logits<CubeBackend>,
+        inputs: Inputs<CubeBackend>,
+        options: &Options,
+        wanted: Wanted,
+    ) -> Forward<CubeBackend> {
+        CubeBackend::cross_entropy(logits, inputs, options.clone(), wanted)
+    }
+
+    fn backward(
+        saved: Saved<CubeBackend>,
+        inputs: Inputs<CubeBackend>,
+        upstream: CubeTensor,
+        options: &Options,
+        wanted: WantedGradients,
+    ) -> Gradients<CubeBackend> {
+        CubeBackend::cross_entropy_backward(saved, inputs, upstream, options.clone(), wanted)
     }
 }
 
@@ -167,16 +113,17 @@ pub(crate) fn largest_buffer(device: &CubeDevice) -> usize {
 }
 
 /// The tensors of a call, each in an order of memory that the kernels take.
-struct Operands {
+struct Operands<'a> {
+    options: &'a Options,
+    wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
     weights: Option<CubeTensor>,
-    /// The largest class of each distribution, for the details.
+    /// The largest class of each distribution, for the outputs of rows.
     labels: Option<CubeTensor>,
-    normalizer: Option<CubeTensor>,
-    /// The dtype that is computed in.
+    reduction: Reduction,
+    /// The dtype of the arithmetic.
     arithmetic: FloatDType,
-    class_dim: usize,
 }
 
 enum TargetTensor {
@@ -184,12 +131,17 @@ enum TargetTensor {
     Distributions(CubeTensor),
 }
 
-impl Operands {
-    fn new(logits: CubeTensor, inputs: Inputs<CubeBackend>, options: &Options) -> Self {
+impl<'a> Operands<'a> {
+    fn new(
+        logits: CubeTensor,
+        inputs: Inputs<CubeBackend>,
+        options: &'a Options,
+        wanted: Wanted,
+    ) -> Self {
         let arithmetic = accumulation_dtype(logits.dtype);
         let class_dim = options.class_dim;
         let labels = match &inputs.targets {
-            Targets::Distributions(targets) if options.details != DetailsOf::Nothing => {
+            Targets::Distributions(targets) if wanted.outputs != Outputs::None => {
                 // One more read of the distributions, by Burn's kernel.
                 let labels = CubeBackend::float_argmax(targets.clone(), class_dim, IntDType::I32);
                 Some(into_contiguous(labels))
@@ -197,10 +149,16 @@ impl Operands {
             _ => None,
         };
         Self {
+            options,
+            wanted,
             labels,
-            normalizer: match inputs.normalizer {
-                Denominators::OfRows => None,
-                Denominators::Given(numbers) => Some(into_contiguous(cast(numbers, arithmetic))),
+            reduction: match inputs.reduction {
+                RowReduction::None => Reduction::PerRow,
+                RowReduction::Mean => Reduction::Mean,
+                RowReduction::Sum { divisor } => Reduction::Over(divisor),
+                RowReduction::Normalized { divisors } => {
+                    Reduction::OverBuffer(buffer_of(&into_contiguous(cast(divisors, arithmetic))))
+                }
             },
             logits: in_strides(logits, class_dim),
             targets: match inputs.targets {
@@ -210,19 +168,19 @@ impl Operands {
                 }
             },
             weights: match inputs.weights {
-                ClassWeights::Equal => None,
-                ClassWeights::PerClass(weights) => Some(into_contiguous(cast(weights, arithmetic))),
+                MaybeFloat::None => None,
+                MaybeFloat::Some(weights) => Some(into_contiguous(cast(weights, arithmetic))),
             },
             arithmetic,
-            class_dim,
         }
     }
 
-    fn call<'a>(&self, options: &'a Options) -> Call<'a> {
+    fn call(&self) -> Call<'a> {
         Call {
             client: self.logits.client.clone(),
-            geometry: Geometry::new(self.logits.meta.shape(), self.class_dim),
-            options,
+            geometry: Geometry::new(self.logits.meta.shape(), self.options.class_dim),
+            options: self.options,
+            wanted: self.wanted,
             logits: self.full(&self.logits),
             targets: match &self.targets {
                 TargetTensor::Indices(indices) => TargetBuffers::Indices(buffer_of(indices)),
@@ -232,31 +190,133 @@ impl Operands {
             },
             weights: self.weights.as_ref().map(buffer_of),
             labels: self.labels.as_ref().map(buffer_of),
-            normalizer: self.normalizer.as_ref().map(buffer_of),
+            reduction: self.reduction.clone(),
         }
+    }
+
+    fn forward(self) -> Forward<CubeBackend> {
+        let call = self.call();
+        let mut results = call.rows();
+        let (loss, divisors) = self.loss(&call, results.losses.take());
+        let rows = call.geometry.rows();
+        let statistics = results.statistics.take();
+        let statistics =
+            statistics.map(|statistics| self.lines(statistics, rows, self.arithmetic.into()));
+        let outputs = self.outputs(&call, results, &divisors);
+        drop(call);
+        let is_kept = self.wanted.gradients.any();
+        let saved = match statistics {
+            _ if !is_kept => Saved::Nothing,
+            None => Saved::Logits(Logits::Tensor(self.logits)),
+            Some(statistics) => Saved::Statistics {
+                logits: self.logits,
+                statistics,
+                divisors,
+            },
+        };
+        Forward {
+            loss,
+            saved,
+            outputs,
+        }
+    }
+
+    fn outputs(
+        &self,
+        call: &Call<'_>,
+        results: RowResults,
+        divisors: &CubeTensor,
+    ) -> RowOutputs<CubeBackend> {
+        let (Some(numbers), Some(classes)) = (results.numbers, results.classes) else {
+            return RowOutputs::Nothing;
+        };
+        let rows = call.geometry.rows();
+        RowOutputs::PerRow {
+            numbers: self.lines(numbers, rows, self.arithmetic.into()),
+            classes: self.lines(classes, rows, DType::I32),
+            divisors: match self.reduction {
+                Reduction::Mean => divisors.clone(),
+                _ => {
+                    let mean = Call {
+                        reduction: Reduction::Mean,
+                        ..self.call()
+                    };
+                    self.arithmetic_tensor(mean.totals(None).1, Shape::new([2]))
+                }
+            },
+        }
+    }
+
+    /// The gradients by the numbers that the forward left, or without them, over probabilities.
+    fn gradients(
+        self,
+        from_forward: Option<(CubeTensor, CubeTensor)>,
+        upstream: CubeTensor,
+    ) -> Gradients<CubeBackend> {
+        let wanted = self.wanted.gradients;
+        let logits_gradient = wanted.logits.then(|| Destination::of(&self.logits));
+        let targets_gradient = match &self.targets {
+            TargetTensor::Distributions(targets) if wanted.targets => {
+                Some(Destination::of(targets))
+            }
+            _ => None,
+        };
+        let call = self.call();
+        let (statistics, divisors) = match from_forward {
+            Some((statistics, divisors)) => (Some(statistics), Some(divisors)),
+            None => (None, None),
+        };
+        let divisors = match (&self.reduction, divisors) {
+            (Reduction::PerRow, _) => None,
+            (_, Some(divisors)) => Some(buffer_of(&into_contiguous(divisors))),
+            (_, None) => Some(call.totals(None).1),
+        };
+        let from_forward = FromForwardBuffers {
+            statistics: statistics.map(|statistics| buffer_of(&into_contiguous(statistics))),
+            divisors,
+            upstream: buffer_of(&into_contiguous(cast(upstream, self.arithmetic))),
+        };
+        let buffer = |destination: &Destination| destination.buffer(&self);
+        let destinations = [&logits_gradient, &targets_gradient];
+        call.gradients(
+            &from_forward,
+            destinations.map(|destination| destination.as_ref().map(buffer)),
+        );
+        drop(call);
+        let logits = logits_gradient.map(|destination| destination.finish(self.logits));
+        let targets = match (targets_gradient, self.targets) {
+            (Some(destination), TargetTensor::Distributions(targets)) => {
+                Some(destination.finish(targets))
+            }
+            _ => None,
+        };
+        Gradients::of_loss(logits, targets)
     }
 
     fn full(&self, tensor: &CubeTensor) -> Full {
         Full {
             buffer: buffer_of(tensor),
-            layout: layout_of(tensor, self.class_dim).expect("the tensor was brought into strides"),
+            layout: layout_of(tensor, self.options.class_dim)
+                .expect("the tensor was brought into strides"),
         }
     }
 
-    /// The loss in the shape that was asked for, and what the losses were divided by.
+    /// The loss in its shape, and the divisors of the losses and of the z-losses.
     fn loss(&self, call: &Call<'_>, losses: Option<Buffer>) -> (CubeTensor, CubeTensor) {
-        let losses = losses.expect("the forward has them");
-        let shape = call.options.loss_shape(self.logits.meta.shape());
-        let (loss, denominators) = match call.options.reduction {
-            // Nobody reads the denominators, but fusion has been told of them.
-            RowReduction::None => (losses, self.empty(Shape::new([2]))),
-            _ => {
-                let (loss, denominators) = call.totals(Some(&losses));
-                let denominators = self.arithmetic_tensor(denominators, Shape::new([2]));
-                (loss.expect("the losses were given"), denominators)
-            }
-        };
-        (self.arithmetic_tensor(loss, shape), denominators)
+        let losses = losses.expect("the forward has losses");
+        let logits = self.logits.meta.shape();
+        if matches!(self.reduction, Reduction::PerRow) {
+            // Nobody reads the divisors, but fusion has been told of them.
+            let shape = row_shape(logits, self.options.class_dim);
+            let divisors = self.empty(Shape::new([2]));
+            return (self.arithmetic_tensor(losses, shape), divisors);
+        }
+        let (loss, divisors) = call.totals(Some(&losses));
+        let loss = loss.expect("the losses were given");
+        (
+            self.arithmetic_tensor(loss, Shape::new([1])),
+            self.arithmetic_tensor(divisors, Shape::new([2])),
+        )
     }
 
     /// A buffer of the arithmetic's dtype as a tensor.
@@ -306,7 +366,7 @@ impl Destination {
         }
     }
 
-    fn buffer(&self, operands: &Operands) -> GradientBuffer {
+    fn buffer(&self, operands: &Operands<'_>) -> GradientBuffer {
         match self {
             Self::InPlace => GradientBuffer::InPlace,
             Self::New(tensor) => GradientBuffer::New(operands.full(tensor)),
@@ -326,16 +386,18 @@ fn is_empty(logits: &CubeTensor) -> bool {
 }
 
 /// The forward over no rows.
-fn nothing(
+fn without_rows(
     logits: CubeTensor,
     inputs: Inputs<CubeBackend>,
     options: &Options,
+    wanted: Wanted,
 ) -> Forward<CubeBackend> {
     let is_distribution = matches!(inputs.targets, Targets::Distributions(_));
     let numbers = options.statistics_per_row(is_distribution);
-    let mut forward = reference::cross_entropy::<CubeBackend>(logits, inputs, options);
-    if let Saved::Logits { statistics, .. } = &mut forward.saved {
-        // As many numbers of no row as of any.
+    let logits = Logits::Tensor(logits);
+    let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);
+    if let Saved::Statistics { statistics, .. } = &mut forward.saved {
+        // The kernels keep more numbers of a row than the portable path; fusion was told their number.
         *statistics = CubeBackend::float_zeros(
             Shape::new([numbers, 0]),
             &statistics.device,
@@ -398,13 +460,6 @@ fn cast(tensor: CubeTensor, dtype: FloatDType) -> CubeTensor {
         CubeBackend::float_cast(tensor, dtype)
     }
 }
-
-// The alias that users bind a loss to is one of the backends above.
-#[cfg(feature = "wgpu")]
-const _: () = {
-    const fn is_implemented<B: CrossEntropyBackend>() {}
-    is_implemented::<burn_wgpu::Wgpu>();
-};
 
 #[cfg(all(test, feature = "wgpu"))]
 mod tests;

@@ -4,13 +4,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Bytes, DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::CrossEntropyBackend;
+use super::CrossEntropyOperation;
 use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
-use crate::operation::linear::{
-    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+use crate::operation::{
+    Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
-use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 
 computes_on_host!(Flex);
 

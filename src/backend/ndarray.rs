@@ -4,13 +4,12 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape, TensorData};
 use burn_ndarray::{NdArray, NdArrayTensor, SharedArray};
 
-use super::CrossEntropyBackend;
+use super::CrossEntropyOperation;
 use super::host::{HostBackend, HostTensor, computes_on_host};
 use crate::kernel::cpu::{Floats, FloatsMut, Indices};
-use crate::operation::linear::{
-    LinearForward, LinearGradients, LinearOptions, LinearSaved, Projection,
+use crate::operation::{
+    Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
-use crate::operation::{Forward, Gradients, Inputs, Options, Saved};
 
 computes_on_host!(NdArray);
 
@@ -31,7 +30,7 @@ impl HostBackend for NdArray {
 macro_rules! host_array {
     ($($dtype:ident: $element:ident),*) => {
         #[derive(Clone)]
-        pub(super) enum HostArray {
+        pub(crate) enum HostArray {
             $($dtype(SharedArray<$element>)),*
         }
 

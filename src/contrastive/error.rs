@@ -1,5 +1,7 @@
 //! What can be wrong with a part of contrastive learning, in sentences.
 
+use burn::tensor::{DType, Device};
+
 use crate::error::CrossEntropyError;
 
 /// Why a contrastive loss could not be computed, a queue of negatives did not take its keys, or a momentum
@@ -72,40 +74,40 @@ pub enum ContrastiveError {
     },
     /// A tensor is on another device than the queue.
     #[error(
-        "negative queue: the {tensor} are on {given}, but the queue is on {queue}; move one of them \
+        "negative queue: the {tensor} are on {given:?}, but the queue is on {queue:?}; move one of them \
          with `to_device`"
     )]
     Device {
         /// Which tensor.
         tensor: &'static str,
         /// Its device.
-        given: String,
+        given: Device,
         /// The device of the queue.
-        queue: String,
+        queue: Device,
     },
     /// A tensor has another dtype than what the queue holds.
     #[error(
-        "negative queue: the {tensor} are of dtype {given}, but those in the queue are of {queue}; cast \
+        "negative queue: the {tensor} are of dtype {given:?}, but those in the queue are of {queue:?}; cast \
          them, or `clear` the queue, which takes on the dtype of the first keys"
     )]
     Dtype {
         /// Which tensor.
         tensor: &'static str,
         /// Its dtype.
-        given: String,
-        /// The dtype of what the queue holds.
-        queue: String,
+        given: DType,
+        /// The dtype of the tensors in the queue.
+        queue: DType,
     },
     /// Features that are not computed with.
     #[error(
-        "contrastive learning: `{tensor}` is of dtype {dtype}, expected a floating-point dtype; \
+        "contrastive learning: `{tensor}` is of dtype {dtype:?}, expected a floating-point dtype; \
          `dequantize` it"
     )]
     Quantized {
         /// Which tensor.
         tensor: &'static str,
         /// Its dtype.
-        dtype: String,
+        dtype: DType,
     },
     /// Two tensors of a contrastive loss have other numbers of rows.
     #[error(
@@ -147,27 +149,27 @@ pub enum ContrastiveError {
     },
     /// Ids are on another device than the features.
     #[error(
-        "contrastive loss: the ids of the {of} are on {ids}, but the features are on {features}; move one of \
+        "contrastive loss: the ids of the {of} are on {ids:?}, but the features are on {features:?}; move one of \
          them with `to_device`"
     )]
     SampleIdDevice {
         /// What the ids belong to.
         of: &'static str,
         /// Device of the ids.
-        ids: String,
+        ids: Device,
         /// Device of the features.
-        features: String,
+        features: Device,
     },
     /// The ids are of two dtypes.
     #[error(
-        "contrastive loss: the ids of the queries are of dtype {queries}, those of the negatives of \
-         {negatives}, expected the same; cast one of them to the wider"
+        "contrastive loss: the ids of the queries are of dtype {queries:?}, those of the negatives of \
+         {negatives:?}, expected the same; cast one of them to the wider"
     )]
     SampleIdDtypes {
         /// Dtype of the queries' ids.
-        queries: String,
+        queries: DType,
         /// Dtype of the negatives' ids.
-        negatives: String,
+        negatives: DType,
     },
     /// There are not as many ids as queries or negatives.
     #[error("contrastive loss: there are {ids} ids for {rows} {of}, expected one for each")]

@@ -18,14 +18,15 @@ use self::features::{
 };
 pub use self::logits::moco_logits;
 use super::error::{ContrastiveError, unwrap};
-use crate::backend::CrossEntropyBackend;
+use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{
-    CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, Projected, RangeCheck, SameId,
+    CrossEntropyLoss, CrossEntropyOutput, GivenLogits, ProjectedTensors, Request,
+    RequestedReduction, SameId, Target,
 };
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
-/// The contrastive loss of queries and keys: each query is to be told which of the keys is its own, the
-/// positive, among the others, the negatives.
+/// The contrastive loss of queries and keys: each query has to pick its own key, the
+/// positive, among all keys; the others are the negatives.
 ///
 /// With `q` a query, `k` its positive, `n_j` its negatives, all of length 1, and the temperature `t`
 ///
@@ -127,15 +128,15 @@ impl SampleIds {
             if ids.device().without_autodiff() != device.clone().without_autodiff() {
                 return Err(ContrastiveError::SampleIdDevice {
                     of,
-                    ids: format!("{:?}", ids.device()),
-                    features: format!("{device:?}"),
+                    ids: ids.device(),
+                    features: device.clone(),
                 });
             }
         }
         if self.queries.dtype() != self.negatives.dtype() {
             return Err(ContrastiveError::SampleIdDtypes {
-                queries: format!("{:?}", self.queries.dtype()),
-                negatives: format!("{:?}", self.negatives.dtype()),
+                queries: self.queries.dtype(),
+                negatives: self.negatives.dtype(),
             });
         }
         Ok(SameId {
@@ -173,7 +174,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         negatives: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
         let (similarities, target) = self.with_positive(query, positive, negatives)?;
-        self.loss(similarities, target, RangeCheck::WhereFree)
+        self.loss(similarities, target)
     }
 
     /// [`forward`](Self::forward) without the negatives that have the id of the query: the old key of a
@@ -216,7 +217,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         let device = query.device();
         let (mut similarities, target) = self.with_positive(query, positive, negatives)?;
         similarities.excluded = Some(ids.same(&device)?);
-        self.loss(similarities, target, RangeCheck::WhereFree)
+        self.loss(similarities, target)
     }
 
     /// The loss of [`forward`](Self::forward) and what the same pass knows of every row, such as whether
@@ -231,7 +232,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         query: Tensor<2>,
         positive: Tensor<2>,
         negatives: Tensor<2>,
-    ) -> CrossEntropyOutput<2> {
+    ) -> CrossEntropyOutput<1> {
         unwrap(self.try_forward_with_output(query, positive, negatives))
     }
 
@@ -245,11 +246,11 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         query: Tensor<2>,
         positive: Tensor<2>,
         negatives: Tensor<2>,
-    ) -> Result<CrossEntropyOutput<2>, ContrastiveError> {
+    ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
         let (similarities, target) = self.with_positive(query, positive, negatives)?;
         let loss: CrossEntropyLoss<B> = self.settings.loss();
-        let request = (DetailsOf::Target, RangeCheck::WhereFree);
-        Ok(loss.output(similarities, target, request)?)
+        let logits = GivenLogits::Projected(similarities);
+        Ok(loss.output::<2>(logits, Target::of_indices(target), Outputs::Rows)?)
     }
 
     /// The mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the other
@@ -276,26 +277,25 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         check_beside(("a", &a), ("b", &b))?;
         let rows = a.dims()[0] as i64;
         let device = a.device().without_autodiff();
-        let own = || Tensor::<1, Int>::arange(0..rows, &device);
+        let rows_themselves = || Tensor::<1, Int>::arange(0..rows, &device);
         let (a, b) = (self.normalised(a), self.normalised(b));
         match self.settings.in_batch {
-            InBatch::OneSided => self.pairs(self.scaled(a), b, own(), RangeCheck::WhereFree),
+            InBatch::OneSided => self.pairs(self.scaled(a), b, rows_themselves()),
             InBatch::Symmetric => {
-                let check = RangeCheck::WhereFree;
-                let there = self.pairs(self.scaled(a.clone()), b.clone(), own(), check)?;
-                let back = self.pairs(self.scaled(b), a, own(), check)?;
+                let there = self.pairs(self.scaled(a.clone()), b.clone(), rows_themselves())?;
+                let back = self.pairs(self.scaled(b), a, rows_themselves())?;
                 Ok((there + back) / 2.0)
             }
             InBatch::NtXent => {
                 let both = Tensor::cat(vec![a, b], 0);
-                let others = Tensor::cat(vec![own() + rows, own()], 0);
+                let others = Tensor::cat(vec![rows_themselves() + rows, rows_themselves()], 0);
                 let ids = Tensor::<1, Int>::arange(0..2 * rows, &device).into_dispatch();
                 let mut similarities = self.similarities(self.scaled(both.clone()), both);
                 similarities.excluded = Some(SameId {
                     rows: ids.clone(),
                     columns: ids,
                 });
-                self.loss(similarities, others, RangeCheck::WhereFree)
+                self.loss(similarities, others)
             }
         }
     }
@@ -314,11 +314,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Tensor<1> {
-        unwrap(self.with_pairs(query, keys, positive, RangeCheck::WhereFree))
+        unwrap(self.with_pairs(query, keys, positive))
     }
 
-    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong, and that looks for indices out of
-    /// range on every backend, at the price of waiting for the device.
+    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong.
     ///
     /// # Errors
     ///
@@ -329,7 +328,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        self.with_pairs(query, keys, positive, RangeCheck::Always)
+        self.with_pairs(query, keys, positive)
     }
 
     /// Similarities with the positive at index 0, and the target of every row.
@@ -338,15 +337,15 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         query: Tensor<2>,
         positive: Tensor<2>,
         negatives: Tensor<2>,
-    ) -> Result<(Projected, Tensor<1, Int>), ContrastiveError> {
+    ) -> Result<(ProjectedTensors, Tensor<1, Int>), ContrastiveError> {
         check_with_positive(&query, &positive, &negatives)?;
         let query = self.scaled(self.normalised(query));
         let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
-        let own = similarity_of_rows(query.clone(), positive);
+        let positive = similarity_of_rows(query.clone(), positive);
         let device = query.device().without_autodiff();
         let target = Tensor::<1, Int>::zeros([query.dims()[0]], &device);
         let mut similarities = self.similarities(query, negatives);
-        similarities.own = Some(own.into_dispatch());
+        similarities.positive = Some(positive.into_dispatch());
         Ok((similarities, target))
     }
 
@@ -355,11 +354,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         query: Tensor<2>,
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
-        check: RangeCheck,
     ) -> Result<Tensor<1>, ContrastiveError> {
         check_beside(("query", &query), ("keys", &keys))?;
         let (query, keys) = (self.normalised(query), self.normalised(keys));
-        self.pairs(self.scaled(query), keys, positive, check)
+        self.pairs(self.scaled(query), keys, positive)
     }
 
     fn pairs(
@@ -367,17 +365,16 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         query: Tensor<2>,
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
-        check: RangeCheck,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        self.loss(self.similarities(query, keys), positive, check)
+        self.loss(self.similarities(query, keys), positive)
     }
 
-    fn similarities(&self, query: Tensor<2>, keys: Tensor<2>) -> Projected {
-        Projected {
-            input: query.into_dispatch(),
+    fn similarities(&self, query: Tensor<2>, keys: Tensor<2>) -> ProjectedTensors {
+        ProjectedTensors {
+            hidden: query.into_dispatch(),
             weight: keys.transpose().into_dispatch(),
             bias: None,
-            own: None,
+            positive: None,
             excluded: None,
             chunk: self.settings.chunk,
         }
@@ -385,12 +382,14 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
 
     fn loss(
         &self,
-        similarities: Projected,
-        target: impl CrossEntropyTarget<2>,
-        check: RangeCheck,
+        similarities: ProjectedTensors,
+        target: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
         let loss: CrossEntropyLoss<B> = self.settings.loss();
-        Ok(loss.reduced(similarities, target, check)?)
+        let request = Request::loss(RequestedReduction::Configured);
+        let logits = GivenLogits::Projected(similarities);
+        let computed = loss.compute(logits, Target::of_indices(target), request)?;
+        Ok(Tensor::from_dispatch(computed.loss))
     }
 
     fn normalised(&self, features: Tensor<2>) -> Tensor<2> {

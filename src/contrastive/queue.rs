@@ -298,7 +298,7 @@ impl NegativeQueue {
         if let dtype @ DType::QFloat(_) = keys.dtype() {
             return Err(ContrastiveError::Quantized {
                 tensor: "keys",
-                dtype: format!("{dtype:?}"),
+                dtype,
             });
         }
         self.check_dtype("keys", keys.dtype(), self.keys.dtype())
@@ -312,8 +312,8 @@ impl NegativeQueue {
         }
         Err(ContrastiveError::Device {
             tensor,
-            given: format!("{given:?}"),
-            queue: format!("{queue:?}"),
+            given,
+            queue,
         })
     }
 
@@ -328,8 +328,8 @@ impl NegativeQueue {
         }
         Err(ContrastiveError::Dtype {
             tensor,
-            given: format!("{given:?}"),
-            queue: format!("{held:?}"),
+            given,
+            queue: held,
         })
     }
 

@@ -1,10 +1,11 @@
-//! The checks of a call that need no look at the values.
+//! The checks of a call: shapes, dtypes, devices, and the range of index targets.
 
-use burn::backend::{DispatchAutodiffContext, DispatchTensor, TensorMetadata};
-use burn::tensor::{DType, Device, Shape};
+use burn::backend::ops::IntTensorOps;
+use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
 use super::target::Target;
-use crate::backend::routing;
+use crate::dispatch::device::{self, HostCheck};
 use crate::error::CrossEntropyError;
 use crate::operation::row_shape;
 
@@ -51,8 +52,8 @@ pub(super) fn check_same_device(
         return Ok(());
     }
     Err(CrossEntropyError::DeviceMismatch {
-        logits: format!("{logits:?}"),
-        target: format!("{target:?}"),
+        logits: logits.clone(),
+        target,
     })
 }
 
@@ -69,9 +70,9 @@ pub(super) fn check_same_checkpointing(
         if strategy != expected {
             return Err(CrossEntropyError::CheckpointingMismatch {
                 tensor: first,
-                strategy: format!("{expected:?}"),
+                strategy: expected,
                 other: name,
-                other_strategy: format!("{strategy:?}"),
+                other_strategy: strategy,
             });
         }
     }
@@ -107,12 +108,12 @@ pub(super) fn check_float_dtype(
     dtype: DType,
     device: &Device,
 ) -> Result<(), CrossEntropyError> {
-    if routing::computes(device, dtype) {
+    if device::computes(device, dtype) {
         return Ok(());
     }
     const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
     Err(unsupported(tensor, dtype, device, &FLOATS, |dtype| {
-        routing::computes(device, dtype)
+        device::computes(device, dtype)
     }))
 }
 
@@ -123,15 +124,73 @@ fn unsupported(
     candidates: &[DType],
     usable: impl Fn(DType) -> bool,
 ) -> CrossEntropyError {
-    let supported: Vec<String> = candidates
-        .iter()
-        .filter(|candidate| usable(**candidate))
-        .map(|candidate| format!("{candidate:?}"))
-        .collect();
     CrossEntropyError::UnsupportedDtype {
         tensor,
-        dtype: format!("{dtype:?}"),
-        device: format!("{device:?}"),
-        supported: supported.join(", "),
+        dtype,
+        device: device.clone(),
+        supported: candidates
+            .iter()
+            .copied()
+            .filter(|dtype| usable(*dtype))
+            .collect(),
     }
+}
+
+/// When to look at the values of index targets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RangeCheck {
+    /// Where they lie in the host's memory.
+    WhereFree,
+    /// Always, waiting for the device.
+    Always,
+}
+
+/// Whether every index target is a class or ignored.
+pub(super) fn check_range(
+    indices: &DispatchTensor,
+    classes: usize,
+    ignored: &[i64],
+    check: RangeCheck,
+) -> Result<(), CrossEntropyError> {
+    let found = match device::first_bad_index(indices, classes, ignored) {
+        HostCheck::Done(found) => found,
+        HostCheck::Elsewhere if check == RangeCheck::WhereFree => return Ok(()),
+        HostCheck::Elsewhere => first_bad_on_device(indices, classes, ignored),
+    };
+    match found {
+        None => Ok(()),
+        Some((row, value)) => Err(CrossEntropyError::TargetOutOfRange {
+            row,
+            value,
+            classes,
+            ignore_indices: ignored.to_vec(),
+        }),
+    }
+}
+
+/// The first index target that is neither a class nor ignored: its row and its value. Waits.
+fn first_bad_on_device(
+    indices: &DispatchTensor,
+    classes: usize,
+    ignored: &[i64],
+) -> Option<(usize, i128)> {
+    let is_bad = |value: i128| {
+        !(0..classes as i128).contains(&value)
+            && !ignored.iter().any(|ignored| i128::from(*ignored) == value)
+    };
+    let rows = indices.shape().num_elements();
+    let flat = Dispatch::int_reshape(indices.clone(), Shape::new([rows]));
+    let flat = Tensor::<1, Int>::from_dispatch(flat);
+    let data = flat.into_data();
+    let values: Box<dyn Iterator<Item = i128>> = if data.dtype() == DType::U64 {
+        Box::new(data.iter::<u64>().map(i128::from))
+    } else {
+        Box::new(data.iter::<i64>().map(i128::from))
+    };
+    values.enumerate().find(|(_, value)| is_bad(*value))
+}
+
+/// The value, or a panic with the text of the error.
+pub(super) fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
+    result.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,18 +1,15 @@
 //! The options of the loss, and the check of their values.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
-use burn::backend::Dispatch;
 use burn::config::Config;
 use burn::nn::loss::Reduction;
-use burn::tensor::{Device, Tensor};
 
-use super::cross_entropy::{CrossEntropyLoss, Settings};
-use crate::backend::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
-use crate::operation::EmptyReduction;
+use crate::operation::{EmptyReduction, InputValues, Options};
 
-/// Configuration of [`CrossEntropyLoss`].
+/// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
 /// | Option | Meaning | Default |
 /// |---|---|---|
@@ -53,7 +50,8 @@ pub struct CrossEntropyLossConfig {
     pub label_smoothing: f32,
     /// How the losses of the rows become one number. `Auto` is `Mean`. Default: `Mean`.
     ///
-    /// - `Mean`: the sum over the total weight, see [`CrossEntropyLoss::total_weight`]
+    /// - `Mean`: the sum over the total weight, see
+    ///   [`total_weight`](crate::CrossEntropyLoss::total_weight)
     /// - `Sum`: the sum
     /// - `BatchMean`: the sum over the number of samples: the size of dimension 0, or of dimension 1
     ///   where dimension 0 holds the classes (1 for logits of rank 1)
@@ -92,47 +90,8 @@ impl Default for CrossEntropyLossConfig {
 }
 
 impl CrossEntropyLossConfig {
-    /// The loss for tensors of every backend: the one in use is that of the tensors' device.
-    ///
-    /// The class weights are put on `device`, and from there follow each call's logits.
-    ///
-    /// # Panics
-    ///
-    /// If a value is out of its range; the text names the field and the value.
-    pub fn init(&self, device: &Device) -> CrossEntropyLoss {
-        self.init_for::<Dispatch>(device)
-    }
-
-    /// The loss bound to the backend `B` at compile time, such as `Autodiff<Flex>`; a tensor of
-    /// another backend is an error.
-    ///
-    /// # Panics
-    ///
-    /// If a value is out of its range; the text names the field and the value.
-    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> CrossEntropyLoss<B> {
-        self.try_init_for(device)
-            .unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`CrossEntropyError::InvalidConfig`] for the first value that is out of its range.
-    pub fn try_init_for<B: CrossEntropyBackend>(
-        &self,
-        device: &Device,
-    ) -> Result<CrossEntropyLoss<B>, CrossEntropyError> {
-        self.check()?;
-        // A constant to the model's gradients, so it needs no place in a graph.
-        let device = device.clone().without_autodiff();
-        let weight = self.weight.as_ref().map(|weight| {
-            Tensor::<1>::from_data(weight.as_slice(), (&device, burn::tensor::DType::F32))
-        });
-        Ok(CrossEntropyLoss::from_parts(weight, Settings::new(self)))
-    }
-
-    fn check(&self) -> Result<(), CrossEntropyError> {
+    /// The first value that is out of its range, as an error.
+    pub(super) fn check(&self) -> Result<(), CrossEntropyError> {
         let finite_and_at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
         let finite_and_above_0 = |value: f32| value.is_finite() && value > 0.0;
         if let Some(weight) = &self.weight
@@ -211,4 +170,58 @@ fn demand(
         value: format!("{value:?}"),
         expected,
     })
+}
+
+/// The options of a configuration in the form that a call needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(super) ignore_indices: Arc<[i64]>,
+    pub(super) label_smoothing: f32,
+    pub(super) reduction: Reduction,
+    pub(super) values: InputValues,
+    pub(super) class_dim: isize,
+    pub(super) z_loss: f32,
+    pub(super) empty: EmptyReduction,
+}
+
+impl Settings {
+    pub(crate) fn new(config: &CrossEntropyLossConfig) -> Self {
+        Self {
+            ignore_indices: config.ignore_indices.as_slice().into(),
+            label_smoothing: config.label_smoothing,
+            reduction: config.reduction.clone(),
+            values: if config.logits {
+                InputValues::Logits {
+                    scale: config.logit_scale.into(),
+                    softcap: config.logit_softcap.map(f64::from),
+                }
+            } else {
+                InputValues::Probabilities
+            },
+            class_dim: config.class_dim,
+            z_loss: config.z_loss,
+            empty: config.empty,
+        }
+    }
+
+    /// The options of a call.
+    pub(super) fn options(&self, class_dim: usize) -> Options {
+        Options {
+            class_dim,
+            ignore_indices: self.ignore_indices.clone(),
+            label_smoothing: self.label_smoothing.into(),
+            values: self.values,
+            z_loss: self.z_loss.into(),
+            empty: self.empty,
+        }
+    }
+
+    /// The settings for log-probabilities, in which label smoothing and z-loss have no part.
+    pub(super) fn of_log_prob(&self) -> Self {
+        Self {
+            label_smoothing: 0.0,
+            z_loss: 0.0,
+            ..self.clone()
+        }
+    }
 }

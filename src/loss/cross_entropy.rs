@@ -1,29 +1,27 @@
-//! The loss itself: from the user's tensors to one call of the operation, with every check on the
-//! way.
+//! The loss module: from the user's tensors to one call of the operation, with every check on the way.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Int, Shape, Tensor};
+use burn::tensor::{Device, Shape, Tensor};
 
 use super::checks::{
-    check_float_dtype, check_int_dtype, check_same_checkpointing, check_same_device,
-    check_target_shape, device_of,
+    RangeCheck, check_float_dtype, check_int_dtype, check_range, check_same_checkpointing,
+    check_same_device, check_target_shape, device_of, unwrap,
 };
-use super::config::CrossEntropyLossConfig;
+use super::config::{CrossEntropyLossConfig, Settings};
+use super::logits::GivenLogits;
 use super::normalizer::Normalizer;
-use super::source::LogitsSource;
-use super::target::sealed::FromRows;
-use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, Target};
-use crate::backend::CrossEntropyBackend;
-use crate::backend::routing::{self, HostCheck};
-use crate::error::CrossEntropyError;
+use super::output::Divisor;
+use super::target::{CrossEntropyTarget, Target};
+use crate::dispatch::CrossEntropyBackend;
+use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    ClassWeights, Denominators, DetailsOf, EmptyReduction, Forward, GradientsOf, InputValues,
-    Inputs, Options, RowReduction, Targets,
+    Inputs, Logits, MaybeFloat, Outputs, Role, RowOutputs, RowReduction, Targets, Wanted,
+    WantedGradients, row_shape,
 };
 
 /// The cross-entropy between logits and targets.
@@ -60,28 +58,19 @@ use crate::operation::{
 /// - A row whose logits hold NaN or `+inf`, or nothing but `-inf`, has a loss of NaN.
 /// - Confident rows keep their relative accuracy: logits `[20, 0, 0]` with target 0 give
 ///   4.12230738e-9.
-/// - A target that is no class and not ignored: on the CPU backends Flex and NdArray an error; on
-///   the others, which are not waited for, a loss and a gradient of NaN for that row, which adds
-///   nothing to the denominator of the mean. [`try_forward`](Self::try_forward) waits and checks on
-///   every backend.
+/// - A target that is neither a class nor ignored: on the CPU backends Flex and NdArray an error; on
+///   the others, for which the host does not wait, a loss and a gradient of NaN for that row, which adds
+///   nothing to the denominator of the mean. [`check`](Self::check) waits, and looks on every backend.
 /// - No rows at all are an empty mean, and a sum of 0.
 ///
 /// # Speed and memory
 ///
-/// On Flex and NdArray every option takes the same fused path: the logits are read once, and where a
-/// gradient is wanted, it is made in the same pass and written over the logits if nothing else holds
-/// their buffer (as when they come straight out of a layer), else into one new tensor. The backward
-/// multiplies it by the upstream gradient, if that is not 1. (For f16 the gradient is made in the
-/// backward, after the loss has been scaled, so that it does not fall below the smallest f16. That of
-/// bf16 is rounded a second time where the upstream gradient is no power of 2.)
-/// Without a gradient nothing of the size of the logits is allocated, unless they are a few rows of
-/// classes that do not lie together: 64 such rows are computed at a time.
-///
-/// All positions of [`class_dim`](CrossEntropyLossConfig::class_dim) are served without a copy.
-/// Logits and distributions in another order of memory than that of their dimensions (transposed,
-/// flipped or expanded views, windows of other dimensions than the first) are copied into it first.
-///
-/// The result does not depend on the number of threads.
+/// One pass over the logits, with every option. On Flex and NdArray the gradient is made in the same pass and
+/// written over the logits if nothing else holds their buffer (as when they come straight out of a layer),
+/// else into one new tensor; on a GPU it is made in the backward, in place under the same condition. Without
+/// a gradient nothing of the size of the logits is allocated. All positions of
+/// [`class_dim`](CrossEntropyLossConfig::class_dim) are served without a copy. The result does not depend
+/// on the number of threads. The repository's `docs/performance.md` has the figures and the exceptions.
 ///
 /// # Backends
 ///
@@ -121,39 +110,6 @@ pub struct CrossEntropyLoss<B: CrossEntropyBackend = Dispatch> {
     backend: PhantomData<fn() -> B>,
 }
 
-/// The options of a configuration in the form that a call needs.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(super) ignore_indices: Arc<[i64]>,
-    pub(super) label_smoothing: f32,
-    pub(super) reduction: Reduction,
-    pub(super) values: InputValues,
-    pub(super) class_dim: isize,
-    pub(super) z_loss: f32,
-    pub(super) empty: EmptyReduction,
-}
-
-impl Settings {
-    pub(crate) fn new(config: &CrossEntropyLossConfig) -> Self {
-        Self {
-            ignore_indices: config.ignore_indices.as_slice().into(),
-            label_smoothing: config.label_smoothing,
-            reduction: config.reduction.clone(),
-            values: if config.logits {
-                InputValues::Logits {
-                    scale: config.logit_scale.into(),
-                    softcap: config.logit_softcap.map(f64::from),
-                }
-            } else {
-                InputValues::Probabilities
-            },
-            class_dim: config.class_dim,
-            z_loss: config.z_loss,
-            empty: config.empty,
-        }
-    }
-}
-
 impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
     fn custom_settings(&self) -> Option<DisplaySettings> {
         DisplaySettings::new()
@@ -173,6 +129,47 @@ impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
             .add("z_loss", &settings.z_loss)
             .add("empty", &format!("{:?}", settings.empty))
             .optional()
+    }
+}
+
+impl CrossEntropyLossConfig {
+    /// The loss for tensors of every backend: the one in use is that of the tensors' device.
+    ///
+    /// The class weights are put on `device`, and from there follow each call's logits.
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> CrossEntropyLoss {
+        self.init_for::<Dispatch>(device)
+    }
+
+    /// The loss bound to the backend `B` at compile time, such as `Autodiff<Flex>`; a tensor of
+    /// another backend is an error.
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> CrossEntropyLoss<B> {
+        unwrap(self.try_init_for(device))
+    }
+
+    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`CrossEntropyError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init_for<B: CrossEntropyBackend>(
+        &self,
+        device: &Device,
+    ) -> Result<CrossEntropyLoss<B>, CrossEntropyError> {
+        self.check()?;
+        // A constant to the model's gradients, so it needs no place in a graph.
+        let device = device.clone().without_autodiff();
+        let weight = self.weight.as_ref().map(|weight| {
+            Tensor::<1>::from_data(weight.as_slice(), (&device, burn::tensor::DType::F32))
+        });
+        Ok(CrossEntropyLoss::from_parts(weight, Settings::new(self)))
     }
 }
 
@@ -202,33 +199,41 @@ pub fn cross_entropy<const D: usize>(
     CrossEntropyLoss::<Dispatch>::from_parts(None, settings).forward(logits, target)
 }
 
-/// What is wanted of a call.
-pub(super) struct Request {
-    pub(super) reduction: RowReduction,
-    pub(super) details: DetailsOf,
-    pub(super) normalizer: Option<Normalizer>,
-    pub(super) check: RangeCheck,
+/// What a call asks for.
+pub(crate) struct Request {
+    pub(super) reduction: RequestedReduction,
+    pub(super) outputs: Outputs,
+}
+
+/// How the losses of the rows become the result.
+pub(crate) enum RequestedReduction {
+    /// One loss per row.
+    PerRow,
+    /// The reduction of the configuration.
+    Configured,
+    /// The sum over a normalizer.
+    Over(Normalizer),
 }
 
 impl Request {
     /// The loss alone.
-    pub(super) fn new(reduction: RowReduction) -> Self {
+    pub(crate) fn loss(reduction: RequestedReduction) -> Self {
         Self {
             reduction,
-            details: DetailsOf::Nothing,
-            normalizer: None,
-            check: RangeCheck::WhereFree,
+            outputs: Outputs::None,
         }
     }
 }
 
-/// When to look at the values of index targets.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RangeCheck {
-    /// Where they lie in the host's memory.
-    WhereFree,
-    /// Always, waiting for the device.
-    Always,
+/// The result of a call.
+pub(crate) struct Computed {
+    /// One number, or one in the shape of the rows.
+    pub(crate) loss: DispatchTensor,
+    pub(super) outputs: RowOutputs<Dispatch>,
+    /// Shape of the rows.
+    pub(super) rows: Shape,
+    /// Divisor of the sum of the losses.
+    pub(super) divided_by: Divisor,
 }
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
@@ -240,166 +245,78 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
+    pub(super) fn into_parts(self) -> (Option<Tensor<1>>, Settings) {
+        (self.weight, self.settings)
+    }
+
     /// The loss of a configuration without class weights, none of whose values is checked.
     pub(crate) fn without_weights(config: &CrossEntropyLossConfig) -> Self {
         Self::from_parts(None, Settings::new(config))
     }
 
-    /// The reduced loss, a tensor of one element.
-    ///
-    /// # Panics
-    ///
-    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other or the
-    /// configuration, or, on the CPU backends, if a target is out of range.
-    pub fn forward<const D: usize>(
+    /// Runs a call.
+    pub(crate) fn compute(
         &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Tensor<1> {
-        unwrap(self.reduced(logits.into_dispatch(), target, RangeCheck::WhereFree))
-    }
-
-    /// The loss of every row: the shape of the logits without the class dimension, for logits of
-    /// rank 1 one element. `reduction` and `empty` have no part in it.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_cross_entropy::CrossEntropyLossConfig;
-    ///
-    /// let device = Device::flex();
-    /// let loss = CrossEntropyLossConfig::new().init(&device);
-    /// let logits = Tensor::<4>::zeros([2, 3, 4, 5], &device);
-    /// let labels = Tensor::<3, Int>::zeros([2, 4, 5], &device);
-    /// let rows: Tensor<3> = loss.forward_no_reduction(logits, labels);
-    /// assert_eq!(rows.dims(), [2, 4, 5]);
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn forward_no_reduction<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> RowLosses<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        unwrap(self.unreduced(logits.into_dispatch(), target, RangeCheck::WhereFree))
-    }
-
-    /// [`forward`](Self::forward) that returns what is wrong, and that looks for targets out of
-    /// range on every backend, at the price of waiting for the device.
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_cross_entropy::CrossEntropyLossConfig;
-    ///
-    /// let device = Device::flex();
-    /// let loss = CrossEntropyLossConfig::new().init(&device);
-    /// let logits = Tensor::<2>::zeros([2, 3], &device);
-    /// let targets = Tensor::<1, Int>::from_ints([0, 3], &device);
-    /// let error = loss.try_forward(logits, targets).unwrap_err();
-    /// assert!(error.to_string().contains("the target of row 1 is 3"));
-    /// ```
-    pub fn try_forward<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.reduced(logits.into_dispatch(), target, RangeCheck::Always)
-    }
-
-    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_no_reduction<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<RowLosses<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        self.unreduced(logits.into_dispatch(), target, RangeCheck::Always)
-    }
-
-    pub(crate) fn reduced<const D: usize>(
-        &self,
-        logits: impl LogitsSource,
-        target: impl CrossEntropyTarget<D>,
-        check: RangeCheck,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let request = Request {
-            check,
-            ..Request::new(self.reduction(&logits.logits_shape())?)
+        logits: GivenLogits,
+        target: Target,
+        request: Request,
+    ) -> Result<Computed, CrossEntropyError> {
+        let class_dim = self.check_call(&logits, &target, RangeCheck::WhereFree)?;
+        let shape = logits.shape();
+        let device = device_of(logits.tensor());
+        let inputs = Inputs {
+            targets: match target {
+                Target::Indices(indices) => Targets::Indices(indices),
+                Target::Distributions(targets) => Targets::Distributions(targets),
+            },
+            weights: self.weights_on(&device),
+            reduction: self.requested(request.reduction, &shape, class_dim, &device)?,
         };
-        let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
-        Ok(Tensor::from_dispatch(loss))
-    }
-
-    /// The configured reduction over logits of this shape.
-    pub(super) fn reduction(&self, logits: &Shape) -> Result<RowReduction, CrossEntropyError> {
-        Ok(match self.settings.reduction {
-            Reduction::Mean | Reduction::Auto => RowReduction::Mean,
-            Reduction::Sum => RowReduction::Sum,
-            Reduction::BatchMean => {
-                let class_dim = self.class_dim(logits)?;
-                let samples = logits
-                    .iter()
-                    .enumerate()
-                    .find(|(dim, _)| *dim != class_dim)
-                    .map_or(1, |(_, size)| *size);
-                RowReduction::BatchMean(samples)
-            }
+        let divided_by = match inputs.reduction {
+            RowReduction::Sum { divisor } => Divisor::Number(divisor),
+            _ => Divisor::TotalWeight,
+        };
+        let is_reduced = inputs.reduction.is_reduced();
+        let rows = row_shape(&shape, class_dim);
+        let (logits, inputs) = logits.into_operation(inputs);
+        let class_dim = match &logits {
+            Logits::Tensor(_) => class_dim,
+            Logits::Projected(_) => 1,
+        };
+        let wanted = Wanted {
+            outputs: request.outputs,
+            // An autodiff backend asks for the gradients of the tensors that it tracks.
+            gradients: WantedGradients::default(),
+        };
+        let options = self.settings.options(class_dim);
+        let forward = B::run(logits, inputs, options, wanted)?;
+        Ok(Computed {
+            // A projection has its rows in one dimension.
+            loss: match is_reduced || forward.loss.shape() == rows {
+                true => forward.loss,
+                false => Dispatch::float_reshape(forward.loss, rows.clone()),
+            },
+            outputs: forward.outputs,
+            rows,
+            divided_by,
         })
     }
 
-    pub(super) fn unreduced<const D: usize>(
+    /// The checks of a call, and its class dimension.
+    pub(super) fn check_call(
         &self,
-        logits: impl LogitsSource,
-        target: impl CrossEntropyTarget<D>,
+        logits: &GivenLogits,
+        target: &Target,
         check: RangeCheck,
-    ) -> Result<RowLosses<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let losses = self.row_losses(logits, target, check)?;
-        Ok(<Tensor<D> as FromRows>::from_rows(losses))
-    }
-
-    pub(super) fn row_losses<const D: usize>(
-        &self,
-        logits: impl LogitsSource,
-        target: impl CrossEntropyTarget<D>,
-        check: RangeCheck,
-    ) -> Result<DispatchTensor, CrossEntropyError> {
-        let request = Request {
-            check,
-            ..Request::new(RowReduction::None)
-        };
-        let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
-        Ok(loss)
-    }
-
-    pub(super) fn compute(
-        &self,
-        logits: impl LogitsSource,
-        target: Target,
-        request: Request,
-    ) -> Result<Forward<Dispatch>, CrossEntropyError> {
+    ) -> Result<usize, CrossEntropyError> {
         logits.check()?;
-        let shape = logits.logits_shape();
-        let class_dim = self.class_dim(&shape)?;
+        let shape = logits.shape();
+        let class_dim = match logits {
+            GivenLogits::Tensor(_) => self.class_dim(&shape)?,
+            GivenLogits::Projected(_) => self.class_dim_of_projection(&shape)?,
+        };
         self.check_weight_length(&shape, class_dim)?;
-        check_target_shape(&shape, &target, class_dim)?;
+        check_target_shape(&shape, target, class_dim)?;
         if shape[class_dim] == 0 {
             return Err(CrossEntropyError::NoClasses {
                 logits: shape.to_vec(),
@@ -409,48 +326,54 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let tensor = logits.tensor();
         let device = device_of(tensor);
         check_float_dtype("logits", tensor.dtype(), &device)?;
-        let targets = match target {
+        match target {
             Target::Indices(indices) => {
                 check_same_checkpointing(&logits.tensors())?;
-                self.check_indices(&indices, &device, shape[class_dim], request.check)?;
-                Targets::Indices(indices)
+                self.check_indices(indices, &device, shape[class_dim], check)?;
             }
             Target::Distributions(targets) => {
-                check_same_device(&device, &targets)?;
+                check_same_device(&device, targets)?;
                 let mut tensors = logits.tensors();
-                tensors.push(("target distributions", &targets));
+                tensors.push(("target distributions", targets));
                 check_same_checkpointing(&tensors)?;
                 check_float_dtype("target distributions", targets.dtype(), &device)?;
-                Targets::Distributions(targets)
             }
-        };
-        let inputs = Inputs {
-            targets,
-            weights: self.weights_on(&device),
-            normalizer: denominators(request.normalizer, &device)?,
-        };
-        let options = self.options(class_dim, request.reduction, request.details);
-        logits.cross_entropy::<B>(inputs, options)
+        }
+        Ok(class_dim)
     }
 
-    /// The options of a call.
-    pub(super) fn options(
+    /// The reduction that a call asks for.
+    pub(super) fn requested(
         &self,
+        reduction: RequestedReduction,
+        logits: &Shape,
         class_dim: usize,
-        reduction: RowReduction,
-        details: DetailsOf,
-    ) -> Options {
-        Options {
-            class_dim,
-            ignore_indices: self.settings.ignore_indices.clone(),
-            label_smoothing: self.settings.label_smoothing.into(),
-            values: self.settings.values,
-            z_loss: self.settings.z_loss.into(),
-            reduction,
-            empty: self.settings.empty,
-            gradients_of: GradientsOf::Logits,
-            keep: false,
-            details,
+        device: &Device,
+    ) -> Result<RowReduction<Dispatch>, CrossEntropyError> {
+        Ok(match reduction {
+            RequestedReduction::PerRow => RowReduction::None,
+            RequestedReduction::Configured => self.configured(logits, class_dim),
+            RequestedReduction::Over(normalizer) => RowReduction::Normalized {
+                divisors: normalizer.on(device)?,
+            },
+        })
+    }
+
+    /// The configured reduction over logits of this shape.
+    fn configured(&self, logits: &Shape, class_dim: usize) -> RowReduction<Dispatch> {
+        match self.settings.reduction {
+            Reduction::Mean | Reduction::Auto => RowReduction::Mean,
+            Reduction::Sum => RowReduction::Sum { divisor: 1.0 },
+            Reduction::BatchMean => {
+                let samples = logits
+                    .iter()
+                    .enumerate()
+                    .find(|(dim, _)| *dim != class_dim)
+                    .map_or(1, |(_, size)| *size);
+                RowReduction::Sum {
+                    divisor: samples as f64,
+                }
+            }
         }
     }
 
@@ -464,7 +387,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     ) -> Result<(), CrossEntropyError> {
         check_same_device(device, indices)?;
         check_int_dtype(indices.dtype(), device)?;
-        self.check_range(indices, classes, check)
+        B::check(indices, Role::Targets)?;
+        check_range(indices, classes, &self.settings.ignore_indices, check)
+    }
+
+    /// The class dimension of a projection's logits, the last.
+    fn class_dim_of_projection(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
+        let last = logits.num_dims() - 1;
+        match self.settings.class_dim {
+            1 | -1 => Ok(last),
+            dim if dim == last as isize => Ok(last),
+            class_dim => Err(ProjectionError::ClassDim { class_dim }.into()),
+        }
     }
 
     /// The class dimension in logits of this shape.
@@ -504,9 +438,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 
     /// The class weights beside the logits: on their device, outside every graph.
-    pub(super) fn weights_on(&self, device: &Device) -> ClassWeights<Dispatch> {
+    pub(super) fn weights_on(&self, device: &Device) -> MaybeFloat<Dispatch> {
         match &self.weight {
-            None => ClassWeights::Equal,
+            None => MaybeFloat::None,
             Some(weight) => {
                 let weight = weight.clone().without_autodiff();
                 let device = device.clone().without_autodiff();
@@ -515,67 +449,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 } else {
                     weight.to_device(&device)
                 };
-                ClassWeights::PerClass(weight.into_dispatch())
+                MaybeFloat::Some(weight.into_dispatch())
             }
         }
     }
-
-    pub(super) fn check_range(
-        &self,
-        indices: &DispatchTensor,
-        classes: usize,
-        check: RangeCheck,
-    ) -> Result<(), CrossEntropyError> {
-        let ignored = &self.settings.ignore_indices;
-        let found = match routing::first_bad_index(indices, classes, ignored) {
-            HostCheck::Done(found) => found,
-            HostCheck::Elsewhere if check == RangeCheck::WhereFree => return Ok(()),
-            HostCheck::Elsewhere => first_bad_on_device(indices, classes, ignored),
-        };
-        match found {
-            None => Ok(()),
-            Some((row, value)) => Err(CrossEntropyError::TargetOutOfRange {
-                row,
-                value,
-                classes,
-                ignore_indices: ignored.to_vec(),
-            }),
-        }
-    }
-}
-
-/// What sums are divided by, beside the logits.
-pub(super) fn denominators(
-    normalizer: Option<Normalizer>,
-    device: &Device,
-) -> Result<Denominators<Dispatch>, CrossEntropyError> {
-    Ok(match normalizer {
-        None => Denominators::OfRows,
-        Some(normalizer) => Denominators::Given(normalizer.on(device)?),
-    })
-}
-
-/// The first index target that is neither a class nor ignored: its row and its value. Waits.
-fn first_bad_on_device(
-    indices: &DispatchTensor,
-    classes: usize,
-    ignored: &[i64],
-) -> Option<(usize, i128)> {
-    let is_bad = |value: i128| {
-        !(0..classes as i128).contains(&value)
-            && !ignored.iter().any(|ignored| i128::from(*ignored) == value)
-    };
-    let rows = indices.shape().num_elements();
-    let flat = Tensor::<1, Int>::from_dispatch(routing::flatten_indices(indices.clone(), rows));
-    let data = flat.into_data();
-    let values: Box<dyn Iterator<Item = i128>> = if data.dtype() == DType::U64 {
-        Box::new(data.iter::<u64>().map(i128::from))
-    } else {
-        Box::new(data.iter::<i64>().map(i128::from))
-    };
-    values.enumerate().find(|(_, value)| is_bad(*value))
-}
-
-pub(super) fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
-    result.unwrap_or_else(|error| panic!("{error}"))
 }

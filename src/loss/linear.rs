@@ -1,23 +1,110 @@
-//! The loss and the projection before it in one: logits for some rows at a time.
-
-mod config;
+//! The loss and the projection before it in one: the short way to [`ProjectedLogits`].
 
 use std::marker::PhantomData;
 
 use burn::backend::Dispatch;
+use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay};
 use burn::nn::Linear;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
-pub use self::config::LinearCrossEntropyLossConfig;
-use super::cross_entropy::{CrossEntropyLoss, RangeCheck, Settings, unwrap};
-use super::normalizer::Normalizer;
-use super::output::CrossEntropyOutput;
-use super::source::{Chunk, Projected};
-use super::target::{CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor};
-use crate::backend::CrossEntropyBackend;
+use super::checks::unwrap;
+use super::config::{CrossEntropyLossConfig, Settings};
+use super::cross_entropy::CrossEntropyLoss;
+use super::logits::{Chunk, ProjectedLogits};
+use super::target::{CrossEntropyTarget, LogitsRank, RowLosses};
+use crate::dispatch::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
-use crate::operation::DetailsOf;
+
+/// Configuration of [`LinearCrossEntropyLoss`].
+///
+/// ```
+/// use burn::tensor::Device;
+/// use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
+///
+/// let loss = LinearCrossEntropyLossConfig::new()
+///     .with_loss(CrossEntropyLossConfig::new().with_z_loss(1e-4))
+///     .with_chunk_bytes(16 << 20)
+///     .init(&Device::flex());
+/// ```
+#[derive(Config, Debug)]
+pub struct LinearCrossEntropyLossConfig {
+    /// The loss. Every option has the meaning that it has there, but for `class_dim`: the classes are
+    /// in the last dimension, as the projection puts them, and so it is 1, its default, or -1.
+    #[config(default = "CrossEntropyLossConfig::new()")]
+    pub loss: CrossEntropyLossConfig,
+    /// The bytes that logits may take at one time, counted in the dtype that is computed in: f64 for
+    /// f64, f32 for every other. Below the size of one row of logits one row is made at a time, and a
+    /// chunk is never larger than the largest buffer of the device. Default: 64 MiB.
+    #[config(default = "64 << 20")]
+    pub chunk_bytes: usize,
+    /// Rows that have logits at one time, instead of `chunk_bytes`. At least 1. Default: as many as
+    /// `chunk_bytes` has room for.
+    pub chunk_rows: Option<usize>,
+}
+
+impl Default for LinearCrossEntropyLossConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LinearCrossEntropyLossConfig {
+    /// The loss for tensors of every backend, see [`CrossEntropyLossConfig::init`].
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> LinearCrossEntropyLoss {
+        self.init_for::<Dispatch>(device)
+    }
+
+    /// The loss bound to the backend `B` at compile time, see [`CrossEntropyLossConfig::init_for`].
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> LinearCrossEntropyLoss<B> {
+        unwrap(self.try_init_for(device))
+    }
+
+    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`CrossEntropyError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init_for<B: CrossEntropyBackend>(
+        &self,
+        device: &Device,
+    ) -> Result<LinearCrossEntropyLoss<B>, CrossEntropyError> {
+        if !matches!(self.loss.class_dim, 1 | -1) {
+            return Err(CrossEntropyError::InvalidConfig {
+                field: "loss.class_dim",
+                value: self.loss.class_dim.to_string(),
+                expected: "1 or -1: a projection has its classes in the last dimension",
+            });
+        }
+        let chunk = match self.chunk_rows {
+            Some(0) => {
+                return Err(CrossEntropyError::InvalidConfig {
+                    field: "chunk_rows",
+                    value: "0".to_string(),
+                    expected: "at least 1, or None for as many as `chunk_bytes` has room for",
+                });
+            }
+            Some(rows) => Chunk::Rows(rows),
+            None => Chunk::Bytes(self.chunk_bytes),
+        };
+        let loss = self.loss.try_init_for::<B>(device)?;
+        let (weight, settings) = loss.into_parts();
+        Ok(LinearCrossEntropyLoss {
+            weight,
+            settings,
+            chunk,
+            backend: PhantomData,
+        })
+    }
+}
 
 /// The cross-entropy of logits that a projection makes, `input weight + bias`, without a tensor of
 /// them: the value and the gradients are those of
@@ -27,9 +114,12 @@ use crate::operation::DetailsOf;
 /// ```
 ///
 /// but logits exist for [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) at a time. With 50
-/// thousand classes the logits of 4096 tokens and their gradient take 1.6 GB; here it is 64 MiB,
-/// whatever the number of rows. On a device it is some of those at a time, and what a chunk adds to the
-/// weight's gradient is a tensor of that size beside it.
+/// thousand classes the logits of 4096 tokens and their gradient take 1.6 GB; here they take 64 MiB,
+/// whatever the number of rows. On a GPU peak memory is a few chunks plus one tensor of the weight's size.
+///
+/// [`CrossEntropyLoss`] does the same with [`ProjectedLogits`] in all of its methods, such as
+/// [`forward_with_output`](CrossEntropyLoss::forward_with_output) and
+/// [`log_prob`](CrossEntropyLoss::log_prob).
 ///
 /// # Shapes
 ///
@@ -52,19 +142,18 @@ use crate::operation::DetailsOf;
 ///
 /// Only tensors that require a gradient get one, and without any only the loss is computed. A reduced
 /// loss makes its gradients in the forward, while a chunk's logits exist: three matrix products. An
-/// unreduced one ([`forward_no_reduction`](Self::forward_no_reduction), [`log_prob`](Self::log_prob))
-/// makes the logits once more in the backward, since each row has an upstream gradient of its own; so
+/// unreduced one ([`forward_no_reduction`](Self::forward_no_reduction)) makes the logits once more in the backward, since each row has an upstream gradient of its own; so
 /// does f16 on other backends than Flex and NdArray, whose small gradients must not be rounded before
 /// what scales the loss up has reached them.
 ///
 /// Rows that are ignored cost no matrix product on Flex and NdArray, unless the output of rows is asked
-/// for. On a device they do: which they are is known there alone, and it is not waited for.
+/// for. On a GPU ignored rows are multiplied too: the host does not know which they are.
 ///
 /// On a backend without kernels of its own in this crate (LibTorch, Remote) an unreduced loss with gradients
 /// holds the logits of all chunks until the backward.
 ///
 /// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray, but where it is
-/// widened; on a device it is Burn's matrix product that decides.
+/// widened; on a GPU Burn's matrix product decides.
 ///
 /// An ignored row gets a gradient of exactly 0, whatever its input holds. On Flex and NdArray that is so for
 /// every weight; on a device the weight has to be finite.
@@ -116,28 +205,22 @@ impl<B: CrossEntropyBackend> ModuleDisplay for LinearCrossEntropyLoss<B> {
     }
 }
 
-/// What the logits are made of.
-fn projected<const D: usize>(
-    input: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    chunk: Chunk,
-) -> Projected {
-    Projected {
-        input: input.into_dispatch(),
-        weight: weight.into_dispatch(),
-        bias: bias.map(Tensor::into_dispatch),
-        own: None,
-        excluded: None,
-        chunk,
-    }
-}
-
 impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
-    /// The loss over logits. (It is no field: `derive(Module)` wants a module of every field's type
+    /// The loss over logits. (It is not a field: `derive(Module)` wants a module of every field's type
     /// parameters, which a backend is not.)
     fn loss(&self) -> CrossEntropyLoss<B> {
         CrossEntropyLoss::from_parts(self.weight.clone(), self.settings.clone())
+    }
+
+    fn logits<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    ) -> ProjectedLogits<D> {
+        ProjectedLogits::new(input, weight)
+            .with_bias(bias)
+            .with_chunk(self.chunk)
     }
 
     /// The reduced loss, a tensor of one element.
@@ -153,8 +236,7 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
         bias: Option<Tensor<1>>,
         target: impl CrossEntropyTarget<D>,
     ) -> Tensor<1> {
-        let logits = projected(input, weight, bias, self.chunk);
-        unwrap(self.loss().reduced(logits, target, RangeCheck::WhereFree))
+        unwrap(self.try_forward(input, weight, bias, target))
     }
 
     /// [`forward`](Self::forward) with the weight and the bias of a layer.
@@ -168,136 +250,15 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
         linear: &Linear,
         target: impl CrossEntropyTarget<D>,
     ) -> Tensor<1> {
-        let bias = linear.bias.as_ref().map(|bias| bias.val());
-        self.forward(input, linear.weight.val(), bias, target)
+        let logits = ProjectedLogits::linear(input, linear).with_chunk(self.chunk);
+        self.loss().forward(logits, target)
     }
 
-    /// The loss of every row, in the shape of the input without its last dimension (for an input of
-    /// rank 1 one element).
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn forward_no_reduction<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> RowLosses<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        unwrap(self.loss().unreduced(logits, target, RangeCheck::WhereFree))
-    }
-
-    /// The loss and what the same pass knows of every row, see
-    /// [`CrossEntropyLoss::forward_with_output`].
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn forward_with_output<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> CrossEntropyOutput<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        let request = (DetailsOf::Target, RangeCheck::WhereFree);
-        unwrap(self.loss().output(logits, target, request))
-    }
-
-    /// [`forward_with_output`](Self::forward_with_output) with the entropy of every row.
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn forward_with_entropy<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> CrossEntropyOutput<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        let request = (DetailsOf::TargetAndEntropy, RangeCheck::WhereFree);
-        unwrap(self.loss().output(logits, target, request))
-    }
-
-    /// The log-probability of each row's target, with gradients, see [`CrossEntropyLoss::log_prob`].
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward).
-    pub fn log_prob<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> RowLosses<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        let check = RangeCheck::WhereFree;
-        unwrap(self.loss().log_probabilities(logits, target, check))
-    }
-
-    /// The sum of the losses over a normalizer, see [`CrossEntropyLoss::forward_normalized`].
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward), and if the normalizer is not of one element.
-    pub fn forward_normalized<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-        normalizer: impl Into<Normalizer>,
-    ) -> Tensor<1> {
-        let logits = projected(input, weight, bias, self.chunk);
-        let check = RangeCheck::WhereFree;
-        unwrap(
-            self.loss()
-                .normalized(logits, target, normalizer.into(), check),
-        )
-    }
-
-    /// What `Mean` divides by over these targets, see [`CrossEntropyLoss::normalizer`].
-    ///
-    /// # Panics
-    ///
-    /// As [`CrossEntropyLoss::normalizer`].
-    pub fn normalizer(&self, target: impl TargetTensor) -> Normalizer {
-        self.loss().normalizer(target)
-    }
-
-    /// The denominator of `Mean`, see [`CrossEntropyLoss::total_weight`].
-    ///
-    /// # Panics
-    ///
-    /// As [`CrossEntropyLoss::total_weight`].
-    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
-        self.loss().total_weight(target)
-    }
-
-    /// [`forward`](Self::forward) that returns what is wrong, and that looks for targets out of range
-    /// on every backend, at the price of waiting for the device.
+    /// [`forward`](Self::forward) that returns what is wrong.
     ///
     /// # Errors
     ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
+    /// As [`CrossEntropyLoss::try_forward`].
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -317,126 +278,27 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
         bias: Option<Tensor<1>>,
         target: impl CrossEntropyTarget<D>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        let logits = projected(input, weight, bias, self.chunk);
-        self.loss().reduced(logits, target, RangeCheck::Always)
-    }
-
-    /// [`forward_linear`](Self::forward_linear) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_linear<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        linear: &Linear,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let bias = linear.bias.as_ref().map(|bias| bias.val());
-        self.try_forward(input, linear.weight.val(), bias, target)
-    }
-
-    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_no_reduction<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<RowLosses<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        self.loss().unreduced(logits, target, RangeCheck::Always)
-    }
-
-    /// [`forward_with_output`](Self::forward_with_output) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_with_output<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<CrossEntropyOutput<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        let request = (DetailsOf::Target, RangeCheck::Always);
-        self.loss().output(logits, target, request)
-    }
-
-    /// [`forward_with_entropy`](Self::forward_with_entropy) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_with_entropy<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<CrossEntropyOutput<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
-        let request = (DetailsOf::TargetAndEntropy, RangeCheck::Always);
-        self.loss().output(logits, target, request)
-    }
-
-    /// [`log_prob`](Self::log_prob) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_log_prob<const D: usize>(
-        &self,
-        input: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-        target: impl CrossEntropyTarget<D>,
-    ) -> Result<RowLosses<D>, CrossEntropyError>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        let logits = projected(input, weight, bias, self.chunk);
         self.loss()
-            .log_probabilities(logits, target, RangeCheck::Always)
+            .try_forward(self.logits(input, weight, bias), target)
     }
 
-    /// [`forward_normalized`](Self::forward_normalized) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
+    /// The loss of every row, in the shape of the input without its last dimension (for an input of
+    /// rank 1 one element).
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_normalized<const D: usize>(
+    /// As [`forward`](Self::forward).
+    pub fn forward_no_reduction<const D: usize>(
         &self,
         input: Tensor<D>,
         weight: Tensor<2>,
         bias: Option<Tensor<1>>,
         target: impl CrossEntropyTarget<D>,
-        normalizer: impl Into<Normalizer>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let logits = projected(input, weight, bias, self.chunk);
-        let check = RangeCheck::Always;
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
         self.loss()
-            .normalized(logits, target, normalizer.into(), check)
+            .forward_no_reduction(self.logits(input, weight, bias), target)
     }
 }

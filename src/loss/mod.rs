@@ -1,21 +1,35 @@
-//! What a user touches: the modules, their configuration, the targets they take.
+//! What a user touches: the modules, their configuration, the targets and logits they take.
+//!
+//! | File | Subject |
+//! |---|---|
+//! | `config` | the options |
+//! | `target`, `logits` | the tensors that a call takes |
+//! | `normalizer`, `output` | the divisors of a mean; the outputs of rows |
+//! | `checks` | whether tensors fit each other |
+//! | `cross_entropy` | the module, and the way from its tensors to the operation |
+//! | `forward` | the calls of the module |
+//! | `linear` | the loss with the projection before it |
+//! | `shard` | the loss over a vocabulary that is divided among devices |
 
 mod checks;
 mod config;
 mod cross_entropy;
+mod forward;
 mod linear;
+mod logits;
 mod normalizer;
 mod output;
 mod shard;
-mod source;
 mod target;
 
 pub use config::CrossEntropyLossConfig;
-pub(crate) use cross_entropy::RangeCheck;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
+pub(crate) use cross_entropy::{Request, RequestedReduction};
 pub use linear::{LinearCrossEntropyLoss, LinearCrossEntropyLossConfig};
+pub(crate) use logits::{Chunk, GivenLogits, ProjectedTensors, SameId};
+pub use logits::{LogitsSource, ProjectedLogits};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;
 pub use shard::{ShardStatistics, VocabularyShard};
-pub(crate) use source::{Chunk, Projected, SameId};
-pub use target::{CrossEntropyTarget, LogitsRank, RowClasses, RowLosses, TargetTensor};
+pub(crate) use target::Target;
+pub use target::{CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor};

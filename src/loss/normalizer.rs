@@ -1,25 +1,20 @@
-//! What a mean divides by: computed apart from the loss, added up over micro-batches and devices, and
+//! The divisors of a mean: computed apart from the loss, added up over micro-batches and devices, and
 //! given to it.
 
 use std::iter::Sum;
 use std::ops::Add;
 
-use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::backend::DispatchTensor;
 use burn::tensor::{DType, Device, Tensor};
 
-use super::checks::{check_int_dtype, device_of};
-use super::cross_entropy::{CrossEntropyLoss, RangeCheck, Request, unwrap};
-use super::source::LogitsSource;
-use super::target::{CrossEntropyTarget, Target, TargetTensor};
-use crate::backend::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
-use crate::operation::{ClassWeights, Forward, RowReduction, row_shape};
 
-/// What the mean over many batches divides the sum of their losses by.
+/// The divisors of the mean over many batches: of the sum of their losses, and of the sum of their z-losses.
 ///
-/// [`CrossEntropyLoss::normalizer`] makes it of a target, `+` and `sum()` add those of several, and
-/// [`CrossEntropyLoss::forward_normalized`] takes it. A `Tensor<1>` of one element is one too, for
-/// users who have their own count: both numbers are then that. The numbers are f32, also those of a loss
+/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) makes it of a target, `+` and
+/// `sum()` add those of several, and
+/// [`CrossEntropyLoss::forward_normalized`](crate::CrossEntropyLoss::forward_normalized) takes it. A
+/// one-element `Tensor<1>` converts into a normalizer that uses it for both numbers. The numbers are f32, also those of a loss
 /// in f64: exact for up to 16.7 million rows without class weights.
 ///
 /// # Accumulation
@@ -72,8 +67,8 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// A normalizer of two numbers, tensors of one element each: what the losses are divided by, and what the
-    /// z-losses are divided by.
+    /// A normalizer of two numbers, tensors of one element each: the divisor of the losses, and the divisor of the
+    /// z-losses.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -93,13 +88,13 @@ impl Normalizer {
         }
     }
 
-    /// What the losses are divided by: for indices the sum of the class weights of the targets that
+    /// Divisor of the losses: for indices the sum of the class weights of the targets that
     /// are not ignored, for distributions the number of rows.
     pub fn total_weight(&self) -> Tensor<1> {
         self.total_weight.clone()
     }
 
-    /// What the z-losses are divided by: the number of rows that are not ignored.
+    /// Divisor of the z-losses: the number of rows that are not ignored.
     pub fn counted_rows(&self) -> Tensor<1> {
         self.counted_rows.clone()
     }
@@ -121,7 +116,7 @@ impl Normalizer {
     }
 }
 
-/// So that any two fit each other.
+/// Brings numbers of two losses into one dtype, so that they can be added.
 fn in_f32(number: Tensor<1>) -> Tensor<1> {
     if number.dtype() == DType::F32 {
         number
@@ -160,164 +155,12 @@ impl Sum for Normalizer {
     }
 }
 
-impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
-    /// The sum of the losses over a normalizer, a tensor of one element: this batch's share of the
-    /// mean over many, see [`Normalizer`]. `reduction` has no part in it; with a normalizer of 0 the
-    /// loss is what `empty` says, and the gradient 0.
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_cross_entropy::CrossEntropyLossConfig;
-    ///
-    /// let device = Device::flex();
-    /// let loss = CrossEntropyLossConfig::new().init(&device);
-    /// let logits = Tensor::<2>::from_floats([[1.0, 2.0], [0.0, 3.0], [4.0, 4.0]], &device);
-    /// let targets = Tensor::<1, Int>::from_ints([0, 1, 0], &device);
-    ///
-    /// let mean = loss.forward(logits.clone(), targets.clone()).into_scalar::<f32>();
-    /// let normalizer = loss.normalizer(targets.clone());
-    /// let [first, second] = [0..2, 2..3].map(|rows| {
-    ///     let logits = logits.clone().slice([rows.clone()]);
-    ///     let targets = targets.clone().slice([rows]);
-    ///     let share = loss.forward_normalized(logits, targets, normalizer.clone());
-    ///     share.into_scalar::<f32>()
-    /// });
-    /// assert!((first + second - mean).abs() < 1e-6);
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// As [`forward`](Self::forward), and if the normalizer is not of one element.
-    pub fn forward_normalized<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        normalizer: impl Into<Normalizer>,
-    ) -> Tensor<1> {
-        unwrap(self.normalized(
-            logits.into_dispatch(),
-            target,
-            normalizer.into(),
-            RangeCheck::WhereFree,
-        ))
-    }
-
-    /// [`forward_normalized`](Self::forward_normalized) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_normalized<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        normalizer: impl Into<Normalizer>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.normalized(
-            logits.into_dispatch(),
-            target,
-            normalizer.into(),
-            RangeCheck::Always,
-        )
-    }
-
-    /// What `Mean` divides by over these targets, see [`Normalizer`]. Nothing waits for the device. (On
-    /// a GPU a target that is no class counts too, unless it is negative or there are class weights:
-    /// nothing else tells how many classes there are.)
-    ///
-    /// # Panics
-    ///
-    /// As [`total_weight`](Self::total_weight).
-    pub fn normalizer(&self, target: impl TargetTensor) -> Normalizer {
-        let target = target.into_target();
-        let total_weight = unwrap(self.weigh(target.clone(), self.weight.as_ref()));
-        let counted_rows = match &self.weight {
-            None => total_weight.clone(),
-            Some(_) => unwrap(self.weigh(target, None)),
-        };
-        Normalizer {
+impl Normalizer {
+    /// The divisors of a target, made by the loss.
+    pub(super) fn of_target(total_weight: Tensor<1>, counted_rows: Tensor<1>) -> Self {
+        Self {
             total_weight,
             counted_rows,
         }
-    }
-
-    /// The denominator of `Mean`, a tensor of one element in f32 without gradient: for indices the
-    /// sum of the class weights of the targets that are not ignored (their number without class
-    /// weights), for distributions the number of rows.
-    ///
-    /// For losses that are accumulated over micro-batches or devices there is
-    /// [`normalizer`](Self::normalizer).
-    ///
-    /// ```
-    /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_cross_entropy::CrossEntropyLossConfig;
-    ///
-    /// let device = Device::flex();
-    /// let loss = CrossEntropyLossConfig::new()
-    ///     .with_weight(Some(vec![1.0, 0.5, 4.0]))
-    ///     .init(&device);
-    /// let targets = Tensor::<1, Int>::from_ints([2, 1, -100], &device);
-    /// assert_eq!(loss.total_weight(targets).into_scalar::<f32>(), 4.5);
-    /// ```
-    ///
-    /// # Panics
-    ///
-    /// With the text of a [`CrossEntropyError`] if the class dimension does not exist in the
-    /// distributions, if the class weights do not fit their classes or, on the CPU backends, if an
-    /// index has no class weight.
-    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
-        unwrap(self.weigh(target.into_target(), self.weight.as_ref()))
-    }
-
-    /// The sum of the weights, or where there are none the number, of the rows that count.
-    pub(super) fn weigh(
-        &self,
-        target: Target,
-        weight: Option<&Tensor<1>>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let indices = match target {
-            Target::Indices(indices) => indices,
-            Target::Distributions(targets) => {
-                let shape = targets.shape();
-                let class_dim = self.class_dim(&shape)?;
-                self.check_weight_length(&shape, class_dim)?;
-                let rows = row_shape(&shape, class_dim).num_elements();
-                let device = device_of(&targets).without_autodiff();
-                return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
-            }
-        };
-        let device = device_of(&indices);
-        check_int_dtype(indices.dtype(), &device)?;
-        // Without class weights nothing tells how many classes there are, only that they are
-        // counted from 0.
-        let classes = self
-            .weight
-            .as_ref()
-            .map_or(i64::MAX as usize, |weight| weight.dims()[0]);
-        self.check_range(&indices, classes, RangeCheck::WhereFree)?;
-        let weights = match weight {
-            None => ClassWeights::Equal,
-            Some(_) => self.weights_on(&device),
-        };
-        let ignored = &self.settings.ignore_indices;
-        let total = crate::reference::total_weight::<Dispatch>(indices, weights, ignored);
-        Ok(Tensor::from_dispatch(total))
-    }
-
-    pub(super) fn normalized<const D: usize>(
-        &self,
-        logits: impl LogitsSource,
-        target: impl CrossEntropyTarget<D>,
-        normalizer: Normalizer,
-        check: RangeCheck,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let request = Request {
-            normalizer: Some(normalizer),
-            check,
-            ..Request::new(RowReduction::Normalized)
-        };
-        let Forward { loss, .. } = self.compute(logits, target.into_target(), request)?;
-        Ok(Tensor::from_dispatch(loss))
     }
 }

@@ -5,15 +5,15 @@ use std::ops::Range;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{Device, Shape, Tensor};
 
-use super::checks::{check_float_dtype, check_target_shape, device_of};
-use super::cross_entropy::{CrossEntropyLoss, RangeCheck, denominators, unwrap};
+use super::checks::{RangeCheck, check_float_dtype, check_target_shape, device_of, unwrap};
+use super::cross_entropy::{CrossEntropyLoss, RequestedReduction};
 use super::normalizer::Normalizer;
 use super::target::{CrossEntropyTarget, Target};
-use crate::backend::{CrossEntropyBackend, routing};
+use crate::dispatch::{CrossEntropyBackend, fallback};
 use crate::error::{CrossEntropyError, ShardError};
 use crate::operation::shard::{ClassWindow, ShardCall};
-use crate::operation::{DetailsOf, Geometry, InputValues, Inputs, RowReduction, Targets};
-use crate::reference::{combined_statistics, statistics_per_row};
+use crate::operation::{Geometry, InputValues, Inputs, Role, Targets};
+use crate::portable::{combined_statistics, statistics_per_row};
 
 /// A contiguous part of the classes, whose logits are on one device.
 ///
@@ -247,21 +247,6 @@ impl ShardStatistics {
     }
 }
 
-/// What is wanted of a call.
-struct ShardRequest {
-    normalizer: Option<Normalizer>,
-    check: RangeCheck,
-}
-
-impl ShardRequest {
-    fn new(check: RangeCheck) -> Self {
-        Self {
-            normalizer: None,
-            check,
-        }
-    }
-}
-
 /// A call over one shard, checked.
 struct Checked {
     logits: DispatchTensor,
@@ -269,6 +254,13 @@ struct Checked {
 }
 
 impl Checked {
+    /// The loss of all classes, by the combined statistics of all shards.
+    fn loss(self, combined: &ShardStatistics) -> Result<Tensor<1>, CrossEntropyError> {
+        let statistics = self.beside(combined)?;
+        let loss = fallback::shard_loss(self.logits, statistics, &self.call);
+        Ok(Tensor::from_dispatch(loss))
+    }
+
     /// Statistics of these rows, beside the logits.
     fn beside(&self, statistics: &ShardStatistics) -> Result<DispatchTensor, CrossEntropyError> {
         let options = &self.call.options;
@@ -300,22 +292,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: impl CrossEntropyTarget<D>,
         shard: &VocabularyShard,
     ) -> ShardStatistics {
-        unwrap(self.statistics_of(logits, target, shard, RangeCheck::WhereFree))
-    }
-
-    /// [`shard_statistics`](Self::shard_statistics) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_shard_statistics<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        shard: &VocabularyShard,
-    ) -> Result<ShardStatistics, CrossEntropyError> {
-        self.statistics_of(logits, target, shard, RangeCheck::Always)
+        let reduction = RequestedReduction::Configured;
+        let checked = self.checked(
+            logits.into_dispatch(),
+            target.into_target(),
+            shard,
+            reduction,
+        );
+        let Checked { logits, call } = unwrap(checked);
+        let lines = fallback::shard_statistics(logits, &call);
+        ShardStatistics {
+            lines: Tensor::from_dispatch(lines),
+        }
     }
 
     /// The reduced loss of the whole vocabulary, a tensor of one element: the same on every device.
@@ -351,35 +339,14 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         shard: &VocabularyShard,
         combined: &ShardStatistics,
     ) -> Tensor<1> {
-        unwrap(self.loss_of(
-            logits,
-            target,
+        let reduction = RequestedReduction::Configured;
+        let checked = self.checked(
+            logits.into_dispatch(),
+            target.into_target(),
             shard,
-            combined,
-            ShardRequest::new(RangeCheck::WhereFree),
-        ))
-    }
-
-    /// [`forward_shard`](Self::forward_shard) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_shard<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        shard: &VocabularyShard,
-        combined: &ShardStatistics,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.loss_of(
-            logits,
-            target,
-            shard,
-            combined,
-            ShardRequest::new(RangeCheck::Always),
-        )
+            reduction,
+        );
+        unwrap(checked.and_then(|checked| checked.loss(combined)))
     }
 
     /// [`forward_shard`](Self::forward_shard) over a normalizer, as
@@ -397,76 +364,27 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         combined: &ShardStatistics,
         normalizer: impl Into<Normalizer>,
     ) -> Tensor<1> {
-        let request = ShardRequest {
-            normalizer: Some(normalizer.into()),
-            check: RangeCheck::WhereFree,
-        };
-        unwrap(self.loss_of(logits, target, shard, combined, request))
+        let reduction = RequestedReduction::Over(normalizer.into());
+        let checked = self.checked(
+            logits.into_dispatch(),
+            target.into_target(),
+            shard,
+            reduction,
+        );
+        unwrap(checked.and_then(|checked| checked.loss(combined)))
     }
 
-    /// [`forward_shard_normalized`](Self::forward_shard_normalized) that returns what is wrong, see
-    /// [`try_forward`](Self::try_forward).
-    ///
-    /// # Errors
-    ///
-    /// A [`CrossEntropyError`] that says what was given, what was expected, and what to do.
-    pub fn try_forward_shard_normalized<const D: usize>(
+    fn checked(
         &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        shard: &VocabularyShard,
-        combined: &ShardStatistics,
-        normalizer: impl Into<Normalizer>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let request = ShardRequest {
-            normalizer: Some(normalizer.into()),
-            check: RangeCheck::Always,
-        };
-        self.loss_of(logits, target, shard, combined, request)
-    }
-
-    fn statistics_of<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        shard: &VocabularyShard,
-        check: RangeCheck,
-    ) -> Result<ShardStatistics, CrossEntropyError> {
-        let request = ShardRequest::new(check);
-        let Checked { logits, call } =
-            self.checked(logits, target.into_target(), shard, request)?;
-        let lines = routing::shard_statistics::<B>(logits, &call)?;
-        Ok(ShardStatistics {
-            lines: Tensor::from_dispatch(lines),
-        })
-    }
-
-    fn loss_of<const D: usize>(
-        &self,
-        logits: Tensor<D>,
-        target: impl CrossEntropyTarget<D>,
-        shard: &VocabularyShard,
-        combined: &ShardStatistics,
-        request: ShardRequest,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        let checked = self.checked(logits, target.into_target(), shard, request)?;
-        let statistics = checked.beside(combined)?;
-        let Checked { logits, call } = checked;
-        let loss = routing::shard_loss::<B>(logits, statistics, &call)?;
-        Ok(Tensor::from_dispatch(loss))
-    }
-
-    fn checked<const D: usize>(
-        &self,
-        logits: Tensor<D>,
+        logits: DispatchTensor,
         target: Target,
         shard: &VocabularyShard,
-        request: ShardRequest,
+        reduction: RequestedReduction,
     ) -> Result<Checked, CrossEntropyError> {
         if self.settings.values == InputValues::Probabilities {
             return Err(ShardError::Probabilities.into());
         }
-        let logits = logits.into_dispatch();
+        B::check(&logits, Role::Logits)?;
         let shape = logits.shape();
         let class_dim = self.class_dim(&shape)?;
         self.check_shard(&shape, class_dim, shard)?;
@@ -476,22 +394,19 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         check_target_shape(&shape, &target, class_dim)?;
         let device = device_of(&logits);
         check_float_dtype("logits", logits.dtype(), &device)?;
-        self.check_indices(indices, &device, shard.classes, request.check)?;
-        let reduction = match &request.normalizer {
-            None => self.reduction(&shape)?,
-            Some(_) => RowReduction::Normalized,
-        };
+        let check = RangeCheck::WhereFree;
+        self.check_indices(indices, &device, shard.classes, check)?;
         let call = ShardCall {
             inputs: Inputs {
                 targets: Targets::Indices(indices.clone()),
                 weights: self.weights_on(&device),
-                normalizer: denominators(request.normalizer, &device)?,
+                reduction: self.requested(reduction, &shape, class_dim, &device)?,
             },
             window: ClassWindow {
                 first: shard.range.start,
                 of: shard.classes,
             },
-            options: self.options(class_dim, reduction, DetailsOf::Nothing),
+            options: self.settings.options(class_dim),
         };
         Ok(Checked { logits, call })
     }

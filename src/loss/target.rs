@@ -3,6 +3,8 @@
 use burn::backend::DispatchTensor;
 use burn::tensor::{Int, Tensor};
 
+use super::output::{CrossEntropyOutput, OutputTensors};
+
 /// A target for logits of rank `D`, for `D` from 1 to 8.
 ///
 /// | Type | Meaning |
@@ -63,17 +65,24 @@ pub trait LogitsRank: sealed::FromRows {}
 /// ```
 pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 
-/// A class for each of the rows of logits of rank `D`: `Tensor<{D - 1}, Int>`, for `D = 1` a
-/// `Tensor<1, Int>` of one element. [`CrossEntropyOutput`](crate::CrossEntropyOutput) has them.
-pub type RowClasses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowClasses;
+/// The output for logits of rank `D`: [`CrossEntropyOutput<{D - 1}>`](CrossEntropyOutput), for `D = 1` a
+/// `CrossEntropyOutput<1>`.
+pub type OutputOf<const D: usize> = <Tensor<D> as sealed::FromRows>::Output;
 
-/// A target whose kind has become a value.
+/// A target of either kind.
 #[derive(Clone)]
 pub enum Target {
     /// Class indices.
     Indices(DispatchTensor),
     /// Distributions.
     Distributions(DispatchTensor),
+}
+
+impl Target {
+    /// Indices have no gradient, and their own autodiff setting must not conflict with that of the logits.
+    pub(crate) fn of_indices<const D: usize>(indices: Tensor<D, Int>) -> Self {
+        Self::Indices(indices.without_autodiff().into_dispatch())
+    }
 }
 
 pub(crate) mod sealed {
@@ -85,18 +94,16 @@ pub(crate) mod sealed {
 
     pub trait FromRows {
         type RowLosses: Clone + std::fmt::Debug + Send;
-        type RowClasses: Clone + std::fmt::Debug + Send;
+        type Output: Clone + std::fmt::Debug + Send;
 
         fn from_rows(rows: DispatchTensor) -> Self::RowLosses;
-        fn classes_from_rows(rows: DispatchTensor) -> Self::RowClasses;
+        fn output(tensors: OutputTensors) -> Self::Output;
     }
 }
 
 impl<const D: usize> sealed::IntoTarget for Tensor<D, Int> {
     fn into_target(self) -> Target {
-        // Indices have no gradient, and their own autodiff setting must not conflict with that of
-        // the logits.
-        Target::Indices(self.without_autodiff().into_dispatch())
+        Target::of_indices(self)
     }
 }
 
@@ -116,14 +123,14 @@ macro_rules! ranks {
     ($($rank:literal => $rows:literal),* $(,)?) => {$(
         impl sealed::FromRows for Tensor<$rank> {
             type RowLosses = Tensor<$rows>;
-            type RowClasses = Tensor<$rows, Int>;
+            type Output = CrossEntropyOutput<$rows>;
 
             fn from_rows(rows: DispatchTensor) -> Self::RowLosses {
                 Tensor::from_dispatch(rows)
             }
 
-            fn classes_from_rows(rows: DispatchTensor) -> Self::RowClasses {
-                Tensor::from_dispatch(rows)
+            fn output(tensors: OutputTensors) -> Self::Output {
+                CrossEntropyOutput::new(tensors)
             }
         }
 

@@ -1,132 +1,55 @@
-//! Shapes and dtypes of the operation's results, for a backend that runs it later.
+//! Shapes and dtypes of the operation's results, for Burn's fusion, which runs the operation later.
 
 use burn::backend::fusion::custom::TensorSpec;
 use burn::tensor::{DType, Shape};
 
-use super::linear::{
-    LinearForwardMetadata, LinearGradientsMetadata, LinearOptions, LinearSavedMetadata,
-    MaybeFloatMetadata, ProjectionMetadata,
-};
+use super::logits::has_gradient_in_f16;
 use super::{
-    DetailsMetadata, ForwardMetadata, Geometry, GradientsMetadata, GradientsOf, InputValues,
-    InputsMetadata, NOTHING_SAVED, Options, SavedMetadata, TargetsMetadata, accumulation_dtype,
+    ForwardMetadata, Geometry, GradientsMetadata, InputValues, InputsMetadata, LogitsMetadata,
+    MaybeFloatMetadata, Options, Outputs, ProjectionMetadata, RowOutputsMetadata,
+    RowReductionMetadata, SavedMetadata, TargetsMetadata, Wanted, WantedGradients,
+    accumulation_dtype, row_shape,
 };
-
-fn loss(logits: &TensorSpec, options: &Options) -> TensorSpec {
-    TensorSpec::new(
-        options.loss_shape(&logits.shape),
-        accumulation_dtype(logits.dtype).into(),
-    )
-}
 
 pub(crate) fn cross_entropy(
-    logits: &TensorSpec,
+    logits: &LogitsMetadata,
     inputs: &InputsMetadata,
     options: &Options,
+    wanted: &Wanted,
 ) -> ForwardMetadata {
-    let dtype = accumulation_dtype(logits.dtype).into();
-    let rows = Geometry::new(&logits.shape, options.class_dim).rows();
-    let is_distribution = matches!(inputs.targets, TargetsMetadata::Distributions(_));
-    let statistics = options.statistics_per_row(is_distribution);
-    let details = options.details.numbers();
+    let spec = logits.spec();
+    let dtype = accumulation_dtype(spec.dtype).into();
+    let rows = Geometry::new(&spec.shape, options.class_dim).rows();
     ForwardMetadata {
-        loss: loss(logits, options),
-        saved: match options.values {
-            _ if !options.keep => SavedMetadata::Nothing,
-            InputValues::Logits { .. } => SavedMetadata::Logits {
-                logits: logits.clone(),
-                statistics: TensorSpec::new(Shape::new([statistics, rows]), dtype),
-                denominators: TensorSpec::new(Shape::new([2]), dtype),
+        loss: TensorSpec::new(
+            match inputs.reduction {
+                RowReductionMetadata::None => row_shape(&spec.shape, options.class_dim),
+                _ => Shape::new([1]),
             },
-            InputValues::Probabilities => SavedMetadata::AsGiven {
-                input: logits.clone(),
-            },
+            dtype,
+        ),
+        saved: match logits {
+            _ if !wanted.gradients.any() => SavedMetadata::Nothing,
+            LogitsMetadata::Tensor(logits) => saved_of_tensor(logits, inputs, options),
+            LogitsMetadata::Projected(projection) => {
+                if inputs.is_remade(projection, wanted.gradients) {
+                    SavedMetadata::Logits(logits.clone())
+                } else {
+                    SavedMetadata::Gradients {
+                        gradients: gradients(logits, inputs, wanted.gradients),
+                        dtype: spec.dtype,
+                    }
+                }
+            }
         },
-        details: match details {
-            0 => DetailsMetadata::Nothing,
-            _ => DetailsMetadata::PerRow {
-                numbers: TensorSpec::new(Shape::new([details, rows]), dtype),
+        outputs: match wanted.outputs {
+            Outputs::None => RowOutputsMetadata::Nothing,
+            outputs => RowOutputsMetadata::PerRow {
+                numbers: TensorSpec::new(Shape::new([outputs.numbers(), rows]), dtype),
                 classes: TensorSpec::new(Shape::new([2, rows]), DType::I32),
-                totals: TensorSpec::new(Shape::new([2]), dtype),
+                divisors: TensorSpec::new(Shape::new([2]), dtype),
             },
         },
-    }
-}
-
-pub(crate) fn linear_cross_entropy(
-    projection: &ProjectionMetadata,
-    inputs: &InputsMetadata,
-    options: &LinearOptions,
-) -> LinearForwardMetadata {
-    let own = usize::from(matches!(projection.own, MaybeFloatMetadata::Some(_)));
-    let [rows, classes] = [projection.input.shape[0], own + projection.weight.shape[1]];
-    let logits = TensorSpec::new(Shape::new([rows, classes]), projection.input.dtype);
-    let of_logits = cross_entropy(&logits, inputs, &options.loss);
-    LinearForwardMetadata {
-        loss: of_logits.loss,
-        details: of_logits.details,
-        saved: if !options.loss.keep {
-            LinearSavedMetadata::Nothing
-        } else if options.keeps_projection(projection.input.dtype, inputs.targets_dtype()) {
-            LinearSavedMetadata::AsGiven {
-                projection: projection.clone(),
-            }
-        } else {
-            LinearSavedMetadata::Gradients {
-                gradients: linear_gradients(projection, inputs, options),
-            }
-        },
-    }
-}
-
-pub(crate) fn linear_cross_entropy_backward(
-    saved: &LinearSavedMetadata,
-    inputs: &InputsMetadata,
-    _upstream: &TensorSpec,
-    options: &LinearOptions,
-) -> LinearGradientsMetadata {
-    match saved {
-        LinearSavedMetadata::AsGiven { projection } => {
-            linear_gradients(projection, inputs, options)
-        }
-        LinearSavedMetadata::Gradients { gradients } => gradients.clone(),
-        LinearSavedMetadata::Nothing => unreachable!("{}", NOTHING_SAVED),
-    }
-}
-
-fn linear_gradients(
-    projection: &ProjectionMetadata,
-    inputs: &InputsMetadata,
-    options: &LinearOptions,
-) -> LinearGradientsMetadata {
-    let of = options.gradients_of;
-    let maybe = |wanted: bool, tensor: &TensorSpec| match wanted {
-        true => MaybeFloatMetadata::Some(tensor.clone()),
-        false => MaybeFloatMetadata::None,
-    };
-    let given = |wanted: bool, tensor: &MaybeFloatMetadata| match tensor {
-        MaybeFloatMetadata::Some(tensor) => maybe(wanted, tensor),
-        MaybeFloatMetadata::None => MaybeFloatMetadata::None,
-    };
-    LinearGradientsMetadata {
-        input: maybe(of.input, &projection.input),
-        weight: maybe(of.weight, &projection.weight),
-        bias: given(of.bias, &projection.bias),
-        own: given(of.own, &projection.own),
-        targets: match &inputs.targets {
-            TargetsMetadata::Distributions(targets) => maybe(of.targets, targets),
-            TargetsMetadata::Indices(_) => MaybeFloatMetadata::None,
-        },
-    }
-}
-
-impl InputsMetadata {
-    fn targets_dtype(&self) -> DType {
-        match &self.targets {
-            TargetsMetadata::Distributions(targets) | TargetsMetadata::Indices(targets) => {
-                targets.dtype
-            }
-        }
     }
 }
 
@@ -134,23 +57,112 @@ pub(crate) fn cross_entropy_backward(
     saved: &SavedMetadata,
     inputs: &InputsMetadata,
     _upstream: &TensorSpec,
-    options: &Options,
+    _options: &Options,
+    wanted: &WantedGradients,
 ) -> GradientsMetadata {
-    let logits = match saved {
-        SavedMetadata::Logits { logits, .. } => logits.clone(),
-        SavedMetadata::AsGiven { input } => input.clone(),
-        SavedMetadata::Gradients { gradients } => return gradients.clone(),
-        SavedMetadata::Nothing => unreachable!("{}", NOTHING_SAVED),
-    };
-    // A gradient of the targets is asked for only where they are distributions.
-    let targets = match &inputs.targets {
-        TargetsMetadata::Distributions(targets) | TargetsMetadata::Indices(targets) => {
-            targets.clone()
+    match saved {
+        SavedMetadata::Nothing => gradients_of_nothing(),
+        SavedMetadata::Statistics { logits, .. } => {
+            gradients(&LogitsMetadata::Tensor(logits.clone()), inputs, *wanted)
         }
+        SavedMetadata::Logits(logits) => gradients(logits, inputs, *wanted),
+        SavedMetadata::Gradients { gradients, .. } => gradients.clone(),
+    }
+}
+
+fn saved_of_tensor(
+    logits: &TensorSpec,
+    inputs: &InputsMetadata,
+    options: &Options,
+) -> SavedMetadata {
+    if options.values == InputValues::Probabilities {
+        return SavedMetadata::Logits(LogitsMetadata::Tensor(logits.clone()));
+    }
+    let dtype = accumulation_dtype(logits.dtype).into();
+    let rows = Geometry::new(&logits.shape, options.class_dim).rows();
+    let statistics = options.statistics_per_row(inputs.distributions().is_some());
+    SavedMetadata::Statistics {
+        logits: logits.clone(),
+        statistics: TensorSpec::new(Shape::new([statistics, rows]), dtype),
+        divisors: TensorSpec::new(Shape::new([2]), dtype),
+    }
+}
+
+fn gradients_of_nothing() -> GradientsMetadata {
+    GradientsMetadata {
+        logits: MaybeFloatMetadata::None,
+        targets: MaybeFloatMetadata::None,
+        hidden: MaybeFloatMetadata::None,
+        weight: MaybeFloatMetadata::None,
+        bias: MaybeFloatMetadata::None,
+        positive: MaybeFloatMetadata::None,
+    }
+}
+
+/// Gradients are like the tensors that they are of.
+fn gradients(
+    logits: &LogitsMetadata,
+    inputs: &InputsMetadata,
+    wanted: WantedGradients,
+) -> GradientsMetadata {
+    let like = |wanted: bool, tensor: Option<&TensorSpec>| match tensor {
+        Some(tensor) if wanted => MaybeFloatMetadata::Some(tensor.clone()),
+        _ => MaybeFloatMetadata::None,
     };
-    match options.gradients_of {
-        GradientsOf::Logits => GradientsMetadata::Logits { logits },
-        GradientsOf::Targets => GradientsMetadata::Targets { targets },
-        GradientsOf::Both => GradientsMetadata::Both { logits, targets },
+    let targets = like(wanted.targets, inputs.distributions());
+    match logits {
+        LogitsMetadata::Tensor(logits) => GradientsMetadata {
+            logits: like(wanted.logits, Some(logits)),
+            targets,
+            ..gradients_of_nothing()
+        },
+        LogitsMetadata::Projected(projection) => GradientsMetadata {
+            logits: MaybeFloatMetadata::None,
+            targets,
+            hidden: like(wanted.hidden, Some(&projection.hidden)),
+            weight: like(wanted.weight, Some(&projection.weight)),
+            bias: like(wanted.bias, projection.bias.spec()),
+            positive: like(wanted.positive, projection.positive.spec()),
+        },
+    }
+}
+
+impl LogitsMetadata {
+    fn spec(&self) -> TensorSpec {
+        match self {
+            Self::Tensor(logits) => logits.clone(),
+            Self::Projected(projection) => {
+                let positive = usize::from(projection.positive.spec().is_some());
+                let classes = positive + projection.weight.shape[1];
+                let shape = Shape::new([projection.hidden.shape[0], classes]);
+                TensorSpec::new(shape, projection.hidden.dtype)
+            }
+        }
+    }
+}
+
+impl MaybeFloatMetadata {
+    fn spec(&self) -> Option<&TensorSpec> {
+        match self {
+            Self::None => None,
+            Self::Some(tensor) => Some(tensor),
+        }
+    }
+}
+
+impl InputsMetadata {
+    fn distributions(&self) -> Option<&TensorSpec> {
+        match &self.targets {
+            TargetsMetadata::Distributions(targets) => Some(targets),
+            TargetsMetadata::Indices(_) => None,
+        }
+    }
+
+    /// Whether the backward makes a projection's logits once more, as
+    /// [`chunks`](crate::portable::chunks) does.
+    fn is_remade(&self, projection: &ProjectionMetadata, wanted: WantedGradients) -> bool {
+        let distributions = self.distributions().map(|targets| targets.dtype);
+        matches!(self.reduction, RowReductionMetadata::None)
+            || has_gradient_in_f16(wanted, projection.hidden.dtype, distributions)
     }
 }

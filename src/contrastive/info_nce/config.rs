@@ -9,8 +9,8 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::InfoNceLoss;
-use crate::backend::CrossEntropyBackend;
 use crate::contrastive::error::{ContrastiveError, unwrap};
+use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
 /// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].

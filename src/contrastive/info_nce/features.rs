@@ -36,7 +36,7 @@ fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), Contras
     match tensor.dtype() {
         dtype @ DType::QFloat(_) => Err(ContrastiveError::Quantized {
             tensor: name,
-            dtype: format!("{dtype:?}"),
+            dtype,
         }),
         _ => Ok(()),
     }

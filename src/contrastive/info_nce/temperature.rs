@@ -4,8 +4,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::InfoNceLoss;
 use super::features::{in_f32_at_least, over};
-use crate::backend::CrossEntropyBackend;
 use crate::contrastive::autodiff::in_autodiff;
+use crate::dispatch::CrossEntropyBackend;
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// One over the temperature, which the similarities are multiplied by: `[1]` on the device, in f32; with

@@ -6,7 +6,7 @@ use super::float::Float;
 use super::instructions::{Instructions, Task};
 use super::number::Number;
 use super::storage::{Cut, FloatsMut, Part, Runs, over_dtypes};
-use super::{SPREAD_FROM, for_each};
+use super::threads::{SPREAD_FROM, for_each};
 use crate::operation::Geometry;
 
 /// Multiplies the gradient of each row by the row's factor, or all of them by the only factor.

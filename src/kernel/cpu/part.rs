@@ -3,40 +3,17 @@
 use std::ops::Range;
 
 use super::blocks::LANES;
+use super::constants::Constants;
 use super::float::Float;
-use super::instructions::Instructions;
-use super::rows::{Details, Losses, Rows};
+use super::rows::{Losses, OutputLines, RowOutputs, Rows};
 use super::shares::Shares;
-use super::storage::{Own, Part};
-use super::targets::{Indices, Resolved, Valid};
+use super::storage::{Native, Part};
+use super::targets::RowTargets;
 use super::unit::Unit;
-use crate::operation::{DetailsOf, Geometry, InputValues};
-
-/// What is the same for all rows of a call.
-pub(super) struct Plan<'a, A> {
-    pub(super) geometry: Geometry,
-    pub(super) indices: Option<Indices<'a>>,
-    pub(super) valid: Valid<'a>,
-    /// The shares that are spread over the classes, without the distribution.
-    pub(super) shares: Shares<'a, A>,
-    pub(super) values: InputValues,
-    pub(super) z_loss: A,
-    pub(super) details: DetailsOf,
-    pub(super) scales: Scales<'a, A>,
-    pub(super) instructions: Instructions,
-}
-
-/// What the gradients of rows are multiplied by.
-#[derive(Clone, Copy)]
-pub(super) struct Scales<'a, A> {
-    pub(super) main: A,
-    pub(super) penalty: A,
-    /// A further factor of each row, of both.
-    pub(super) per_row: Option<&'a [A]>,
-}
+use crate::operation::Outputs;
 
 /// One part of a call's tensors.
-pub(super) struct Work<'a, A> {
+pub(super) struct PartTask<'a, A> {
     pub(super) rows: Range<usize>,
     /// The logits, where they are not `output`.
     pub(super) logits: Option<Part<'a>>,
@@ -45,14 +22,14 @@ pub(super) struct Work<'a, A> {
     pub(super) distributions: Option<&'a Part<'a>>,
     /// Where the gradient of the distributions goes.
     pub(super) targets_gradient: Option<Part<'a>>,
-    pub(super) places: Places<'a, A>,
+    pub(super) slots: Slots<'a, A>,
 }
 
 /// Where the results of rows go.
-pub(super) struct Places<'a, A> {
+pub(super) struct Slots<'a, A> {
     /// Empty if only their sum is wanted.
     losses: &'a mut [A],
-    /// Empty if the details are not wanted, as the following.
+    /// Empty if the outputs are not wanted, as the following.
     lse: &'a mut [A],
     log_prob: &'a mut [A],
     entropy: &'a mut [A],
@@ -60,14 +37,10 @@ pub(super) struct Places<'a, A> {
     rank: &'a mut [i32],
 }
 
-impl<'a, A: Float> Places<'a, A> {
-    pub(super) fn new(
-        losses: &'a mut [A],
-        details: &'a mut super::Details<A>,
-        rows: usize,
-    ) -> Self {
-        let mut numbers = details.numbers.chunks_mut(rows);
-        let mut classes = details.classes.chunks_mut(rows);
+impl<'a, A: Float> Slots<'a, A> {
+    pub(super) fn new(losses: &'a mut [A], outputs: &'a mut OutputLines<A>, rows: usize) -> Self {
+        let mut numbers = outputs.numbers.chunks_mut(rows);
+        let mut classes = outputs.classes.chunks_mut(rows);
         Self {
             losses,
             lse: numbers.next().unwrap_or_default(),
@@ -78,12 +51,12 @@ impl<'a, A: Float> Places<'a, A> {
         }
     }
 
-    /// The places of the next rows, as many as are asked for.
+    /// The slots of the next rows, as many as are asked for.
     pub(super) fn take(&mut self, rows: usize) -> Self {
-        fn take<'a, T>(places: &mut &'a mut [T], rows: usize) -> &'a mut [T] {
-            let here = rows.min(places.len());
-            let (now, later) = std::mem::take(places).split_at_mut(here);
-            *places = later;
+        fn take<'a, T>(slots: &mut &'a mut [T], rows: usize) -> &'a mut [T] {
+            let here = rows.min(slots.len());
+            let (now, later) = std::mem::take(slots).split_at_mut(here);
+            *slots = later;
             now
         }
         Self {
@@ -132,18 +105,18 @@ fn sized<A: Float>(numbers: &mut Vec<A>, length: usize) -> &mut [A] {
 /// own block would be idle.
 const MANY_CLASSES: usize = 65;
 
-impl<A: Own> Plan<'_, A> {
-    pub(super) fn solve(&self, work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
+impl<A: Native> Constants<'_, A> {
+    pub(super) fn solve(&self, task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         if self.geometry.inner == 1 && self.geometry.classes >= MANY_CLASSES {
-            self.each_row(work, scratch)
+            self.each_row(task, scratch)
         } else {
-            self.lanes(work, scratch)
+            self.lanes(task, scratch)
         }
     }
 
-    fn each_row(&self, mut work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
+    fn each_row(&self, mut task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         let mut sum = Sum::default();
-        for row in work.rows.clone() {
+        for row in task.rows.clone() {
             let resolved = self.resolve::<1>(row..row + 1);
             let counts = resolved.counts[0];
             let mut losses = Losses {
@@ -152,19 +125,19 @@ impl<A: Own> Plan<'_, A> {
                 lse: [A::ZERO],
                 log_prob: [A::ZERO],
             };
-            // The logits of a row that does not count are read for the details alone.
-            if counts || self.details != DetailsOf::Nothing {
-                losses = self.row(row, &resolved, &mut work, scratch);
+            // The logits of a row that does not count are read for the outputs alone.
+            if counts || self.outputs != Outputs::None {
+                losses = self.row(row, &resolved, &mut task, scratch);
             }
             if !counts {
                 let value = self.value_of_dropped(row);
-                if let Some(output) = &mut work.output {
+                if let Some(output) = &mut task.output {
                     output.fill_row(&self.geometry, row, value);
                 }
                 losses.main = [A::of(value)];
                 losses.penalty = [A::of(value)];
             }
-            self.gather(&losses, row..row + 1, &mut work, &mut sum);
+            self.gather(&losses, row..row + 1, &mut task, &mut sum);
         }
         sum
     }
@@ -173,8 +146,8 @@ impl<A: Own> Plan<'_, A> {
     fn row(
         &self,
         row: usize,
-        resolved: &Resolved<1>,
-        work: &mut Work<'_, A>,
+        resolved: &RowTargets<1>,
+        task: &mut PartTask<'_, A>,
         scratch: &mut Scratch<A>,
     ) -> Losses<A, 1> {
         let (geometry, instructions) = (&self.geometry, self.instructions);
@@ -184,7 +157,7 @@ impl<A: Own> Plan<'_, A> {
             distribution,
             targets_gradient,
         } = scratch;
-        let distribution = work.distributions.map(|part| match A::runs(part) {
+        let distribution = task.distributions.map(|part| match A::runs(part) {
             Some(own) => own.row(geometry, row),
             None => {
                 let numbers = sized(distribution, geometry.classes);
@@ -195,14 +168,14 @@ impl<A: Own> Plan<'_, A> {
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
-            targets_gradient: work
+            targets_gradient: task
                 .targets_gradient
                 .is_some()
                 .then(|| sized(targets_gradient, geometry.classes)),
-            wants_gradient: work.output.is_some(),
-            details: None,
+            wants_gradient: task.output.is_some(),
+            outputs: None,
         };
-        let losses = match (&work.logits, &mut work.output) {
+        let losses = match (&task.logits, &mut task.output) {
             (logits, Some(output)) => match A::runs_mut(output) {
                 Some(own) => {
                     let x = own.row_mut(geometry, row);
@@ -230,10 +203,10 @@ impl<A: Own> Plan<'_, A> {
             },
             (None, None) => unreachable!("the logits are read or written over"),
         };
-        if let Some(details) = &unit.details {
-            self.note(details, &losses, row..row + 1, resolved, work);
+        if let Some(outputs) = &unit.outputs {
+            self.note(outputs, &losses, row..row + 1, resolved, task);
         }
-        if let Some(part) = &mut work.targets_gradient {
+        if let Some(part) = &mut task.targets_gradient {
             part.store_row(geometry, row, targets_gradient, instructions);
         }
         losses
@@ -241,13 +214,13 @@ impl<A: Own> Plan<'_, A> {
 
     /// Rows in the lanes of blocks. Several units are read and written together, for longer runs of
     /// memory.
-    fn lanes(&self, mut work: Work<'_, A>, scratch: &mut Scratch<A>) -> Sum {
+    fn lanes(&self, mut task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         const TOGETHER: usize = 1 << 14;
         let units = (TOGETHER / (self.geometry.classes * LANES)).clamp(1, 8);
         let mut sum = Sum::default();
-        for first in work.rows.clone().step_by(LANES * units) {
-            let rows = first..work.rows.end.min(first + LANES * units);
-            self.some_lanes(rows, &mut work, scratch, &mut sum);
+        for first in task.rows.clone().step_by(LANES * units) {
+            let rows = first..task.rows.end.min(first + LANES * units);
+            self.some_lanes(rows, &mut task, scratch, &mut sum);
         }
         sum
     }
@@ -255,7 +228,7 @@ impl<A: Own> Plan<'_, A> {
     fn some_lanes(
         &self,
         rows: Range<usize>,
-        work: &mut Work<'_, A>,
+        task: &mut PartTask<'_, A>,
         scratch: &mut Scratch<A>,
         sum: &mut Sum,
     ) {
@@ -269,18 +242,18 @@ impl<A: Own> Plan<'_, A> {
             targets_gradient,
         } = scratch;
         let x = sized(x, length);
-        match (&work.logits, &work.output) {
+        match (&task.logits, &task.output) {
             (Some(part), _) | (None, Some(part)) => {
                 part.load_lanes(geometry, rows.clone(), x, instructions);
             }
             (None, None) => unreachable!("the logits are read or written over"),
         }
-        let distribution = work.distributions.map(|part| {
+        let distribution = task.distributions.map(|part| {
             let numbers = sized(distribution, length);
             part.load_lanes(geometry, rows.clone(), numbers, instructions);
             &*numbers
         });
-        let mut targets_gradient = work
+        let mut targets_gradient = task
             .targets_gradient
             .is_some()
             .then(|| sized(targets_gradient, length));
@@ -295,20 +268,20 @@ impl<A: Own> Plan<'_, A> {
                 targets_gradient: targets_gradient
                     .as_mut()
                     .map(|numbers| &mut numbers[here.clone()]),
-                wants_gradient: work.output.is_some(),
-                details: None,
+                wants_gradient: task.output.is_some(),
+                outputs: None,
             };
             let mut losses = self.write(&mut unit, x, spare);
-            if let Some(details) = &unit.details {
-                self.note(details, &losses, rows.clone(), &resolved, work);
+            if let Some(outputs) = &unit.outputs {
+                self.note(outputs, &losses, rows.clone(), &resolved, task);
             }
             self.settle(rows.clone(), &resolved, x, &mut losses);
-            self.gather(&losses, rows, work, sum);
+            self.gather(&losses, rows, task, sum);
         }
-        if let Some(output) = &mut work.output {
+        if let Some(output) = &mut task.output {
             output.store_lanes(geometry, rows.clone(), x, instructions);
         }
-        if let (Some(part), Some(gradient)) = (&mut work.targets_gradient, targets_gradient) {
+        if let (Some(part), Some(gradient)) = (&mut task.targets_gradient, targets_gradient) {
             part.store_lanes(geometry, rows, gradient, instructions);
         }
     }
@@ -321,73 +294,73 @@ impl<A: Own> Plan<'_, A> {
         })
     }
 
-    /// Takes the losses of rows into the sum, and to their places.
+    /// Adds the losses of rows to the sum, or writes them into their slots.
     fn gather<const W: usize>(
         &self,
         losses: &Losses<A, W>,
         rows: Range<usize>,
-        work: &mut Work<'_, A>,
+        task: &mut PartTask<'_, A>,
         sum: &mut Sum,
     ) {
         let has_penalty = self.z_loss != A::ZERO;
         let (main, penalty) = (&losses.main[..rows.len()], &losses.penalty[..rows.len()]);
-        if work.places.losses.is_empty() {
+        if task.slots.losses.is_empty() {
             sum.main += sum_of(main);
             if has_penalty {
                 sum.penalty += sum_of(penalty);
             }
             return;
         }
-        let from = rows.start - work.rows.start;
-        let places = &mut work.places.losses[from..from + rows.len()];
-        for ((place, &main), &penalty) in places.iter_mut().zip(main).zip(penalty) {
+        let from = rows.start - task.rows.start;
+        let slots = &mut task.slots.losses[from..from + rows.len()];
+        for ((place, &main), &penalty) in slots.iter_mut().zip(main).zip(penalty) {
             *place = if has_penalty { main + penalty } else { main };
         }
     }
 
-    /// Takes the details of rows to their places.
+    /// Writes the outputs of rows into their slots.
     fn note<const W: usize>(
         &self,
-        details: &Details<A, W>,
+        outputs: &RowOutputs<A, W>,
         losses: &Losses<A, W>,
         rows: Range<usize>,
-        resolved: &Resolved<W>,
-        work: &mut Work<'_, A>,
+        resolved: &RowTargets<W>,
+        task: &mut PartTask<'_, A>,
     ) {
-        let places = &mut work.places;
+        let slots = &mut task.slots;
         let of_distribution = losses.main.map(|loss| -loss);
-        let log_prob = match (&details.log_prob, &self.indices) {
+        let log_prob = match (&outputs.log_prob, &self.indices) {
             (Some(log_prob), _) => log_prob,
             (None, Some(_)) => &losses.log_prob,
             // The loss is that of the distribution alone.
             (None, None) => &of_distribution,
         };
-        let from = rows.start - work.rows.start;
+        let from = rows.start - task.rows.start;
         for (lane, row) in rows.enumerate() {
             let counts = resolved.counts[lane];
             let at = from + lane;
-            places.lse[at] = losses.lse[lane];
-            places.log_prob[at] = if counts {
+            slots.lse[at] = losses.lse[lane];
+            slots.log_prob[at] = if counts {
                 log_prob[lane]
             } else {
                 A::of(self.value_of_dropped(row))
             };
-            if let Some(entropy) = &details.entropy {
-                places.entropy[at] = entropy[lane];
+            if let Some(entropy) = &outputs.entropy {
+                slots.entropy[at] = entropy[lane];
             }
-            places.predicted[at] = details.predicted[lane] as i32;
-            places.rank[at] = if counts {
-                details.rank[lane] as i32
+            slots.predicted[at] = outputs.predicted[lane] as i32;
+            slots.rank[at] = if counts {
+                outputs.rank[lane] as i32
             } else {
                 -1
             };
         }
     }
 
-    fn resolve<const W: usize>(&self, rows: Range<usize>) -> Resolved<W> {
+    fn resolve<const W: usize>(&self, rows: Range<usize>) -> RowTargets<W> {
         match &self.indices {
-            Some(indices) => indices.resolve(rows, &self.valid),
-            None => Resolved {
+            Some(indices) => indices.resolve(rows, &self.rule),
+            None => RowTargets {
                 class: [0; W],
                 counts: [true; W],
             },
@@ -396,12 +369,12 @@ impl<A: Own> Plan<'_, A> {
 
     fn value_of_dropped(&self, row: usize) -> f64 {
         match &self.indices {
-            Some(indices) => indices.value_of_dropped(row, &self.valid),
+            Some(indices) => indices.value_of_dropped(row, &self.rule),
             None => unreachable!("with distributions every row counts"),
         }
     }
 
-    fn rows<const W: usize>(&self, range: Range<usize>, resolved: &Resolved<W>) -> Rows<A, W> {
+    fn rows<const W: usize>(&self, range: Range<usize>, resolved: &RowTargets<W>) -> Rows<A, W> {
         let mut rows = Rows {
             class: resolved.class,
             share: [A::ZERO; W],
@@ -420,7 +393,7 @@ impl<A: Own> Plan<'_, A> {
                     Some(weights) => weights[resolved.class[lane]],
                     None => A::ONE,
                 };
-                let share = self.shares.kept * weight;
+                let share = self.shares.remaining * weight;
                 rows.share[lane] = if resolved.counts[lane] {
                     share
                 } else {
@@ -436,7 +409,7 @@ impl<A: Own> Plan<'_, A> {
     fn settle(
         &self,
         rows: Range<usize>,
-        resolved: &Resolved<LANES>,
+        resolved: &RowTargets<LANES>,
         gradient: &mut [A],
         losses: &mut Losses<A, LANES>,
     ) {

@@ -6,14 +6,16 @@ use super::float::Float;
 use super::instructions::Task;
 use super::softmax::at;
 
-/// Where the rows whose scores are `x` have their largest.
-pub(crate) struct First<'a, A> {
+/// The first class of the largest score in each of `W` rows whose scores are `x`.
+pub(crate) struct First<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
 }
 
-impl<A: Float> First<'_, A> {
+impl<A: Float, const W: usize> Task for First<'_, A, W> {
+    type Output = [usize; W];
+
     #[inline(always)]
-    fn classes<const W: usize>(&self) -> [usize; W] {
+    fn run<const FMA: bool>(self) -> [usize; W] {
         let mut best = Best {
             score: [-A::INFINITY; LANES],
             step: [A::ZERO; LANES],
@@ -33,18 +35,6 @@ impl<A: Float> First<'_, A> {
             }
         }
         classes
-    }
-}
-
-/// A task for a given number of rows.
-pub(crate) struct FirstOf<'a, A, const W: usize>(pub(crate) First<'a, A>);
-
-impl<A: Float, const W: usize> Task for FirstOf<'_, A, W> {
-    type Output = [usize; W];
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) -> [usize; W] {
-        self.0.classes::<W>()
     }
 }
 

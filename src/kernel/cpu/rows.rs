@@ -1,20 +1,19 @@
-//! What is known of rows from their targets alone, and what they come to.
+//! Rows: what their targets say, and their losses and outputs.
 
 /// `W` rows that are computed together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<A, const W: usize> {
     /// The class of an index target; any class where `share` is 0.
     pub(crate) class: [usize; W],
-    /// What an index target adds to the share of its class: `(1 - e) weight[class]`. 0 for
-    /// distributions.
+    /// Share that an index target adds to its class: `(1 - e) weight[class]`; 0 for distributions.
     pub(crate) share: [A; W],
-    /// What the gradient of the row's loss is multiplied by.
+    /// Factor of the gradient of the row's loss.
     pub(crate) scale: [A; W],
-    /// What the gradient of the row's z-loss is multiplied by.
+    /// Factor of the gradient of the row's z-loss.
     pub(crate) penalty_scale: [A; W],
 }
 
-/// What `W` rows come to.
+/// Losses of `W` rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Losses<A, const W: usize> {
     pub(crate) main: [A; W],
@@ -26,9 +25,9 @@ pub(crate) struct Losses<A, const W: usize> {
     pub(crate) log_prob: [A; W],
 }
 
-/// What `W` rows come to besides their losses.
+/// Outputs of `W` rows besides their losses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Details<A, const W: usize> {
+pub(crate) struct RowOutputs<A, const W: usize> {
     /// The first of the classes of the largest score.
     pub(crate) predicted: [usize; W],
     /// How many classes stand before the target's.
@@ -36,4 +35,15 @@ pub(crate) struct Details<A, const W: usize> {
     /// The log-probability of the target; absent where the losses have it.
     pub(crate) log_prob: Option<[A; W]>,
     pub(crate) entropy: Option<[A; W]>,
+}
+
+/// Outputs of all rows of a call, line by line; empty where none are wanted.
+#[derive(Default)]
+pub(crate) struct OutputLines<A> {
+    /// `[numbers, rows]`, see [`operation::RowOutputs`](crate::operation::RowOutputs).
+    pub(crate) numbers: Vec<A>,
+    /// `[2, rows]`.
+    pub(crate) classes: Vec<i32>,
+    /// The divisors of a mean, of the losses and of the z-losses.
+    pub(crate) divisors: [f64; 2],
 }

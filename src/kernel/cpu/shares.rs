@@ -5,11 +5,11 @@
 use super::blocks::{Block, LANES};
 use super::float::Float;
 
-/// `a[c] = weight[c] (kept p[c] + even)`.
+/// `a[c] = weight[c] (remaining p[c] + even)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Shares<'a, A> {
     /// `1 - e`, with `e` the label smoothing.
-    pub(crate) kept: A,
+    pub(crate) remaining: A,
     /// `e / C`.
     pub(crate) even: A,
     /// `p`, laid out as the logits are.
@@ -23,9 +23,9 @@ impl<A: Float> Shares<'_, A> {
     /// The shares of the distribution alone, if there is one and smoothing or weights change it.
     pub(crate) fn apart_from_distribution(self) -> Option<Self> {
         self.distribution?;
-        let is_alone = self.kept == A::ONE && self.even == A::ZERO && self.weights.is_none();
+        let is_alone = self.remaining == A::ONE && self.even == A::ZERO && self.weights.is_none();
         (!is_alone).then_some(Self {
-            kept: A::ONE,
+            remaining: A::ONE,
             even: A::ZERO,
             weights: None,
             ..self
@@ -39,7 +39,7 @@ impl<A: Float> Shares<'_, A> {
         if let Some(distribution) = self.distribution {
             let p = block_at(distribution, step);
             for lane in 0..LANES {
-                shares[lane] += self.kept * p[lane];
+                shares[lane] += self.remaining * p[lane];
             }
         }
         if let Some(weights) = self.weights {
@@ -58,7 +58,7 @@ impl<A: Float> Shares<'_, A> {
     /// `weight[c] (1 - e)`, what the surprisal is multiplied by in the gradient of a distribution.
     #[inline(always)]
     pub(crate) fn slopes<const W: usize>(&self, step: usize) -> Block<A> {
-        let mut slopes = [self.kept; LANES];
+        let mut slopes = [self.remaining; LANES];
         if let Some(weights) = self.weights {
             let weight = weights_at::<A, W>(weights, step);
             for lane in 0..LANES {

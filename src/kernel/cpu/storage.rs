@@ -473,7 +473,7 @@ pub(crate) fn stretches(geometry: &Geometry, rows: Range<usize>) -> impl Iterato
 }
 
 /// The part as one of the arithmetic's own dtype, if it is.
-pub(crate) trait Own: Float + Number {
+pub(crate) trait Native: Float + Number {
     fn slice(floats: Floats<'_>) -> Option<&[Self]>;
     fn slice_mut(floats: FloatsMut<'_>) -> Option<&mut [Self]>;
     fn floats(numbers: &[Self]) -> Floats<'_>;
@@ -482,9 +482,9 @@ pub(crate) trait Own: Float + Number {
     fn runs_mut<'p, 'a>(part: &'p mut Part<'a>) -> Option<&'p mut Runs<'a, Self>>;
 }
 
-macro_rules! own {
+macro_rules! native {
     ($($float:ident: $dtype:ident),*) => {$(
-        impl Own for $float {
+        impl Native for $float {
             fn slice(floats: Floats<'_>) -> Option<&[Self]> {
                 match floats {
                     Floats::$dtype(numbers) => Some(numbers),
@@ -524,4 +524,4 @@ macro_rules! own {
     )*};
 }
 
-own!(f64: F64, f32: F32);
+native!(f64: F64, f32: F32);

@@ -30,7 +30,7 @@ pub(crate) enum Indices<'a> {
 
 /// What index targets say of `W` rows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Resolved<const W: usize> {
+pub(crate) struct RowTargets<const W: usize> {
     /// 0 where the row does not count.
     pub(crate) class: [usize; W],
     /// Whether the row is neither ignored nor bad.
@@ -94,36 +94,41 @@ impl<'a> Indices<'a> {
     pub(crate) fn resolve<const W: usize>(
         &self,
         rows: Range<usize>,
-        valid: &Valid<'_>,
-    ) -> Resolved<W> {
-        over_indices!(self, indices => valid.resolve(&indices[rows]))
+        rule: &TargetRule<'_>,
+    ) -> RowTargets<W> {
+        over_indices!(self, indices => rule.resolve(&indices[rows]))
     }
 
     /// What is put in the place of a row that does not count: 0 where it is ignored, else NaN.
-    pub(crate) fn value_of_dropped(&self, row: usize, valid: &Valid<'_>) -> f64 {
-        match over_indices!(self, indices => valid.target(indices[row])) {
+    pub(crate) fn value_of_dropped(&self, row: usize, rule: &TargetRule<'_>) -> f64 {
+        match over_indices!(self, indices => rule.target(indices[row])) {
             Target::Bad => f64::NAN,
             Target::Ignored | Target::Class(_) => 0.0,
         }
     }
 
     /// Whether the row is neither ignored nor bad.
-    pub(crate) fn counts(&self, row: usize, valid: &Valid<'_>) -> bool {
-        self.resolve::<1>(row..row + 1, valid).counts[0]
+    pub(crate) fn counts(&self, row: usize, rule: &TargetRule<'_>) -> bool {
+        self.resolve::<1>(row..row + 1, rule).counts[0]
     }
 
     /// The first bad target: its row and its value.
-    pub(crate) fn first_bad(&self, valid: &Valid<'_>) -> Option<(usize, i128)> {
-        over_indices!(self, indices => valid.first_bad(indices))
+    pub(crate) fn first_bad(&self, rule: &TargetRule<'_>) -> Option<(usize, i128)> {
+        over_indices!(self, indices => rule.first_bad(indices))
     }
 
-    /// The sum of the classes' weights over the rows that count, and the number of these rows.
-    pub(crate) fn totals<A: Float>(&self, weights: Option<&[A]>, valid: &Valid<'_>) -> (f64, f64) {
+    /// The divisors of a mean: the sum of the classes' weights over the rows that count, and the number of
+    /// these rows.
+    pub(crate) fn divisors_of_mean<A: Float>(
+        &self,
+        weights: Option<&[A]>,
+        rule: &TargetRule<'_>,
+    ) -> [f64; 2] {
         over_indices!(self, indices => {
-            let counted = valid.count(indices) as f64;
+            let counted = rule.count(indices) as f64;
             match weights {
-                None => (counted, counted),
-                Some(weights) => (valid.total_weight(indices, weights), counted),
+                None => [counted, counted],
+                Some(weights) => [rule.total_weight(indices, weights), counted],
             }
         })
     }
@@ -131,12 +136,12 @@ impl<'a> Indices<'a> {
 
 /// Which index targets are classes, and which are ignored (these first).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Valid<'a> {
+pub(crate) struct TargetRule<'a> {
     pub(crate) classes: usize,
     pub(crate) ignored: &'a [i64],
 }
 
-impl Valid<'_> {
+impl TargetRule<'_> {
     fn target<I: Index>(&self, index: I) -> Target {
         if self.ignored.iter().any(|&ignored| index.equals(ignored)) {
             Target::Ignored
@@ -147,8 +152,8 @@ impl Valid<'_> {
         }
     }
 
-    fn resolve<I: Index, const W: usize>(&self, indices: &[I]) -> Resolved<W> {
-        let mut resolved = Resolved {
+    fn resolve<I: Index, const W: usize>(&self, indices: &[I]) -> RowTargets<W> {
+        let mut resolved = RowTargets {
             class: [0; W],
             counts: [false; W],
         };
@@ -185,10 +190,10 @@ impl Valid<'_> {
 
     /// The number of rows that count, and with `ignored` those that are ignored.
     fn count_with<I: Index>(&self, indices: &[I], ignored: bool) -> usize {
-        let valid = *self;
+        let rule = *self;
         Instructions::best().run(Counted {
             indices,
-            valid,
+            rule,
             ignored,
         })
     }
@@ -204,7 +209,7 @@ impl Valid<'_> {
 
 struct Counted<'a, I> {
     indices: &'a [I],
-    valid: Valid<'a>,
+    rule: TargetRule<'a>,
     ignored: bool,
 }
 
@@ -213,9 +218,9 @@ impl<I: Index> Task for Counted<'_, I> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> usize {
-        let classes = self.valid.classes;
+        let classes = self.rule.classes;
         let mut counted = 0;
-        match *self.valid.ignored {
+        match *self.rule.ignored {
             [] => {
                 for index in self.indices {
                     counted += usize::from(index.is_below(classes));
@@ -230,7 +235,7 @@ impl<I: Index> Task for Counted<'_, I> {
             }
             _ => {
                 for &index in self.indices {
-                    counted += usize::from(match self.valid.target(index) {
+                    counted += usize::from(match self.rule.target(index) {
                         Target::Class(_) => true,
                         Target::Ignored => self.ignored,
                         Target::Bad => false,

@@ -1,13 +1,13 @@
 //! What the rows of a unit go through, whatever their layout.
 
+use super::constants::Constants;
 use super::float::Float;
-use super::part::Plan;
 use super::probabilities::{self, Probabilities};
-use super::ranks::{Before, First, FirstOf};
-use super::rows::{Details, Losses, Rows};
+use super::ranks::{Before, First};
+use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
 use super::softmax::{self, Bend, Softcap, Softmax, Unbend};
-use crate::operation::{DetailsOf, InputValues};
+use crate::operation::{InputValues, Outputs};
 
 /// The numbers of one unit besides its logits.
 pub(super) struct Unit<'a, A, const W: usize> {
@@ -17,11 +17,11 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
     pub(super) wants_gradient: bool,
-    /// What has been found besides the losses, where it is wanted.
-    pub(super) details: Option<Details<A, W>>,
+    /// Outputs besides the losses, where they are wanted.
+    pub(super) outputs: Option<RowOutputs<A, W>>,
 }
 
-impl<A: Float> Plan<'_, A> {
+impl<A: Float> Constants<'_, A> {
     /// The losses; the gradient, if it is wanted, replaces the logits (or probabilities) `x`, which
     /// are used up in any case.
     pub(super) fn write<const W: usize>(
@@ -33,7 +33,7 @@ impl<A: Float> Plan<'_, A> {
         let instructions = self.instructions;
         match self.values {
             InputValues::Probabilities => {
-                self.details_of_probabilities(unit, x);
+                self.outputs_of_probabilities(unit, x);
                 self.probabilities_targets_gradient(unit, x);
                 let probabilities = probabilities_of(unit);
                 if !unit.wants_gradient {
@@ -82,7 +82,7 @@ impl<A: Float> Plan<'_, A> {
         let instructions = self.instructions;
         match self.values {
             InputValues::Probabilities => {
-                self.details_of_probabilities(unit, x);
+                self.outputs_of_probabilities(unit, x);
                 self.probabilities_targets_gradient(unit, x);
                 let probabilities = probabilities_of(unit);
                 instructions.run(probabilities::LossOf {
@@ -113,7 +113,7 @@ impl<A: Float> Plan<'_, A> {
         scale: A,
         x: &mut [A],
     ) -> Losses<A, W> {
-        self.details_of_logits(unit, scale, x);
+        self.outputs_of_logits(unit, scale, x);
         self.logits_targets_gradient(unit, scale, x);
         let softmax = self.softmax_of(unit, scale);
         self.instructions.run(softmax::GradientOver {
@@ -129,20 +129,20 @@ impl<A: Float> Plan<'_, A> {
         scale: A,
         x: &[A],
     ) -> Losses<A, W> {
-        self.details_of_logits(unit, scale, x);
+        self.outputs_of_logits(unit, scale, x);
         self.logits_targets_gradient(unit, scale, x);
         let softmax = self.softmax_of(unit, scale);
         self.instructions.run(softmax::LossOf { softmax, x })
     }
 
-    fn details_of_logits<const W: usize>(&self, unit: &mut Unit<'_, A, W>, scale: A, x: &[A]) {
-        if self.details == DetailsOf::Nothing {
+    fn outputs_of_logits<const W: usize>(&self, unit: &mut Unit<'_, A, W>, scale: A, x: &[A]) {
+        if self.outputs == Outputs::None {
             return;
         }
-        let mut details = self.ranks(unit, x);
-        if self.details == DetailsOf::TargetAndEntropy {
+        let mut outputs = self.ranks(unit, x);
+        if self.outputs == Outputs::RowsAndEntropy {
             let softmax = self.softmax_of(unit, scale);
-            details.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
+            outputs.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
         }
         if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
             // The loss of the distribution alone.
@@ -151,18 +151,18 @@ impl<A: Float> Plan<'_, A> {
                 ..self.softmax_of(unit, scale)
             };
             let losses = self.instructions.run(softmax::LossOf { softmax, x });
-            details.log_prob = Some(losses.main.map(|loss| -loss));
+            outputs.log_prob = Some(losses.main.map(|loss| -loss));
         }
-        unit.details = Some(details);
+        unit.outputs = Some(outputs);
     }
 
-    fn details_of_probabilities<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
-        if self.details == DetailsOf::Nothing {
+    fn outputs_of_probabilities<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
+        if self.outputs == Outputs::None {
             return;
         }
-        let mut details = self.ranks(unit, s);
-        if self.details == DetailsOf::TargetAndEntropy {
-            details.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
+        let mut outputs = self.ranks(unit, s);
+        if self.outputs == Outputs::RowsAndEntropy {
+            outputs.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
         }
         if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
             let probabilities = Probabilities {
@@ -172,16 +172,16 @@ impl<A: Float> Plan<'_, A> {
             let losses = self
                 .instructions
                 .run(probabilities::LossOf { probabilities, s });
-            details.log_prob = Some(losses.main.map(|loss| -loss));
+            outputs.log_prob = Some(losses.main.map(|loss| -loss));
         }
-        unit.details = Some(details);
+        unit.outputs = Some(outputs);
     }
 
-    fn ranks<const W: usize>(&self, unit: &Unit<'_, A, W>, x: &[A]) -> Details<A, W> {
-        let first = |x| self.instructions.run(FirstOf::<A, W>(First { x }));
+    fn ranks<const W: usize>(&self, unit: &Unit<'_, A, W>, x: &[A]) -> RowOutputs<A, W> {
+        let first = |x| self.instructions.run(First::<A, W> { x });
         let distribution = unit.shares.and_then(|shares| shares.distribution);
         let class = distribution.map_or(unit.rows.class, first);
-        Details {
+        RowOutputs {
             predicted: first(x),
             rank: self.instructions.run(Before::<A, W> { x, class }),
             log_prob: None,

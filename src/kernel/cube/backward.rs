@@ -26,12 +26,12 @@ use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 
 /// What the forward left and what came from above.
 #[derive(CubeType, CubeLaunch)]
-pub(crate) struct Given<A: Float> {
+pub(crate) struct FromForward<A: Float> {
     /// `[statistics, rows]`.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
     /// What the losses and the z-losses were divided by.
-    pub(crate) denominators: ComptimeOption<Box<[A]>>,
-    /// One number, or where there are no denominators one per row.
+    pub(crate) divisors: ComptimeOption<Box<[A]>>,
+    /// One number, or where there are no divisors one per row.
     pub(crate) upstream: Box<[A]>,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     logits: &[Vector<F, N>],
     inputs: Inputs<A, P, I, N>,
     mut gradients: Gradients<F, P, N>,
-    given: Given<A>,
+    from_forward: FromForward<A>,
     numbers: Numbers,
     extent: Extent,
     #[comptime] spec: Spec,
@@ -104,8 +104,14 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     if !span.exists {
         terminate!();
     }
-    let lanes =
-        lanes_of_slot::<A, P, I, K, N>(&inputs, &given, span.slot, &numbers, &extent, spec.clone());
+    let lanes = lanes_of_slot::<A, P, I, K, N>(
+        &inputs,
+        &from_forward,
+        span.slot,
+        &numbers,
+        &extent,
+        spec.clone(),
+    );
     let mut counts = true.runtime();
     if comptime!(tile.along == Along::Classes && !spec.has_distributions) {
         counts = lanes.counts.extract(0usize) == A::new(1.0);
@@ -335,7 +341,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
 #[cube]
 fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
-    given: &Given<A>,
+    from_forward: &FromForward<A>,
     slot: usize,
     numbers: &Numbers,
     extent: &Extent,
@@ -345,8 +351,14 @@ fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
         Along::Classes => 1,
         Along::Positions => N::value().comptime(),
     };
-    let first =
-        common_of_row::<A, P, I, K, N>(inputs, given, slot * rows, numbers, extent, spec.clone());
+    let first = common_of_row::<A, P, I, K, N>(
+        inputs,
+        from_forward,
+        slot * rows,
+        numbers,
+        extent,
+        spec.clone(),
+    );
     let mut lanes = Lanes::<A, N> {
         maximum: Vector::new(first.maximum),
         above: Vector::new(first.above),
@@ -366,8 +378,14 @@ fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
     #[unroll]
     for lane in 1..rows {
         let row = slot * rows + lane;
-        let common =
-            common_of_row::<A, P, I, K, N>(inputs, given, row, numbers, extent, spec.clone());
+        let common = common_of_row::<A, P, I, K, N>(
+            inputs,
+            from_forward,
+            row,
+            numbers,
+            extent,
+            spec.clone(),
+        );
         lanes.maximum.insert(lane, common.maximum);
         lanes.above.insert(lane, common.above);
         lanes.factor.insert(lane, common.factor);
@@ -391,7 +409,7 @@ fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
 #[cube]
 fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
-    given: &Given<A>,
+    from_forward: &FromForward<A>,
     row: usize,
     numbers: &Numbers,
     extent: &Extent,
@@ -401,8 +419,8 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
     let one = A::new(1.0);
     let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
     let share = share_of_target::<A, P, I, N>(inputs, &target, numbers);
-    let scale = given.scale_of_row(row, 0usize);
-    let penalty_scale = given.scale_of_row(row, 1usize);
+    let scale = from_forward.scale_of_row(row, 0usize);
+    let penalty_scale = from_forward.scale_of_row(row, 1usize);
     let mut common = Common::<A> {
         maximum: zero,
         above: zero,
@@ -418,7 +436,7 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
         targets_scale: scale,
     };
     #[comptime]
-    if let ComptimeOption::Some(statistics) = &given.statistics {
+    if let ComptimeOption::Some(statistics) = &from_forward.statistics {
         let maximum = statistics[row];
         let others = statistics[extent.rows + row];
         let mut at_maximum = zero;
@@ -450,14 +468,14 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
 }
 
 #[cube]
-impl<A: Float> Given<A> {
+impl<A: Float> FromForward<A> {
     /// What the gradient of a row's loss (0) or z-loss (1) is multiplied by: 0 where there was nothing
     /// to share the sum among.
     fn scale_of_row(&self, row: usize, #[comptime] term: usize) -> A {
         #[comptime]
-        match &self.denominators {
-            ComptimeOption::Some(denominators) => {
-                let total = denominators[term];
+        match &self.divisors {
+            ComptimeOption::Some(divisors) => {
+                let total = divisors[term];
                 let mut scale = A::new(0.0);
                 if total != A::new(0.0) {
                     scale = self.upstream[0] / total;

@@ -7,7 +7,7 @@ use super::elementary::{ln, ln_1p};
 use super::spec::{Numbers, Spec, Values, ZLoss};
 use super::state::{Row, scale_of_scores};
 use super::targets::Target;
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// What the kernel writes.
 #[derive(CubeType, CubeLaunch)]
@@ -17,7 +17,7 @@ pub(crate) struct Results<A: Float> {
     pub(crate) losses: Box<[A]>,
     /// `[statistics, rows]`, for a backward.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
-    /// `[numbers, rows]` and `[2, rows]`, see [`Details`](crate::operation::Details).
+    /// `[numbers, rows]` and `[2, rows]`, see [`OutputSums`](crate::operation::RowOutputs).
     pub(crate) numbers: ComptimeOption<Box<[A]>>,
     pub(crate) classes: ComptimeOption<Box<[i32]>>,
 }
@@ -57,10 +57,10 @@ pub(crate) fn finish<A: Float>(
         at_maximum: sums.at_maximum,
         elsewhere: sums.elsewhere,
         lse: zero,
-        log_prob: zero - sums.details.surprisal_sum,
-        entropy: sums.details.entropy_sum,
-        predicted: sums.details.class,
-        rank: select(target.counts, i32::cast_from(sums.details.before), -1i32),
+        log_prob: zero - sums.outputs.surprisal_sum,
+        entropy: sums.outputs.entropy_sum,
+        predicted: sums.outputs.class,
+        rank: select(target.counts, i32::cast_from(sums.outputs.before), -1i32),
     };
     if comptime!(spec.values == Values::Probabilities) {
         let ln_of_probability = ln::<A, Const<1>>(Vector::new(logit)).extract(0usize);
@@ -83,9 +83,9 @@ pub(crate) fn finish<A: Float>(
         finished.others = others;
         let lse = sums.maximum * scale + above;
         finished.lse = lse;
-        finished.entropy = sums.details.entropy_sum / (others + A::new(1.0)) + above;
+        finished.entropy = sums.outputs.entropy_sum / (others + A::new(1.0)) + above;
         finished.log_prob = match comptime!(spec.has_distributions) {
-            true => zero - (sums.details.surprisal_sum + sums.details.share_sum * above),
+            true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
             false => zero - (gap + above),
         };
         if comptime!(spec.z_loss != ZLoss::Off) {
@@ -119,7 +119,7 @@ impl<A: Float> Finished<A> {
         if let ComptimeOption::Some(numbers) = &mut results.numbers {
             numbers[row] = self.lse;
             numbers[rows + row] = self.log_prob;
-            if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+            if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
                 numbers[2 * rows + row] = self.entropy;
             }
         }

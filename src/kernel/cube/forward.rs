@@ -12,16 +12,16 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::RowDetails;
 use super::finish::{Results, finish};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
+use super::outputs::RowOutputs;
 use super::plan::Along;
 use super::scan::scan;
 use super::spec::{Extent, Numbers, Span, Spec, span};
 use super::state::{Row, State, scale_of_scores, scores};
 use super::targets::{Inputs, share_of_target, target_of};
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// From logits to losses, or to what the parts of rows add up to; where `parts` are given, from these
 /// to losses.
@@ -127,9 +127,9 @@ fn sums_of_group<A: Float, N: Size, M: Size>(
     let maximum = group.maximum(state.maximum.extract(0usize));
     state.rise_to(Vector::new(maximum), scale, comptime!(&spec));
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
-    let details = match comptime!(spec.details) {
-        DetailsOf::Nothing => RowDetails::nothing(),
-        DetailsOf::Target | DetailsOf::TargetAndEntropy => state.details.of_group(&mut group),
+    let outputs = match comptime!(spec.outputs) {
+        Outputs::None => RowOutputs::nothing(),
+        Outputs::Rows | Outputs::RowsAndEntropy => state.outputs.of_group(&mut group),
     };
     let mut row = Row::<A> {
         maximum,
@@ -138,7 +138,7 @@ fn sums_of_group<A: Float, N: Size, M: Size>(
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
-        details,
+        outputs,
     };
     if comptime!(spec.is_spread) {
         row.gaps = sums[2];
@@ -167,9 +167,9 @@ fn write_part<A: Float>(
         parts[at + 4 * field] = sums.at_maximum;
         parts[at + 5 * field] = sums.elsewhere;
     }
-    if comptime!(spec.details != DetailsOf::Nothing) {
+    if comptime!(spec.outputs != Outputs::None) {
         let at = at + comptime!(spec.fields_of_sums()) * field;
-        sums.details.write(parts, at, field);
+        sums.outputs.write(parts, at, field);
     }
 }
 
@@ -183,10 +183,10 @@ fn read_part<A: Float>(
 ) -> Row<A> {
     let field = extent.rows * extent.parts;
     let at = row * extent.parts + part;
-    let details = match comptime!(spec.details) {
-        DetailsOf::Nothing => RowDetails::nothing(),
-        DetailsOf::Target | DetailsOf::TargetAndEntropy => {
-            RowDetails::read(parts, at + comptime!(spec.fields_of_sums()) * field, field)
+    let outputs = match comptime!(spec.outputs) {
+        Outputs::None => RowOutputs::nothing(),
+        Outputs::Rows | Outputs::RowsAndEntropy => {
+            RowOutputs::read(parts, at + comptime!(spec.fields_of_sums()) * field, field)
         }
     };
     let mut sums = Row::<A> {
@@ -196,7 +196,7 @@ fn read_part<A: Float>(
         gaps: A::new(0.0),
         at_maximum: A::new(0.0),
         elsewhere: A::new(0.0),
-        details,
+        outputs,
     };
     if comptime!(spec.is_spread) {
         sums.gaps = parts[at + 3 * field];

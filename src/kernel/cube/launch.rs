@@ -7,7 +7,7 @@ use cubecl::ir::{ElemType, FloatKind, IntKind, UIntKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::backward::{GivenLaunch, GradientsLaunch, gradients_of_rows};
+use super::backward::{FromForwardLaunch, GradientsLaunch, gradients_of_rows};
 use super::finish::ResultsLaunch;
 use super::forward::losses_of_rows;
 use super::group::GroupSize;
@@ -16,10 +16,10 @@ use super::plan::{Hardware, Plan, Problem};
 use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
 use super::targets::InputsLaunch;
 use super::totals::{
-    CountsLaunch, Denominator, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
+    CountsLaunch, DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
     totals_of_rows,
 };
-use crate::operation::{EmptyReduction, Geometry, InputValues, Options, RowReduction};
+use crate::operation::{EmptyReduction, Geometry, InputValues, Options, Wanted};
 
 /// Numbers in the memory of a device.
 #[derive(Clone, Debug)]
@@ -46,18 +46,18 @@ pub(crate) enum Targets {
     Distributions(Full),
 }
 
-/// What a backward needs besides the inputs.
+/// Numbers that the backward gets from the forward, and the upstream gradient.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct FromForwardBuffers {
     /// Absent over probabilities.
     pub(crate) statistics: Option<Buffer>,
     /// Absent where the losses were not added up.
-    pub(crate) denominators: Option<Buffer>,
-    /// The gradient of the loss: one number, or without denominators one per row.
+    pub(crate) divisors: Option<Buffer>,
+    /// The gradient of the loss: one number, or without divisors one per row.
     pub(crate) upstream: Buffer,
 }
 
-impl Kept {
+impl FromForwardBuffers {
     fn lengths(&self) -> [usize; 2] {
         let statistics = self.statistics.as_ref();
         [
@@ -68,7 +68,7 @@ impl Kept {
 
     /// Buffers that there are.
     fn count(&self) -> usize {
-        1 + usize::from(self.statistics.is_some()) + usize::from(self.denominators.is_some())
+        1 + usize::from(self.statistics.is_some()) + usize::from(self.divisors.is_some())
     }
 }
 
@@ -85,25 +85,37 @@ pub(crate) struct Call<'a> {
     pub(crate) client: Client,
     pub(crate) geometry: Geometry,
     pub(crate) options: &'a Options,
+    pub(crate) wanted: Wanted,
     pub(crate) logits: Full,
     pub(crate) targets: Targets,
     /// In the dtype of the arithmetic.
     pub(crate) weights: Option<Buffer>,
-    /// One class per row of distributions, i32; where the details are wanted.
+    /// One class per row of distributions, i32; where the outputs are wanted.
     pub(crate) labels: Option<Buffer>,
-    /// What the losses and the z-losses are divided by, if it is not made of the rows; in the dtype
-    /// of the arithmetic.
-    pub(crate) normalizer: Option<Buffer>,
+    pub(crate) reduction: Reduction,
 }
 
-/// What the forward has to say of the rows.
+/// How the losses of the rows become the result.
+#[derive(Clone, Debug)]
+pub(crate) enum Reduction {
+    /// One loss per row.
+    PerRow,
+    /// The sum over the weight of the counted rows.
+    Mean,
+    /// The sum over a number.
+    Over(f64),
+    /// The sum over the divisor of the losses and that of the z-losses, in the dtype of the arithmetic.
+    OverBuffer(Buffer),
+}
+
+/// Results of the forward for the rows.
 #[derive(Default)]
 pub(crate) struct RowResults {
     /// `[rows]`, or where they will be added up with a z-loss `[2, rows]`.
     pub(crate) losses: Option<Buffer>,
     /// `[numbers, rows]`; absent where no backward will follow, and over probabilities.
     pub(crate) statistics: Option<Buffer>,
-    /// `[numbers, rows]`; absent where the details are not wanted, as the following.
+    /// `[numbers, rows]`; absent where the outputs are not wanted, as the following.
     pub(crate) numbers: Option<Buffer>,
     /// `[2, rows]`, i32.
     pub(crate) classes: Option<Buffer>,
@@ -133,14 +145,14 @@ impl Call<'_> {
         let new = |numbers: usize| {
             (numbers > 0).then(|| Buffer::new(&self.client, self.arithmetic(), numbers * rows))
         };
-        let keeps = self.options.keep && spec.values != Values::Probabilities;
+        let keeps = self.wanted.gradients.any() && spec.values != Values::Probabilities;
         let statistics = self.options.statistics_per_row(self.has_distributions());
-        let details = self.options.details.numbers();
+        let outputs = self.wanted.outputs.numbers();
         let results = RowResults {
             losses: new(if spec.z_loss == ZLoss::Apart { 2 } else { 1 }),
             statistics: new(if keeps { statistics } else { 0 }),
-            numbers: new(details),
-            classes: (details > 0)
+            numbers: new(outputs),
+            classes: (outputs > 0)
                 .then(|| Buffer::new(&self.client, IntKind::I32.into(), 2 * rows)),
         };
         if plan.parts == 1 {
@@ -204,7 +216,7 @@ impl Call<'_> {
         }
     }
 
-    /// What the losses come to, if they are given, and what they and the z-losses are divided by.
+    /// The reduced loss, if losses are given, and the divisors of the losses and of the z-losses.
     pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
         const ROWS_OF_ONE_CUBE: usize = 4096;
         const ROWS_OF_A_UNIT: usize = 8;
@@ -219,10 +231,13 @@ impl Call<'_> {
             _ => rows.div_ceil(units * ROWS_OF_A_UNIT).min(MOST_CUBES),
         };
         let loss = losses.map(|_| Buffer::new(&self.client, arithmetic, 1));
-        let denominators = Buffer::new(&self.client, arithmetic, 2);
+        let divisors = Buffer::new(&self.client, arithmetic, 2);
         let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
         let counts = || CountsLaunch::new(rows, self.geometry.classes, cubes);
-        let normalizer = || self.normalizer.as_ref().map(Buffer::argument);
+        let given_divisors = || match &self.reduction {
+            Reduction::OverBuffer(divisors) => Some(divisors.argument()),
+            _ => None,
+        };
         let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
         let cube_dim = CubeDim::new_1d(spec.group.units);
         // SAFETY: as above; cubes without rows read nothing and write nothing.
@@ -240,14 +255,14 @@ impl Call<'_> {
                     ComptimeOptionArgs::None,
                 ),
                 match &partials {
-                    None => conclusion(loss.as_ref(), &denominators),
+                    None => conclusion(loss.as_ref(), &divisors),
                     Some(partials) => OutcomeLaunch::new(
                         Some(partials.argument()).into(),
                         ComptimeOptionArgs::None,
                         ComptimeOptionArgs::None,
                     ),
                 },
-                normalizer().into(),
+                given_divisors().into(),
                 self.mean(),
                 counts(),
                 spec.clone(),
@@ -260,8 +275,8 @@ impl Call<'_> {
                     cube_dim,
                     address_type,
                     partials.argument(),
-                    conclusion(loss.as_ref(), &denominators),
-                    normalizer().into(),
+                    conclusion(loss.as_ref(), &divisors),
+                    given_divisors().into(),
                     self.mean(),
                     counts(),
                     spec,
@@ -269,14 +284,14 @@ impl Call<'_> {
                 );
             }
         }
-        (loss, denominators)
+        (loss, divisors)
     }
 
     fn totals_spec(&self, losses: Option<&Buffer>) -> TotalsSpec {
         let hardware = hardware(&self.client);
         let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
         let has_planes = hardware.plane_operations && hardware.plane_size <= units;
-        let has_weights = self.options.reduction == RowReduction::Mean && !self.has_distributions();
+        let is_weighed = matches!(self.reduction, Reduction::Mean) && !self.has_distributions();
         TotalsSpec {
             group: GroupSize {
                 units,
@@ -284,10 +299,10 @@ impl Call<'_> {
                 planes: has_planes.then_some(hardware.plane_size),
             },
             has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
-            denominator: if has_weights {
-                Denominator::Weight
+            divisor: if is_weighed {
+                DivisorSource::Weight
             } else {
-                Denominator::Given
+                DivisorSource::Given
             },
             ignored: self.ignored(),
         }
@@ -299,25 +314,29 @@ impl Call<'_> {
                 EmptyReduction::Nan => f64::NAN,
                 EmptyReduction::Zero => 0.0,
             }),
-            self.number(match self.options.reduction {
-                RowReduction::BatchMean(samples) => samples as f64,
-                RowReduction::Mean => self.geometry.rows() as f64,
-                RowReduction::Sum | RowReduction::None | RowReduction::Normalized => 1.0,
+            self.number(match self.reduction {
+                Reduction::Over(divisor) => divisor,
+                Reduction::Mean => self.geometry.rows() as f64,
+                Reduction::PerRow | Reduction::OverBuffer(_) => 1.0,
             }),
         )
     }
 
     /// Writes the gradients of the logits and of the distributions, as far as they have a place.
-    pub(crate) fn gradients(&self, kept: &Kept, places: [Option<GradientBuffer>; 2]) {
+    pub(crate) fn gradients(
+        &self,
+        from_forward: &FromForwardBuffers,
+        places: [Option<GradientBuffer>; 2],
+    ) {
         let is_new = |place: &Option<GradientBuffer>| matches!(place, Some(GradientBuffer::New(_)));
-        let buffers = 2 + usize::from(self.weights.is_some()) + kept.count() + 2;
+        let buffers = 2 + usize::from(self.weights.is_some()) + from_forward.count() + 2;
         let bindings = self.client.properties().hardware.max_bindings as usize;
         let few_buffers = super::plan::forced().is_some_and(|forced| forced.few_buffers);
         if places.iter().all(is_new) && (buffers > bindings || few_buffers) {
             // WebGPU promises no more than 8 buffers; the second launch reads everything again.
             let [logits, targets] = places;
-            self.gradients(kept, [logits, None]);
-            return self.gradients(kept, [None, targets]);
+            self.gradients(from_forward, [logits, None]);
+            return self.gradients(from_forward, [None, targets]);
         }
         let inputs = [Some(&self.logits), self.distributions()];
         let layout = |at: usize| match &places[at] {
@@ -344,15 +363,19 @@ impl Call<'_> {
                 &self.client,
                 self.cube_count(plan.cubes()),
                 CubeDim::new_1d(plan.units_per_cube()),
-                self.address_type(places.iter().map(length).chain(kept.lengths())),
+                self.address_type(places.iter().map(length).chain(from_forward.lengths())),
                 plan.vector_size,
                 self.logits.buffer.argument(),
                 self.inputs(true),
                 GradientsLaunch::new(argument(0).into(), argument(1).into()),
-                GivenLaunch::new(
-                    kept.statistics.as_ref().map(Buffer::argument).into(),
-                    kept.denominators.as_ref().map(Buffer::argument).into(),
-                    kept.upstream.argument(),
+                FromForwardLaunch::new(
+                    from_forward
+                        .statistics
+                        .as_ref()
+                        .map(Buffer::argument)
+                        .into(),
+                    from_forward.divisors.as_ref().map(Buffer::argument).into(),
+                    from_forward.upstream.argument(),
                 ),
                 self.numbers(),
                 self.extent(&plan, layouts),
@@ -399,10 +422,10 @@ impl Call<'_> {
             },
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
-            details: self.options.details,
-            z_loss: match (self.options.z_loss == 0.0, self.options.reduction) {
+            outputs: self.wanted.outputs,
+            z_loss: match (self.options.z_loss == 0.0, &self.reduction) {
                 (true, _) => ZLoss::Off,
-                (false, RowReduction::None) => ZLoss::Added,
+                (false, Reduction::PerRow) => ZLoss::Added,
                 (false, _) => ZLoss::Apart,
             },
             ignored: self.ignored(),
@@ -549,11 +572,11 @@ impl Call<'_> {
 }
 
 /// What a kernel writes that adds up the last sums.
-fn conclusion<A: Float>(loss: Option<&Buffer>, denominators: &Buffer) -> OutcomeLaunch<A> {
+fn conclusion<A: Float>(loss: Option<&Buffer>, divisors: &Buffer) -> OutcomeLaunch<A> {
     OutcomeLaunch::new(
         ComptimeOptionArgs::None,
         loss.map(Buffer::argument).into(),
-        Some(denominators.argument()).into(),
+        Some(divisors.argument()).into(),
     )
 }
 

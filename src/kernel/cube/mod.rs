@@ -8,7 +8,7 @@
 //! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
 //! | [`totals`] | the kernels that make one number of the losses |
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
-//! | [`state`], [`details`] | what the classes of a row add up to, and what is known of a row besides |
+//! | [`state`], [`outputs`] | what the classes of a row add up to, and what is known of a row besides |
 //! | [`walk`] | how a unit goes through a row: in blocks of vectors |
 //! | [`targets`] | which rows count, the classes' shares |
 //! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
@@ -20,7 +20,6 @@
 //! number of classes; `N` the logits of a vector, `M` the rows that they belong to.
 
 mod backward;
-mod details;
 mod elementary;
 mod finish;
 mod forward;
@@ -28,6 +27,7 @@ mod group;
 mod lanes;
 mod launch;
 mod layout;
+mod outputs;
 pub(crate) mod plan;
 mod scan;
 mod spec;
@@ -37,5 +37,7 @@ mod targets;
 mod totals;
 mod walk;
 
-pub(crate) use launch::{Buffer, Call, Full, GradientBuffer, Kept, Targets};
+pub(crate) use launch::{
+    Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, Targets,
+};
 pub(crate) use layout::Layout;

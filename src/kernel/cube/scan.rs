@@ -3,15 +3,15 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::{RankedClass, class_to_rank, or_lowest};
 use super::layout::{place_of_class, start_of_row};
+use super::outputs::{RankedClass, class_to_rank, or_lowest};
 use super::plan::Along;
 use super::spec::{Extent, Numbers, Span, Spec};
 use super::state::{State, scores};
 use super::sum::zeros;
 use super::targets::{Inputs, target_of};
 use super::walk::{Walk, steps_of_block};
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// What a run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
@@ -29,7 +29,7 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
 ) {
     let tile = comptime!(spec.tile);
     let mut takes_any = comptime!(spec.adds_anything()).runtime();
-    if comptime!(tile.along == Along::Classes && spec.details == DetailsOf::Nothing) {
+    if comptime!(tile.along == Along::Classes && spec.outputs == Outputs::None) {
         // The logits of a row that does not count are not read.
         let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
         takes_any = takes_any && target.counts;
@@ -75,7 +75,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         score: zeros(),
         class: Vector::new(0u32),
     };
-    if comptime!(spec.details != DetailsOf::Nothing) {
+    if comptime!(spec.outputs != Outputs::None) {
         let start = start_of_row(
             span.slot,
             extent.inner,

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::layout::Strides;
 use super::plan::Tile;
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// What the values of the input are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +39,7 @@ pub(crate) struct Spec {
     pub(crate) is_spread: bool,
     /// Whether the targets are distributions.
     pub(crate) has_distributions: bool,
-    pub(crate) details: DetailsOf,
+    pub(crate) outputs: Outputs,
     pub(crate) z_loss: ZLoss,
     /// Index targets that count for nothing, those that the index dtype has.
     pub(crate) ignored: Vec<i64>,
@@ -48,16 +48,16 @@ pub(crate) struct Spec {
 impl Spec {
     /// Numbers per row that a cube leaves to the kernel that brings several together.
     pub(crate) fn fields_of_part(&self) -> usize {
-        let details = match self.details {
-            DetailsOf::Nothing => 0,
-            DetailsOf::Target | DetailsOf::TargetAndEntropy => 8,
+        let outputs = match self.outputs {
+            Outputs::None => 0,
+            Outputs::Rows | Outputs::RowsAndEntropy => 8,
         };
-        self.fields_of_sums() + details
+        self.fields_of_sums() + outputs
     }
 
     /// Whether a row's sums take in any class but the target.
     pub(crate) fn adds_anything(&self) -> bool {
-        self.values != Values::Probabilities || self.is_spread || self.details != DetailsOf::Nothing
+        self.values != Values::Probabilities || self.is_spread || self.outputs != Outputs::None
     }
 
     /// Numbers per row that a part leaves for the losses alone.

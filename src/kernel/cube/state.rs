@@ -1,4 +1,4 @@
-//! What the classes of a row add up to, kept while they come in one vector after the other.
+//! What the classes of a row add up to, from_forward while they come in one vector after the other.
 //!
 //! The maximum grows on the way; whatever was added up under the old one is carried over to the new
 //! one. Three things stand apart from each other for the sake of confident rows: the exponentials
@@ -11,14 +11,14 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::details::{BlockDetails, Details, RankedClass, RowDetails};
 use super::elementary::{ln, tanh};
 use super::lanes::{for_every_logit, largest_of_rows, sum_of_rows};
+use super::outputs::{BlockOutputs, OutputSums, RankedClass, RowOutputs};
 use super::spec::{Numbers, Spec, Values};
 use super::sum::{Sum, times, zeros};
 use super::targets::Inputs;
 use super::walk::{Block, Step, Walk};
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// The state of the rows of a slot, or of a part of them.
 #[derive(CubeType)]
@@ -37,7 +37,7 @@ pub(crate) struct State<A: Float, N: Size, M: Size> {
     at_maximum: Sum<A, M>,
     /// The sum of the other shares.
     elsewhere: Sum<A, M>,
-    pub(crate) details: Details<A, N, M>,
+    pub(crate) outputs: OutputSums<A, N, M>,
 }
 
 /// A row's sums.
@@ -50,7 +50,7 @@ pub(crate) struct Row<A: Float> {
     pub(crate) gaps: A,
     pub(crate) at_maximum: A,
     pub(crate) elsewhere: A,
-    pub(crate) details: RowDetails<A>,
+    pub(crate) outputs: RowOutputs<A>,
 }
 
 #[cube]
@@ -64,7 +64,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(zeros()),
             at_maximum: Sum::of(zeros()),
             elsewhere: Sum::of(zeros()),
-            details: Details::new(numbers.lowest.get::<A>()),
+            outputs: OutputSums::new(numbers.lowest.get::<A>()),
         }
     }
 
@@ -77,7 +77,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(Vector::new(row.gaps)),
             at_maximum: Sum::of(Vector::new(row.at_maximum)),
             elsewhere: Sum::of(Vector::new(row.elsewhere)),
-            details: Details::of_row(row.details),
+            outputs: OutputSums::of_row(row.outputs),
         }
     }
 
@@ -87,7 +87,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         let rise = (maximum - self.maximum) * Vector::new(scale);
         let fall = (zeros::<A, M>() - rise).exp();
         let exponentials = self.all.value();
-        self.details.rise(stays, exponentials, rise, fall, spec);
+        self.outputs.rise(stays, exponentials, rise, fall, spec);
         let fallen = exponentials * fall;
         self.others.unless(stays, fallen);
         self.all.unless(stays, fallen);
@@ -119,8 +119,8 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.gaps.add(other.gaps.value());
         self.at_maximum.add(other.at_maximum.value());
         self.elsewhere.add(other.elsewhere.value());
-        if comptime!(spec.details != DetailsOf::Nothing) {
-            self.details.merge(other.details);
+        if comptime!(spec.outputs != Outputs::None) {
+            self.outputs.merge(other.outputs);
         }
     }
 
@@ -173,10 +173,10 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {
                 sums.take(x, step, inputs, numbers, spec);
-                self.details.take(x, step.at, ranked, numbers, spec);
+                self.outputs.take(x, step.at, ranked, numbers, spec);
             } else if step.at < walk.end {
                 sums.take(x, step, inputs, numbers, spec);
-                self.details.take(x, step.at, ranked, numbers, spec);
+                self.outputs.take(x, step.at, ranked, numbers, spec);
             }
         }
         self.add(sums, spec);
@@ -194,7 +194,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             self.elsewhere
                 .add(sum_of_rows::<A, N, M>(block.elsewhere, along));
         }
-        self.details.add(block.details, spec);
+        self.outputs.add(block.outputs, spec);
     }
 
     /// To be called now and then, before the runs get long.
@@ -204,7 +204,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.gaps.end_run();
         self.at_maximum.end_run();
         self.elsewhere.end_run();
-        self.details.end_run();
+        self.outputs.end_run();
     }
 
     /// The sums of one row of the slot.
@@ -216,7 +216,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: self.gaps.value().extract(lane),
             at_maximum: self.at_maximum.value().extract(lane),
             elsewhere: self.elsewhere.value().extract(lane),
-            details: self.details.row(lane),
+            outputs: self.outputs.row(lane),
         }
     }
 
@@ -243,7 +243,7 @@ struct BlockSums<A: Float, N: Size> {
     gaps: Vector<A, N>,
     at_maximum: Vector<A, N>,
     elsewhere: Vector<A, N>,
-    details: BlockDetails<A, N>,
+    outputs: BlockOutputs<A, N>,
 }
 
 #[cube]
@@ -256,7 +256,7 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             gaps: zeros(),
             at_maximum: zeros(),
             elsewhere: zeros(),
-            details: BlockDetails::new(),
+            outputs: BlockOutputs::new(),
         }
     }
 
@@ -279,14 +279,14 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             if comptime!(spec.is_spread) {
                 self.gaps += times(shares, surprisal);
             }
-            self.details.take(surprisal, own_shares, spec);
+            self.outputs.take(surprisal, own_shares, spec);
         } else {
             let scale = Vector::new(scale_of_scores::<A>(numbers, spec));
             let is_below = x.less_than(&self.maximum);
             let exponential = ((x - self.maximum) * scale).exp();
             self.all += exponential;
             self.others += select_many(is_below, exponential, zeros());
-            if comptime!(spec.is_spread || spec.details != DetailsOf::Nothing) {
+            if comptime!(spec.is_spread || spec.outputs != Outputs::None) {
                 // Not the difference of equal infinities.
                 let gap = select_many(is_below, (self.maximum - x) * scale, zeros());
                 if comptime!(spec.is_spread) {
@@ -294,7 +294,7 @@ impl<A: Float, N: Size> BlockSums<A, N> {
                     self.at_maximum += select_many(is_below, zeros(), shares);
                     self.elsewhere += select_many(is_below, shares, zeros());
                 }
-                self.details.take(gap, own_shares, spec);
+                self.outputs.take(gap, own_shares, spec);
             }
         }
     }

@@ -15,7 +15,7 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
     /// One number per class.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
-    /// One class per row of distributions, for its details.
+    /// One class per row of distributions, for its outputs.
     pub(crate) labels: ComptimeOption<Box<[i32]>>,
 }
 

@@ -10,10 +10,10 @@ use super::targets::{Inputs, target_of_row};
 
 /// What the mean over nothing, or the sum, is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Denominator {
+pub(crate) enum DivisorSource {
     /// What the rows weigh; the z-loss over the number of counted rows.
     Weight,
-    /// A number that is known beforehand, or the numbers of a normalizer.
+    /// A number that the host knows, or numbers that were given.
     Given,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct TotalsSpec {
     /// One to a cube.
     pub(crate) group: GroupSize,
     pub(crate) has_z_loss: bool,
-    pub(crate) denominator: Denominator,
+    pub(crate) divisor: DivisorSource,
     pub(crate) ignored: Vec<i64>,
 }
 
@@ -39,8 +39,8 @@ const TERMS_OF_A_RUN: usize = 32;
 pub(crate) struct Mean {
     /// What the mean over nothing is.
     pub(crate) empty: InputScalar,
-    /// Where the denominator is given.
-    pub(crate) denominator: InputScalar,
+    /// Where the divisor is given.
+    pub(crate) divisor: InputScalar,
 }
 
 #[derive(CubeType)]
@@ -77,7 +77,7 @@ pub(crate) struct Outcome<A: Float> {
     /// One number, if the losses are added up.
     pub(crate) loss: ComptimeOption<Box<[A]>>,
     /// What the losses and the z-losses are divided by.
-    pub(crate) denominators: ComptimeOption<Box<[A]>>,
+    pub(crate) divisors: ComptimeOption<Box<[A]>>,
 }
 
 /// Adds up the rows: each cube its own, or the only one all.
@@ -86,7 +86,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     losses: ComptimeOption<&[A]>,
     inputs: Inputs<A, P, I, Const<1>>,
     mut outcome: Outcome<A>,
-    normalizer: ComptimeOption<&[A]>,
+    given_divisors: ComptimeOption<&[A]>,
     mean: Mean,
     counts: Counts,
     #[comptime] spec: TotalsSpec,
@@ -112,7 +112,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                         sums.penalty.add(Vector::new(losses[rows + row]));
                     }
                 }
-                if comptime!(spec.denominator == Denominator::Weight) {
+                if comptime!(spec.divisor == DivisorSource::Weight) {
                     #[comptime]
                     if let ComptimeOption::Some(indices) = &inputs.indices {
                         let ignored = comptime!(spec.ignored.clone());
@@ -134,7 +134,9 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
         #[comptime]
         match &mut outcome.partials {
             ComptimeOption::Some(partials) => sums.write(partials),
-            ComptimeOption::None => sums.conclude(&mut outcome, normalizer, &mean, spec.clone()),
+            ComptimeOption::None => {
+                sums.conclude(&mut outcome, given_divisors, &mean, spec.clone())
+            }
         }
     }
 }
@@ -144,7 +146,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
 pub(crate) fn totals_of_cubes<A: Float>(
     partials: &[A],
     mut outcome: Outcome<A>,
-    normalizer: ComptimeOption<&[A]>,
+    given_divisors: ComptimeOption<&[A]>,
     mean: Mean,
     counts: Counts,
     #[comptime] spec: TotalsSpec,
@@ -170,7 +172,7 @@ pub(crate) fn totals_of_cubes<A: Float>(
     }
     let sums = sums.of_cube(comptime!(spec.group));
     if UNIT_POS == 0 && CUBE_POS == 0 {
-        sums.conclude(&mut outcome, normalizer, &mean, spec.clone());
+        sums.conclude(&mut outcome, given_divisors, &mean, spec.clone());
     }
 }
 
@@ -233,30 +235,30 @@ impl<A: Float> CubeSums<A> {
         partials[at + 3] = self.counted;
     }
 
-    /// The loss, and the denominators of its two terms.
+    /// The loss, and the divisors of its two terms.
     fn conclude(
         &self,
         outcome: &mut Outcome<A>,
-        normalizer: ComptimeOption<&[A]>,
+        given_divisors: ComptimeOption<&[A]>,
         mean: &Mean,
         #[comptime] spec: TotalsSpec,
     ) {
-        let given = mean.denominator.get::<A>();
+        let given = mean.divisor.get::<A>();
         let mut weight = given;
         let mut counted = given;
-        if comptime!(spec.denominator == Denominator::Weight) {
+        if comptime!(spec.divisor == DivisorSource::Weight) {
             weight = self.weight;
             counted = self.counted;
         }
         #[comptime]
-        if let ComptimeOption::Some(normalizer) = normalizer {
-            weight = normalizer[0];
-            counted = normalizer[1];
+        if let ComptimeOption::Some(given_divisors) = given_divisors {
+            weight = given_divisors[0];
+            counted = given_divisors[1];
         }
         #[comptime]
-        if let ComptimeOption::Some(denominators) = &mut outcome.denominators {
-            denominators[0] = weight;
-            denominators[1] = counted;
+        if let ComptimeOption::Some(divisors) = &mut outcome.divisors {
+            divisors[0] = weight;
+            divisors[1] = counted;
         }
         #[comptime]
         if let ComptimeOption::Some(loss) = &mut outcome.loss {

@@ -1,5 +1,5 @@
-//! What the chunks give, one after the other, as one: losses and details side by side, gradients of rows
-//! in their places, gradients that are sums added up.
+//! The results of the chunks as one: losses and outputs side by side, gradients of rows in their places,
+//! gradients that are sums added up.
 
 use std::ops::Range;
 
@@ -7,16 +7,18 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Shape, Slice};
 
-use super::{Chunks, OnLogits, rows_slice};
-use crate::operation::linear::{LinearGradients, LinearGradientsOf, MaybeFloat, Projection};
-use crate::operation::{Details, Gradients, Targets, accumulation_dtype};
+use super::window::rows_slice;
+use crate::operation::{
+    Gradients, Inputs, MaybeFloat, Projection, RowOutputs, Targets, WantedGradients,
+    accumulation_dtype,
+};
 
-/// Losses and details, chunk by chunk.
+/// Losses and outputs, chunk by chunk.
 pub(super) struct Parts<B: Backend> {
     losses: Vec<FloatTensor<B>>,
     numbers: Vec<FloatTensor<B>>,
     classes: Vec<IntTensor<B>>,
-    totals: Option<FloatTensor<B>>,
+    divisors: Option<FloatTensor<B>>,
 }
 
 impl<B: Backend> Default for Parts<B> {
@@ -25,45 +27,45 @@ impl<B: Backend> Default for Parts<B> {
             losses: Vec::new(),
             numbers: Vec::new(),
             classes: Vec::new(),
-            totals: None,
+            divisors: None,
         }
     }
 }
 
 impl<B: Backend> Parts<B> {
-    pub(super) fn add(&mut self, loss: FloatTensor<B>, details: Details<B>) {
+    pub(super) fn add(&mut self, loss: FloatTensor<B>, outputs: RowOutputs<B>) {
         self.losses.push(loss);
-        if let Details::PerRow {
+        if let RowOutputs::PerRow {
             numbers,
             classes,
-            totals,
-        } = details
+            divisors,
+        } = outputs
         {
             self.numbers.push(numbers);
             self.classes.push(classes);
-            self.totals = Some(match self.totals.take() {
-                None => totals,
-                Some(sum) => B::float_add(sum, totals),
+            self.divisors = Some(match self.divisors.take() {
+                None => divisors,
+                Some(sum) => B::float_add(sum, divisors),
             });
         }
     }
 
-    pub(super) fn finish(self, is_reduced: bool) -> (FloatTensor<B>, Details<B>) {
+    pub(super) fn finish(self, is_reduced: bool) -> (FloatTensor<B>, RowOutputs<B>) {
         let one = |mut tensors: Vec<FloatTensor<B>>, dim| match tensors.len() {
             1 => tensors.remove(0),
             _ => B::float_cat(tensors, dim),
         };
         let losses = one(self.losses, 0);
         let mut classes = self.classes;
-        let details = match self.totals {
-            None => Details::Nothing,
-            Some(totals) => Details::PerRow {
+        let outputs = match self.divisors {
+            None => RowOutputs::Nothing,
+            Some(divisors) => RowOutputs::PerRow {
                 numbers: one(self.numbers, 1),
                 classes: match classes.len() {
                     1 => classes.remove(0),
                     _ => B::int_cat(classes, 1),
                 },
-                totals,
+                divisors,
             },
         };
         let loss = if is_reduced {
@@ -71,102 +73,93 @@ impl<B: Backend> Parts<B> {
         } else {
             losses
         };
-        (loss, details)
+        (loss, outputs)
     }
 }
 
-/// Gradients, chunk by chunk. Those that sums over rows go into are added up in the dtype of the
-/// arithmetic.
+/// Gradients, chunk by chunk. Sums over rows are added up in the dtype of the arithmetic.
 pub(super) struct Accumulated<B: Backend> {
-    of: LinearGradientsOf,
-    input: Option<FloatTensor<B>>,
+    wanted: WantedGradients,
+    hidden: Option<FloatTensor<B>>,
     weight: Option<FloatTensor<B>>,
     bias: Option<FloatTensor<B>>,
-    own: Option<FloatTensor<B>>,
+    positive: Option<FloatTensor<B>>,
     targets: Option<FloatTensor<B>>,
     float: FloatDType,
 }
 
 impl<B: Backend> Accumulated<B> {
-    pub(super) fn new<L: OnLogits<B>>(
+    pub(super) fn new(
         projection: &Projection<B>,
-        chunks: &Chunks<'_, B, L>,
-        wanted: bool,
+        inputs: &Inputs<B>,
+        wanted: WantedGradients,
     ) -> Self {
-        let of = match wanted {
-            true => chunks.options.gradients_of,
-            false => LinearGradientsOf::default(),
-        };
+        let device = projection.hidden.device();
         let zeros = |wanted: bool, tensor: &FloatTensor<B>| {
             let dtype: FloatDType = tensor.dtype().into();
-            wanted.then(|| B::float_zeros(tensor.shape(), &chunks.device, dtype))
+            wanted.then(|| B::float_zeros(tensor.shape(), &device, dtype))
         };
+        let positive = projection.positive.as_option();
         Self {
-            of,
-            input: zeros(of.input, &projection.input),
+            wanted,
+            hidden: zeros(wanted.hidden, &projection.hidden),
             weight: None,
             bias: None,
-            own: match &projection.own {
-                MaybeFloat::Some(own) => zeros(of.own, own),
-                MaybeFloat::None => None,
-            },
-            targets: match &chunks.inputs.targets {
-                Targets::Distributions(targets) => zeros(of.targets, targets),
+            positive: positive.and_then(|positive| zeros(wanted.positive, positive)),
+            targets: match &inputs.targets {
+                Targets::Distributions(targets) => zeros(wanted.targets, targets),
                 Targets::Indices(_) => None,
             },
-            float: accumulation_dtype(projection.input.dtype()),
+            float: accumulation_dtype(projection.hidden.dtype()),
         }
     }
 
-    /// Takes in what the gradient of a chunk's logits comes to.
+    /// Adds the gradients that the gradient of a chunk's logits makes.
     pub(super) fn add(
         &mut self,
         rows: &Range<usize>,
-        input: FloatTensor<B>,
+        hidden: FloatTensor<B>,
         projection: &Projection<B>,
         gradients: Gradients<B>,
     ) {
         if rows.is_empty() {
             return;
         }
-        let (logits, targets) = match gradients {
-            Gradients::Logits { logits } => (Some(logits), None),
-            Gradients::Targets { targets } => (None, Some(targets)),
-            Gradients::Both { logits, targets } => (Some(logits), Some(targets)),
+        put::<B>(&mut self.targets, rows, gradients.targets.into_option());
+        let MaybeFloat::Some(logits) = gradients.logits else {
+            return;
         };
-        put::<B>(&mut self.targets, rows, targets);
-        let Some(logits) = logits else { return };
         let [features, columns] = projection.weight.shape().dims();
-        let logits = match &projection.own {
+        let logits = match &projection.positive {
             MaybeFloat::None => logits,
             MaybeFloat::Some(_) => {
-                let own = [Slice::full(), Slice::new(0, Some(1), 1)];
-                let own = B::float_slice(logits.clone(), &own);
-                let own = B::float_reshape(own, Shape::new([rows.len()]));
-                put::<B>(&mut self.own, rows, Some(own));
+                let first = [Slice::full(), Slice::new(0, Some(1), 1)];
+                let positive = B::float_slice(logits.clone(), &first);
+                let positive = B::float_reshape(positive, Shape::new([rows.len()]));
+                put::<B>(&mut self.positive, rows, Some(positive));
                 if columns == 0 {
                     return;
                 }
                 B::float_slice(logits, &[Slice::full(), Slice::new(1, None, 1)])
             }
         };
-        if self.of.input && features > 0 {
+        if self.wanted.hidden && features > 0 {
             let weight = B::float_transpose(projection.weight.clone());
             let gradient = B::float_matmul(logits.clone(), weight);
-            put::<B>(&mut self.input, rows, Some(gradient));
+            put::<B>(&mut self.hidden, rows, Some(gradient));
         }
-        if self.of.weight && features > 0 {
-            let gradient = B::float_matmul(B::float_transpose(input), logits.clone());
+        if self.wanted.weight && features > 0 {
+            let gradient = B::float_matmul(B::float_transpose(hidden), logits.clone());
             add::<B>(&mut self.weight, gradient, self.float);
         }
-        if self.of.bias {
+        if self.wanted.bias {
             let logits = B::float_cast(logits, self.float);
             add::<B>(&mut self.bias, B::float_sum_dim(logits, 0), self.float);
         }
     }
 
-    pub(super) fn finish(self, projection: &Projection<B>) -> LinearGradients<B> {
-        let device = projection.input.device();
+    pub(super) fn finish(self, projection: &Projection<B>) -> Gradients<B> {
+        let device = projection.hidden.device();
         let sum = |wanted: bool, sum: Option<FloatTensor<B>>, tensor: &FloatTensor<B>| {
             let dtype: FloatDType = tensor.dtype().into();
             wanted.then(|| match sum {
@@ -174,15 +167,16 @@ impl<B: Backend> Accumulated<B> {
                 Some(sum) => B::float_cast(B::float_reshape(sum, tensor.shape()), dtype),
             })
         };
-        LinearGradients {
-            input: self.input.into(),
-            weight: sum(self.of.weight, self.weight, &projection.weight).into(),
-            bias: match &projection.bias {
-                MaybeFloat::None => MaybeFloat::None,
-                MaybeFloat::Some(bias) => sum(self.of.bias, self.bias, bias).into(),
-            },
-            own: self.own.into(),
+        let bias = projection.bias.as_option();
+        Gradients {
+            logits: MaybeFloat::None,
             targets: self.targets.into(),
+            hidden: self.hidden.into(),
+            weight: sum(self.wanted.weight, self.weight, &projection.weight).into(),
+            bias: bias
+                .and_then(|bias| sum(self.wanted.bias, self.bias, bias))
+                .into(),
+            positive: self.positive.into(),
         }
     }
 }

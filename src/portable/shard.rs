@@ -27,7 +27,7 @@ use burn::tensor::{BoolDType, Shape, Slice};
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast, data, full, log1p, sum_classes};
 use crate::operation::shard::ShardCall;
-use crate::operation::{ClassWeights, Inputs, Options};
+use crate::operation::{Inputs, MaybeFloat, Options};
 
 const MAXIMUM: isize = 0;
 const OTHERS: isize = 1;
@@ -55,7 +55,7 @@ pub(crate) fn shard_statistics<B: Backend>(
     call.shard_statistics(logits, &shard.inputs)
 }
 
-/// The loss of all classes by the statistics of all of them, in the shape of [`Options::loss_shape`],
+/// The loss of all classes by the statistics of all of them, in the shape of [`Inputs::loss_shape`],
 /// and where it is wanted its gradient for the logits of this shard, in their shape and the
 /// accumulation dtype.
 pub(crate) fn shard_loss<B: Backend>(
@@ -71,7 +71,7 @@ pub(crate) fn shard_loss<B: Backend>(
     }
     let combined = call.combined(logits.clone(), &statistics, &shard.inputs);
     let losses = call.combined_losses(&statistics, &combined.shares);
-    let loss = call.reduced(losses, &combined.scores, &combined.rows);
+    let loss = call.reduced(losses, &combined.scores, &combined.rows, &shard.inputs);
     let gradient = with_gradient.then(|| call.shard_gradient(logits, &combined, &shard.inputs));
     (loss, gradient)
 }
@@ -237,10 +237,8 @@ impl<B: Backend> Call<'_, B> {
     /// The weights of this shard's classes, shape `[1, classes, 1]`.
     fn class_weights(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
         match &inputs.weights {
-            ClassWeights::Equal => {
-                full::<B>(self.geometry.per_class(), 1.0, &self.device, self.float)
-            }
-            ClassWeights::PerClass(weights) => self.per_class(weights),
+            MaybeFloat::None => full::<B>(self.geometry.per_class(), 1.0, &self.device, self.float),
+            MaybeFloat::Some(weights) => self.per_class(weights),
         }
     }
 
@@ -354,7 +352,7 @@ impl<B: Backend> Call<'_, B> {
             None => elsewhere,
             Some((_, spread)) => B::float_add(elsewhere, spread.clone()),
         };
-        let majority = B::float_greater_elem(softmax, 0.5.into(), self.bool);
-        B::float_mask_where(gradient, majority, B::float_sub(elsewhere, missing))
+        let dominant = B::float_greater_elem(softmax, 0.5.into(), self.bool);
+        B::float_mask_where(gradient, dominant, B::float_sub(elsewhere, missing))
     }
 }

@@ -1,11 +1,53 @@
-//! Which rows count, by their index targets.
+//! Which rows count, by their index targets, and what they weigh.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 
 use super::elementary::{cast, cast_int, data, full, sum_all};
-use crate::operation::ClassWeights;
+use crate::operation::{MaybeFloat, Options};
+
+/// The denominator of a mean over index targets, shape `[1]`: the sum of
+/// `weights[target]` over the counted rows, in f32.
+pub fn total_weight<B: Backend>(
+    indices: IntTensor<B>,
+    weights: MaybeFloat<B>,
+    ignore_indices: &[i64],
+) -> FloatTensor<B> {
+    let rows = indices.shape().num_elements();
+    let classes = weights
+        .as_option()
+        .map(|weights| weights.shape().num_elements());
+    let counting = Counting::<B>::new(indices, Shape::new([rows]), classes, ignore_indices);
+    counting.total_weight(&weights, FloatDType::F32)
+}
+
+/// The divisors of a mean over index targets, of the losses and of the z-losses; shape `[2]`.
+pub(crate) fn divisors_of_mean<B: Backend>(
+    indices: IntTensor<B>,
+    weights: &MaybeFloat<B>,
+    classes: usize,
+    options: &Options,
+    float: FloatDType,
+) -> FloatTensor<B> {
+    let rows = Shape::new([indices.shape().num_elements()]);
+    let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
+    counting.divisors_of_mean(weights, float)
+}
+
+/// The rows of a tensor `[rows, _]`, made 0 where an index target does not count.
+pub(crate) fn counted_rows_of<B: Backend>(
+    tensor: FloatTensor<B>,
+    indices: IntTensor<B>,
+    classes: usize,
+    options: &Options,
+) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let rows = Shape::new([shape[0], 1]);
+    let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
+    let dropped = B::bool_expand(counting.dropped(), shape);
+    B::float_mask_fill(tensor, dropped, 0.0.into())
+}
 
 /// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
 /// for all of them.
@@ -80,7 +122,7 @@ impl<B: Backend> Counting<B> {
     /// The sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
     pub(super) fn total_weight(
         &self,
-        weights: &ClassWeights<B>,
+        weights: &MaybeFloat<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
         // Not every backend has sums over tensors without elements.
@@ -91,13 +133,16 @@ impl<B: Backend> Counting<B> {
         sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
     }
 
-    /// What a mean divides the losses and the z-losses by: the weight of the rows that count, and
-    /// their number; shape `[2]`.
-    pub(super) fn totals(&self, weights: &ClassWeights<B>, float: FloatDType) -> FloatTensor<B> {
-        let counted = self.total_weight(&ClassWeights::Equal, float);
+    /// The divisors of a mean: the weight of the rows that count, and their number; shape `[2]`.
+    pub(super) fn divisors_of_mean(
+        &self,
+        weights: &MaybeFloat<B>,
+        float: FloatDType,
+    ) -> FloatTensor<B> {
+        let counted = self.total_weight(&MaybeFloat::None, float);
         let total = match weights {
-            ClassWeights::Equal => counted.clone(),
-            ClassWeights::PerClass(_) => self.total_weight(weights, float),
+            MaybeFloat::None => counted.clone(),
+            MaybeFloat::Some(_) => self.total_weight(weights, float),
         };
         B::float_cat(vec![total, counted], 0)
     }
@@ -106,13 +151,13 @@ impl<B: Backend> Counting<B> {
     /// ignored or bad.
     pub(super) fn target_weights(
         &self,
-        weights: &ClassWeights<B>,
+        weights: &MaybeFloat<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
         let shape = self.index.shape();
         match weights {
-            ClassWeights::Equal => full::<B>(shape, 1.0, &self.index.device(), float),
-            ClassWeights::PerClass(weights) => {
+            MaybeFloat::None => full::<B>(shape, 1.0, &self.index.device(), float),
+            MaybeFloat::Some(weights) => {
                 let flat = Shape::new([shape.num_elements()]);
                 let index = B::int_reshape(self.index.clone(), flat);
                 let per_row = B::float_select(cast::<B>(weights.clone(), float), 0, index);

@@ -1,4 +1,4 @@
-//! What a row comes to besides its loss, kept while its classes come in: their order, the entropy,
+//! What a row comes to besides its loss, from_forward while its classes come in: their order, the entropy,
 //! and how likely a distribution is.
 //!
 //! The order of the classes is by their scores, the largest first, of equal ones the earlier first;
@@ -12,7 +12,7 @@ use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
-use crate::operation::DetailsOf;
+use crate::operation::Outputs;
 
 /// A class's number, or a count of classes, as two numbers of the arithmetic that are exact.
 const SPLIT: u32 = 4096;
@@ -24,10 +24,10 @@ pub(crate) struct RankedClass<A: Float, N: Size> {
     pub(crate) class: Vector<u32, N>,
 }
 
-/// The details of the rows of a slot, or of a part of them: their order in each lane, the sums of each
+/// The outputs of the rows of a slot, or of a part of them: their order in each lane, the sums of each
 /// row (see [`State`](super::state::State) on `N` and `M`).
 #[derive(CubeType)]
-pub(crate) struct Details<A: Float, N: Size, M: Size> {
+pub(crate) struct OutputSums<A: Float, N: Size, M: Size> {
     best: Vector<A, N>,
     /// The first class of the best score.
     class: Vector<u32, N>,
@@ -41,18 +41,18 @@ pub(crate) struct Details<A: Float, N: Size, M: Size> {
     share_sum: Sum<A, M>,
 }
 
-/// The sums of [`Details`] over the logits of a block, each lane by itself.
+/// The sums of [`OutputSums`] over the logits of a block, each lane by itself.
 #[derive(CubeType)]
-pub(crate) struct BlockDetails<A: Float, N: Size> {
+pub(crate) struct BlockOutputs<A: Float, N: Size> {
     entropy_sum: Vector<A, N>,
     surprisal_sum: Vector<A, N>,
     share_sum: Vector<A, N>,
 }
 
 #[cube]
-impl<A: Float, N: Size> BlockDetails<A, N> {
-    pub(crate) fn new() -> BlockDetails<A, N> {
-        BlockDetails::<A, N> {
+impl<A: Float, N: Size> BlockOutputs<A, N> {
+    pub(crate) fn new() -> BlockOutputs<A, N> {
+        BlockOutputs::<A, N> {
             entropy_sum: zeros(),
             surprisal_sum: zeros(),
             share_sum: zeros(),
@@ -66,20 +66,20 @@ impl<A: Float, N: Size> BlockDetails<A, N> {
         shares: Vector<A, N>,
         #[comptime] spec: &Spec,
     ) {
-        if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+        if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
             self.entropy_sum += times((zeros::<A, N>() - gap).exp(), gap);
         }
-        if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
+        if comptime!(spec.outputs != Outputs::None && spec.has_distributions) {
             self.surprisal_sum += times(shares, gap);
             self.share_sum += shares;
         }
     }
 }
 
-/// A row's details.
+/// A row's outputs.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
-pub(crate) struct RowDetails<A: Float> {
+pub(crate) struct RowOutputs<A: Float> {
     best: A,
     pub(crate) class: u32,
     pub(crate) before: u32,
@@ -89,10 +89,10 @@ pub(crate) struct RowDetails<A: Float> {
 }
 
 #[cube]
-impl<A: Float, N: Size, M: Size> Details<A, N, M> {
+impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
     /// Nothing has come in yet.
-    pub(crate) fn new(lowest: A) -> Details<A, N, M> {
-        Details::<A, N, M> {
+    pub(crate) fn new(lowest: A) -> OutputSums<A, N, M> {
+        OutputSums::<A, N, M> {
             best: Vector::new(lowest),
             class: Vector::new(0u32),
             before: Vector::new(0u32),
@@ -103,8 +103,8 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
     }
 
     /// What another group of units has found of a row.
-    pub(crate) fn of_row(row: RowDetails<A>) -> Details<A, N, M> {
-        Details::<A, N, M> {
+    pub(crate) fn of_row(row: RowOutputs<A>) -> OutputSums<A, N, M> {
+        OutputSums::<A, N, M> {
             best: Vector::new(row.best),
             class: Vector::new(row.class),
             before: Vector::new(row.before),
@@ -123,7 +123,7 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
-        if comptime!(spec.details != DetailsOf::Nothing) {
+        if comptime!(spec.outputs != Outputs::None) {
             let along = comptime!(spec.tile.along);
             let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
             let x = or_lowest(x, numbers.lowest.get::<A>());
@@ -151,25 +151,25 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         fall: Vector<A, M>,
         #[comptime] spec: &Spec,
     ) {
-        if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+        if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
             // Without exponentials, or where they fall to nothing, the rise may be infinite.
             let entropy_sum = self.entropy_sum.value() + times(exponentials, rise);
             self.entropy_sum.unless(stays, times(fall, entropy_sum));
         }
-        if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
+        if comptime!(spec.outputs != Outputs::None && spec.has_distributions) {
             let surprisal_sum = self.surprisal_sum.value() + times(self.share_sum.value(), rise);
             self.surprisal_sum.unless(stays, surprisal_sum);
         }
     }
 
     /// Takes in what a block has added up under the same maximum.
-    pub(crate) fn add(&mut self, block: BlockDetails<A, N>, #[comptime] spec: &Spec) {
+    pub(crate) fn add(&mut self, block: BlockOutputs<A, N>, #[comptime] spec: &Spec) {
         let along = comptime!(spec.tile.along);
-        if comptime!(spec.details == DetailsOf::TargetAndEntropy) {
+        if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
             self.entropy_sum
                 .add(sum_of_rows::<A, N, M>(block.entropy_sum, along));
         }
-        if comptime!(spec.details != DetailsOf::Nothing && spec.has_distributions) {
+        if comptime!(spec.outputs != Outputs::None && spec.has_distributions) {
             self.surprisal_sum
                 .add(sum_of_rows::<A, N, M>(block.surprisal_sum, along));
             self.share_sum
@@ -183,8 +183,8 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         self.share_sum.end_run();
     }
 
-    /// Takes in the details of another part of the row, under the same maximum.
-    pub(crate) fn merge(&mut self, other: Details<A, N, M>) {
+    /// Takes in the outputs of another part of the row, under the same maximum.
+    pub(crate) fn merge(&mut self, other: OutputSums<A, N, M>) {
         let is_better = other.best.greater_than(&self.best);
         let first = select_many(other.class.less_than(&self.class), other.class, self.class);
         let class = select_many(other.best.equal(&self.best), first, self.class);
@@ -196,9 +196,9 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         self.share_sum.add(other.share_sum.value());
     }
 
-    /// The details of one lane.
-    pub(crate) fn row(&self, #[comptime] lane: usize) -> RowDetails<A> {
-        RowDetails::<A> {
+    /// The outputs of one lane.
+    pub(crate) fn row(&self, #[comptime] lane: usize) -> RowOutputs<A> {
+        RowOutputs::<A> {
             best: self.best.extract(lane),
             class: self.class.extract(lane),
             before: self.before.extract(lane),
@@ -208,8 +208,8 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         }
     }
 
-    /// The details of all lanes of all units of a group, which share a row.
-    pub(crate) fn of_group(&self, group: &mut Group<A>) -> RowDetails<A> {
+    /// The outputs of all lanes of all units of a group, which share a row.
+    pub(crate) fn of_group(&self, group: &mut Group<A>) -> RowOutputs<A> {
         let mut best = self.best.extract(0usize);
         let mut class = self.class.extract(0usize);
         let mut before = self.before.extract(0usize);
@@ -239,7 +239,7 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
         sums.push(self.surprisal_sum.value().extract(0usize));
         sums.push(self.share_sum.value().extract(0usize));
         let sums = group.sums(sums);
-        RowDetails::<A> {
+        RowOutputs::<A> {
             best: largest,
             class: joined::<A>(first_high, first_low),
             before: joined::<A>(sums[0], sums[1]),
@@ -251,10 +251,10 @@ impl<A: Float, N: Size, M: Size> Details<A, N, M> {
 }
 
 #[cube]
-impl<A: Float> RowDetails<A> {
-    /// Stands where nobody asks for details.
-    pub(crate) fn nothing() -> RowDetails<A> {
-        RowDetails::<A> {
+impl<A: Float> RowOutputs<A> {
+    /// Stands where nobody asks for outputs.
+    pub(crate) fn nothing() -> RowOutputs<A> {
+        RowOutputs::<A> {
             best: A::new(0.0),
             class: 0u32.runtime(),
             before: 0u32.runtime(),
@@ -279,8 +279,8 @@ impl<A: Float> RowDetails<A> {
     }
 
     /// Reads what [`write`](Self::write) has written.
-    pub(crate) fn read(parts: &[A], at: usize, field: usize) -> RowDetails<A> {
-        RowDetails::<A> {
+    pub(crate) fn read(parts: &[A], at: usize, field: usize) -> RowOutputs<A> {
+        RowOutputs::<A> {
             best: parts[at],
             class: joined::<A>(parts[at + field], parts[at + 2 * field]),
             before: joined::<A>(parts[at + 3 * field], parts[at + 4 * field]),

@@ -4,35 +4,27 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::FloatDType;
 
-use super::call::{Call, Rows, Scores};
+use super::call::{Call, Divisor, Rows, Scores};
 use super::elementary::{cast, full, reshape_scalar, sum_classes, tanh_slope};
 use crate::operation::{
-    ClassWeights, Gradients, GradientsOf, InputValues, Inputs, NOTHING_SAVED, Options,
-    RowReduction, Saved, Targets,
+    Gradients, InputValues, Inputs, MaybeFloat, Options, Targets, WantedGradients,
 };
 
-/// The gradients for an upstream gradient in the shape of the loss.
-pub fn cross_entropy_backward<B: Backend>(
-    saved: Saved<B>,
+/// The gradients of logits, for an upstream gradient in the shape of the loss. Without statistics they are
+/// computed again.
+pub(super) fn gradients<B: Backend>(
+    logits: FloatTensor<B>,
+    statistics: Option<FloatTensor<B>>,
     inputs: Inputs<B>,
     upstream: FloatTensor<B>,
     options: &Options,
+    wanted: WantedGradients,
 ) -> Gradients<B> {
-    let (logits, statistics) = match saved {
-        Saved::Logits {
-            logits, statistics, ..
-        } => (logits, Some(statistics)),
-        Saved::AsGiven { input } => (input, None),
-        Saved::Gradients { gradients } => {
-            return multiplied::<B>(gradients, upstream, options);
-        }
-        Saved::Nothing => unreachable!("{NOTHING_SAVED}"),
-    };
     let call = Call::<B>::new(&logits, options);
     let logits_dtype: FloatDType = logits.dtype().into();
     let logits_shape = logits.shape();
     if call.geometry.rows() == 0 {
-        return call.gradients_of_no_rows(logits, inputs);
+        return gradients_of_no_rows(logits, inputs, wanted);
     }
     let scores = match statistics {
         Some(statistics) => Scores::Logits {
@@ -44,67 +36,35 @@ pub fn cross_entropy_backward<B: Backend>(
     };
     let rows = call.rows(&inputs);
     let scales = call.upstream_scales(upstream, &rows);
-
-    let logits_gradient = || {
+    let targets_gradient = match &inputs.targets {
+        Targets::Distributions(targets) if wanted.targets => {
+            let gradient = call.targets_gradient(&scores, &inputs, &scales);
+            let gradient = B::float_reshape(gradient, targets.shape());
+            Some(B::float_cast(gradient, targets.dtype().into()))
+        }
+        _ => None,
+    };
+    let logits_gradient = wanted.logits.then(|| {
         let gradient = call.logits_gradient(&scores, call.view(logits), &inputs, &rows, &scales);
         B::float_cast(B::float_reshape(gradient, logits_shape), logits_dtype)
-    };
-    let targets_gradient = || {
-        let Targets::Distributions(targets) = &inputs.targets else {
-            unreachable!("index targets have no gradient, so none is asked for");
-        };
-        let gradient = call.targets_gradient(&scores, &inputs, &scales);
-        let gradient = B::float_reshape(gradient, targets.shape());
-        B::float_cast(gradient, targets.dtype().into())
-    };
-    match options.gradients_of {
-        GradientsOf::Logits => Gradients::Logits {
-            logits: logits_gradient(),
-        },
-        GradientsOf::Targets => Gradients::Targets {
-            targets: targets_gradient(),
-        },
-        GradientsOf::Both => Gradients::Both {
-            targets: targets_gradient(),
-            logits: logits_gradient(),
-        },
-    }
+    });
+    Gradients::of_loss(logits_gradient, targets_gradient)
 }
 
-/// Gradients that were made for an upstream gradient of 1. (This implementation saves none.)
-fn multiplied<B: Backend>(
-    gradients: Gradients<B>,
-    upstream: FloatTensor<B>,
-    options: &Options,
+/// Tensors without elements are their own gradients.
+fn gradients_of_no_rows<B: Backend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    wanted: WantedGradients,
 ) -> Gradients<B> {
-    let multiply = |gradient: FloatTensor<B>| {
-        let (shape, dtype) = (gradient.shape(), gradient.dtype());
-        let call = Call::<B>::new(&gradient, options);
-        let upstream = cast::<B>(upstream.clone(), call.float);
-        let upstream = match options.reduction {
-            RowReduction::None => B::float_reshape(upstream, call.geometry.per_row()),
-            _ => reshape_scalar::<B>(upstream),
-        };
-        let product = B::float_mul(call.view(gradient), upstream);
-        cast::<B>(B::float_reshape(product, shape), dtype.into())
+    let targets = match inputs.targets {
+        Targets::Distributions(targets) if wanted.targets => Some(targets),
+        _ => None,
     };
-    gradients.map(multiply)
+    Gradients::of_loss(wanted.logits.then_some(logits), targets)
 }
 
 impl<B: Backend> Call<'_, B> {
-    /// Tensors without elements are their own gradients.
-    fn gradients_of_no_rows(&self, logits: FloatTensor<B>, inputs: Inputs<B>) -> Gradients<B> {
-        let targets = match inputs.targets {
-            Targets::Distributions(targets) => targets,
-            Targets::Indices(_) => return Gradients::Logits { logits },
-        };
-        match self.options.gradients_of {
-            GradientsOf::Logits => Gradients::Logits { logits },
-            GradientsOf::Targets => Gradients::Targets { targets },
-            GradientsOf::Both => Gradients::Both { logits, targets },
-        }
-    }
-
     /// What the gradient of each row's loss, and that of its z-loss, is multiplied by.
     pub(super) fn upstream_scales(
         &self,
@@ -112,19 +72,22 @@ impl<B: Backend> Call<'_, B> {
         rows: &Rows<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
         let upstream = cast::<B>(upstream, self.float);
-        let upstream = match self.options.reduction {
-            RowReduction::None => B::float_reshape(upstream, self.geometry.per_row()),
-            RowReduction::BatchMean(samples) => {
-                B::float_div_scalar(reshape_scalar::<B>(upstream), (samples as f64).into())
+        match &rows.divisor {
+            Divisor::PerRow => {
+                let upstream = B::float_reshape(upstream, self.geometry.per_row());
+                (upstream.clone(), upstream)
             }
-            RowReduction::Sum | RowReduction::Mean | RowReduction::Normalized => {
-                reshape_scalar::<B>(upstream)
+            Divisor::Number(number) => {
+                let upstream = reshape_scalar::<B>(upstream);
+                let share = match *number {
+                    1.0 => upstream,
+                    number => B::float_div_scalar(upstream, number.into()),
+                };
+                (share.clone(), share)
             }
-        };
-        match &rows.totals {
-            None => (upstream.clone(), upstream),
-            Some(totals) => {
-                let [total, counted] = self.divisors(totals);
+            Divisor::Pair(pair) => {
+                let upstream = reshape_scalar::<B>(upstream);
+                let [total, counted] = self.split(pair);
                 (
                     self.share_of(upstream.clone(), total),
                     self.share_of(upstream, counted),
@@ -157,12 +120,12 @@ impl<B: Backend> Call<'_, B> {
             Scores::Logits { x, maximum, others } => {
                 let softmax = self.softmax(x, maximum, others);
                 // Where the others' sum is below 1, the largest class has more than a half.
-                let majority = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
-                let majority = B::bool_and(
+                let dominant = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
+                let dominant = B::bool_and(
                     self.equals_row(x.clone(), maximum.clone()),
-                    B::bool_expand(majority, self.geometry.full()),
+                    B::bool_expand(dominant, self.geometry.full()),
                 );
-                let gradient = self.softmax_gradient(softmax.clone(), shares, majority);
+                let gradient = self.softmax_gradient(softmax.clone(), shares, dominant);
                 let gradient = self.with_penalty(gradient, softmax, scores, scales);
                 self.chain_transform(gradient, logits)
             }
@@ -208,14 +171,14 @@ impl<B: Backend> Call<'_, B> {
         &self,
         softmax: FloatTensor<B>,
         shares: FloatTensor<B>,
-        majority: BoolTensor<B>,
+        dominant: BoolTensor<B>,
     ) -> FloatTensor<B> {
         let total = sum_classes::<B>(shares.clone());
         let gradient = B::float_sub(B::float_mul(softmax, total), shares);
-        let others = B::float_mask_fill(gradient.clone(), majority.clone(), 0.0.into());
+        let others = B::float_mask_fill(gradient.clone(), dominant.clone(), 0.0.into());
         let rest = B::float_neg(sum_classes::<B>(others));
         let rest = B::float_expand(rest, self.geometry.full());
-        B::float_mask_where(gradient, majority, rest)
+        B::float_mask_where(gradient, dominant, rest)
     }
 
     /// The chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
@@ -248,14 +211,14 @@ impl<B: Backend> Call<'_, B> {
         inputs: &Inputs<B>,
         (scale, _): &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
-        let kept = 1.0 - self.options.label_smoothing;
-        if kept == 0.0 {
+        let remaining = 1.0 - self.options.label_smoothing;
+        if remaining == 0.0 {
             return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
         }
-        let gradient = B::float_mul_scalar(self.surprisals(scores), kept.into());
+        let gradient = B::float_mul_scalar(self.surprisals(scores), remaining.into());
         let gradient = match &inputs.weights {
-            ClassWeights::Equal => gradient,
-            ClassWeights::PerClass(weights) => {
+            MaybeFloat::None => gradient,
+            MaybeFloat::Some(weights) => {
                 let weights = self.per_class(weights);
                 let none = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
                 let none = B::bool_expand(none, self.geometry.full());

@@ -1,4 +1,4 @@
-//! What a row comes to besides its loss: log-sum-exp, log-probability, order of the classes, entropy.
+//! Outputs of a row besides its loss: log-sum-exp, log-probability, order of the classes, entropy.
 
 use burn::backend::Backend;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
@@ -6,7 +6,7 @@ use burn::tensor::{IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
-use crate::operation::{Details, DetailsOf, Inputs, Targets};
+use crate::operation::{Inputs, Outputs, RowOutputs, Targets};
 
 /// The scores with their classes in order.
 struct Order<B: Backend> {
@@ -19,15 +19,16 @@ struct Order<B: Backend> {
 }
 
 impl<B: Backend> Call<'_, B> {
-    pub(super) fn details(
+    pub(super) fn outputs(
         &self,
+        outputs: Outputs,
         scores: &Scores<B>,
         inputs: &Inputs<B>,
         rows: &Rows<B>,
-    ) -> Details<B> {
-        let lse = match self.options.details {
-            DetailsOf::Nothing => return Details::Nothing,
-            DetailsOf::Target | DetailsOf::TargetAndEntropy => self.lse(scores),
+    ) -> RowOutputs<B> {
+        let lse = match outputs {
+            Outputs::None => return RowOutputs::Nothing,
+            Outputs::Rows | Outputs::RowsAndEntropy => self.lse(scores),
         };
         let zero = || {
             let per_row = self.geometry.per_row();
@@ -62,26 +63,24 @@ impl<B: Backend> Call<'_, B> {
         };
         let line = Shape::new([1, self.geometry.rows()]);
         let lines = [order.first, rank].map(|classes| B::int_reshape(classes, line.clone()));
-        Details::PerRow {
-            numbers: match self.options.details {
-                DetailsOf::TargetAndEntropy => {
-                    self.stacked([lse, log_prob, self.entropy(surprisals)])
-                }
-                DetailsOf::Target | DetailsOf::Nothing => self.stacked([lse, log_prob]),
+        RowOutputs::PerRow {
+            numbers: match outputs {
+                Outputs::RowsAndEntropy => self.stacked([lse, log_prob, self.entropy(surprisals)]),
+                Outputs::Rows | Outputs::None => self.stacked([lse, log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
-            totals: self.totals(inputs, rows.counting.as_ref()),
+            divisors: self.divisors_of_mean(inputs, rows.counting.as_ref()),
         }
     }
 
-    pub(super) fn details_of_no_rows(&self) -> Details<B> {
+    pub(super) fn outputs_of_no_rows(&self, outputs: Outputs) -> RowOutputs<B> {
         let nothing = |numbers| Shape::new([numbers, 0]);
-        match self.options.details {
-            DetailsOf::Nothing => Details::Nothing,
-            details => Details::PerRow {
-                numbers: B::float_zeros(nothing(details.numbers()), &self.device, self.float),
+        match outputs {
+            Outputs::None => RowOutputs::Nothing,
+            outputs => RowOutputs::PerRow {
+                numbers: B::float_zeros(nothing(outputs.numbers()), &self.device, self.float),
                 classes: B::int_zeros(nothing(2), &self.device, IntDType::I32),
-                totals: data::<B>(Shape::new([2]), 0.0, &self.device, self.float),
+                divisors: data::<B>(Shape::new([2]), 0.0, &self.device, self.float),
             },
         }
     }

@@ -8,8 +8,7 @@ use super::counting::Counting;
 use super::elementary::{cast, full, log1p, reshape_scalar, sum_classes, tanh};
 use crate::operation::shard::ClassWindow;
 use crate::operation::{
-    ClassWeights, Denominators, Geometry, InputValues, Inputs, Options, RowReduction, Targets,
-    accumulation_dtype,
+    Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, Targets, accumulation_dtype,
 };
 
 /// The surprisals' source: transformed logits with their row statistics, or probabilities.
@@ -26,8 +25,16 @@ pub(super) enum Scores<B: Backend> {
 pub(super) struct Rows<B: Backend> {
     /// Absent for distributions: every row counts.
     pub(super) counting: Option<Counting<B>>,
-    /// What the losses and the z-losses are divided by, shape `[2]`; for means only.
-    pub(super) totals: Option<FloatTensor<B>>,
+    pub(super) divisor: Divisor<B>,
+}
+
+/// The divisor of the sum over the rows.
+pub(super) enum Divisor<B: Backend> {
+    /// The losses are not added up.
+    PerRow,
+    Number(f64),
+    /// Divisor of the losses and divisor of the z-losses, shape `[2]`.
+    Pair(FloatTensor<B>),
 }
 
 /// One call: its options, the geometry of its logits, and the dtypes of its arithmetic.
@@ -111,7 +118,8 @@ impl<'a, B: Backend> Call<'a, B> {
         self.without_distribution(others, maximum)
     }
 
-    /// [`Self::others`] before a look at the maximum.
+    /// The sum of `exp(x - maximum)` outside the maximum's own 1, without the check that the maximum is
+    /// finite.
     pub(super) fn others_than(
         &self,
         is_maximum: BoolTensor<B>,
@@ -214,10 +222,10 @@ impl<'a, B: Backend> Call<'a, B> {
             target
         } else {
             let even = smoothing / self.window.of as f64;
-            let kept = B::float_mul_scalar(target, (1.0 - smoothing).into());
-            B::float_add_scalar(kept, even.into())
+            let remaining = B::float_mul_scalar(target, (1.0 - smoothing).into());
+            B::float_add_scalar(remaining, even.into())
         };
-        if let ClassWeights::PerClass(weights) = &inputs.weights {
+        if let MaybeFloat::Some(weights) = &inputs.weights {
             shares = B::float_mul(shares, self.per_class(weights));
         }
         let none = B::float_equal_elem(shares.clone(), 0.0.into(), self.bool);
@@ -255,22 +263,25 @@ impl<'a, B: Backend> Call<'a, B> {
             )),
             Targets::Distributions(_) => None,
         };
-        let totals = match self.options.reduction {
-            RowReduction::Mean => Some(self.totals(inputs, counting.as_ref())),
-            RowReduction::Normalized => Some(self.given_totals(inputs)),
-            RowReduction::None | RowReduction::Sum | RowReduction::BatchMean(_) => None,
+        let divisor = match &inputs.reduction {
+            RowReduction::None => Divisor::PerRow,
+            RowReduction::Mean => Divisor::Pair(self.divisors_of_mean(inputs, counting.as_ref())),
+            RowReduction::Sum { divisor } => Divisor::Number(*divisor),
+            RowReduction::Normalized { divisors } => {
+                Divisor::Pair(cast::<B>(divisors.clone(), self.float))
+            }
         };
-        Rows { counting, totals }
+        Rows { counting, divisor }
     }
 
-    /// What a mean over the rows divides the losses and the z-losses by, shape `[2]`.
-    pub(super) fn totals(
+    /// The divisors of a mean over the rows, shape `[2]`.
+    pub(super) fn divisors_of_mean(
         &self,
         inputs: &Inputs<B>,
         counting: Option<&Counting<B>>,
     ) -> FloatTensor<B> {
         match counting {
-            Some(counting) => counting.totals(&inputs.weights, self.float),
+            Some(counting) => counting.divisors_of_mean(&inputs.weights, self.float),
             None => {
                 let rows = self.geometry.rows() as f64;
                 full::<B>(Shape::new([2]), rows, &self.device, self.float)
@@ -278,18 +289,10 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// The divisors that were given, shape `[2]`.
-    pub(super) fn given_totals(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
-        let Denominators::Given(numbers) = &inputs.normalizer else {
-            unreachable!("a normalised loss comes with what it is divided by");
-        };
-        cast::<B>(numbers.clone(), self.float)
-    }
-
-    /// What the losses, then what the z-losses are divided by, shape `[1, 1, 1]` each.
-    pub(super) fn divisors(&self, totals: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    /// The two numbers of a pair, shape `[1, 1, 1]` each.
+    pub(super) fn split(&self, pair: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
         [0, 1].map(|at| {
-            let one = B::float_slice(totals.clone(), &[Slice::new(at, Some(at + 1), 1)]);
+            let one = B::float_slice(pair.clone(), &[Slice::new(at, Some(at + 1), 1)]);
             reshape_scalar::<B>(one)
         })
     }

@@ -1,0 +1,195 @@
+//! The gradient node: forward and backward are operations of the backend below, so no graph of
+//! tensor operations is recorded.
+//!
+//! The parents of the node are the tensors of the call that can have a gradient. Only those that are
+//! tracked get one, and nothing is computed for the others.
+
+use std::convert::Infallible;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend};
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn_autodiff::grads::Gradients as GradientStore;
+use burn_autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+
+use super::CrossEntropyOperation;
+use crate::operation::{
+    Change, Forward, Gradients, Inputs, Logits, Options, Role, Saved, Wanted, WantedGradients,
+};
+
+/// The node, with the role of each of its parents.
+#[derive(Debug)]
+struct CrossEntropy<const PARENTS: usize> {
+    roles: [Role; PARENTS],
+}
+
+/// What the node keeps between forward and backward.
+#[derive(Clone, Debug)]
+struct Kept<B: CrossEntropyOperation> {
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    options: Options,
+    wanted: WantedGradients,
+}
+
+impl<B: CrossEntropyOperation, const PARENTS: usize> Backward<B, PARENTS>
+    for CrossEntropy<PARENTS>
+{
+    type State = Kept<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, PARENTS>,
+        store: &mut GradientStore,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = store.consume::<B>(&ops.node);
+        let Kept {
+            saved,
+            inputs,
+            options,
+            wanted,
+        } = ops.state;
+        let mut gradients = B::cross_entropy_backward(saved, inputs, upstream, options, wanted);
+        for (role, parent) in self.roles.into_iter().zip(ops.parents) {
+            if let (Some(parent), Some(gradient)) = (parent, gradients.take(role)) {
+                store.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: CrossEntropyOperation, C: CheckpointStrategy> CrossEntropyOperation for Autodiff<B, C> {
+    fn cross_entropy(
+        logits: Logits<Self>,
+        inputs: Inputs<Self>,
+        options: Options,
+        wanted: Wanted,
+    ) -> Forward<Self> {
+        let mut parents = Parents::default();
+        let logits = unwrapped(logits.change(&mut parents));
+        let inputs = unwrapped(inputs.change(&mut parents));
+        let call = Call::<B> {
+            logits,
+            inputs,
+            options,
+            wanted: Wanted {
+                gradients: parents.wanted,
+                ..wanted
+            },
+        };
+        // A node has its parents in an array.
+        let Parents { roles, nodes, .. } = parents;
+        match nodes.len() {
+            1 => call.record::<C, 1>(roles, nodes),
+            2 => call.record::<C, 2>(roles, nodes),
+            3 => call.record::<C, 3>(roles, nodes),
+            4 => call.record::<C, 4>(roles, nodes),
+            _ => call.record::<C, 5>(roles, nodes),
+        }
+    }
+
+    fn cross_entropy_backward(
+        _saved: Saved<Self>,
+        _inputs: Inputs<Self>,
+        _upstream: FloatTensor<Self>,
+        _options: Options,
+        _wanted: WantedGradients,
+    ) -> Gradients<Self> {
+        panic!(
+            "the gradient of the cross-entropy cannot be differentiated again: Burn's autodiff is \
+             of first order"
+        )
+    }
+}
+
+fn unwrapped<T>(result: Result<T, Infallible>) -> T {
+    let Ok(value) = result;
+    value
+}
+
+/// Takes the tensors of a call out of the graph, and notes their nodes.
+#[derive(Default)]
+struct Parents {
+    wanted: WantedGradients,
+    roles: Vec<Role>,
+    nodes: Vec<NodeGuard>,
+}
+
+impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> for Parents {
+    type Error = Infallible;
+
+    fn float(
+        &mut self,
+        tensor: FloatTensor<Autodiff<B, C>>,
+        role: Role,
+    ) -> Result<FloatTensor<B>, Infallible> {
+        if matches!(role, Role::ClassWeights | Role::Divisors) {
+            return Ok(tensor.into_primitive());
+        }
+        if tensor.is_tracked() {
+            self.wanted.insert(role);
+        }
+        let (tensor, node) = tensor.into_parts();
+        self.roles.push(role);
+        self.nodes.push(node);
+        Ok(tensor)
+    }
+
+    fn int(&mut self, tensor: IntTensor<B>, _role: Role) -> Result<IntTensor<B>, Infallible> {
+        Ok(tensor)
+    }
+}
+
+/// A call on the backend below.
+struct Call<B: CrossEntropyOperation> {
+    logits: Logits<B>,
+    inputs: Inputs<B>,
+    options: Options,
+    wanted: Wanted,
+}
+
+impl<B: CrossEntropyOperation> Call<B> {
+    /// Runs the forward and, where a parent is tracked, records the node. Outputs are constants.
+    fn record<C: CheckpointStrategy, const PARENTS: usize>(
+        self,
+        roles: Vec<Role>,
+        nodes: Vec<NodeGuard>,
+    ) -> Forward<Autodiff<B, C>> {
+        let Self {
+            logits,
+            inputs,
+            options,
+            wanted,
+        } = self;
+        let (Ok(roles), Ok(nodes)) = (<[_; PARENTS]>::try_from(roles), nodes.try_into()) else {
+            unreachable!("the number of parents was matched");
+        };
+        let node = CrossEntropy::<PARENTS> { roles };
+        // Compute bound: recomputing the loss would need the logits kept alive, which is all it saves.
+        let (loss, outputs) = match node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(preparation) => {
+                let forward = B::cross_entropy(logits, inputs.clone(), options.clone(), wanted);
+                let kept = Kept {
+                    saved: forward.saved,
+                    inputs,
+                    options,
+                    wanted: wanted.gradients,
+                };
+                (preparation.finish(kept, forward.loss), forward.outputs)
+            }
+            OpsKind::UnTracked(preparation) => {
+                let forward = B::cross_entropy(logits, inputs, options, wanted);
+                (preparation.finish(forward.loss), forward.outputs)
+            }
+        };
+        Forward {
+            loss,
+            saved: Saved::Nothing,
+            outputs: outputs.map(<Autodiff<B, C> as AutodiffBackend>::from_inner, |classes| {
+                classes
+            }),
+        }
+    }
+}

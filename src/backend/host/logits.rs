@@ -1,0 +1,130 @@
+//! The loss over logits that are a tensor, on slices.
+
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Shape;
+
+use super::inputs::{HostInputs, row_outputs};
+use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
+use crate::kernel::cpu::{Buffers, Call, Instructions, Reduction};
+use crate::operation::{
+    Forward, Geometry, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
+    has_gradient_in_f16, row_shape,
+};
+
+pub(super) fn forward<B: HostBackend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+    wanted: Wanted,
+) -> Forward<B> {
+    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
+    let dtype = logits.dtype();
+    if has_gradient_in_f16(wanted.gradients, dtype, inputs.distributions_dtype()) {
+        let without_gradients = Wanted {
+            gradients: WantedGradients::default(),
+            ..wanted
+        };
+        let kept = logits.clone();
+        let forward = in_arithmetic_of!(
+            dtype,
+            solve::<_, B>(logits, &inputs, options, without_gradients, None)
+        );
+        return Forward {
+            saved: Saved::Logits(Logits::Tensor(B::close(kept))),
+            ..forward
+        };
+    }
+    in_arithmetic_of!(dtype, solve::<_, B>(logits, &inputs, options, wanted, None))
+}
+
+/// The gradients of logits that were kept.
+pub(super) fn backward<B: HostBackend>(
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+    upstream: &B::Host,
+    options: &Options,
+    wanted: WantedGradients,
+) -> Gradients<B> {
+    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
+    let wanted = Wanted::gradients(wanted);
+    let upstream = Some(upstream);
+    let forward = in_arithmetic_of!(
+        logits.dtype(),
+        solve::<_, B>(logits, &inputs, options, wanted, upstream)
+    );
+    match forward.saved {
+        Saved::Gradients { gradients, .. } => gradients,
+        _ => Gradients::default(),
+    }
+}
+
+/// The loss, and the gradients that are wanted, for an upstream gradient of 1 if none is given.
+fn solve<A: Arithmetic, B: HostBackend>(
+    mut logits: B::Host,
+    inputs: &HostInputs<B::Host>,
+    options: &Options,
+    wanted: Wanted,
+    upstream: Option<&B::Host>,
+) -> Forward<B> {
+    let (shape, dtype) = (logits.shape(), logits.dtype());
+    let weights = inputs.weights::<A>();
+    let upstream = upstream.map(numbers::<A, B::Host>);
+    let call = Call {
+        geometry: Geometry::new(&shape, options.class_dim),
+        options,
+        outputs: wanted.outputs,
+        targets: inputs.targets(),
+        weights: weights.as_deref(),
+        upstream: upstream.as_deref(),
+        reduction: inputs.reduction,
+        instructions: Instructions::best(),
+    };
+    let mut targets = inputs.targets_gradient(wanted.gradients.targets);
+    let targets_gradient = targets.as_mut().map(HostTensor::floats_mut);
+    let (solution, gradient) = if !wanted.gradients.logits {
+        let solution = call.solve(Buffers {
+            logits: Some(logits.floats()),
+            gradient: None,
+            targets_gradient,
+        });
+        (solution, None)
+    } else if logits.is_unshared() {
+        let solution = call.solve(Buffers {
+            logits: None,
+            gradient: Some(logits.floats_mut()),
+            targets_gradient,
+        });
+        (solution, Some(logits))
+    } else {
+        let mut gradient = B::Host::zeros(shape.clone(), dtype);
+        let solution = call.solve(Buffers {
+            logits: Some(logits.floats()),
+            gradient: Some(gradient.floats_mut()),
+            targets_gradient,
+        });
+        (solution, Some(gradient))
+    };
+    let rows = call.geometry.rows();
+    Forward {
+        loss: B::close(A::host(
+            solution.losses,
+            loss_shape(inputs.reduction, &shape, options.class_dim),
+        )),
+        outputs: row_outputs::<A, B>(solution.outputs, rows, wanted.outputs),
+        saved: match wanted.gradients.any() {
+            false => Saved::Nothing,
+            true => Saved::Gradients {
+                gradients: Gradients::of_loss(gradient.map(B::close), targets.map(B::close)),
+                dtype,
+            },
+        },
+    }
+}
+
+/// Shape of the loss over logits of this shape.
+pub(super) fn loss_shape(reduction: Reduction, logits: &Shape, class_dim: usize) -> Shape {
+    match reduction {
+        Reduction::PerRow => row_shape(logits, class_dim),
+        Reduction::Mean | Reduction::Over(_) => Shape::new([1]),
+    }
+}

@@ -1,0 +1,151 @@
+//! Gradients that were made in the forward, by the upstream gradient.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::DType;
+
+use super::inputs::{HostInputs, HostTargets};
+use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
+use crate::kernel::cpu::{Instructions, Reduction, TargetRule, multiply};
+use crate::operation::{Geometry, Gradients, Inputs, Options, Role};
+
+/// The gradients by the upstream gradient, in the dtype of the tensors that they are of.
+pub(super) fn by_upstream<B: HostBackend>(
+    gradients: Gradients<B>,
+    dtype: DType,
+    inputs: Inputs<B>,
+    upstream: &B::Host,
+    options: &Options,
+) -> Gradients<B> {
+    let targets = inputs.targets.distributions_dtype();
+    let inputs = HostInputs::open::<B>(inputs);
+    let multiplied = gradients.map(|gradient, role| {
+        let gradient = B::open(gradient);
+        let dtype = gradient.dtype();
+        B::close(match role {
+            Role::Logits | Role::Targets => in_arithmetic_of!(
+                dtype,
+                rows_times::<_, B::Host>(gradient, &inputs, upstream, options)
+            ),
+            _ => in_arithmetic_of!(dtype, all_times::<_, B::Host>(gradient, upstream)),
+        })
+    });
+    in_dtypes::<B>(multiplied, dtype, targets)
+}
+
+/// The gradients in the dtype of the tensors that they are of.
+pub(super) fn in_dtypes<B: Backend>(
+    gradients: Gradients<B>,
+    dtype: DType,
+    targets: Option<DType>,
+) -> Gradients<B> {
+    gradients.map(|gradient: FloatTensor<B>, role| {
+        let dtype = match (role, targets) {
+            (Role::Targets, Some(targets)) => targets,
+            _ => dtype,
+        };
+        match gradient.dtype() == dtype {
+            true => gradient,
+            false => B::float_cast(gradient, dtype.into()),
+        }
+    })
+}
+
+/// The gradient of each row by the row's upstream gradient, or by the only one.
+fn rows_times<A: Arithmetic, H: HostTensor>(
+    mut gradient: H,
+    inputs: &HostInputs<H>,
+    upstream: &H,
+    options: &Options,
+) -> H {
+    let mut factors = numbers::<A, H>(upstream);
+    let geometry = Geometry::new(&gradient.shape(), options.class_dim);
+    if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
+        return gradient;
+    }
+    if factors.iter().any(|factor| !factor.is_finite()) {
+        factors = match factors_of_counted_rows(factors, inputs, &geometry, options) {
+            Some(factors) => factors,
+            None => return gradient,
+        };
+    }
+    multiply(
+        gradient.floats_mut(),
+        &geometry,
+        &factors,
+        Instructions::best(),
+    );
+    gradient
+}
+
+/// One factor per row, 1 where the row does not count: its gradient of 0 stays 0, whatever the upstream
+/// gradient. `None` where that holds for all rows, in a mean over nothing.
+fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
+    factors: Vec<A>,
+    inputs: &HostInputs<H>,
+    geometry: &Geometry,
+    options: &Options,
+) -> Option<Vec<A>> {
+    let has_gradient = |[divisor, z_loss_divisor]: [f64; 2]| {
+        divisor != 0.0 || (options.z_loss != 0.0 && z_loss_divisor != 0.0)
+    };
+    if let Reduction::Over(divisors) = inputs.reduction
+        && !has_gradient(divisors)
+    {
+        return None;
+    }
+    let HostTargets::Indices(indices) = &inputs.targets else {
+        return Some(factors);
+    };
+    let indices = indices.indices();
+    let rule = TargetRule {
+        classes: geometry.classes,
+        ignored: &options.ignore_indices,
+    };
+    let weights = inputs.weights::<A>();
+    if inputs.reduction == Reduction::Mean
+        && !has_gradient(indices.divisors_of_mean(weights.as_deref(), &rule))
+    {
+        return None;
+    }
+    let factor = |row| match factors[..] {
+        [factor] => factor,
+        _ => factors[row],
+    };
+    let rows = 0..geometry.rows();
+    Some(
+        rows.map(|row| match indices.counts(row, &rule) {
+            true => factor(row),
+            false => A::ONE,
+        })
+        .collect(),
+    )
+}
+
+/// The gradient of a projection's tensor by an upstream gradient of one number. A gradient of 0, which no
+/// counted row has reached, stays 0 whatever the number.
+fn all_times<A: Arithmetic, H: HostTensor>(mut gradient: H, upstream: &H) -> H {
+    let factor = numbers::<A, H>(upstream)[0];
+    if factor == A::ONE {
+        return gradient;
+    }
+    if !factor.to_f64().is_finite() {
+        let slopes = A::slice_mut(gradient.floats_mut());
+        for slope in slopes.expect("the gradient was made in this dtype") {
+            if *slope != A::ZERO {
+                *slope = A::of(slope.to_f64() * factor.to_f64());
+            }
+        }
+        return gradient;
+    }
+    let geometry = Geometry {
+        outer: 1,
+        classes: gradient.shape().num_elements(),
+        inner: 1,
+    };
+    if geometry.classes > 0 {
+        let instructions = Instructions::best();
+        multiply(gradient.floats_mut(), &geometry, &[factor], instructions);
+    }
+    gradient
+}

@@ -1,0 +1,70 @@
+//! Facts of a device, and index targets in the host's memory.
+
+#[cfg(feature = "cube")]
+use burn::backend::DispatchDevice;
+use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn::tensor::{DType, Device};
+
+#[cfg(feature = "cube")]
+use crate::backend::cube;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+use crate::backend::host;
+
+/// The first index target that is neither a class nor ignored, its row and its value, where they lie
+/// in the host's memory.
+#[allow(clippy::needless_return)] // By feature.
+pub(crate) fn first_bad_index(
+    indices: &DispatchTensor,
+    classes: usize,
+    ignored: &[i64],
+) -> HostCheck {
+    macro_rules! of_backend {
+        ($backend:ident) => {
+            if let DispatchTensorKind::$backend(BackendTensor::Int(indices)) = &indices.kind {
+                return HostCheck::Done(host::first_bad_index::<burn::backend::$backend>(
+                    indices.clone(),
+                    classes,
+                    ignored,
+                ));
+            }
+        };
+    }
+    #[cfg(feature = "flex")]
+    of_backend!(Flex);
+    #[cfg(feature = "ndarray")]
+    of_backend!(NdArray);
+    HostCheck::Elsewhere
+}
+
+/// Result of a look at values in the host's memory.
+pub(crate) enum HostCheck {
+    /// The first bad row, if any.
+    Done(Option<(usize, i128)>),
+    /// The values lie on a device.
+    Elsewhere,
+}
+
+/// Whether the operation gives right numbers for float tensors of the dtype on the device.
+pub(crate) fn computes(device: &Device, dtype: DType) -> bool {
+    #[cfg(feature = "cube")]
+    if dtype == DType::F64
+        && let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch()
+        && !cube::computes_f64(device)
+    {
+        return false;
+    }
+    matches!(
+        dtype,
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::Flex32
+    ) && device.supports_dtype(dtype)
+}
+
+/// Bytes of the largest buffer that the device allows, where there is a bound.
+pub(crate) fn largest_buffer(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cube")]
+    if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {
+        return Some(cube::largest_buffer(device));
+    }
+    let _ = device;
+    None
+}

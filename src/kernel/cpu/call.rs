@@ -1,0 +1,300 @@
+//! A whole call: its rows in parts, and the reduction of their losses.
+
+use super::constants::{Constants, Scales};
+use super::instructions::Instructions;
+use super::part::{PartTask, Scratch, Slots, Sum};
+use super::rows::OutputLines;
+use super::shares::Shares;
+use super::storage::{Cut, Floats, FloatsMut, Native, Part};
+use super::targets::{TargetRule, Targets};
+use super::threads::{SPREAD_FROM, for_each};
+use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
+
+/// A call, in slices.
+pub(crate) struct Call<'a, A> {
+    pub(crate) geometry: Geometry,
+    pub(crate) options: &'a Options,
+    pub(crate) outputs: Outputs,
+    pub(crate) targets: Targets<'a>,
+    /// One weight per class.
+    pub(crate) weights: Option<&'a [A]>,
+    /// The gradient of the loss, in its shape; absent where it is 1.
+    pub(crate) upstream: Option<&'a [A]>,
+    pub(crate) reduction: Reduction,
+    pub(crate) instructions: Instructions,
+}
+
+/// Where the logits are and where the gradients go.
+pub(crate) struct Buffers<'a> {
+    /// The logits, unless they stand in `gradient` and may be overwritten.
+    pub(crate) logits: Option<Floats<'a>>,
+    /// Absent where the gradient of the logits is not wanted.
+    pub(crate) gradient: Option<FloatsMut<'a>>,
+    /// Absent where the gradient of the distributions is not wanted.
+    pub(crate) targets_gradient: Option<FloatsMut<'a>>,
+}
+
+/// How the losses of the rows become the result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reduction {
+    /// One loss per row.
+    PerRow,
+    /// The sum over the weight of the counted rows.
+    Mean,
+    /// The sum over the divisor of the losses and that of the z-losses.
+    Over([f64; 2]),
+}
+
+/// The result of a call.
+pub(crate) struct Solution<A> {
+    /// One loss, or one per row.
+    pub(crate) losses: Vec<A>,
+    pub(crate) outputs: OutputLines<A>,
+}
+
+impl<A: Native> Call<'_, A> {
+    /// The loss, the outputs, and whatever gradients there are buffers for.
+    pub(crate) fn solve(&self, buffers: Buffers<'_>) -> Solution<A> {
+        let rows = self.geometry.rows();
+        if rows == 0 {
+            return Solution {
+                losses: self.loss_of_no_rows(),
+                outputs: OutputLines::default(),
+            };
+        }
+        let divisors = self.divisors();
+        let constants = self.constants(divisors);
+        let per_row = self.reduction == Reduction::PerRow;
+        let mut losses = vec![A::ZERO; if per_row { rows } else { 0 }];
+        let distributions = match self.targets {
+            Targets::Indices(_) => None,
+            Targets::Distributions(distributions) => Some(distributions.whole()),
+        };
+        let of_row = self.outputs.numbers();
+        let mut outputs = OutputLines {
+            numbers: vec![A::ZERO; of_row * rows],
+            classes: vec![0; if of_row == 0 { 0 } else { 2 * rows }],
+            divisors: match of_row {
+                0 => [0.0; 2],
+                _ => self.divisors_of_mean(),
+            },
+        };
+        let slots = Slots::new(&mut losses, &mut outputs, rows);
+        let parts = self.cut(buffers, distributions.as_ref(), slots);
+        let spread = rows * self.geometry.classes >= SPREAD_FROM;
+        let sums = for_each(parts, spread, Scratch::new, |task, scratch| {
+            constants.solve(task, scratch)
+        });
+        if !per_row {
+            let mut sum = Sum::default();
+            for part in sums {
+                sum.main += part.main;
+                sum.penalty += part.penalty;
+            }
+            losses.push(A::of(self.reduced(sum, divisors)));
+        }
+        Solution { losses, outputs }
+    }
+
+    fn cut<'w>(
+        &self,
+        buffers: Buffers<'w>,
+        distributions: Option<&'w Part<'w>>,
+        mut slots: Slots<'w, A>,
+    ) -> Vec<PartTask<'w, A>> {
+        let cut = Cut::new(&self.geometry);
+        let parts = |buffer: Option<FloatsMut<'w>>| {
+            buffer
+                .map(|buffer| buffer.parts(&self.geometry, cut).into_iter())
+                .into_iter()
+                .flatten()
+        };
+        let mut gradients = parts(buffers.gradient);
+        let mut targets_gradients = parts(buffers.targets_gradient);
+        cut.rows(&self.geometry)
+            .into_iter()
+            .map(|rows| PartTask {
+                slots: slots.take(rows.len()),
+                rows,
+                logits: buffers.logits.map(Floats::whole),
+                output: gradients.next(),
+                distributions,
+                targets_gradient: targets_gradients.next(),
+            })
+            .collect()
+    }
+
+    pub(super) fn rule(&self) -> TargetRule<'_> {
+        TargetRule {
+            classes: self.geometry.classes,
+            ignored: &self.options.ignore_indices,
+        }
+    }
+
+    /// The divisors of a mean, of the losses and of the z-losses.
+    pub(super) fn divisors_of_mean(&self) -> [f64; 2] {
+        match &self.targets {
+            Targets::Indices(indices) => indices.divisors_of_mean(self.weights, &self.rule()),
+            Targets::Distributions(_) => [self.geometry.rows() as f64; 2],
+        }
+    }
+
+    /// The divisors of the losses and of the z-losses; 1 where they are not added up.
+    pub(super) fn divisors(&self) -> [f64; 2] {
+        match self.reduction {
+            Reduction::PerRow => [1.0, 1.0],
+            Reduction::Mean => self.divisors_of_mean(),
+            Reduction::Over(divisors) => divisors,
+        }
+    }
+
+    fn constants(&self, divisors: [f64; 2]) -> Constants<'_, A> {
+        let options = self.options;
+        let per_row = self.reduction == Reduction::PerRow;
+        let upstream = match self.upstream {
+            Some([upstream]) if !per_row => upstream.to_f64(),
+            _ => 1.0,
+        };
+        let share = |divisor: f64| match divisor {
+            0.0 => 0.0,
+            divisor => upstream / divisor,
+        };
+        Constants {
+            geometry: self.geometry,
+            indices: match self.targets {
+                Targets::Indices(indices) => Some(indices),
+                Targets::Distributions(_) => None,
+            },
+            rule: self.rule(),
+            shares: Shares {
+                remaining: A::of(1.0 - options.label_smoothing),
+                even: A::of(options.label_smoothing / self.geometry.classes as f64),
+                distribution: None,
+                weights: self.weights,
+                classes: self.geometry.classes,
+            },
+            values: options.values,
+            z_loss: A::of(options.z_loss),
+            outputs: self.outputs,
+            scales: Scales {
+                main: A::of(share(divisors[0])),
+                penalty: A::of(share(divisors[1])),
+                per_row: self.upstream.filter(|_| per_row),
+            },
+            instructions: self.instructions,
+        }
+    }
+
+    pub(super) fn reduced(&self, sum: Sum, divisors: [f64; 2]) -> f64 {
+        let mean = |sum: f64, divisor: f64| {
+            // NaN from a bad target wins over `empty`.
+            if divisor != 0.0 || sum.is_nan() {
+                sum / divisor
+            } else {
+                self.empty()
+            }
+        };
+        let main = mean(sum.main, divisors[0]);
+        if self.options.z_loss == 0.0 {
+            main
+        } else {
+            main + mean(sum.penalty, divisors[1])
+        }
+    }
+
+    fn empty(&self) -> f64 {
+        match self.options.empty {
+            EmptyReduction::Nan => f64::NAN,
+            EmptyReduction::Zero => 0.0,
+        }
+    }
+
+    pub(super) fn loss_of_no_rows(&self) -> Vec<A> {
+        match self.reduction {
+            Reduction::PerRow => Vec::new(),
+            Reduction::Over([divisor, _]) if divisor != 0.0 => vec![A::ZERO],
+            Reduction::Mean | Reduction::Over(_) => vec![A::of(self.empty())],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::cpu::Indices;
+
+    fn options() -> Options {
+        Options {
+            ignore_indices: [-1].as_slice().into(),
+            label_smoothing: 0.1,
+            ..Options::default()
+        }
+    }
+
+    /// Loss and gradient of the row at `at(class)`, by the definition in f64.
+    fn row(logits: &[f32], target: i64, at: impl Fn(usize) -> usize, classes: usize) -> Vec<f64> {
+        let x: Vec<f64> = (0..classes).map(|c| logits[at(c)].into()).collect();
+        if target < 0 {
+            return vec![0.0; classes + 1];
+        }
+        let lse = x.iter().map(|x| x.exp()).sum::<f64>().ln();
+        let share = |class: usize| {
+            let one_hot = if class as i64 == target { 0.9 } else { 0.0 };
+            one_hot + 0.1 / classes as f64
+        };
+        let loss = (0..classes).map(|c| share(c) * (lse - x[c])).sum();
+        let gradient = (0..classes).map(|c| (x[c] - lse).exp() - share(c));
+        std::iter::once(loss).chain(gradient).collect()
+    }
+
+    #[test]
+    fn every_set_of_instructions_agrees_with_the_definition_in_every_layout() {
+        for (outer, classes, inner) in [(5, 131, 1), (67, 7, 1), (3, 9, 130), (2, 70, 3)] {
+            let geometry = Geometry {
+                outer,
+                classes,
+                inner,
+            };
+            let rows = geometry.rows();
+            let logits: Vec<f32> = (0..rows * classes)
+                .map(|at| (at * 7919 % 1013) as f32 / 90.0 - 5.0)
+                .collect();
+            let targets: Vec<i64> = (0..rows)
+                .map(|row| (row * 31 % (classes + 1)) as i64 - 1)
+                .collect();
+            for instructions in Instructions::available() {
+                let mut gradient = logits.clone();
+                let Solution { losses, .. } = Call::<f32> {
+                    geometry,
+                    options: &options(),
+                    outputs: Outputs::None,
+                    targets: Targets::Indices(Indices::I64(&targets)),
+                    weights: None,
+                    upstream: None,
+                    reduction: Reduction::PerRow,
+                    instructions,
+                }
+                .solve(Buffers {
+                    logits: None,
+                    gradient: Some(FloatsMut::F32(&mut gradient)),
+                    targets_gradient: None,
+                });
+                for (index, &target) in targets.iter().enumerate() {
+                    let (o, i) = (index / inner, index % inner);
+                    let at = |class| (o * classes + class) * inner + i;
+                    let expected = row(&logits, target, at, classes);
+                    let found = std::iter::once(losses[index])
+                        .chain((0..classes).map(|class| gradient[at(class)]));
+                    for (found, expected) in found.zip(expected) {
+                        let off = (f64::from(found) - expected).abs();
+                        let allowed = 1e-6 * expected.abs().max(0.1);
+                        assert!(
+                            off <= allowed,
+                            "{instructions:?} {geometry:?} row {index}: {found} for {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Constants of a call, the same for all of its rows.
+
+use super::instructions::Instructions;
+use super::shares::Shares;
+use super::targets::{Indices, TargetRule};
+use crate::operation::{Geometry, InputValues, Outputs};
+
+/// Constants of a call: target rule, shares, scales, instruction set.
+pub(super) struct Constants<'a, A> {
+    pub(super) geometry: Geometry,
+    pub(super) indices: Option<Indices<'a>>,
+    pub(super) rule: TargetRule<'a>,
+    /// The shares that are spread over the classes, without the distribution.
+    pub(super) shares: Shares<'a, A>,
+    pub(super) values: InputValues,
+    pub(super) z_loss: A,
+    pub(super) outputs: Outputs,
+    pub(super) scales: Scales<'a, A>,
+    pub(super) instructions: Instructions,
+}
+
+/// Factors of the gradients of rows.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<'a, A> {
+    pub(super) main: A,
+    pub(super) penalty: A,
+    /// A further factor of each row, for loss and z-loss.
+    pub(super) per_row: Option<&'a [A]>,
+}

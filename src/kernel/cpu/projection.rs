@@ -1,0 +1,531 @@
+//! The loss of logits that a projection makes, in chunks of rows: `logits = hidden weight + bias`, the
+//! loss and the gradient over them by [`Call`], and from that the gradients of the projection.
+//!
+//! ```text
+//! d hidden = G weight^T       G the gradient of the logits
+//! d weight = hidden^T G       added up over the chunks where it lies
+//! d bias   = sum over the rows of G
+//! ```
+//!
+//! Rows that are ignored are left out: no product is made of them. One buffer for the logits of a
+//! chunk serves all of them, and the gradient replaces the logits there.
+
+use std::ops::Range;
+
+use super::call::{Buffers, Call, Reduction, Solution};
+use super::instructions::Instructions;
+use super::part::Sum;
+use super::products::{Matrix, Old, Product, multiply_matrices};
+use super::rows::OutputLines;
+use super::storage::Native;
+use super::targets::{Indices, TargetRule, Targets};
+use crate::operation::{Geometry, Options, Outputs};
+
+/// Hidden states and weights, whose product the logits are.
+#[derive(Clone, Copy)]
+pub(crate) struct Projection<'a, A> {
+    /// `[rows, features]`, in row-major order.
+    pub(crate) hidden: &'a [A],
+    /// `[features, columns]`.
+    pub(crate) weight: Matrix<'a, A>,
+    /// `[columns]`.
+    pub(crate) bias: Option<&'a [A]>,
+    /// Class 0 of each row; the columns follow.
+    pub(crate) positive: Option<&'a [A]>,
+    pub(crate) excluded: Option<&'a SameIds>,
+}
+
+/// Which columns have the id of a row.
+pub(crate) struct SameIds {
+    rows: Vec<i128>,
+    /// Ids with their columns, in order.
+    columns: Vec<(i128, usize)>,
+}
+
+impl SameIds {
+    pub(crate) fn new(rows: Vec<i128>, columns: &[i128]) -> Self {
+        let mut columns: Vec<(i128, usize)> = columns.iter().copied().zip(0..).collect();
+        columns.sort_unstable();
+        Self { rows, columns }
+    }
+
+    fn columns_of(&self, row: usize) -> impl Iterator<Item = usize> {
+        let id = self.rows[row];
+        let first = self.columns.partition_point(|(other, _)| *other < id);
+        let same = self.columns[first..].iter();
+        same.take_while(move |(other, _)| *other == id)
+            .map(|(_, column)| *column)
+    }
+}
+
+/// Where gradients go, in row-major order; absent where they are not wanted.
+pub(crate) struct ProjectionBuffers<'a, A> {
+    /// Holds zeros: the rows that are left out are not written.
+    pub(crate) hidden: Option<&'a mut [A]>,
+    pub(crate) weight: Option<&'a mut [A]>,
+    pub(crate) bias: Option<&'a mut [A]>,
+    pub(crate) positive: Option<&'a mut [A]>,
+    pub(crate) targets: Option<&'a mut [A]>,
+}
+
+impl<A> ProjectionBuffers<'_, A> {
+    /// Whether the gradient of the logits is needed.
+    fn of_logits(&self) -> bool {
+        self.hidden.is_some()
+            || self.weight.is_some()
+            || self.bias.is_some()
+            || self.positive.is_some()
+    }
+}
+
+/// A call, in slices.
+pub(crate) struct ProjectedCall<'a, A> {
+    pub(crate) projection: Projection<'a, A>,
+    pub(crate) rows: usize,
+    pub(crate) features: usize,
+    pub(crate) classes: usize,
+    pub(crate) rows_per_chunk: usize,
+    /// The options of the loss over logits `[rows, classes]`.
+    pub(crate) options: &'a Options,
+    pub(crate) outputs: Outputs,
+    /// Targets of all rows; distributions in the dtype of the arithmetic where they get a gradient.
+    pub(crate) targets: Targets<'a>,
+    /// One weight per class.
+    pub(crate) weights: Option<&'a [A]>,
+    /// The gradient of each row's loss, where there is no reduction.
+    pub(crate) upstream: Option<&'a [A]>,
+    pub(crate) reduction: Reduction,
+}
+
+/// The rows of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Chunk<'r> {
+    Together(Range<usize>),
+    Scattered(&'r [usize]),
+}
+
+impl Chunk<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Together(rows) => rows.len(),
+            Self::Scattered(rows) => rows.len(),
+        }
+    }
+
+    fn row(&self, at: usize) -> usize {
+        match self {
+            Self::Together(rows) => rows.start + at,
+            Self::Scattered(rows) => rows[at],
+        }
+    }
+}
+
+/// Memory that serves every chunk.
+struct Scratch<A> {
+    logits: Vec<A>,
+    /// Hidden states of rows that do not lie together, or their gradient.
+    hidden: Vec<A>,
+    bias: Vec<f64>,
+}
+
+impl<A: Native> ProjectedCall<'_, A> {
+    /// The loss, the outputs, and whatever gradients there are buffers for.
+    pub(crate) fn solve(&self, mut buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
+        let whole = self.call(self.rows, self.reduction);
+        let divisors = whole.divisors();
+        let reduces = self.reduction != Reduction::PerRow;
+        // The mean of all rows, in which a chunk has a share.
+        let reduction = match reduces {
+            true => Reduction::Over(divisors),
+            false => Reduction::PerRow,
+        };
+        let of_row = self.outputs.numbers();
+        let mut solution = Solution {
+            losses: vec![A::ZERO; if reduces { 0 } else { self.rows }],
+            outputs: OutputLines {
+                numbers: vec![A::ZERO; of_row * self.rows],
+                classes: vec![0; if of_row == 0 { 0 } else { 2 * self.rows }],
+                divisors: whole.divisors_of_mean(),
+            },
+        };
+        let bias_length = buffers.bias.as_ref().map_or(0, |bias| bias.len());
+        let mut scratch = Scratch {
+            logits: Vec::new(),
+            hidden: Vec::new(),
+            bias: vec![0.0; bias_length],
+        };
+        let counted = self.rows_to_compute();
+        let chunks = self.chunks(counted.as_deref());
+        let mut sum = 0.0;
+        for (at, chunk) in chunks.iter().enumerate() {
+            let part = self.losses_of(chunk, reduction, &mut buffers, &mut scratch);
+            if buffers.of_logits() {
+                let old = if at == 0 { Old::Replaced } else { Old::AddedTo };
+                self.add_gradients(chunk, old, &mut buffers, &mut scratch);
+            }
+            match part.losses[..] {
+                [loss] if reduces => sum += loss.to_f64(),
+                _ => scatter(&part.losses, chunk, &mut solution.losses),
+            }
+            self.scatter_outputs(&part.outputs, chunk, &mut solution.outputs);
+        }
+        if chunks.is_empty() {
+            if let Some(weight) = &mut buffers.weight {
+                weight.fill(A::ZERO);
+            }
+            if reduces {
+                let nothing = self.call(0, reduction);
+                sum = match self.rows {
+                    0 => nothing.loss_of_no_rows()[0].to_f64(),
+                    // All rows are ignored; the divisors may not be finite.
+                    _ => nothing.reduced(Sum::default(), divisors),
+                };
+            }
+        }
+        if reduces {
+            solution.losses.push(A::of(sum));
+        }
+        if let Some(bias) = buffers.bias {
+            for (gradient, sum) in bias.iter_mut().zip(&scratch.bias) {
+                *gradient = A::of(*sum);
+            }
+        }
+        solution
+    }
+
+    /// Writes the outputs of a chunk's rows to their places among all rows.
+    fn scatter_outputs(&self, part: &OutputLines<A>, chunk: &Chunk<'_>, all: &mut OutputLines<A>) {
+        let lines = |length: usize| if length == 0 { 1 } else { length };
+        let numbers = part.numbers.chunks(lines(chunk.len()));
+        for (part, all) in numbers.zip(all.numbers.chunks_mut(lines(self.rows))) {
+            scatter(part, chunk, all);
+        }
+        let classes = part.classes.chunks(lines(chunk.len()));
+        for (part, all) in classes.zip(all.classes.chunks_mut(lines(self.rows))) {
+            scatter(part, chunk, all);
+        }
+    }
+
+    fn rule(&self) -> TargetRule<'_> {
+        TargetRule {
+            classes: self.classes,
+            ignored: &self.options.ignore_indices,
+        }
+    }
+
+    /// Whether a row is ignored. A row with a bad target is not: it makes a loss of NaN.
+    fn is_ignored(&self, row: usize) -> bool {
+        let Targets::Indices(indices) = &self.targets else {
+            return false;
+        };
+        let rule = self.rule();
+        !indices.counts(row, &rule) && indices.value_of_dropped(row, &rule) == 0.0
+    }
+
+    /// The rows that have to be computed, where these are not all: without outputs the rows that are not
+    /// ignored.
+    fn rows_to_compute(&self) -> Option<Vec<usize>> {
+        if self.outputs != Outputs::None {
+            return None;
+        }
+        let count = (0..self.rows).filter(|row| self.is_ignored(*row)).count();
+        (count > 0).then(|| {
+            let mut rows = Vec::with_capacity(self.rows - count);
+            rows.extend((0..self.rows).filter(|row| !self.is_ignored(*row)));
+            rows
+        })
+    }
+
+    /// These rows, or all, in chunks.
+    fn chunks<'r>(&self, rows: Option<&'r [usize]>) -> Vec<Chunk<'r>> {
+        let chunk = |rows: &'r [usize]| match rows {
+            [first, .., last] if last - first + 1 == rows.len() => {
+                Chunk::Together(*first..last + 1)
+            }
+            _ => Chunk::Scattered(rows),
+        };
+        match rows {
+            Some(rows) => rows.chunks(self.rows_per_chunk).map(chunk).collect(),
+            None => (0..self.rows)
+                .step_by(self.rows_per_chunk)
+                .map(|start| Chunk::Together(start..self.rows.min(start + self.rows_per_chunk)))
+                .collect(),
+        }
+    }
+
+    /// The hidden states of a chunk with 0 for the rows that do not count, if there are such: to the
+    /// weight's gradient they would add 0 times their own numbers, NaN if those are not finite. Chunks of
+    /// scattered rows hold none.
+    fn without_dropped(&self, chunk: &Chunk<'_>) -> Option<Vec<A>> {
+        let (Targets::Indices(indices), Chunk::Together(rows)) = (&self.targets, chunk) else {
+            return None;
+        };
+        let rule = self.rule();
+        let counts = |row: usize| indices.counts(row, &rule);
+        if rows.clone().all(counts) {
+            return None;
+        }
+        let features = self.features;
+        let mut counted = self.projection.hidden[self.elements(rows)].to_vec();
+        for (at, row) in rows.clone().enumerate() {
+            if !counts(row) {
+                counted[at * features..(at + 1) * features].fill(A::ZERO);
+            }
+        }
+        Some(counted)
+    }
+
+    /// The hidden states' elements of consecutive rows.
+    fn elements(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.features..rows.end * self.features
+    }
+
+    /// A call over the first rows; for a chunk `targets` and `upstream` are set to the chunk's.
+    fn call(&self, rows: usize, reduction: Reduction) -> Call<'_, A> {
+        Call {
+            geometry: Geometry {
+                outer: rows,
+                classes: self.classes,
+                inner: 1,
+            },
+            options: self.options,
+            outputs: self.outputs,
+            targets: self.targets,
+            weights: self.weights,
+            upstream: None,
+            reduction,
+            instructions: Instructions::best(),
+        }
+    }
+
+    /// The losses of a chunk. In the scratch memory its hidden states, if they do not lie together, and in
+    /// the place of its logits their gradient, where it is needed.
+    fn losses_of(
+        &self,
+        chunk: &Chunk<'_>,
+        reduction: Reduction,
+        buffers: &mut ProjectionBuffers<'_, A>,
+        scratch: &mut Scratch<A>,
+    ) -> Solution<A> {
+        let (rows, classes) = (chunk.len(), self.classes);
+        if let Chunk::Scattered(rows) = chunk {
+            scratch.hidden.clear();
+            for row in *rows {
+                let hidden = &self.projection.hidden[self.elements(&(*row..row + 1))];
+                scratch.hidden.extend_from_slice(hidden);
+            }
+        }
+        scratch.logits.resize(rows * classes, A::ZERO);
+        let hidden = self.hidden_of(chunk, &scratch.hidden);
+        self.projection.make(&mut scratch.logits, hidden, chunk);
+
+        let scattered = match (self.targets, chunk) {
+            (Targets::Indices(indices), Chunk::Scattered(rows)) => indices.gather(rows),
+            _ => Vec::new(),
+        };
+        let upstream: Option<Vec<A>> = self
+            .upstream
+            .map(|all| (0..rows).map(|at| all[chunk.row(at)]).collect());
+        let first = chunk.row(0);
+        let of_rows = first * classes..(first + rows) * classes;
+        let call = Call {
+            targets: match (self.targets, chunk) {
+                (Targets::Indices(indices), Chunk::Together(rows)) => {
+                    Targets::Indices(indices.window(rows.clone()))
+                }
+                (Targets::Indices(_), Chunk::Scattered(_)) => {
+                    Targets::Indices(Indices::I64(&scattered))
+                }
+                (Targets::Distributions(shares), _) => {
+                    Targets::Distributions(shares.window(of_rows.clone()))
+                }
+            },
+            upstream: upstream.as_deref(),
+            ..self.call(rows, reduction)
+        };
+        let needs_gradient = buffers.of_logits();
+        let targets_gradient = buffers.targets.as_deref_mut();
+        let targets_gradient =
+            targets_gradient.map(|targets| A::floats_mut(&mut targets[of_rows.clone()]));
+        let logits = &mut scratch.logits[..];
+        call.solve(match needs_gradient {
+            true => Buffers {
+                logits: None,
+                gradient: Some(A::floats_mut(logits)),
+                targets_gradient,
+            },
+            false => Buffers {
+                logits: Some(A::floats(logits)),
+                gradient: None,
+                targets_gradient,
+            },
+        })
+    }
+
+    /// The hidden states of a chunk; `scattered` holds them where they do not lie together.
+    fn hidden_of<'s>(&'s self, chunk: &Chunk<'_>, scattered: &'s [A]) -> Matrix<'s, A> {
+        let hidden = match chunk {
+            Chunk::Together(rows) => &self.projection.hidden[self.elements(rows)],
+            Chunk::Scattered(_) => scattered,
+        };
+        Matrix::row_major(hidden, [chunk.len(), self.features])
+    }
+
+    /// Makes the gradients of the projection from the gradient of a chunk's logits.
+    fn add_gradients(
+        &self,
+        chunk: &Chunk<'_>,
+        old: Old,
+        buffers: &mut ProjectionBuffers<'_, A>,
+        scratch: &mut Scratch<A>,
+    ) {
+        let (rows, features, classes) = (chunk.len(), self.features, self.classes);
+        let lead = self.projection.lead();
+        let gradient = Matrix::new(
+            &scratch.logits[lead..],
+            [rows, classes - lead],
+            [classes, 1],
+        );
+        if let Some(weight) = &mut buffers.weight {
+            let counted = self.without_dropped(chunk);
+            let hidden = match &counted {
+                Some(counted) => Matrix::row_major(counted, [rows, features]),
+                None => self.hidden_of(chunk, &scratch.hidden),
+            };
+            let product = Product::row_major(weight, [features, classes - lead]);
+            multiply_matrices(product, hidden.transposed(), gradient, old);
+        }
+        for (at, row) in scratch.logits.chunks_exact(classes).enumerate() {
+            if let Some(positive) = &mut buffers.positive {
+                positive[chunk.row(at)] = row[0];
+            }
+            for (sum, slope) in scratch.bias.iter_mut().zip(&row[lead..]) {
+                *sum += slope.to_f64();
+            }
+        }
+        let Some(of_hidden) = &mut buffers.hidden else {
+            return;
+        };
+        let weight = self.projection.weight.transposed();
+        match chunk {
+            Chunk::Together(rows) => {
+                let place = &mut of_hidden[self.elements(rows)];
+                let product = Product::row_major(place, [rows.len(), features]);
+                multiply_matrices(product, gradient, weight, Old::Replaced);
+                // 0 times a weight that is not finite is NaN.
+                for (row, place) in rows.clone().zip(place.chunks_exact_mut(features.max(1))) {
+                    if self.is_ignored(row) {
+                        place.fill(A::ZERO);
+                    }
+                }
+            }
+            Chunk::Scattered(rows) => {
+                scratch.hidden.resize(rows.len() * features, A::ZERO);
+                let product = Product::row_major(&mut scratch.hidden, [rows.len(), features]);
+                multiply_matrices(product, gradient, weight, Old::Replaced);
+                let parts = scratch.hidden.chunks_exact(features.max(1));
+                for (row, part) in rows.iter().zip(parts) {
+                    of_hidden[self.elements(&(*row..row + 1))].copy_from_slice(part);
+                }
+            }
+        }
+    }
+}
+
+impl<A: Native> Projection<'_, A> {
+    /// Where the columns begin among the classes.
+    fn lead(&self) -> usize {
+        usize::from(self.positive.is_some())
+    }
+
+    /// The logits of a chunk with these hidden states.
+    fn make(&self, logits: &mut [A], hidden: Matrix<'_, A>, chunk: &Chunk<'_>) {
+        let lead = self.lead();
+        let classes = logits.len() / chunk.len();
+        let old = match self.bias {
+            None => Old::Replaced,
+            Some(bias) => {
+                for row in logits.chunks_exact_mut(classes) {
+                    row[lead..].copy_from_slice(bias);
+                }
+                Old::AddedTo
+            }
+        };
+        let size = [chunk.len(), classes - lead];
+        let product = Product::new(&mut logits[lead..], size, classes);
+        multiply_matrices(product, hidden, self.weight, old);
+        for (at, row) in logits.chunks_exact_mut(classes).enumerate() {
+            if let Some(positive) = self.positive {
+                row[0] = positive[chunk.row(at)];
+            }
+            for column in self
+                .excluded
+                .iter()
+                .flat_map(|ids| ids.columns_of(chunk.row(at)))
+            {
+                row[lead + column] = A::of(f64::NEG_INFINITY);
+            }
+        }
+    }
+}
+
+/// Writes the numbers of a chunk's rows to their places among all rows.
+fn scatter<T: Copy>(part: &[T], chunk: &Chunk<'_>, all: &mut [T]) {
+    for (at, number) in part.iter().enumerate() {
+        all[chunk.row(at)] = *number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The chunks of the rows that have to be computed, where 9 is ignored and 5 is not a class.
+    fn chunks_of(targets: &[i64], outputs: Outputs) -> Vec<Vec<usize>> {
+        let options = Options {
+            ignore_indices: [9].as_slice().into(),
+            ..Options::default()
+        };
+        let call = ProjectedCall::<f32> {
+            projection: Projection {
+                hidden: &[],
+                weight: Matrix::row_major(&[0.0; 10], [2, 5]),
+                bias: None,
+                positive: None,
+                excluded: None,
+            },
+            rows: targets.len(),
+            features: 2,
+            classes: 5,
+            rows_per_chunk: 2,
+            options: &options,
+            outputs,
+            targets: Targets::Indices(Indices::I64(targets)),
+            weights: None,
+            upstream: None,
+            reduction: Reduction::Mean,
+        };
+        let computed = call.rows_to_compute();
+        let chunks = call.chunks(computed.as_deref());
+        let rows = |chunk: &Chunk<'_>| (0..chunk.len()).map(|at| chunk.row(at)).collect();
+        chunks.iter().map(rows).collect()
+    }
+
+    #[test]
+    fn ignored_rows_are_in_no_chunk() {
+        let of = |targets: &[i64]| chunks_of(targets, Outputs::None);
+        assert_eq!(of(&[0, 1, 2, 3, 4]), [vec![0, 1], vec![2, 3], vec![4]]);
+        assert_eq!(of(&[0, 9, 2, 3, 9, 9, 4]), [[0, 2], [3, 6]]);
+        assert_eq!(of(&[9, 9, 2, 3]), [[2, 3]]);
+        assert_eq!(of(&[9, 9, 9]), [[0; 0]; 0]);
+        assert_eq!(of(&[]), [[0; 0]; 0]);
+        // A bad target makes a loss of NaN.
+        assert_eq!(of(&[9, 5, 9]), [[1]]);
+    }
+
+    #[test]
+    fn outputs_are_of_all_rows() {
+        let found = chunks_of(&[9, 1, 9], Outputs::Rows);
+        assert_eq!(found, [vec![0, 1], vec![2]]);
+    }
+}

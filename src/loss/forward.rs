@@ -1,0 +1,386 @@
+//! The calls of the loss.
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Dispatch, TensorMetadata};
+use burn::tensor::{DType, Tensor};
+
+use super::checks::{RangeCheck, check_int_dtype, check_range, device_of, unwrap};
+use super::cross_entropy::{CrossEntropyLoss, Request, RequestedReduction};
+use super::logits::{GivenLogits, LogitsSource};
+use super::normalizer::Normalizer;
+use super::output::OutputTensors;
+use super::target::sealed::FromRows;
+use super::target::{CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, Target, TargetTensor};
+use crate::dispatch::CrossEntropyBackend;
+use crate::error::CrossEntropyError;
+use crate::operation::{MaybeFloat, Outputs, Role, row_shape};
+use crate::portable;
+
+impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
+    /// The reduced loss, a tensor of one element.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other or the
+    /// configuration, or, on the CPU backends, if a target is out of range.
+    pub fn forward<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Tensor<1> {
+        unwrap(self.try_forward(logits, target))
+    }
+
+    /// The loss of every row: the shape of the logits without the class dimension, for logits of
+    /// rank 1 one element. `reduction` and `empty` have no part in it.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<4>::zeros([2, 3, 4, 5], &device);
+    /// let labels = Tensor::<3, Int>::zeros([2, 4, 5], &device);
+    /// let rows: Tensor<3> = loss.forward_no_reduction(logits, labels);
+    /// assert_eq!(rows.dims(), [2, 4, 5]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_no_reduction<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        unwrap(self.try_forward_no_reduction(logits, target))
+    }
+
+    /// [`forward`](Self::forward) that returns what is wrong. It does not wait for the device either:
+    /// [`check`](Self::check) looks for targets out of range there.
+    ///
+    /// # Errors
+    ///
+    /// - [`ShapeMismatch`](CrossEntropyError::ShapeMismatch), [`NoClasses`](CrossEntropyError::NoClasses),
+    ///   [`ClassDimOutOfRange`](CrossEntropyError::ClassDimOutOfRange),
+    ///   [`WeightLength`](CrossEntropyError::WeightLength): the shapes do not fit
+    /// - [`UnsupportedDtype`](CrossEntropyError::UnsupportedDtype)
+    /// - [`DeviceMismatch`](CrossEntropyError::DeviceMismatch),
+    ///   [`CheckpointingMismatch`](CrossEntropyError::CheckpointingMismatch),
+    ///   [`WrongBackend`](CrossEntropyError::WrongBackend): tensors that cannot be in one call
+    /// - [`TargetOutOfRange`](CrossEntropyError::TargetOutOfRange), on Flex and NdArray
+    /// - [`Projection`](CrossEntropyError::Projection): the tensors of [`ProjectedLogits`] do not fit
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::zeros([2, 3], &device);
+    /// let targets = Tensor::<1, Int>::from_ints([0, 3], &device);
+    /// let error = loss.try_forward(logits, targets).unwrap_err();
+    /// assert!(error.to_string().contains("the target of row 1 is 3"));
+    /// ```
+    pub fn try_forward<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let request = Request::loss(RequestedReduction::Configured);
+        let forward = self.compute(logits.into_logits(), target.into_target(), request)?;
+        Ok(Tensor::from_dispatch(forward.loss))
+    }
+
+    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
+    /// [`try_forward`](Self::try_forward).
+    ///
+    /// # Errors
+    ///
+    /// As [`try_forward`](Self::try_forward).
+    pub fn try_forward_no_reduction<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> Result<RowLosses<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let request = Request::loss(RequestedReduction::PerRow);
+        let forward = self.compute(logits.into_logits(), target.into_target(), request)?;
+        Ok(<Tensor<D> as FromRows>::from_rows(forward.loss))
+    }
+
+    /// Whether a call would fit: all checks of [`try_forward`](Self::try_forward), and a look at every index
+    /// target on every backend, at the price of waiting for the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_forward`](Self::try_forward), and
+    /// [`TargetOutOfRange`](CrossEntropyError::TargetOutOfRange) on every backend.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::zeros([2, 3], &device);
+    /// let targets = Tensor::<1, Int>::from_ints([0, 3], &device);
+    /// let error = loss.check(&logits, &targets).unwrap_err();
+    /// assert!(error.to_string().contains("the target of row 1 is 3"));
+    /// ```
+    pub fn check<const D: usize>(
+        &self,
+        logits: &(impl LogitsSource<D> + Clone),
+        target: &(impl CrossEntropyTarget<D> + Clone),
+    ) -> Result<(), CrossEntropyError> {
+        let (logits, target) = (logits.clone().into_logits(), target.clone().into_target());
+        for (_, tensor) in logits.tensors() {
+            B::check(tensor, Role::Logits)?;
+        }
+        if let Target::Distributions(targets) = &target {
+            B::check(targets, Role::Targets)?;
+        }
+        self.check_call(&logits, &target, RangeCheck::Always)
+            .map(|_| ())
+    }
+
+    /// The reduced loss, and from the same pass over the logits what [`CrossEntropyOutput`] has
+    /// besides it, but for the entropy.
+    ///
+    /// Gradients flow through the loss alone. For gradients of log-probabilities there is
+    /// [`log_prob`](Self::log_prob).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_output<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> OutputOf<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        unwrap(self.output(logits.into_logits(), target.into_target(), Outputs::Rows))
+    }
+
+    /// [`forward_with_output`](Self::forward_with_output) with the entropy of every row, which takes
+    /// two exponentials more for each logit (one on a GPU).
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::zeros([1, 8], &device);
+    /// let output = loss.forward_with_entropy(logits, Tensor::<1, Int>::zeros([1], &device));
+    /// let entropy = output.entropy.unwrap().into_scalar::<f32>();
+    /// assert!((entropy - 8f32.ln()).abs() < 1e-6);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_with_entropy<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> OutputOf<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let outputs = Outputs::RowsAndEntropy;
+        unwrap(self.output(logits.into_logits(), target.into_target(), outputs))
+    }
+
+    /// The log-probability of each row's target, with gradients: `x[y] - lse`, for a distribution
+    /// `p` the sum of `p[c] (x[c] - lse)`. An ignored row has 0. Of the configuration, `ignore_indices`,
+    /// `class_dim`, `logits`, `logit_scale` and `logit_softcap` have a part in it, class weights,
+    /// label smoothing, z-loss and `reduction` have none.
+    ///
+    /// For objectives that are made of log-probabilities, as those of reinforcement learning. One
+    /// pass over the logits, as [`forward_no_reduction`](Self::forward_no_reduction).
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let policy = CrossEntropyLossConfig::new().with_logit_scale(1.0 / 0.7).init(&device);
+    /// let logits = Tensor::<2>::from_floats([[1.0, 2.0], [0.0, 3.0]], &device).require_grad();
+    /// let actions = Tensor::<1, Int>::from_ints([1, 0], &device);
+    /// let advantages = Tensor::<1>::from_floats([0.5, -2.0], &device);
+    ///
+    /// let objective = -(policy.log_prob(logits.clone(), actions) * advantages).mean();
+    /// let gradient = logits.grad(&objective.backward()).unwrap();
+    /// assert_eq!(gradient.dims(), [2, 2]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn log_prob<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let loss = Self::from_parts(None, self.settings.of_log_prob());
+        let request = Request::loss(RequestedReduction::PerRow);
+        let forward = unwrap(loss.compute(logits.into_logits(), target.into_target(), request));
+        <Tensor<D> as FromRows>::from_rows(Dispatch::float_neg(forward.loss))
+    }
+
+    /// The sum of the losses over a normalizer, a tensor of one element: this batch's share of the
+    /// mean over many, see [`Normalizer`]. `reduction` has no part in it; with a normalizer of 0 the
+    /// loss is what `empty` says, and the gradient 0.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::from_floats([[1.0, 2.0], [0.0, 3.0], [4.0, 4.0]], &device);
+    /// let targets = Tensor::<1, Int>::from_ints([0, 1, 0], &device);
+    ///
+    /// let mean = loss.forward(logits.clone(), targets.clone()).into_scalar::<f32>();
+    /// let normalizer = loss.normalizer(targets.clone());
+    /// let [first, second] = [0..2, 2..3].map(|rows| {
+    ///     let logits = logits.clone().slice([rows.clone()]);
+    ///     let targets = targets.clone().slice([rows]);
+    ///     let share = loss.forward_normalized(logits, targets, normalizer.clone());
+    ///     share.into_scalar::<f32>()
+    /// });
+    /// assert!((first + second - mean).abs() < 1e-6);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), and if the normalizer is not of one element.
+    pub fn forward_normalized<const D: usize>(
+        &self,
+        logits: impl LogitsSource<D>,
+        target: impl CrossEntropyTarget<D>,
+        normalizer: impl Into<Normalizer>,
+    ) -> Tensor<1> {
+        let request = Request::loss(RequestedReduction::Over(normalizer.into()));
+        let forward = self.compute(logits.into_logits(), target.into_target(), request);
+        Tensor::from_dispatch(unwrap(forward).loss)
+    }
+
+    /// The divisors of `Mean` over these targets, see [`Normalizer`]. Nothing waits for the device. (On
+    /// a GPU a target that is not a class counts too, unless it is negative or there are class weights:
+    /// nothing else tells how many classes there are.)
+    ///
+    /// # Panics
+    ///
+    /// As [`total_weight`](Self::total_weight).
+    pub fn normalizer(&self, target: impl TargetTensor) -> Normalizer {
+        let target = target.into_target();
+        let total_weight = unwrap(self.weigh(target.clone(), self.weight.as_ref()));
+        let counted_rows = match &self.weight {
+            None => total_weight.clone(),
+            Some(_) => unwrap(self.weigh(target, None)),
+        };
+        Normalizer::of_target(total_weight, counted_rows)
+    }
+
+    /// The denominator of `Mean`, a tensor of one element in f32 without gradient: for indices the
+    /// sum of the class weights of the targets that are not ignored (their number without class
+    /// weights), for distributions the number of rows.
+    ///
+    /// For losses that are accumulated over micro-batches or devices there is
+    /// [`normalizer`](Self::normalizer).
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new()
+    ///     .with_weight(Some(vec![1.0, 0.5, 4.0]))
+    ///     .init(&device);
+    /// let targets = Tensor::<1, Int>::from_ints([2, 1, -100], &device);
+    /// assert_eq!(loss.total_weight(targets).into_scalar::<f32>(), 4.5);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the class dimension does not exist in the
+    /// distributions, if the class weights do not fit their classes or, on the CPU backends, if an
+    /// index has no class weight.
+    pub fn total_weight(&self, target: impl TargetTensor) -> Tensor<1> {
+        unwrap(self.weigh(target.into_target(), self.weight.as_ref()))
+    }
+
+    /// The sum of the weights, or where there are none the number, of the rows that count.
+    fn weigh(
+        &self,
+        target: Target,
+        weight: Option<&Tensor<1>>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        let indices = match target {
+            Target::Indices(indices) => indices,
+            Target::Distributions(targets) => {
+                B::check(&targets, Role::Targets)?;
+                let shape = targets.shape();
+                let class_dim = self.class_dim(&shape)?;
+                self.check_weight_length(&shape, class_dim)?;
+                let rows = row_shape(&shape, class_dim).num_elements();
+                let device = device_of(&targets).without_autodiff();
+                return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
+            }
+        };
+        let device = device_of(&indices);
+        check_int_dtype(indices.dtype(), &device)?;
+        B::check(&indices, Role::Targets)?;
+        // Without class weights nothing tells how many classes there are, only that they are
+        // counted from 0.
+        let classes = self
+            .weight
+            .as_ref()
+            .map_or(i64::MAX as usize, |weight| weight.dims()[0]);
+        let ignored = &self.settings.ignore_indices;
+        check_range(&indices, classes, ignored, RangeCheck::WhereFree)?;
+        let weights = match weight {
+            None => MaybeFloat::None,
+            Some(_) => self.weights_on(&device),
+        };
+        let total = portable::total_weight::<Dispatch>(indices, weights, ignored);
+        Ok(Tensor::from_dispatch(total))
+    }
+
+    /// The loss with the outputs of rows.
+    pub(crate) fn output<const D: usize>(
+        &self,
+        logits: GivenLogits,
+        target: Target,
+        outputs: Outputs,
+    ) -> Result<OutputOf<D>, CrossEntropyError>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let request = Request {
+            reduction: RequestedReduction::Configured,
+            outputs,
+        };
+        let computed = self.compute(logits, target, request)?;
+        Ok(<Tensor<D> as FromRows>::output(OutputTensors {
+            loss: computed.loss,
+            outputs: computed.outputs,
+            has_entropy: outputs == Outputs::RowsAndEntropy,
+            rows: computed.rows,
+            divided_by: computed.divided_by,
+        }))
+    }
+}

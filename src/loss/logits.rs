@@ -1,0 +1,351 @@
+//! Where the logits of a call come from: a tensor, or a projection that makes them in chunks of rows.
+
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::nn::Linear;
+use burn::tensor::{DType, Shape, Tensor};
+
+use super::checks::device_of;
+use crate::dispatch::device;
+use crate::error::{CrossEntropyError, ProjectionError};
+use crate::operation::{
+    Excluded, Geometry, Inputs, Logits, Projection, Role, Targets, accumulation_dtype,
+};
+
+/// Logits of rank `D`: a `Tensor<D>`, or [`ProjectedLogits<D>`](ProjectedLogits).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a source of logits of rank {D}",
+    note = "expected `Tensor<D>` or `ProjectedLogits<D>`"
+)]
+pub trait LogitsSource<const D: usize>: sealed::IntoLogits {}
+
+pub(crate) mod sealed {
+    pub trait IntoLogits {
+        fn into_logits(self) -> super::GivenLogits;
+    }
+}
+
+impl<const D: usize> sealed::IntoLogits for Tensor<D> {
+    fn into_logits(self) -> GivenLogits {
+        GivenLogits::Tensor(self.into_dispatch())
+    }
+}
+
+impl<const D: usize> LogitsSource<D> for Tensor<D> {}
+
+/// Logits that a projection makes, `hidden weight + bias`, of which some rows exist at a time.
+///
+/// Every method of [`CrossEntropyLoss`](crate::CrossEntropyLoss) takes it in the place of a tensor of
+/// logits. The classes are in the last dimension, whatever the rank: `class_dim` of the configuration is 1,
+/// its default, or -1. [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss), which is the shorter way
+/// to the loss itself, says what is computed and what is held in memory.
+///
+/// | Tensor | Shape |
+/// |---|---|
+/// | hidden | `[.., features]`, of rank 1 to 8 |
+/// | weight | `[features, classes]`, as in [`burn::nn::Linear`], or the transposed view of an embedding |
+/// | bias | `[classes]` |
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, ProjectedLogits};
+///
+/// let device = Device::flex();
+/// let hidden = Tensor::<3>::random([2, 5, 8], Distribution::Default, &device);
+/// let weight = Tensor::<2>::random([8, 100], Distribution::Default, &device);
+/// let tokens = Tensor::<2, Int>::zeros([2, 5], &device);
+///
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let logits = ProjectedLogits::new(hidden, weight).with_chunk_bytes(16 << 20);
+/// let log_prob: Tensor<2> = loss.log_prob(logits, tokens);
+/// assert_eq!(log_prob.dims(), [2, 5]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ProjectedLogits<const D: usize> {
+    hidden: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    chunk: Chunk,
+}
+
+impl<const D: usize> ProjectedLogits<D> {
+    /// Bytes of logits that exist at one time without another choice: 64 MiB.
+    pub const CHUNK_BYTES: usize = 64 << 20;
+
+    /// The logits `hidden weight`.
+    pub fn new(hidden: Tensor<D>, weight: Tensor<2>) -> Self {
+        Self {
+            hidden,
+            weight,
+            bias: None,
+            chunk: Chunk::Bytes(Self::CHUNK_BYTES),
+        }
+    }
+
+    /// The logits of a layer.
+    pub fn linear(hidden: Tensor<D>, linear: &Linear) -> Self {
+        let bias = linear.bias.as_ref().map(|bias| bias.val());
+        Self::new(hidden, linear.weight.val()).with_bias(bias)
+    }
+
+    /// With a bias `[classes]`.
+    pub fn with_bias(self, bias: Option<Tensor<1>>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// With another number of bytes that logits may take at one time, as
+    /// [`chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
+    pub fn with_chunk_bytes(self, bytes: usize) -> Self {
+        self.with_chunk(Chunk::Bytes(bytes))
+    }
+
+    /// With a number of rows that have logits at one time; 1 for 0.
+    pub fn with_chunk_rows(self, rows: usize) -> Self {
+        self.with_chunk(Chunk::Rows(rows.max(1)))
+    }
+
+    pub(super) fn with_chunk(self, chunk: Chunk) -> Self {
+        Self { chunk, ..self }
+    }
+}
+
+impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
+    fn into_logits(self) -> GivenLogits {
+        GivenLogits::Projected(ProjectedTensors {
+            hidden: self.hidden.into_dispatch(),
+            weight: self.weight.into_dispatch(),
+            bias: self.bias.map(Tensor::into_dispatch),
+            positive: None,
+            excluded: None,
+            chunk: self.chunk,
+        })
+    }
+}
+
+impl<const D: usize> LogitsSource<D> for ProjectedLogits<D> {}
+
+/// Logits as a caller gave them.
+pub enum GivenLogits {
+    /// A tensor of logits, or of probabilities.
+    Tensor(DispatchTensor),
+    /// The tensors of a projection.
+    Projected(ProjectedTensors),
+}
+
+/// The tensors of a projection.
+pub struct ProjectedTensors {
+    /// Shape `[.., features]`.
+    pub(crate) hidden: DispatchTensor,
+    /// Shape `[features, columns]`.
+    pub(crate) weight: DispatchTensor,
+    /// Shape `[columns]`.
+    pub(crate) bias: Option<DispatchTensor>,
+    /// Logit of class 0, in the shape of the rows.
+    pub(crate) positive: Option<DispatchTensor>,
+    pub(crate) excluded: Option<SameId>,
+    pub(crate) chunk: Chunk,
+}
+
+/// Columns of the projection that are not a class of a row with the same id; one dtype.
+pub(crate) struct SameId {
+    /// Ids in the shape of the rows.
+    pub(crate) rows: DispatchTensor,
+    pub(crate) columns: DispatchTensor,
+}
+
+/// How many rows have logits at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    /// A number of rows.
+    Rows(usize),
+    /// The rows that fit into a number of bytes; one at least.
+    Bytes(usize),
+}
+
+impl Chunk {
+    fn rows(self, bytes_of_row: usize, largest_buffer: Option<usize>) -> usize {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Bytes(bytes) => {
+                let bytes = bytes.min(largest_buffer.unwrap_or(usize::MAX));
+                (bytes / bytes_of_row.max(1)).max(1)
+            }
+        }
+    }
+}
+
+impl GivenLogits {
+    /// The shape of the logits.
+    pub(super) fn shape(&self) -> Shape {
+        match self {
+            Self::Tensor(logits) => logits.shape(),
+            Self::Projected(projection) => projection.logits_shape(),
+        }
+    }
+
+    /// A tensor whose device and dtype are those of the logits.
+    pub(super) fn tensor(&self) -> &DispatchTensor {
+        match self {
+            Self::Tensor(logits) => logits,
+            Self::Projected(projection) => &projection.hidden,
+        }
+    }
+
+    /// All tensors, with their names in error messages.
+    pub(super) fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)> {
+        match self {
+            Self::Tensor(logits) => vec![(Role::Logits.name(), logits)],
+            Self::Projected(projection) => projection.tensors(),
+        }
+    }
+
+    /// Whether the tensors fit each other.
+    pub(super) fn check(&self) -> Result<(), CrossEntropyError> {
+        match self {
+            Self::Tensor(_) => Ok(()),
+            Self::Projected(projection) => projection.check(),
+        }
+    }
+
+    /// The operation's logits and inputs, of a projection over rows in one dimension.
+    pub(super) fn into_operation(
+        self,
+        inputs: Inputs<Dispatch>,
+    ) -> (Logits<Dispatch>, Inputs<Dispatch>) {
+        match self {
+            Self::Tensor(logits) => (Logits::Tensor(logits), inputs),
+            Self::Projected(projection) => projection.into_operation(inputs),
+        }
+    }
+}
+
+impl ProjectedTensors {
+    fn logits_shape(&self) -> Shape {
+        let mut shape = self.hidden.shape();
+        let last = shape.num_dims() - 1;
+        shape[last] = usize::from(self.positive.is_some()) + self.weight.shape()[1];
+        shape
+    }
+
+    fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)> {
+        let given = [
+            (Role::Hidden.name(), Some(&self.hidden)),
+            ("weight", Some(&self.weight)),
+            (Role::Bias.name(), self.bias.as_ref()),
+            (Role::Positive.name(), self.positive.as_ref()),
+        ];
+        let given = given.into_iter();
+        given
+            .filter_map(|(name, tensor)| Some((name, tensor?)))
+            .collect()
+    }
+
+    /// Whether the tensors fit each other.
+    fn check(&self) -> Result<(), CrossEntropyError> {
+        let [hidden, weight] = [&self.hidden, &self.weight].map(|tensor| tensor.shape());
+        let features = hidden[hidden.num_dims() - 1];
+        if features != weight[0] {
+            return Err(ProjectionError::Features {
+                input: hidden.to_vec(),
+                weight: weight.to_vec(),
+            }
+            .into());
+        }
+        if let Some(bias) = &self.bias {
+            let length = bias.shape()[0];
+            if length != weight[1] {
+                return Err(ProjectionError::Bias {
+                    bias: length,
+                    weight: weight.to_vec(),
+                }
+                .into());
+            }
+        }
+        let device = device_of(&self.hidden);
+        for (name, tensor) in self.tensors().into_iter().skip(1) {
+            if tensor.dtype() != self.hidden.dtype() {
+                return Err(ProjectionError::Dtype {
+                    tensor: name,
+                    dtype: tensor.dtype(),
+                    input: self.hidden.dtype(),
+                }
+                .into());
+            }
+            let other = device_of(tensor);
+            if other.clone().without_autodiff() != device.clone().without_autodiff() {
+                return Err(ProjectionError::Device {
+                    tensor: name,
+                    device: other,
+                    input: device,
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    fn into_operation(self, inputs: Inputs<Dispatch>) -> (Logits<Dispatch>, Inputs<Dispatch>) {
+        let shape = self.logits_shape();
+        let Geometry { outer, classes, .. } = Geometry::new(&shape, shape.num_dims() - 1);
+        let features = self.weight.shape()[0];
+        let float: DType = accumulation_dtype(self.hidden.dtype()).into();
+        let largest_buffer = device::largest_buffer(&device_of(&self.hidden));
+        let rows = Shape::new([outer]);
+        let of_rows = |tensor| Dispatch::float_reshape(tensor, rows.clone());
+        let ints_of_rows = |tensor| Dispatch::int_reshape(tensor, rows.clone());
+        let inputs = Inputs {
+            targets: match inputs.targets {
+                Targets::Indices(indices) => Targets::Indices(ints_of_rows(indices)),
+                Targets::Distributions(targets) => {
+                    let rows = Shape::new([outer, classes]);
+                    Targets::Distributions(Dispatch::float_reshape(targets, rows))
+                }
+            },
+            ..inputs
+        };
+        let projection = Projection {
+            rows_per_chunk: self.chunk.rows(classes * float.size(), largest_buffer),
+            hidden: Dispatch::float_reshape(self.hidden, Shape::new([outer, features])),
+            weight: self.weight,
+            bias: self.bias.into(),
+            positive: self.positive.map(of_rows).into(),
+            excluded: match self.excluded {
+                None => Excluded::Nothing,
+                Some(SameId { rows, columns }) => Excluded::SameId {
+                    rows: ints_of_rows(rows),
+                    columns,
+                },
+            },
+        };
+        (Logits::Projected(projection), inputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_fits_its_budget_and_the_largest_buffer() {
+        let of_bytes = Chunk::Bytes(1000);
+        assert_eq!(of_bytes.rows(100, None), 10);
+        assert_eq!(of_bytes.rows(101, Some(4000)), 9);
+        assert_eq!(of_bytes.rows(100, Some(250)), 2);
+        // Less than one row cannot be made at a time.
+        assert_eq!(of_bytes.rows(1001, None), 1);
+        assert_eq!(of_bytes.rows(100, Some(99)), 1);
+        assert_eq!(of_bytes.rows(0, None), 1000);
+        assert_eq!(Chunk::Bytes(0).rows(4, None), 1);
+        assert_eq!(Chunk::Rows(7).rows(100, Some(250)), 7);
+    }
+
+    /// What a device says of itself bounds a chunk: 1 TiB is asked for, no row has more than a buffer.
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn the_largest_buffer_is_that_of_the_device() {
+        let wgpu = burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+        let largest = device::largest_buffer(&wgpu).expect("a device has a bound");
+        let rows = Chunk::Bytes(1 << 40).rows(1 << 20, Some(largest));
+        assert!(rows << 20 <= largest && (rows + 1) << 20 > largest);
+    }
+}

@@ -1,0 +1,114 @@
+//! The tensors of a call besides the logits: targets, class weights, divisors.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType, TensorMetadata};
+use burn::tensor::{DType, Shape};
+
+use super::logits::{Change, MaybeFloat};
+use super::{Options, Role, row_shape};
+
+/// The target of every row.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Targets<B: Backend> {
+    /// One class index per row, in any shape with as many elements as there are rows.
+    Indices(IntTensor<B>),
+    /// One distribution over the classes per row, in the shape of the logits.
+    Distributions(FloatTensor<B>),
+}
+
+impl<B: Backend> Targets<B> {
+    /// Dtype of the distributions.
+    pub(crate) fn distributions_dtype(&self) -> Option<DType> {
+        match self {
+            Self::Indices(_) => None,
+            Self::Distributions(targets) => Some(targets.dtype()),
+        }
+    }
+}
+
+/// Everything the operation reads besides the logits.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Inputs<B: Backend> {
+    /// The target of every row.
+    #[extension_type]
+    pub targets: Targets<B>,
+    /// The rescaling weight of each class, shape `[classes]`; without one every class weighs 1.
+    #[extension_type]
+    pub weights: MaybeFloat<B>,
+    /// How the losses of the rows become the result.
+    #[extension_type]
+    pub reduction: RowReduction<B>,
+}
+
+/// How the losses of the rows become the result.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum RowReduction<B: Backend> {
+    /// One loss per row.
+    None,
+    /// The sum over the total weight; the z-loss over the number of counted rows.
+    Mean,
+    /// The sum over a number.
+    Sum {
+        /// The number, 1 for a plain sum.
+        divisor: f64,
+    },
+    /// The sum over numbers that are on the device.
+    Normalized {
+        /// Divisor of the losses and divisor of the z-losses, shape `[2]`.
+        divisors: FloatTensor<B>,
+    },
+}
+
+impl<B: Backend> RowReduction<B> {
+    /// Whether the result is one number.
+    pub(crate) fn is_reduced(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+impl<B: Backend> Inputs<B> {
+    /// The mean over targets without class weights.
+    pub fn new(targets: Targets<B>) -> Self {
+        Self {
+            targets,
+            weights: MaybeFloat::None,
+            reduction: RowReduction::Mean,
+        }
+    }
+
+    /// Shape of the loss for logits of this shape.
+    pub fn loss_shape(&self, logits: &Shape, options: &Options) -> Shape {
+        match self.reduction.is_reduced() {
+            true => Shape::new([1]),
+            false => row_shape(logits, options.class_dim),
+        }
+    }
+
+    pub(crate) fn change<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Inputs<C>, Ch::Error> {
+        Ok(Inputs {
+            targets: match self.targets {
+                Targets::Indices(indices) => Targets::Indices(change.int(indices, Role::Targets)?),
+                Targets::Distributions(targets) => {
+                    Targets::Distributions(change.float(targets, Role::Targets)?)
+                }
+            },
+            weights: self
+                .weights
+                .change(|weights| change.float(weights, Role::ClassWeights))?,
+            reduction: match self.reduction {
+                RowReduction::None => RowReduction::None,
+                RowReduction::Mean => RowReduction::Mean,
+                RowReduction::Sum { divisor } => RowReduction::Sum { divisor },
+                RowReduction::Normalized { divisors } => RowReduction::Normalized {
+                    divisors: change.float(divisors, Role::Divisors)?,
+                },
+            },
+        })
+    }
+}

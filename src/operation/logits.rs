@@ -1,0 +1,189 @@
+//! Where logits come from: a tensor, or a projection that makes them in chunks of rows.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType, TensorMetadata};
+use burn::tensor::{DType, Shape};
+
+use super::Role;
+
+/// A tensor that may be absent. An enum because tensors crossing Burn's dispatch cannot stand in an
+/// `Option`.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum MaybeFloat<B: Backend> {
+    /// No tensor.
+    None,
+    /// A tensor.
+    Some(FloatTensor<B>),
+}
+
+impl<B: Backend> MaybeFloat<B> {
+    /// The tensor, if there is one.
+    pub fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::None => None,
+            Self::Some(tensor) => Some(tensor),
+        }
+    }
+
+    /// The tensor, if there is one.
+    pub fn as_option(&self) -> Option<&FloatTensor<B>> {
+        match self {
+            Self::None => None,
+            Self::Some(tensor) => Some(tensor),
+        }
+    }
+
+    /// The tensor, if there is one; none is left.
+    pub(crate) fn take(&mut self) -> Option<FloatTensor<B>> {
+        std::mem::replace(self, Self::None).into_option()
+    }
+
+    /// The tensor changed.
+    pub(crate) fn change<C: Backend, E>(
+        self,
+        change: impl FnOnce(FloatTensor<B>) -> Result<FloatTensor<C>, E>,
+    ) -> Result<MaybeFloat<C>, E> {
+        Ok(self.into_option().map(change).transpose()?.into())
+    }
+}
+
+impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
+    fn from(tensor: Option<FloatTensor<B>>) -> Self {
+        match tensor {
+            None => Self::None,
+            Some(tensor) => Self::Some(tensor),
+        }
+    }
+}
+
+/// A change of every tensor of a call, to another backend or another form.
+pub(crate) trait Change<A: Backend, B: Backend> {
+    /// Why a tensor cannot be changed.
+    type Error;
+
+    fn float(&mut self, tensor: FloatTensor<A>, role: Role) -> Result<FloatTensor<B>, Self::Error>;
+
+    fn int(&mut self, tensor: IntTensor<A>, role: Role) -> Result<IntTensor<B>, Self::Error>;
+}
+
+/// The logits of a call.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Logits<B: Backend> {
+    /// Logits, or probabilities.
+    Tensor(FloatTensor<B>),
+    /// Logits of a projection, shape `[rows, classes]`.
+    Projected(#[extension_type] Projection<B>),
+}
+
+impl<B: Backend> Logits<B> {
+    /// Shape of the logits.
+    pub fn shape(&self) -> Shape {
+        match self {
+            Self::Tensor(logits) => logits.shape(),
+            Self::Projected(projection) => projection.logits_shape(),
+        }
+    }
+
+    /// A tensor with the dtype and the device of the logits.
+    pub fn tensor(&self) -> &FloatTensor<B> {
+        match self {
+            Self::Tensor(logits) => logits,
+            Self::Projected(projection) => &projection.hidden,
+        }
+    }
+
+    pub(crate) fn change<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Logits<C>, Ch::Error> {
+        Ok(match self {
+            Self::Tensor(logits) => Logits::Tensor(change.float(logits, Role::Logits)?),
+            Self::Projected(projection) => Logits::Projected(projection.change(change)?),
+        })
+    }
+}
+
+/// Logits `hidden weight + bias`, after a positive logit if there is one.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub struct Projection<B: Backend> {
+    /// Hidden states, shape `[rows, features]`.
+    pub hidden: FloatTensor<B>,
+    /// Weights, shape `[features, columns]`.
+    pub weight: FloatTensor<B>,
+    /// Biases, shape `[columns]`.
+    #[extension_type]
+    pub bias: MaybeFloat<B>,
+    /// Logit of class 0, one per row `[rows]`; the columns of the product follow as classes 1 and so on. It is
+    /// the positive of a contrastive loss.
+    #[extension_type]
+    pub positive: MaybeFloat<B>,
+    /// Logits of the product that are left out.
+    #[extension_type]
+    pub excluded: Excluded<B>,
+    /// Rows whose logits exist at one time; at least 1.
+    pub rows_per_chunk: usize,
+}
+
+/// Logits of the product that are left out: no class of that row, as if they were -inf.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Excluded<B: Backend> {
+    /// No logit is left out.
+    Nothing,
+    /// Logits whose row and column have the same id are left out.
+    SameId {
+        /// One id per row, shape `[rows]`.
+        rows: IntTensor<B>,
+        /// One id per column of the weights, in the dtype of the rows' ids.
+        columns: IntTensor<B>,
+    },
+}
+
+impl<B: Backend> Projection<B> {
+    /// Number of classes, the positive included.
+    pub fn classes(&self) -> usize {
+        let positive = usize::from(matches!(self.positive, MaybeFloat::Some(_)));
+        positive + self.weight.shape()[1]
+    }
+
+    /// Shape of the logits, `[rows, classes]`.
+    pub fn logits_shape(&self) -> Shape {
+        Shape::new([self.hidden.shape()[0], self.classes()])
+    }
+
+    pub(crate) fn change<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Projection<C>, Ch::Error> {
+        Ok(Projection {
+            hidden: change.float(self.hidden, Role::Hidden)?,
+            weight: change.float(self.weight, Role::Weight)?,
+            bias: self.bias.change(|bias| change.float(bias, Role::Bias))?,
+            positive: self
+                .positive
+                .change(|positive| change.float(positive, Role::Positive))?,
+            excluded: match self.excluded {
+                Excluded::Nothing => Excluded::Nothing,
+                Excluded::SameId { rows, columns } => Excluded::SameId {
+                    rows: change.int(rows, Role::Ids)?,
+                    columns: change.int(columns, Role::Ids)?,
+                },
+            },
+            rows_per_chunk: self.rows_per_chunk,
+        })
+    }
+}
+
+/// Whether a backend that makes gradients by matrix products of the logits' dtype has to make them in the
+/// backward: gradients of f16 must not be rounded before what scales the loss up has reached them.
+pub(crate) fn has_gradient_in_f16(
+    wanted: super::WantedGradients,
+    logits: DType,
+    distributions: Option<DType>,
+) -> bool {
+    wanted.of_logits() && logits == DType::F16
+        || wanted.targets && distributions == Some(DType::F16)
+}

@@ -1,0 +1,331 @@
+//! The loss of a projection, one chunk of rows after the other: the logits of a chunk, their loss and
+//! gradient by the operation on logits, and from that the gradients of the projection.
+//!
+//! A reduced loss has its gradients made in the forward, while the logits of a chunk exist: three
+//! matrix products instead of four. What the sums are divided by is known from the targets before the
+//! first chunk. An unreduced loss has an upstream gradient for every row, so its logits are made once
+//! more in the backward; and so are those of f16, whose gradients must not be rounded before what
+//! scales the loss up has reached them.
+
+mod collected;
+mod window;
+
+use std::ops::Range;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{FloatDType, Shape};
+
+use self::collected::{Accumulated, Parts};
+use self::window::{int_window, window};
+use super::counting::{counted_rows_of, divisors_of_mean};
+use crate::operation::{
+    Excluded, Forward, Gradients, Inputs, Logits, MaybeFloat, Options, Projection, RowReduction,
+    Saved, Targets, Wanted, WantedGradients, accumulation_dtype, has_gradient_in_f16,
+};
+
+/// An implementation of the operation over the logits of a chunk.
+pub(crate) trait OnLogits<B: Backend> {
+    fn forward(
+        logits: Logits<B>,
+        inputs: Inputs<B>,
+        options: &Options,
+        wanted: Wanted,
+    ) -> Forward<B>;
+
+    fn backward(
+        saved: Saved<B>,
+        inputs: Inputs<B>,
+        upstream: FloatTensor<B>,
+        options: &Options,
+        wanted: WantedGradients,
+    ) -> Gradients<B>;
+}
+
+pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
+    projection: Projection<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+    wanted: Wanted,
+) -> Forward<B> {
+    let gradients = wanted.gradients;
+    let distributions = inputs.targets.distributions_dtype();
+    let is_remade = !inputs.reduction.is_reduced()
+        || has_gradient_in_f16(gradients, projection.hidden.dtype(), distributions);
+    if is_remade || !gradients.any() {
+        let wanted = Wanted {
+            gradients: WantedGradients::default(),
+            ..wanted
+        };
+        let on_chunk = |logits, inputs| L::forward(logits, inputs, options, wanted);
+        let mut forward = losses(&projection, inputs, options, on_chunk);
+        if gradients.any() {
+            forward.saved = Saved::Logits(Logits::Projected(projection));
+        }
+        return forward;
+    }
+    let chunks = Chunks::new(&projection, inputs, options);
+    let mut parts = Parts::default();
+    let mut sums = Accumulated::new(&projection, &chunks.inputs, gradients);
+    let over_logits = Wanted {
+        gradients: gradients.over_logits(),
+        ..wanted
+    };
+    for rows in chunks.ranges() {
+        let chunk = chunks.chunk(&rows);
+        let forward = L::forward(
+            Logits::Tensor(chunk.logits),
+            chunk.inputs.clone(),
+            options,
+            over_logits,
+        );
+        let hidden = chunks.counted(chunk.hidden, &chunk.inputs, gradients);
+        let one = ones_like::<B>(&forward.loss);
+        let wanted = over_logits.gradients;
+        let of_logits = L::backward(forward.saved, chunk.inputs, one, options, wanted);
+        sums.add(&rows, hidden, &projection, of_logits);
+        parts.add(forward.loss, forward.outputs);
+    }
+    let (loss, outputs) = parts.finish(true);
+    Forward {
+        loss,
+        outputs,
+        saved: Saved::Gradients {
+            gradients: sums.finish(&projection),
+            dtype: projection.hidden.dtype(),
+        },
+    }
+}
+
+/// The losses of the chunks, without gradients.
+pub(crate) fn losses<B: Backend>(
+    projection: &Projection<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+    on_chunk: impl Fn(Logits<B>, Inputs<B>) -> Forward<B>,
+) -> Forward<B> {
+    let chunks = Chunks::new(projection, inputs, options);
+    let mut parts = Parts::default();
+    for rows in chunks.ranges() {
+        let chunk = chunks.chunk(&rows);
+        let forward = on_chunk(Logits::Tensor(chunk.logits), chunk.inputs);
+        parts.add(forward.loss, forward.outputs);
+    }
+    let (loss, outputs) = parts.finish(chunks.inputs.reduction.is_reduced());
+    Forward {
+        loss,
+        outputs,
+        saved: Saved::Nothing,
+    }
+}
+
+/// The gradients of a projection whose logits are made once more.
+pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
+    projection: Projection<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+    wanted: WantedGradients,
+) -> Gradients<B> {
+    let chunks = Chunks::new(&projection, inputs, options);
+    let mut sums = Accumulated::new(&projection, &chunks.inputs, wanted);
+    let over_logits = wanted.over_logits();
+    for rows in chunks.ranges() {
+        let chunk = chunks.chunk(&rows);
+        let upstream = match chunk.inputs.reduction.is_reduced() {
+            true => upstream.clone(),
+            false => window::<B>(upstream.clone(), &rows),
+        };
+        let hidden = chunks.counted(chunk.hidden, &chunk.inputs, wanted);
+        let Forward { saved, .. } = L::forward(
+            Logits::Tensor(chunk.logits),
+            chunk.inputs.clone(),
+            options,
+            Wanted::gradients(over_logits),
+        );
+        let of_logits = L::backward(saved, chunk.inputs, upstream, options, over_logits);
+        sums.add(&rows, hidden, &projection, of_logits);
+    }
+    sums.finish(&projection)
+}
+
+/// Gradients of a reduced loss, made for an upstream gradient of 1, by the upstream gradient.
+pub(crate) fn multiplied<B: Backend>(
+    gradients: Gradients<B>,
+    upstream: &FloatTensor<B>,
+) -> Gradients<B> {
+    gradients.map(|gradient, _| {
+        // CubeCL fills no tensors without elements.
+        if gradient.shape().num_elements() == 0 {
+            return gradient;
+        }
+        let shape = vec![1; gradient.shape().num_dims()];
+        let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
+        let dtype = gradient.dtype();
+        let float = accumulation_dtype(dtype);
+        let gradient = B::float_cast(gradient, float);
+        // A gradient of 0, which no counted row has reached, stays 0 whatever the upstream.
+        let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
+        let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
+        let product = B::float_mul(gradient, B::float_cast(upstream, float));
+        let product = B::float_mask_fill(product, nothing, 0.0.into());
+        B::float_cast(product, dtype.into())
+    })
+}
+
+/// A call, and how its rows are divided.
+struct Chunks<'a, B: Backend> {
+    projection: &'a Projection<B>,
+    /// A mean has become a sum over divisors that are known before the first chunk.
+    inputs: Inputs<B>,
+    options: &'a Options,
+    rows: usize,
+    classes: usize,
+    device: B::Device,
+}
+
+/// The tensors of consecutive rows.
+struct Chunk<B: Backend> {
+    hidden: FloatTensor<B>,
+    logits: FloatTensor<B>,
+    inputs: Inputs<B>,
+}
+
+impl<'a, B: Backend> Chunks<'a, B> {
+    fn new(projection: &'a Projection<B>, inputs: Inputs<B>, options: &'a Options) -> Self {
+        let rows = projection.hidden.shape()[0];
+        let classes = projection.classes();
+        let reduction = match (inputs.reduction, &inputs.targets) {
+            (RowReduction::Mean, Targets::Indices(indices)) => RowReduction::Normalized {
+                divisors: divisors_of_mean::<B>(
+                    indices.clone(),
+                    &inputs.weights,
+                    classes,
+                    options,
+                    accumulation_dtype(projection.hidden.dtype()),
+                ),
+            },
+            (RowReduction::Mean, Targets::Distributions(_)) => RowReduction::Sum {
+                divisor: rows as f64,
+            },
+            (reduction, _) => reduction,
+        };
+        Self {
+            inputs: Inputs {
+                reduction,
+                ..inputs
+            },
+            options,
+            rows,
+            classes,
+            device: projection.hidden.device(),
+            projection,
+        }
+    }
+
+    /// The rows of each chunk; without any rows one chunk of none.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        let step = self.projection.rows_per_chunk;
+        let starts = (0..self.rows.max(1)).step_by(step);
+        starts
+            .map(|start| start..self.rows.min(start + step))
+            .collect()
+    }
+
+    fn chunk(&self, rows: &Range<usize>) -> Chunk<B> {
+        let hidden = window::<B>(self.projection.hidden.clone(), rows);
+        Chunk {
+            logits: self.logits(hidden.clone(), rows),
+            hidden,
+            inputs: self.inputs(rows),
+        }
+    }
+
+    /// The logits of rows with these hidden states.
+    fn logits(&self, hidden: FloatTensor<B>, rows: &Range<usize>) -> FloatTensor<B> {
+        let projection = self.projection;
+        let features = hidden.shape()[1];
+        let columns = projection.weight.shape()[1];
+        let shape = Shape::new([rows.len(), columns]);
+        let dtype: FloatDType = hidden.dtype().into();
+        let logits = if rows.is_empty() || features == 0 || columns == 0 {
+            B::float_zeros(shape.clone(), &self.device, dtype)
+        } else {
+            B::float_matmul(hidden, projection.weight.clone())
+        };
+        let logits = match &projection.bias {
+            MaybeFloat::None => logits,
+            MaybeFloat::Some(bias) => {
+                let bias = B::float_reshape(bias.clone(), Shape::new([1, columns]));
+                B::float_add(logits, bias)
+            }
+        };
+        let logits = match &projection.excluded {
+            Excluded::SameId {
+                rows: ids,
+                columns: others,
+            } if shape.num_elements() > 0 => {
+                let ids = int_window::<B>(ids.clone(), rows);
+                let ids = B::int_reshape(ids, Shape::new([rows.len(), 1]));
+                let others = B::int_reshape(others.clone(), Shape::new([1, columns]));
+                let bool_dtype = get_or_init_device_settings::<B>(&self.device).bool_dtype;
+                let same = B::int_equal(
+                    B::int_expand(ids, shape.clone()),
+                    B::int_expand(others, shape),
+                    bool_dtype,
+                );
+                B::float_mask_fill(logits, same, f64::NEG_INFINITY.into())
+            }
+            _ => logits,
+        };
+        match &projection.positive {
+            MaybeFloat::None => logits,
+            // CubeCL puts no tensors without elements together.
+            MaybeFloat::Some(_) if rows.is_empty() => {
+                B::float_zeros(Shape::new([0, self.classes]), &self.device, dtype)
+            }
+            MaybeFloat::Some(positive) => {
+                let positive = window::<B>(positive.clone(), rows);
+                let positive = B::float_reshape(positive, Shape::new([rows.len(), 1]));
+                match columns {
+                    0 => positive,
+                    _ => B::float_cat(vec![positive, logits], 1),
+                }
+            }
+        }
+    }
+
+    /// The hidden states for the gradient of the weight, with 0 for rows that do not count: such a row would
+    /// add 0 times its own numbers, NaN where these are not finite.
+    fn counted(
+        &self,
+        hidden: FloatTensor<B>,
+        inputs: &Inputs<B>,
+        wanted: WantedGradients,
+    ) -> FloatTensor<B> {
+        match &inputs.targets {
+            Targets::Indices(indices) if wanted.weight && self.rows > 0 => {
+                counted_rows_of::<B>(hidden, indices.clone(), self.classes, self.options)
+            }
+            _ => hidden,
+        }
+    }
+
+    fn inputs(&self, rows: &Range<usize>) -> Inputs<B> {
+        Inputs {
+            targets: match &self.inputs.targets {
+                Targets::Indices(indices) => {
+                    Targets::Indices(int_window::<B>(indices.clone(), rows))
+                }
+                Targets::Distributions(targets) => {
+                    Targets::Distributions(window::<B>(targets.clone(), rows))
+                }
+            },
+            ..self.inputs.clone()
+        }
+    }
+}
+
+fn ones_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_ones(tensor.shape(), &tensor.device(), tensor.dtype().into())
+}

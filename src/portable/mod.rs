@@ -1,0 +1,124 @@
+//! The cross-entropy and its gradients in plain tensor operations.
+//!
+//! This is the portable implementation, for tensors on a backend without a fused one, and what the
+//! fused ones are tested and timed against. It holds tensors of the size of the logits while it
+//! computes (several of them), which is what the fused ones are there to avoid.
+//!
+//! Every function first views the logits as `[outer, classes, inner]`
+//! ([`Geometry`](crate::operation::Geometry)), so that all ranks and class dimensions are one case, and
+//! casts to the accumulation dtype. Both kinds of target become *shares* `a[c]`, the factor of `-ln p[c]`
+//! in the loss of a row:
+//!
+//! ```text
+//! q[c] = (1 - e) p[c] + e / C       p one-hot for an index, e the label smoothing
+//! a[c] = w[c] q[c]                  w the class weights
+//! loss = sum_c a[c] (lse - x[c])    a share of 0 adds nothing, also where x[c] is -inf
+//! dx   = (sum_c a[c]) softmax(x) - a
+//! ```
+//!
+//! [`CrossEntropyLoss`](crate::CrossEntropyLoss) is the door; called directly, for a test or a
+//! measurement, shapes and options are the caller's to get right:
+//!
+//! ```
+//! use burn::backend::Dispatch;
+//! use burn::tensor::{Device, Int, Tensor};
+//! use burn_cross_entropy::operation::{Inputs, Logits, Options, RowReduction, Targets, Wanted};
+//! use burn_cross_entropy::portable;
+//!
+//! let device = Device::flex();
+//! let logits = Logits::Tensor(Tensor::<2>::zeros([3, 2], &device).into_dispatch());
+//! let targets = Tensor::<1, Int>::zeros([3], &device).into_dispatch();
+//! let inputs = Inputs {
+//!     reduction: RowReduction::Sum { divisor: 1.0 },
+//!     ..Inputs::new(Targets::Indices(targets))
+//! };
+//! let (options, wanted) = (Options::default(), Wanted::default());
+//! let result = portable::cross_entropy::<Dispatch>(logits, inputs, &options, wanted);
+//! let loss = Tensor::<1>::from_dispatch(result.loss).into_scalar::<f32>();
+//! assert!((loss - 3.0 * 2f32.ln()).abs() < 1e-6);
+//! ```
+
+mod call;
+pub(crate) mod chunks;
+mod counting;
+mod elementary;
+mod gradient;
+mod loss;
+mod outputs;
+mod shard;
+
+use burn::backend::Backend;
+use burn::backend::tensor::FloatTensor;
+
+use self::chunks::OnLogits;
+pub(crate) use self::counting::counted_rows_of;
+pub use self::counting::total_weight;
+pub(crate) use self::elementary::cast_int;
+pub(crate) use self::shard::{
+    combined_statistics, shard_loss, shard_statistics, statistics_per_row,
+};
+use crate::operation::{
+    Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
+};
+
+/// The loss in the shape of [`Inputs::loss_shape`], and what else is wanted.
+pub fn cross_entropy<B: Backend>(
+    logits: Logits<B>,
+    inputs: Inputs<B>,
+    options: &Options,
+    wanted: Wanted,
+) -> Forward<B> {
+    match logits {
+        Logits::Tensor(logits) => loss::loss(logits, inputs, options, wanted),
+        Logits::Projected(projection) => {
+            chunks::forward::<B, Portable>(projection, inputs, options, wanted)
+        }
+    }
+}
+
+/// The gradients for an upstream gradient in the shape of the loss.
+pub fn cross_entropy_backward<B: Backend>(
+    saved: Saved<B>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+    wanted: WantedGradients,
+) -> Gradients<B> {
+    match saved {
+        Saved::Nothing => Gradients::default(),
+        Saved::Statistics {
+            logits, statistics, ..
+        } => gradient::gradients(logits, Some(statistics), inputs, upstream, options, wanted),
+        Saved::Logits(Logits::Tensor(logits)) => {
+            gradient::gradients(logits, None, inputs, upstream, options, wanted)
+        }
+        Saved::Logits(Logits::Projected(projection)) => {
+            chunks::backward::<B, Portable>(projection, inputs, upstream, options, wanted)
+        }
+        Saved::Gradients { gradients, .. } => chunks::multiplied(gradients, &upstream),
+    }
+}
+
+/// Plain tensor operations over the logits of a chunk.
+struct Portable;
+
+impl<B: Backend> OnLogits<B> for Portable {
+    fn forward(
+        logits: Logits<B>,
+        inputs: Inputs<B>,
+        options: &Options,
+        wanted: Wanted,
+    ) -> Forward<B> {
+        cross_entropy(logits, inputs, options, wanted)
+    }
+
+    fn backward(
+        saved: Saved<B>,
+        inputs: Inputs<B>,
+        upstream: FloatTensor<B>,
+        options: &Options,
+        wanted: WantedGradients,
+    ) -> Gradients<B> {
+        cross_entropy_backward(saved, inputs, upstream, options, wanted)
+    }
+}
