@@ -9,16 +9,16 @@ use flate2::read::GzDecoder;
 
 /// Characters of a passage, which is all that the model sees at a time.
 pub const LENGTH: usize = 64;
-/// The target of a place that is not to count.
+/// The target of a place that does not count.
 pub const IGNORED: i32 = -100;
 
-/// Neighbouring passages of the held-out text overlap by half, so that all but the first have
-/// something to go by before the first character that counts.
+/// The distance of neighbouring passages of the held-out text. They overlap by half, so that all but the
+/// first have a context before the first character that counts.
 const STRIDE: usize = LENGTH / 2;
-/// The most held-out characters that are kept, as all of them are measured again and again.
+/// Most held-out characters that are kept, because all of them are measured again and again.
 const MEASURED: usize = 20_000;
 
-/// The one in the file, or the project's documentation, which is part of the program.
+/// Reads the text of the file, or the project's documentation, which is part of the program.
 pub fn read(file: Option<&Path>) -> Result<String, String> {
     let mut text = String::new();
     match file {
@@ -35,7 +35,7 @@ pub fn read(file: Option<&Path>) -> Result<String, String> {
     Ok(text)
 }
 
-/// Every character that occurs, in order; its place is its class.
+/// Every character that occurs in a text, in order; the place of a character is its class.
 pub struct Vocabulary(Vec<char>);
 
 impl Vocabulary {
@@ -47,7 +47,7 @@ impl Vocabulary {
         self.0.len()
     }
 
-    /// Of the text that the vocabulary is of, or a part of it.
+    /// The classes of the characters of a text. The text is the vocabulary's own, or a part of it.
     pub fn encode(&self, text: &str) -> Vec<i32> {
         let known = text
             .chars()
@@ -63,7 +63,7 @@ impl Vocabulary {
     }
 }
 
-/// The classes of the text's characters; the last tenth takes no part in the training.
+/// The classes of a text's characters, divided; the last tenth takes no part in the training.
 pub struct Split {
     pub training: Vec<i32>,
     /// The start of the last tenth.
@@ -82,7 +82,7 @@ impl Split {
         }
         let mut held_out = text.split_off(text.len() - text.len() / 10);
         held_out.truncate(MEASURED);
-        // Whole passages, so that the model and the counts are measured on the same characters.
+        // Whole passages are kept, so that the model and the counts are measured on the same characters.
         held_out.truncate(held_out.len() - (held_out.len() - 1 - LENGTH) % STRIDE);
         Ok(Self {
             training: text,
@@ -91,14 +91,14 @@ impl Split {
     }
 }
 
-/// Passages, and what follows each of their characters.
+/// Passages, and the character that follows each of their characters.
 pub struct Batch {
     inputs: Vec<i32>,
     pub targets: Vec<i32>,
 }
 
 impl Batch {
-    /// The passages that start at these places.
+    /// Cuts out the passages that start at these places.
     pub fn new(text: &[i32], starts: &[usize]) -> Self {
         let passages = |first: usize| {
             let passage = move |start: &usize| &text[start + first..start + first + LENGTH];
@@ -125,7 +125,7 @@ impl Batch {
         })
     }
 
-    /// Inputs and targets, both [passages, LENGTH].
+    /// The inputs and the targets as tensors, both of shape [passages, LENGTH].
     pub fn to_tensors(&self, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
         let tensor = |classes: &[i32]| {
             let shape = [classes.len() / LENGTH, LENGTH];

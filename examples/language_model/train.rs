@@ -21,17 +21,18 @@ const LEARNING_RATE: f64 = 3e-3;
 /// The share of the training in which the learning rate rises from 0, before it falls to 0 again.
 const WARM_UP: f64 = 0.05;
 const WEIGHT_DECAY: f32 = 0.05;
-/// Of each parameter's gradient.
+/// The norm to which each parameter's gradient is clipped.
 const LARGEST_NORM: f32 = 1.0;
 /// How often the held-out text is measured.
 const MEASUREMENTS: usize = 12;
-/// Passages of the held-out text that are looked at together.
+/// Passages of the held-out text that are measured together.
 const MEASURED_TOGETHER: usize = 32;
 
-/// What was found after some steps, in bits per character.
+/// The measurements after some steps, in bits per character.
 pub struct Measured {
     pub step: usize,
-    /// The mean of the steps since the last measurement, each before it was learned from.
+    /// The mean of the steps since the last measurement; each step is measured before the model learns from
+    /// it.
     pub training: f64,
     pub held_out: f64,
 }
@@ -47,7 +48,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::within(1..=1024))]
     pub batch_size: usize,
 
-    /// Seed of the first weights, the passages and the generated text.
+    /// Seed of the initial weights, the passages and the generated text.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 }
@@ -125,7 +126,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// One step, which is counted from 1; gives the bits per character.
+    /// Makes one step, counted from 1, and returns its bits per character.
     fn step(&mut self, step: usize, text: &[i32]) -> Result<f64, String> {
         let mut start = |_| self.random.random_range(0..text.len() - LENGTH);
         let starts: Vec<usize> = (0..self.settings.batch_size).map(&mut start).collect();
@@ -147,15 +148,15 @@ impl Trainer {
         }
     }
 
-    /// Rises evenly during the warm-up and falls along a cosine.
+    /// The learning rate of a step: it rises evenly during the warm-up and falls along a cosine.
     fn learning_rate(&self, step: usize) -> f64 {
         let share = step as f64 / self.settings.steps as f64;
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
         LEARNING_RATE * (share / WARM_UP).min(1.0) * cosine
     }
 
-    /// The bits per character of a text, of which every character but the first is guessed from half
-    /// a passage before it, at least.
+    /// The bits per character of a text. The first passage is guessed from its start on; every later
+    /// character is guessed from at least half a passage before it.
     fn bits(&self, text: &[i32]) -> Result<f64, String> {
         let model = self.model.valid();
         let mut sum = 0.0;

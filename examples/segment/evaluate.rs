@@ -1,4 +1,4 @@
-//! How well the predicted pixels cover the true ones.
+//! Measures how well the predicted pixels cover the true ones.
 
 use burn::tensor::Device;
 use burn_cross_entropy::CrossEntropyLoss;
@@ -6,15 +6,15 @@ use burn_cross_entropy::CrossEntropyLoss;
 use crate::network::Network;
 use crate::shapes::{self, CLASSES, IGNORED, Scene};
 
-/// Scenes that are looked at together.
+/// Scenes that are evaluated together.
 const CHUNK: usize = 16;
 
-/// What the network makes of scenes.
+/// The network's predictions for scenes, and how good they are.
 pub struct Segmentation {
     /// The class of each pixel of each scene, row by row.
     pub predicted: Vec<Vec<u8>>,
-    /// Of each class: the pixels that have it and are predicted to, over those of which either is
-    /// true.
+    /// For each class, the pixels that have it and are predicted to have it, over the pixels for which either
+    /// is true.
     pub intersection_over_union: [f64; CLASSES],
 }
 
@@ -52,7 +52,8 @@ impl Segmentation {
     }
 }
 
-/// Of pairs of a label and a prediction; a class that occurs in neither has 1.
+/// The intersection over union of each class, from pairs of a label and a prediction; 1 for a class that
+/// occurs in neither.
 fn intersection_over_union(pairs: impl Iterator<Item = (u8, u8)>) -> [f64; CLASSES] {
     let (mut both, mut either) = ([0u32; CLASSES], [0u32; CLASSES]);
     for (label, predicted) in pairs.filter(|(label, _)| *label != IGNORED) {

@@ -1,4 +1,4 @@
-//! Every pixel of generated images classified: the command line and the training.
+//! Classifies every pixel of generated images: the command line and the training.
 //!
 //! `cargo run --release --example segment -- --help` explains the options.
 
@@ -32,9 +32,9 @@ use crate::evaluate::Segmentation;
 use crate::network::Network;
 use crate::shapes::{CLASSES, IGNORED, NAMES, Purpose, Scene};
 
-/// Of the first step; it falls evenly to 0.
+/// The learning rate of the first step; it falls evenly to 0.
 const LEARNING_RATE: f64 = 6e-3;
-/// Scenes that the share of each class is taken from.
+/// Scenes from which the share of each class is counted.
 const COUNTED_SCENES: u64 = 200;
 const HELD_OUT_SCENES: u64 = 96;
 /// Steps from one printed line to the next.
@@ -42,9 +42,9 @@ const REPORT_EVERY: usize = 100;
 
 /// Learn to tell circles, squares and triangles from a noisy background, pixel by pixel.
 ///
-/// The loss takes logits of [images, classes, height, width]. The pixels along an outline are
-/// labelled 255 and ignored, and each class weighs the more the rarer it is. The images are
-/// generated: those of the training are never seen twice, and 96 others measure the result.
+/// The loss takes logits of [images, classes, height, width]. The pixels along an outline have the label 255
+/// and are ignored, and rarer classes weigh more. The images are generated: the training never sees one
+/// twice, and 96 others measure the result.
 #[derive(Parser)]
 #[command(name = "segment", version)]
 struct Arguments {
@@ -60,7 +60,7 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_1())]
     batch_size: usize,
 
-    /// Seed of the images and of the first weights.
+    /// Seed of the images and of the initial weights.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
@@ -162,7 +162,8 @@ fn train(
     Ok(network)
 }
 
-/// One over the share of each class among the pixels that count, 1 where all are equally frequent.
+/// The weight of each class: one over its share of the pixels that count, scaled to 1 where all classes are
+/// equally frequent.
 fn class_weights(seed: u64) -> [f32; CLASSES] {
     let mut counts = [0usize; CLASSES];
     for number in 0..COUNTED_SCENES {

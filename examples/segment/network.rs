@@ -1,4 +1,5 @@
-//! A small network of the U shape: what is where (fine) joined with what is around it (coarse).
+//! A small network in the shape of a U, which joins fine maps (what is where) with coarse maps (what is
+//! around).
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
@@ -48,7 +49,7 @@ impl Network {
         }
     }
 
-    /// Images of [images, 1, height, width] to logits of [images, classes, height, width].
+    /// Turns images of [images, 1, height, width] into logits of [images, classes, height, width].
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let full = self.full.forward(images);
         let half = self.half.forward(full.clone());
@@ -61,7 +62,7 @@ impl Network {
     }
 }
 
-/// A convolution, its normalisation and a ReLU.
+/// A convolution, a normalisation and a ReLU.
 #[derive(Module, Debug)]
 struct Block {
     conv: Conv2d,

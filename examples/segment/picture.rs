@@ -1,4 +1,4 @@
-//! Held-out scenes with their labels and what the network makes of them, side by side.
+//! Draws held-out scenes with their labels and the network's predictions, side by side.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use crate::evaluate::Segmentation;
 use crate::shapes::{CLASSES, NAMES, SIDE, Scene};
 
 const ROWS: usize = 3;
-/// Scenes beside each other, each with its three views.
+/// Scenes side by side, each with its three views.
 const GROUPS: usize = 2;
 const VIEWS: [&str; 3] = ["image", "truth", "prediction"];
 /// Edge of an image's pixel, in pixels of the picture.
 const SCALE: i32 = 4;
 const VIEW: i32 = SCALE * SIDE as i32;
 const GAP: i32 = 12;
-/// Between the groups, besides the gap.
+/// Pixels between the groups, in addition to the gap.
 const GROUP_GAP: i32 = 24;
 const TOP: i32 = 56;
 const LEGEND: i32 = 56;
@@ -30,7 +30,7 @@ const COLOURS: [RGBColor; CLASSES] = [
 ];
 const IGNORED_COLOUR: RGBColor = RGBColor(60, 60, 60);
 
-/// The first scenes, with `result` for all of them.
+/// Draws the first scenes; `result` has the predictions for all of them.
 pub fn draw(scenes: &[Scene], result: &Segmentation, path: &Path) -> Result<(), String> {
     let group = VIEWS.len() as i32 * (VIEW + GAP) + GROUP_GAP;
     let size = (

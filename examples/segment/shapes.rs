@@ -11,19 +11,19 @@ use crate::random::{generator, normals};
 /// Height and width of an image.
 pub const SIDE: usize = 40;
 pub const CLASSES: usize = 4;
-/// What each label stands for.
+/// The names of the classes.
 pub const NAMES: [&str; CLASSES] = ["background", "circle", "square", "triangle"];
 /// The label of the pixels along an outline, which belong to both sides.
 pub const IGNORED: u8 = 255;
 
-/// Shapes that are tried to be placed in an image; those that would touch another are left out.
+/// Shapes that the generator tries to place in an image; it leaves out those that would touch another.
 const TRIED: usize = 16;
 /// Half the width of the ignored border, in pixels.
 const BORDER: f32 = 1.0;
 /// Standard deviation of the noise; white is 1.
 const NOISE: f32 = 0.1;
 
-/// What a scene is for; no scene is for both.
+/// The purpose of a scene; no scene serves both.
 #[derive(Clone, Copy)]
 pub enum Purpose {
     Training,
@@ -36,7 +36,7 @@ pub struct Scene {
     pub labels: Vec<u8>,
 }
 
-/// The same arguments give the same scene, on every backend.
+/// Makes a scene. The same arguments give the same scene on every backend.
 pub fn scene(seed: u64, purpose: Purpose, number: u64) -> Scene {
     let mut random = generator([seed, purpose as u64, number, 0]);
     let background = random.random_range(0.4..0.6);
@@ -108,7 +108,7 @@ impl Shape {
         let (x, y) = (place[0] - self.centre[0], place[1] - self.centre[1]);
         let (sine, cosine) = self.turned.sin_cos();
         let (x, y) = (cosine * x + sine * y, cosine * y - sine * x);
-        // Half an edge and the inner radius are chosen for areas that are much the same.
+        // Half an edge and the inner radius are chosen so that all shapes have about the same area.
         match self.class {
             1 => x.hypot(y) - self.radius,
             2 => x.abs().max(y.abs()) - 0.9 * self.radius,
@@ -125,7 +125,7 @@ impl Shape {
     }
 }
 
-/// The images, [scenes, 1, height, width], and the labels, [scenes, height, width].
+/// The images [scenes, 1, height, width] and the labels [scenes, height, width] as tensors.
 pub fn to_tensors(scenes: &[Scene], device: &Device) -> (Tensor<4>, Tensor<3, Int>) {
     let pixels: Vec<f32> = scenes
         .iter()

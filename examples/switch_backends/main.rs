@@ -1,4 +1,4 @@
-//! One training step on every backend of the build: the command line, the backends and the table.
+//! Runs one training step on every backend of the build: the command line, the backends and the table.
 //!
 //! `cargo run --release --example switch_backends --features ndarray,wgpu -- --help` explains the
 //! options.
@@ -19,14 +19,14 @@ use clap::Parser;
 use crate::start::started;
 use crate::step::{CLASSES, Outcome, Start};
 
-/// Equal steps of which the shortest time is shown.
+/// Equal steps; the shortest time is shown.
 const STEPS: usize = 5;
 
 /// One training step of a small model on every backend of the build, from the same weights and data.
 ///
-/// Each backend takes it twice: with the loss that finds the backend in its tensors at run time
-/// ("any"), and with the loss that is bound to the backend at compile time ("bound"). The code of
-/// the step is the same. Cargo features add backends: `--features ndarray,cpu,wgpu,cuda,rocm`.
+/// Each backend runs the step twice: with the loss that finds the backend in its tensors at run time ("any"),
+/// and with the loss that is bound to the backend at compile time ("bound"). The code of the step is the
+/// same. Cargo features add backends: `--features ndarray,cpu,wgpu,cuda,rocm`.
 #[derive(Parser)]
 #[command(name = "switch_backends", version)]
 struct Arguments {
@@ -64,7 +64,7 @@ struct Candidate {
     steps: fn(&Start, &Device) -> Result<[Outcome; 2], String>,
 }
 
-/// The only place that names backends.
+/// Lists the backends of this build. No other place names backends.
 fn candidates() -> Vec<Candidate> {
     vec![
         #[cfg(feature = "flex")]
@@ -74,7 +74,7 @@ fn candidates() -> Vec<Candidate> {
             steps: both_forms::<Autodiff<burn::backend::Flex>>,
         },
         #[cfg(feature = "ndarray")]
-        #[allow(deprecated)] // By Burn; this crate still supports it.
+        #[allow(deprecated)] // Burn deprecates NdArray; this crate still supports it.
         Candidate {
             name: "ndarray",
             device: Device::ndarray,
@@ -107,7 +107,7 @@ fn candidates() -> Vec<Candidate> {
     ]
 }
 
-/// The device, once it has answered, or what it says.
+/// Returns the device once it has answered, or the error.
 fn opened(device: fn() -> Device) -> Result<Device, String> {
     started(|| {
         let device = device();
@@ -116,7 +116,7 @@ fn opened(device: fn() -> Device) -> Result<Device, String> {
     })
 }
 
-/// The step with the loss of all backends and with that of `B`.
+/// Runs the step with the loss of all backends, and with the loss of `B`.
 fn both_forms<B: CrossEntropyBackend>(
     start: &Start,
     device: &Device,
@@ -137,8 +137,8 @@ fn both_forms<B: CrossEntropyBackend>(
     ])
 }
 
-/// Of some equal steps the one that took the shortest time: a device compiles its kernels in the
-/// first, and other programs delay any.
+/// Runs equal steps and returns the one with the shortest time: a device compiles its kernels in the first
+/// step, and other programs delay any of them.
 fn shortest(step: impl Fn() -> Result<Outcome, String>) -> Result<Outcome, String> {
     let mut shortest = step()?;
     for _ in 1..STEPS {

@@ -1,4 +1,4 @@
-//! The step itself. Nothing here names a backend.
+//! The training step. Nothing here names a backend.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ struct Model {
 }
 
 impl Model {
-    /// [rows, features] to logits of [rows, classes].
+    /// Turns [rows, features] into logits of [rows, classes].
     fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         self.output.forward(relu(self.hidden.forward(features)))
     }
@@ -48,7 +48,7 @@ impl Model {
     }
 }
 
-/// What every backend starts from: numbers on the host.
+/// The start that all backends share: numbers on the host.
 pub struct Start {
     /// Weight and bias of the two layers.
     parameters: [TensorData; 4],
@@ -56,12 +56,12 @@ pub struct Start {
     targets: TensorData,
 }
 
-/// What a step gave.
+/// The results of a step.
 pub struct Outcome {
     pub loss_before: f64,
     pub loss_after: f64,
     pub gradient: Vec<f32>,
-    /// Forward, backward, the optimizer's step, and the forward after it.
+    /// The time of the forward, the backward, the optimizer's step, and the forward after it.
     pub time: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Start {
         }
     }
 
-    /// The step on a device, with a loss that is bound to its backend or takes any.
+    /// Runs the step on a device, with a loss that is bound to its backend or takes any.
     pub fn step<B: CrossEntropyBackend>(
         &self,
         loss: &CrossEntropyLoss<B>,
@@ -148,8 +148,8 @@ impl Outcome {
         squares.sum::<f64>().sqrt()
     }
 
-    /// The largest difference of a loss as a share of it, or of an entry of the gradient as a share
-    /// of the largest; infinite where there is no number.
+    /// The largest difference between two outcomes: of a loss as a share of it, or of an entry of the
+    /// gradient as a share of the largest; infinite where there is no number.
     pub fn difference(&self, other: &Self) -> f64 {
         let losses = [
             (self.loss_before, other.loss_before),

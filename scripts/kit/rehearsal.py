@@ -21,7 +21,7 @@ import tempfile
 import time
 
 DRIVER = "benches/kernels/driver.c"
-# What unpacking and a last step that is slow to die may take beyond the limit of a run.
+# Seconds beyond the limit of a run, for unpacking and for a last step that is slow to end.
 SLACK = 60
 
 
@@ -61,7 +61,7 @@ class Rehearsal:
         command = [os.path.join(self.kit, "run"), "--small", "--seconds", str(limit), "--only", only, folder]
         bare = {"PATH": "/usr/bin:/bin", "HOME": self.home, **(environment or {})}
         start = time.monotonic()
-        # That it fails is no news; its results say in what.
+        # The command may fail; its results say in what.
         code = subprocess.run(command, env=bare, check=False).returncode
         seconds = time.monotonic() - start
         self.expect(seconds <= limit + SLACK, f"{name} took {seconds:.0f} s, and {limit} s were its limit")

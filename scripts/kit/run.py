@@ -24,7 +24,7 @@ import time
 if sys.version_info < (3, 8):
     sys.exit("This needs Python 3.8 or newer, and python3 is %d.%d here." % sys.version_info[:2])
 
-# The kit stays as it was made.
+# The kit stays as it was made, without files of bytecode.
 sys.dont_write_bytecode = True
 
 from parts.content import unpacked

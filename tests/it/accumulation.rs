@@ -1,4 +1,4 @@
-//! Micro-batches over the normalizer of the whole batch have its loss and its gradients.
+//! Micro-batches over the normalizer of the whole batch have the loss and the gradients of the whole batch.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -13,7 +13,8 @@ const ROWS: usize = 13;
 const CLASSES: usize = 6;
 const IGNORED: i64 = -9;
 
-/// Of 1, 2, 3 and 7 pieces; every row of the second of three is ignored, and of three of the seven.
+/// Divisions into 1, 2, 3 and 7 pieces. All rows of the second of three pieces are ignored, and all rows of
+/// three of the seven.
 const DIVISIONS: [&[usize]; 4] = [
     &[0, 13],
     &[0, 4, 13],
@@ -21,7 +22,7 @@ const DIVISIONS: [&[usize]; 4] = [
     &[0, 1, 3, 4, 6, 8, 9, 13],
 ];
 
-/// Options that share what the mean divides by, and those that divide by another number.
+/// Options with one divisor of the mean for all their terms, and options with another for the z-loss.
 fn configs() -> Vec<CrossEntropyLossConfig> {
     let base = || CrossEntropyLossConfig::new().with_ignore_indices(vec![IGNORED]);
     let weights = || Some((0..CLASSES).map(|class| class as f32 * 0.4).collect());
@@ -47,7 +48,7 @@ fn problem(config: CrossEntropyLossConfig) -> Problem {
     problem
 }
 
-/// The rows of a problem, as tensors.
+/// The rows of a problem between two ends, as tensors.
 fn piece(problem: &Problem, ends: &[usize], device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
     let (rows, from) = (ends[1] - ends[0], ends[0]);
     let Targets::Indices(indices) = &problem.targets else {
@@ -94,7 +95,7 @@ fn micro_batches_have_the_gradients_of_the_logits_of_the_whole(device: &Device) 
     }
 }
 
-/// What an optimizer is given: the gradients of a layer's weights, added up over the micro-batches.
+/// The gradients of a layer's weights, added up over the micro-batches, are what an optimizer needs.
 fn micro_batches_add_up_to_the_gradients_of_the_weights(device: &Device) {
     const FEATURES: usize = 5;
     let random = Problem::random(&[ROWS, FEATURES], 1, false, 5).logits;
@@ -137,7 +138,7 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights(device: &Device) {
             }
             assert!(distance(&sum) < 1e-6, "{ends:?}: {:e}", distance(&sum));
         }
-        // What this is there for: the mean of the means of two pieces is something else.
+        // The mean of the means of two pieces is something else, which is why the normalizer exists.
         let mut means = vec![0.0; whole.len()];
         for ends in [[0, 4], [4, 13]] {
             let (logits, targets) = rows(&ends);
@@ -151,7 +152,7 @@ fn micro_batches_add_up_to_the_gradients_of_the_weights(device: &Device) {
     }
 }
 
-/// A number of its own, for every kind of target and many rows: what `Sum` comes to over it.
+/// Divides the sum by an arbitrary number, for every kind of target and many rows.
 fn any_number_divides_the_sum(device: &Device) {
     for (rows, soft) in [(7, false), (7, true), (5003, false)] {
         let problem = Problem::random(&[rows, 3], 1, soft, 12)
@@ -194,7 +195,7 @@ fn any_number_divides_the_sum(device: &Device) {
     }
 }
 
-/// The mean over nothing, of which no row is part.
+/// Divides by a total of 0, where no row counts.
 fn over_nothing_the_loss_is_empty_and_the_gradient_0(device: &Device) {
     for (empty, is_nan) in [(EmptyReduction::Nan, true), (EmptyReduction::Zero, false)] {
         let config = CrossEntropyLossConfig::new().with_empty(empty);

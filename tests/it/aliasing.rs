@@ -1,5 +1,5 @@
-//! Tensors that share their memory: views of another, clones that are kept, one tensor in two
-//! places. A loss that writes its gradient over its input must not be seen to do so.
+//! Losses over tensors that share their memory: views of another tensor, clones that are kept, one tensor in
+//! two places. A loss that writes its gradient over its input must not let them see it.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -8,10 +8,10 @@ use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{Form, Layout, assert_agrees, float_tensor, numbers};
 use crate::common::{oracle, tolerance};
 
-/// Few classes and many, last (nothing behind them) and between.
+/// Few classes and many, in the last dimension and between others.
 const SHAPES: [[usize; 3]; 4] = [[67, 5, 1], [9, 70, 1], [2, 5, 33], [2, 70, 3]];
 
-/// Logits that are the leaf itself, and logits that are a result of their own.
+/// Whether the logits are a result with memory of their own, or the leaf itself.
 const OWNED: [bool; 2] = [false, true];
 
 /// Every shape with either kind of logits.
@@ -57,7 +57,7 @@ fn objective(problem: &Problem, logits: Tensor<3>) -> Tensor<1> {
     loss.forward(logits, labels(problem, &device)) * problem.upstream[0]
 }
 
-/// What the oracle says of two problems over the same logits, in sum.
+/// The sum of the oracle's outcomes of two problems over the same logits.
 fn added(first: &Problem, second: &Problem) -> Outcome {
     let (first, second) = (oracle::solve(first), oracle::solve(second));
     let add = |first: &[f64], second: &[f64]| -> Vec<f64> {
@@ -127,13 +127,13 @@ fn logits_are_there_after_the_loss(device: &Device) {
         let after = |logits: &Tensor<3>| (logits.to_data(), logits.clone().argmax(1).to_data());
         assert!(before == after(&logits), "after the forward");
 
-        // Beside the loss, half of the squares' sum, whose gradient are the logits.
+        // The objective adds half of the sum of squares, whose gradient is the logits.
         let squares = logits.clone().powi_scalar(2).sum() * 0.5;
         let gradients = (value + squares).backward();
         assert!(before == after(&logits), "after the backward");
         assert!(before.0 == leaf.to_data());
         let rest = leaf.grad(&gradients).unwrap() - leaf.clone().detach();
-        // The subtraction of logits of up to 6 leaves a unit of the last place of theirs.
+        // Subtracting logits of up to 6 leaves an error of one unit in their last place.
         let (found, expected) = (numbers(rest), oracle::solve(&problem).logits_gradient);
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
@@ -141,7 +141,8 @@ fn logits_are_there_after_the_loss(device: &Device) {
     }
 }
 
-/// As in the entropy of what the model itself believes, with and without a gradient into the targets.
+/// Takes the logits as targets, as the entropy of the model's own belief does, with and without a gradient
+/// into the targets.
 fn targets_may_be_the_logits_themselves(device: &Device) {
     for (shape, owned) in cases() {
         for probabilities in [false, true] {
@@ -179,7 +180,7 @@ fn targets_may_be_the_logits_themselves(device: &Device) {
     }
 }
 
-/// `values` with the first entry of the dimension in place of all others.
+/// Copies `values` with the first entry of the dimension in place of all others.
 fn repeated<T: Copy>(values: &[T], shape: [usize; 3], dim: usize) -> Vec<T> {
     let stride: usize = shape[dim + 1..].iter().product();
     let block = stride * shape[dim];
@@ -198,7 +199,8 @@ fn summed(values: &[f64], shape: [usize; 3], dim: usize) -> Vec<f64> {
     sums
 }
 
-/// One entry of memory stands for many: in the batch, in the classes, and in the positions.
+/// Expands the logits, so that one entry of memory stands for many: in the batch, in the classes, and in the
+/// positions.
 fn an_expanded_view_is_its_copy(device: &Device) {
     for (shape, owned) in cases() {
         for dim in 0..3 {
@@ -228,7 +230,7 @@ fn an_expanded_view_is_its_copy(device: &Device) {
                 let found = numbers(leaf.grad(&gradients).unwrap());
                 let sums = summed(&expected.logits_gradient, shape, dim);
                 for (found, sum) in found.iter().zip(sums) {
-                    // Of up to 70 entries of at most 1, summed by Burn in f32.
+                    // Burn sums up to 70 entries of at most 1 in f32.
                     assert!((found - sum).abs() < 5e-6, "{shape:?} {dim}: {found} {sum}");
                 }
             }
@@ -269,7 +271,7 @@ fn expanded_targets_are_their_copies(device: &Device) {
             assert!(before == row.to_data());
             let found = numbers(row.grad(&gradients).unwrap());
             for (found, sum) in found.iter().zip(summed(&of_targets, shape, dim)) {
-                // A sum of up to 70 surprisals by Burn in f32.
+                // Burn sums up to 70 surprisals in f32.
                 assert!(
                     (found - sum).abs() < 1e-5 * sum.abs().max(1.0),
                     "{found} {sum}"
@@ -279,7 +281,7 @@ fn expanded_targets_are_their_copies(device: &Device) {
     }
 }
 
-/// The middle of a larger tensor, along any dimension, held by the view alone or not.
+/// Takes the middle of a larger tensor, along any dimension; the view alone holds it or not.
 fn a_slice_leaves_the_rest_of_its_tensor_alone(device: &Device) {
     for (shape, owned) in cases() {
         for dim in 0..3 {
@@ -304,7 +306,7 @@ fn a_slice_leaves_the_rest_of_its_tensor_alone(device: &Device) {
             let expected = added(&problem, &problem);
             assert_gradient(&problem, &inside(gradient.clone()), &expected);
             let rest = gradient.clone().abs().sum() - inside(gradient).abs().sum();
-            // What two orders of summation may differ by.
+            // Two orders of summation may differ by a share of this sum.
             let scale: f64 = expected
                 .logits_gradient
                 .iter()
@@ -315,7 +317,7 @@ fn a_slice_leaves_the_rest_of_its_tensor_alone(device: &Device) {
     }
 }
 
-/// The first loss sees memory that the second half still needs, the second is its last holder.
+/// The first loss sees memory that the second half still needs; the second loss is its last holder.
 fn halves_of_one_tensor_have_losses_of_their_own(device: &Device) {
     for shape in SHAPES {
         let problem = Problem::random(&shape, 1, false, 11);
@@ -337,7 +339,7 @@ fn halves_of_one_tensor_have_losses_of_their_own(device: &Device) {
     }
 }
 
-/// Where the gradient lies is the gradient's own: what is computed of it leaves the logits alone.
+/// The gradient has memory of its own: operations on it leave the logits alone.
 fn a_gradient_can_be_changed_without_its_logits(device: &Device) {
     for (shape, owned) in cases() {
         let problem = Problem::random(&shape, 1, false, 12);
@@ -356,7 +358,7 @@ fn a_gradient_can_be_changed_without_its_logits(device: &Device) {
     }
 }
 
-/// As a training loop over the same tensors does.
+/// Repeats a step over the same tensors, as a training loop does.
 fn the_same_tensors_give_the_same_bits_again(device: &Device) {
     for (shape, owned) in cases() {
         let problem = Problem::random(&shape, 1, true, 13).with_weights();

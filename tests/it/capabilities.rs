@@ -1,5 +1,5 @@
-//! The dtypes that other tests count on. What a test leaves out for the want of a dtype, it leaves out on these
-//! grounds; a device that has more or less than is written here is to be looked at.
+//! The dtypes of each device, on which other tests rely when they leave out a dtype. A device that has more
+//! or fewer dtypes than these fails here.
 
 use burn::tensor::{DType, Device};
 
@@ -17,8 +17,8 @@ const INTS: [DType; 8] = [
     DType::U8,
 ];
 
-/// What Burn gives the backend, and of a shader language what the adapter offers. An adapter without f16 leaves
-/// the tests of half precision nothing to compute there.
+/// The dtypes that Burn gives the backend, and for a shader language those that the adapter offers. On an
+/// adapter without f16 the tests of half precision have nothing to compute.
 fn expected(device: &Device) -> (&'static [DType], Vec<DType>) {
     let name = format!("{device:?}");
     if name.contains("NdArray") {

@@ -1,4 +1,4 @@
-//! Every case that PyTorch computed in f64 (tests/fixtures/generate.py), on every backend.
+//! Compares every backend with every case that PyTorch computed in f64 (tests/fixtures/generate.py).
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::{oracle, run, tolerance};
 
-/// A number, or the name of one that JSON has not.
+/// A number, or the name of a number that JSON does not have.
 #[derive(Clone, Copy, Debug)]
 pub struct Number(f64);
 
@@ -85,7 +85,7 @@ impl Options {
     }
 }
 
-/// Indices or distributions.
+/// The targets of a case: indices or distributions.
 pub fn targets(target: &serde_json::Value) -> Targets {
     let targets = if target.get("indices").is_some() {
         serde_json::from_value::<Vec<i64>>(target["indices"].clone()).map(Targets::Indices)
@@ -128,7 +128,7 @@ impl Case {
         }
     }
 
-    /// What PyTorch found, with the gradients that it has none of taken from `found`.
+    /// PyTorch's results; gradients that it does not have are taken from `found`.
     fn outcome(&self, found: &Outcome) -> Outcome {
         Outcome {
             loss: values(&self.loss),
@@ -142,7 +142,7 @@ impl Case {
     }
 }
 
-/// Every case that differs from what PyTorch found, with the difference.
+/// The cases that differ from PyTorch's results, with the difference.
 fn differences(
     solve: impl Fn(&Problem) -> Outcome,
     tolerance: tolerance::Tolerance,
@@ -166,7 +166,7 @@ fn pytorch_cases_agree(device: &Device) {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
-/// What the cases were computed in; every number of the kernels has to be of 53 bits.
+/// Compares in f64, in which PyTorch computed the cases; every number of the kernels must have 53 bits.
 fn pytorch_cases_agree_in_f64(device: &Device) {
     let form = run::Form {
         float: DType::F64,
@@ -187,8 +187,8 @@ mod precision {
     use crate::common::backends::tests_on;
 
     /// The largest errors of PyTorch 2.15 in f32 over the cases of [`Case::is_plain`]: of a loss, relative,
-    /// and of an entry of a gradient, relative to the largest of its row. Remade by
-    /// `tests/fixtures/f32_errors.py`.
+    /// and of an entry of a gradient, relative to the largest of its row. `tests/fixtures/f32_errors.py`
+    /// prints them.
     const PYTORCH_F32: [f64; 2] = [4.35e-5, 5.09e-5];
 
     impl Case {
@@ -244,7 +244,7 @@ fn there_are_at_least_300_cases_and_each_has_a_name_of_its_own() {
     assert!(CASES.len() >= 300, "{} cases", CASES.len());
 }
 
-/// The oracle of the other tests says what PyTorch says.
+/// Compares the oracle of the other tests with PyTorch.
 #[test]
 fn the_oracle_agrees_with_pytorch() {
     let differences = differences(oracle::solve, tolerance::of(DType::F64));

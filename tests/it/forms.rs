@@ -1,4 +1,4 @@
-//! Ranks, class dimensions, memory layouts and dtypes against the oracle.
+//! Compares ranks, class dimensions, memory layouts and dtypes with the oracle.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
@@ -8,7 +8,7 @@ use crate::common::problem::{Problem, Targets};
 use crate::common::run;
 use crate::common::run::{Form, Layout, assert_agrees};
 
-/// No size equals another or is a multiple of 4.
+/// Shapes of every rank. No size is a multiple of 4, and up to rank 4 no two sizes are equal.
 const SHAPES: [&[usize]; 8] = [
     &[7],
     &[5, 7],
@@ -97,16 +97,17 @@ fn every_integer_dtype_of_the_device_is_a_target(device: &Device) {
             int: Some(int),
             ..Form::default()
         };
-        // 100 is ignored, which every dtype can hold.
+        // The ignored index is 100, which every dtype can hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 8).with_ignored(100);
         assert_agrees(&problem, form, device);
-        // The default -100 is a target that unsigned dtypes cannot hold.
+        // The ignored index is the default -100, which unsigned dtypes cannot hold.
         let problem = Problem::random(&[4, 3, 5], 1, false, 9);
         assert_agrees(&problem, form, device);
     }
 }
 
-/// Shader languages have no exponential of f64, and what Burn compiles there returns wrong numbers.
+/// Shaders refuse logits of f64: they do not have an exponential of f64, and what Burn compiles instead
+/// returns wrong numbers.
 fn f64_logits_are_computed_in_f64_or_refused(device: &Device) {
     let form = Form {
         float: DType::F64,
@@ -127,7 +128,7 @@ fn f64_logits_are_computed_in_f64_or_refused(device: &Device) {
     }
 }
 
-/// `capabilities` says which device has which; NdArray does not even make such a tensor.
+/// Half precision depends on the device (`capabilities`); NdArray does not even make such a tensor.
 fn half_precision_logits_are_computed_in_f32_or_refused(device: &Device) {
     for float in [DType::F16, DType::BF16] {
         let form = Form {
@@ -151,7 +152,7 @@ fn half_precision_logits_are_computed_in_f32_or_refused(device: &Device) {
     }
 }
 
-/// To numbers that f16 and bf16 hold exactly.
+/// Rounds to numbers that f16 and bf16 hold exactly.
 fn round(values: &mut [f64]) {
     for value in values {
         *value = (*value * 16.0).round() / 16.0;

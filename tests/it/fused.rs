@@ -1,5 +1,5 @@
-//! Where a fused kernel changes its way: sizes around its blocks, layouts, values that it may treat
-//! apart, and what it multiplies the gradient by.
+//! Problems at which a fused kernel changes its way: sizes around its blocks, layouts, values that it may
+//! treat differently, and factors of the gradient.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::Device;
@@ -15,14 +15,14 @@ use crate::common::run::{self, Form, assert_agrees};
 use crate::common::{oracle, tolerance};
 
 const ROWS: [usize; 5] = [0, 1, 2, 17, 1000];
-/// Around the widths of vectors, of blocks of 64 rows, and a vocabulary.
+/// Numbers of classes around the widths of vectors and blocks of 64 rows, and a vocabulary.
 const CLASSES: [usize; 15] = [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 50_257];
-/// As far as a build without optimisation gets through the grid in seconds.
+/// Most elements of a problem: a build without optimisation gets through the grid in seconds.
 const MOST_ELEMENTS: usize = 1_100_000;
-/// Up to this many elements every form of the problem is tried.
+/// Most elements of a problem that is tried in every form.
 const FEW_ELEMENTS: usize = 20_000;
 
-/// Index targets as they are and under every option, and distributions.
+/// Compares index targets and distributions with the oracle, and small problems also under every option.
 fn assert_size_agrees(shape: &[usize], class_dim: usize, seed: u64, device: &Device) {
     let elements: usize = shape.iter().product();
     let indices = Problem::random(shape, class_dim, false, seed);
@@ -67,7 +67,7 @@ fn every_number_of_positions_and_of_strided_classes(device: &Device) {
     }
 }
 
-/// Every shape costs a device seconds of compilation.
+/// Tests one size of either layout, because every shape costs a device seconds of compilation.
 #[cfg_attr(
     not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
     allow(dead_code)
@@ -118,7 +118,8 @@ pub fn the_gradient_is_multiplied_by_the_upstream_gradient(device: &Device) {
     }
 }
 
-/// Reduced in every way under every number, and row by row under ones and under all of the numbers.
+/// The problem reduced in every way under every upstream gradient, and row by row under ones and under all of
+/// them.
 fn under_every_upstream(problem: Problem) -> Vec<Problem> {
     let mut problems = Vec::new();
     for upstream in UPSTREAM {
@@ -158,8 +159,8 @@ tests_on! {
     ],
 }
 
-/// The mean over 65 536 rows divides every gradient below what f16 can hold, unless the factor of
-/// 65 536 that the loss is scaled by has come in before it is rounded.
+/// Scales the loss by 65 536, which is what the mean divides by. f16 can hold the gradients only if the
+/// factor comes in before they are rounded.
 #[cfg(feature = "flex")]
 #[test]
 fn a_scaled_loss_has_gradients_that_f16_can_hold() {
@@ -193,8 +194,8 @@ fn a_scaled_loss_has_gradients_that_f16_can_hold() {
     }
 }
 
-/// Each entry on its own, where f16 has all its 11 bits, to half of their last one; the rest of the
-/// 6e-4 is for f32.
+/// Compares the entries for which f16 has all its 11 bits, to half a unit in the last of them; the rest of
+/// the 6e-4 is for f32.
 #[cfg(feature = "flex")]
 fn assert_entries_of_f16(found: &[f64], expected: &[f64]) {
     for (found, expected) in found.iter().zip(expected) {

@@ -1,15 +1,15 @@
-//! Random problems against the portable path in f64, or on a device without f64 against the oracle.
+//! Compares random problems with the portable path in f64, or with the oracle on a device without f64.
 
 use burn::tensor::Device;
 
 use crate::common::backends::{is_host, is_processor, on_every_backend};
 use crate::common::random::random_problems_agree;
 
-/// As many as a build without optimisation runs in a few seconds.
+/// Cases on the host: a build without optimisation runs them in a few seconds.
 const CASES_OF_THE_HOST: u32 = 200;
-/// Nearly every case is compiled anew on CubeCL's runtimes: in milliseconds here,
+/// Cases on the processor runtime, which compiles nearly every case anew, in milliseconds.
 const CASES_OF_THE_PROCESSOR: u32 = 80;
-/// and in several times that by a shader compiler, whose kernels have the same source.
+/// Cases on other devices, whose compilers take several times as long for kernels with the same source.
 const CASES_OF_A_SHADER: u32 = 20;
 
 fn a_random_problem_agrees_with_the_portable_path(device: &Device) {

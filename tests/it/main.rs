@@ -1,6 +1,6 @@
 //! The tests of the public surface, one body for every backend.
 
-// Burn deprecates NdArray, which these tests run on as well.
+// Burn deprecates NdArray, on which these tests run too.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 mod common;

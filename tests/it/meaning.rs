@@ -1,5 +1,5 @@
-//! Each line of the definition that the fixtures do not pin already: edge cases, the total weight,
-//! gradients that must not leak, results that must not depend on anything but the input.
+//! The parts of the definition that the fixtures do not cover: edge cases, the total weight, gradients that
+//! must not leak, results that must depend on nothing but the input.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -94,7 +94,7 @@ fn a_class_at_minus_infinity_without_a_share_adds_nothing(device: &Device) {
     let gradient = numbers(by_share.grad(&value.backward()).unwrap());
     assert_eq!(gradient[1], 0.0);
 
-    // With a weight of 0 the smoothing gives the class no share either.
+    // A weight of 0 gives the class no share of the smoothing either.
     let weighted = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0, 0.0, 1.0]))
         .with_label_smoothing(0.1)
@@ -142,7 +142,7 @@ fn rows_without_a_distribution_are_nan_and_keep_it_to_themselves(device: &Device
 fn a_mean_over_nothing_is_what_empty_says(device: &Device) {
     for (empty, nothing) in [(EmptyReduction::Nan, f64::NAN), (EmptyReduction::Zero, 0.0)] {
         for weight in [None, Some(vec![1.0, 0.0, 1.0])] {
-            // All ignored, or all counted rows of weight 0.
+            // All rows are ignored, or all counted rows have a weight of 0.
             let target = if weight.is_none() { -100 } else { 1 };
             let loss = CrossEntropyLossConfig::new()
                 .with_empty(empty)
@@ -178,7 +178,7 @@ fn no_rows_are_an_empty_mean_and_a_sum_of_zero(device: &Device) {
     assert!(value(Reduction::Mean, EmptyReduction::Nan).is_nan());
     assert!(value(Reduction::BatchMean, EmptyReduction::Nan).is_nan());
 
-    // A batch that is not empty, of samples that are.
+    // The batch has samples, but the samples are empty.
     let loss = CrossEntropyLossConfig::new()
         .with_reduction(Reduction::BatchMean)
         .init(device);
@@ -200,7 +200,7 @@ fn one_class_has_no_loss_and_no_gradient(device: &Device) {
     assert_eq!(numbers(logits.grad(&value.backward()).unwrap()), [0.0, 0.0]);
 }
 
-/// On the host it is an error, which `errors` tests.
+/// Bad targets on the host are an error, which `errors` tests.
 #[cfg_attr(
     not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
     allow(dead_code)
@@ -227,7 +227,7 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
         let mean = loss.forward(logits.clone(), labels(&[bad, 1], device));
         assert!(numbers(mean)[0].is_nan());
 
-        // Not even where nothing else counts, and nothing may be 0.
+        // The mean is NaN even where no other row counts and `empty` asks for 0.
         let zero = CrossEntropyLossConfig::new()
             .with_empty(EmptyReduction::Zero)
             .init(device);
@@ -236,7 +236,7 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
     }
 }
 
-/// On the host they are an error, which `errors` tests.
+/// Such indices are an error on the host, which `errors` tests.
 #[cfg_attr(
     not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
     allow(dead_code)
@@ -248,16 +248,16 @@ fn indices_of_64_bits_are_not_cut_to_32(device: &Device) {
         let targets = Tensor::<1, Int>::from_data(targets, (device, dtype));
         numbers(loss.forward_no_reduction(logits(), targets))[0]
     };
-    // Cut to 32 bits this is class 1.
+    // This index would be class 1 if it were cut to 32 bits.
     assert!(value(TensorData::from([1i64 + (1 << 32)]), DType::I64).is_nan());
-    // Read as signed this is the ignored -100.
+    // This index would be the ignored -100 if it were read as signed.
     assert!(value(TensorData::from([u64::MAX - 99]), DType::U64).is_nan());
     assert!(value(TensorData::from([u32::MAX - 99]), DType::U32).is_nan());
     assert!(value(TensorData::from([2u32]), DType::U32).is_finite());
 }
 
 fn many_equal_rows_sum_to_their_number(device: &Device) {
-    // As many as an image of 512 x 512 has pixels, and three: added one after the other in f32 they
+    // The rows are the pixels of an image of 512 x 512, and three more: added one after the other in f32 they
     // would lose the fourth digit.
     let rows = 512 * 512 + 3;
     let logits = Tensor::<2>::zeros([rows, 3], device);
@@ -347,7 +347,7 @@ fn only_what_is_tracked_gets_a_gradient(device: &Device) {
     let logits = || logits_of(&[1.0, 2.0, 0.5], [1, 3], device);
     let shares = || Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device);
 
-    // The targets alone: their gradient is the surprisal of each class.
+    // Only the targets are tracked: their gradient is the surprisal of each class.
     let tracked = shares().require_grad();
     let constant = logits().detach().set_require_grad(false);
     let gradients = loss.forward(constant, tracked.clone()).backward();
@@ -357,7 +357,7 @@ fn only_what_is_tracked_gets_a_gradient(device: &Device) {
         assert!((entry - (sum.ln() - logit)).abs() < 1e-6, "{gradient:?}");
     }
 
-    // The logits alone.
+    // Only the logits are tracked.
     let (tracked, constant) = (logits(), shares());
     let gradients = loss.forward(tracked.clone(), constant.clone()).backward();
     assert!(tracked.grad(&gradients).is_some());
@@ -384,7 +384,7 @@ fn plain_logits_and_tracked_targets_mix(device: &Device) {
     let shares = Tensor::<2>::from_floats([[0.2, 0.3, 0.5]], device).require_grad();
     let gradients = loss.forward(logits, shares.clone()).backward();
     assert!(shares.grad(&gradients).is_some());
-    // Indices made on the plain device go with tracked logits too.
+    // Indices made on the plain device work with tracked logits too.
     let tracked = logits_of(&[1.0, 2.0, 0.5], [1, 3], device);
     let gradients = loss
         .forward(tracked.clone(), labels(&[1], &plain))
@@ -402,7 +402,7 @@ fn the_function_is_the_module_with_its_defaults(device: &Device) {
     );
 }
 
-/// A class that is nearly the maximum, and as good as it once both are scaled.
+/// A class that is nearly the maximum ties with it once both are scaled.
 fn a_gap_that_a_small_scale_takes_to_nothing_is_a_tie(device: &Device) {
     let config = CrossEntropyLossConfig::new().with_logit_scale(1e-30);
     let loss = config.init(device);

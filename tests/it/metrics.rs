@@ -24,7 +24,7 @@ struct Batch {
     targets: Vec<i64>,
 }
 
-/// Batches of unequal sizes, with unequal numbers of rows to ignore; one of them has no other.
+/// Batches of unequal sizes, with unequal numbers of ignored rows; one batch has only ignored rows.
 fn batches() -> Vec<Batch> {
     let mut rng = StdRng::seed_from_u64(5);
     let sizes = [(13, 0), (9, 7), (3, 3), (22, 5)];
@@ -53,7 +53,7 @@ impl Batch {
         Tensor::from_data(data, device)
     }
 
-    /// The rows that count.
+    /// Only the rows that count.
     fn counted(&self) -> Self {
         let counts = |row: &usize| self.targets[*row] != IGNORED;
         let rows: Vec<usize> = (0..self.targets.len()).filter(counts).collect();
@@ -73,7 +73,7 @@ fn metadata() -> MetricMetadata {
     }
 }
 
-/// What the metric comes to over the epoch.
+/// The value of the metric over the epoch.
 fn of_epoch<M: Metric + Numeric>(mut metric: M, inputs: Vec<M::Input>) -> f64 {
     for input in inputs {
         metric.update(&input, &metadata()).expect("it is computed");
@@ -94,7 +94,7 @@ fn outputs(config: CrossEntropyLossConfig, device: &Device) -> Vec<CrossEntropyO
     batches().into_iter().map(output).collect()
 }
 
-/// Outputs of other ranks and dtypes, also such that are still in the graph.
+/// Metrics take outputs of other ranks and dtypes, also those that are still in the graph.
 fn outputs_of_any_rank_and_dtype_are_taken(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_reduction(Reduction::Sum)
@@ -120,7 +120,7 @@ fn outputs_of_any_rank_and_dtype_are_taken(device: &Device) {
     }
 }
 
-/// Nothing to learn from is nothing in the mean, also for those who multiply it by its count.
+/// A batch of ignored rows adds 0 to the mean, with a count of 0.
 fn a_batch_of_ignored_rows_spoils_no_mean(device: &Device) {
     let outputs = outputs(CrossEntropyLossConfig::new(), device);
     let mut metric = RowLossMetric::new();
@@ -142,11 +142,11 @@ fn assert_same(found: f64, expected: f64) {
     assert!(off < 2e-6, "{found} for {expected}");
 }
 
-/// Over the output they are what they are over the logits of the counted rows.
+/// Burn's metrics give the same over the output as over the logits of the counted rows.
 fn burn_metrics_take_the_output(device: &Device) {
     let outputs = outputs(CrossEntropyLossConfig::new(), device);
     let of_outputs = || outputs.iter();
-    // Burn's metrics on empty batches are not asked.
+    // Burn's metrics do not get empty batches.
     let counted: Vec<Batch> = batches().iter().map(Batch::counted).collect();
     let counted = || counted.iter().filter(|batch| !batch.targets.is_empty());
     let pairs = || counted().map(|batch| (batch.logits(device), batch.targets(device)));
@@ -182,7 +182,7 @@ fn burn_metrics_take_the_output(device: &Device) {
     assert_same(of_epoch(LossMetric::new(), first), loss);
 }
 
-/// The epoch's value is the loss of all batches as one, whatever each is reduced by.
+/// The epoch's value is the loss of all batches taken as one, whatever reduction each batch has.
 fn the_row_loss_is_that_of_the_epoch_as_one_batch(device: &Device) {
     let mut all = Batch {
         logits: Vec::new(),

@@ -62,7 +62,7 @@ fn a_bound_loss_trains_and_validates() {
 
 fn a_model_trains_and_validates_with_the_loss_as_a_field(device: &Device) {
     let plain = device.clone().without_autodiff();
-    // `train` turns autodiff on with the strategy that is the default, not with that of `device`.
+    // `train` turns autodiff on with the default strategy, not with that of `device`.
     let model = Classifier::new(&plain).train();
     let loss = model.forward(&model.linear.weight.val().device());
     let gradients = loss.clone().backward();
@@ -114,7 +114,7 @@ fn a_loss_follows_its_model_to_another_device() {
     assert!((found - expected).abs() < 1e-6, "{found} {expected}");
 }
 
-/// Where the weights were made does not matter either.
+/// The backend on which the class weights were made does not matter.
 #[cfg(all(feature = "flex", feature = "ndarray"))]
 #[test]
 fn class_weights_follow_the_logits() {

@@ -1,4 +1,4 @@
-//! What a forward knows besides the loss, and log-probabilities with gradients.
+//! The results of a forward besides the loss, and log-probabilities with gradients.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -10,7 +10,7 @@ use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::{oracle, tolerance};
 
-/// Rows of one block and of several, of classes that lie together and that do not.
+/// Rows of one block and of several, with classes that are adjacent in memory and classes that are not.
 const SHAPES: [([usize; 3], usize); 4] = [
     ([5, 131, 1], 1),
     ([3, 7, 23], 1),
@@ -39,7 +39,7 @@ fn outputs_agree_with_the_oracle(device: &Device) {
                 .with_ignored(0)
                 .with_config(|config| config.with_logit_scale(0.5));
             assert_output(&scaled, device);
-            // Equal scores, all of them and some.
+            // Some scores are equal here, and then all of them.
             let mut tied = plain.clone();
             for (at, logit) in tied.logits.iter_mut().enumerate() {
                 *logit = if at % 3 == 0 { 1.0 } else { (at % 2) as f64 };
@@ -80,7 +80,7 @@ fn probabilities_have_their_logarithms(device: &Device) {
     }
 }
 
-/// Rows without a distribution have an order of their classes all the same.
+/// Rows without a distribution still have an order of their classes.
 fn rows_of_nan_and_infinity_keep_their_order(device: &Device) {
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let rows = [
@@ -109,7 +109,7 @@ fn rows_of_nan_and_infinity_keep_their_order(device: &Device) {
     }
 }
 
-/// Asking for more does not change the loss or its gradient by a bit.
+/// The output does not change the loss or its gradient by a bit.
 fn the_loss_is_that_of_forward(device: &Device) {
     for (shape, class_dim) in SHAPES {
         let problem = Problem::random(&shape, class_dim, false, 7).with_ignored(1);
@@ -144,8 +144,8 @@ fn no_rows_have_no_details(device: &Device) {
     assert_eq!(output.entropy.expect("it was asked for").dims(), [0, 2]);
 }
 
-/// Logits of half precision are computed in f32: their details are those of the same numbers in f32, to
-/// the bit. Those of f64 have its dtype.
+/// Logits of half precision are computed in f32: their details have the bits of the same numbers in f32. The
+/// total weight has the dtype of the loss.
 fn other_dtypes_have_their_details(device: &Device) {
     let problem = Problem::random(&[5, 70, 2], 1, false, 9)
         .with_ignored(1)
@@ -193,8 +193,8 @@ fn the_details_are_constants(device: &Device) {
     assert_eq!(of_loss.into_data(), of_both.into_data());
 }
 
-/// `log_prob` is what a loss without its other options is the negative of, for indices and
-/// distributions, and so are its gradients.
+/// `log_prob` and its gradients are the negative of those of a loss without its other options, for indices
+/// and for distributions.
 fn log_probabilities_have_gradients(device: &Device) {
     for soft in [false, true] {
         let problem = Problem::random(&[6, 37, 2], 1, soft, 9)

@@ -1,4 +1,4 @@
-//! Relations that hold for every input.
+//! Relations that hold for every problem.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
@@ -36,7 +36,8 @@ fn check(cases: u32, property: impl Fn(Problem)) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// Few where a call costs milliseconds; the relations do not depend on the size.
+/// Cases of a property. They are few, because a call may cost milliseconds; the relations do not depend on
+/// the size.
 const CASES: u32 = 24;
 
 fn f64_of(problem: &Problem, device: &Device) -> Outcome {
@@ -47,7 +48,7 @@ fn f64_of(problem: &Problem, device: &Device) -> Outcome {
     run::solve_in(problem, form, device)
 }
 
-/// Absolute, for losses of order 1 and gradients below it.
+/// Asserts an absolute difference, for losses of order 1 and gradients below it.
 #[track_caller]
 fn assert_within(name: &str, found: &Outcome, expected: &Outcome, tolerance: f64) {
     let pairs = [
@@ -87,7 +88,7 @@ fn an_index_is_its_one_hot_distribution(device: &Device) {
 
 fn a_shift_of_all_logits_changes_nothing(device: &Device) {
     check(CASES, |problem| {
-        // Values and shift of few bits, so that their sum is exact in f32.
+        // Values and shift have few bits, so that their sum is exact in f32.
         let mut problem = problem;
         for logit in &mut problem.logits {
             *logit = (*logit * 64.0).round() / 64.0;
@@ -187,7 +188,7 @@ tests_on! {
     ],
 }
 
-/// Central differences of the loss in f64, on the backends that compute f64 as such.
+/// Compares the gradient with central differences of the loss in f64, on the backends that compute in f64.
 fn finite_differences_are_the_gradient(device: &Device) {
     const STEP: f64 = 1e-5;
     check(CASES, |problem| {
@@ -244,7 +245,7 @@ fn finite_differences_are_the_gradient_on_ndarray() {
     finite_differences_are_the_gradient(&crate::common::backends::ndarray().autodiff());
 }
 
-/// The tolerance table is not so wide that a wrong formula fits in.
+/// The tolerances are narrow enough to reject a wrong formula.
 #[test]
 fn the_tolerances_tell_a_wrong_smoothing_from_a_right_one() {
     let problem = Problem::random(&[4, 7], 1, false, 1)

@@ -24,7 +24,7 @@ impl Contrast {
     }
 }
 
-/// Keys and ids that count from `start`.
+/// Pushes keys and ids that count from `start`.
 fn push(queue: &mut NegativeQueue, start: usize, rows: usize) {
     let device = &queue.devices()[0];
     let dtype = queue.keys().dtype();
@@ -46,7 +46,7 @@ fn empty(capacity: usize, ids: bool, device: &Device) -> NegativeQueue {
         .init(device)
 }
 
-/// Six keys in a queue of that capacity.
+/// A queue of this capacity, into which six keys were pushed.
 fn filled(capacity: usize, ids: bool, device: &Device) -> NegativeQueue {
     let mut queue = empty(capacity, ids, device);
     push(&mut queue, 0, 6);
@@ -60,7 +60,7 @@ fn contents(queue: &NegativeQueue) -> (Vec<f64>, Option<Vec<i64>>, usize, usize)
     (numbers(queue.keys()), ids, queue.len(), queue.position())
 }
 
-/// Through the bytes of a file.
+/// Passes a record through the bytes of a file.
 fn record(module: impl Module) -> ModuleRecord {
     let bytes = module.into_record().into_bytes().expect("bytes");
     ModuleRecord::from_bytes(bytes).expect("a record")
@@ -68,12 +68,12 @@ fn record(module: impl Module) -> ModuleRecord {
 
 fn a_record_holds_all_of_the_queue(device: &Device) {
     for ids in [false, true] {
-        // Filling, just full, and wrapped.
+        // The queue is filling, just full, or wrapped.
         for capacity in [9, 6, 4] {
             let mut saved = filled(capacity, ids, device);
             let mut loaded = empty(capacity, ids, device).load_record(record(saved.clone()));
             assert_eq!(contents(&loaded), contents(&saved));
-            // And goes on as that would have.
+            // The loaded queue continues as the saved one does.
             for queue in [&mut saved, &mut loaded] {
                 push(queue, 6, 5);
             }
@@ -86,7 +86,7 @@ fn a_record_holds_all_of_the_queue(device: &Device) {
 
 fn a_record_of_a_model_holds_its_queue(device: &Device) {
     let saved = Contrast::new(filled(4, true, device), device);
-    // Weight and bias, keys, ids and ring.
+    // The record has weight and bias, keys, ids and ring.
     assert_eq!(saved.clone().into_record().len(), 5);
     let expected = contents(&saved.queue);
     let folder = std::env::temp_dir().join(format!(
@@ -99,7 +99,7 @@ fn a_record_of_a_model_holds_its_queue(device: &Device) {
     saved.save_file(&file).expect("a file");
     let loaded = Contrast::new(empty(4, true, device), device).load_file(&file);
     assert_eq!(contents(&loaded.queue), expected);
-    // Not before: Burn reads what is in a file when it is looked at.
+    // The folder stays until here, because Burn reads the content of a file when it is used.
     std::fs::remove_dir_all(&folder).expect("the folder is ours");
 }
 
@@ -128,11 +128,11 @@ fn a_record_of_another_queue_is_refused(device: &Device) {
     assert!(empty(5, true, device).try_load_record(without).is_err());
 }
 
-/// Nothing that no key was put in becomes a negative, and no key gets the id of another.
+/// A slot without a key does not become a negative, and no key gets the id of another.
 fn what_is_loaded_in_part_fits_together(device: &Device) {
     let record = || record(filled(5, true, device)).validate(false);
 
-    // Keys of another shape: as if there had been no record.
+    // Keys of another shape leave the queue as if there were no record.
     for ids in [false, true] {
         let queue = filled(4, ids, device);
         let expected = contents(&queue);
@@ -142,16 +142,16 @@ fn what_is_loaded_in_part_fits_together(device: &Device) {
     let features = NegativeQueueConfig::new(5, 3).with_ids(true).init(device);
     assert!(features.load_record(record()).is_empty());
 
-    // Ids that nobody asks for.
+    // Ids in the record are dropped where the queue does not have ids.
     let loaded = empty(5, false, device).load_record(record().allow_unused(true));
     assert_eq!(contents(&loaded), contents(&filled(5, false, device)));
 
-    // No ids for the keys.
+    // Keys without ids leave the queue empty.
     let without = self::record(filled(5, false, device)).allow_partial(true);
     let loaded = filled(5, true, device).load_record(without);
     assert!(loaded.is_empty());
 
-    // Nothing of the queue.
+    // A record without the queue leaves it unchanged.
     let encoder = self::record(Contrast::new(filled(5, true, device), device).encoder);
     let queue = filled(5, true, device);
     let expected = contents(&queue);
@@ -159,7 +159,7 @@ fn what_is_loaded_in_part_fits_together(device: &Device) {
     assert_eq!(contents(&loaded), expected);
 }
 
-/// Adds to every integer.
+/// Adds a number to every integer.
 struct Add(i64);
 
 impl ModuleMapper for Add {
@@ -191,12 +191,12 @@ fn numbers_that_no_queue_has_leave_it_empty(device: &Device) {
         let mapped = filled(5, false, device).map(&mut Replace(numbers));
         assert!(mapped.is_empty(), "{numbers:?}");
     }
-    // A mapper that changes nothing of it changes nothing.
+    // A mapper that changes no number leaves the queue unchanged.
     let queue = filled(5, false, device);
     assert_eq!(contents(&queue.clone().map(&mut Add(0))), contents(&queue));
 }
 
-/// Makes a leaf of every float.
+/// Makes every float tensor a leaf.
 struct Track;
 
 impl ModuleMapper for Track {

@@ -1,5 +1,5 @@
-//! The documents that the project grew out of: every number that they print, and the loops that they
-//! compare a framework with.
+//! The documents from which the project grew: every number that they print, and the loops with which they
+//! compare a framework.
 
 use approx::assert_relative_eq;
 use burn::nn::loss::Reduction;
@@ -10,7 +10,7 @@ use crate::common::backends::{computes_f64, tests_on};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::numbers;
 
-/// `-x[y] + ln sum_j exp(x[j])`, as the first document writes it, over `[outer, classes, inner]`.
+/// The mean of `-x[y] + ln sum_j exp(x[j])`, as the first document writes it, over `[outer, classes, inner]`.
 fn mean_by_loop(logits: &[f64], targets: &[i64], classes: usize, inner: usize) -> f64 {
     let mut losses = Vec::new();
     for (row, target) in targets.iter().enumerate() {
@@ -65,7 +65,7 @@ fn six_images_with_a_label_per_pixel(device: &Device) {
     assert_eq!(unsqueezed, squeezed);
 }
 
-/// numpy.random.seed(123), then random([5, 10]) twice.
+/// The numbers of numpy.random.seed(123), then random([5, 10]) twice.
 const PROBABILITIES: [[f64; 10]; 5] = [
     [
         0.6964691855978616,
@@ -254,8 +254,8 @@ fn one_hot_and_indices_give_the_same_1_2914(device: &Device) {
     assert_relative_eq!(by_share, by_index, max_relative = 1e-6);
 }
 
-/// Why MoCo's labels are all zero: `cat([l_pos, l_neg], 1)` puts the positive at index 0, so the
-/// loss is `-ln(exp(l_pos) / (exp(l_pos) + sum exp(l_neg)))` of each row.
+/// MoCo's labels are all zero, because `cat([l_pos, l_neg], 1)` puts the positive at index 0. The loss of
+/// each row is `-ln(exp(l_pos) / (exp(l_pos) + sum exp(l_neg)))`.
 fn labels_of_zero_name_the_positive_at_index_0(device: &Device) {
     let (positives, negatives) = ([0.9f64, -0.2, 0.4], [[0.1, 0.3], [0.5, -0.7], [-0.4, 0.8]]);
     let column = Tensor::<2>::from_floats([[0.9], [-0.2], [0.4]], device);
@@ -281,7 +281,7 @@ fn labels_of_zero_name_the_positive_at_index_0(device: &Device) {
         / 3.0;
     assert_relative_eq!(found, info_nce, max_relative = 5e-6);
 
-    // The same as a one-hot target whose ones stand in the first place.
+    // A one-hot target with its ones in the first place gives the same loss.
     let first = Tensor::<2>::from_floats([[1., 0., 0.], [1., 0., 0.], [1., 0., 0.]], device);
     let by_share = numbers(loss.forward(logits, first))[0];
     assert_relative_eq!(found, by_share, max_relative = 1e-6);

@@ -1,7 +1,7 @@
 //! Results do not depend on the number of threads, to the bit.
 //!
-//! The threads of a process are set once, so each number of them takes a process of its own: this
-//! test binary again, with the test that prints the bits.
+//! The number of threads of a process is set once, so each number needs a process of its own: this test
+//! binary again, with the test that prints the bits.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
@@ -14,7 +14,7 @@ use crate::common::problem::Problem;
 use crate::common::run;
 use crate::linear::projected::{Form, Projected};
 
-/// What the lines that count begin with.
+/// The prefix of the lines that count.
 const MARK: &str = "bits: ";
 
 /// Rows, classes and positions that do not divide evenly among threads or blocks.
@@ -44,7 +44,7 @@ fn problems(shape: &[usize]) -> Vec<Problem> {
     ]
 }
 
-/// One line for each problem. Everything that was computed goes into it.
+/// Prints one line for each problem, made of everything that was computed.
 fn print_bits(device: &Device) {
     for shape in SHAPES {
         for (number, problem) in problems(shape).iter().enumerate() {
@@ -61,7 +61,7 @@ fn print_bits(device: &Device) {
             println!("\n{MARK}{shape:?} {number} {:016x}", hasher.finish());
         }
     }
-    // In chunks that do not divide the rows.
+    // The chunks do not divide the rows.
     let projected = Projected::random([103, 67, 1003], false, 3);
     let found = projected.found(Form::chunked(Some(40)), device);
     let mut hasher = DefaultHasher::new();
@@ -73,7 +73,7 @@ fn print_bits(device: &Device) {
     println!("\n{MARK}projection {:016x}", hasher.finish());
 }
 
-/// The lines of the test of this name, run by as many threads.
+/// Runs the test of this name with so many threads, and returns its lines.
 fn bits_of(test: &str, threads: usize) -> Vec<String> {
     let binary = std::env::current_exe().expect("a test knows where it lies");
     let output = Command::new(binary)
@@ -126,7 +126,7 @@ same_bits_on!(flex);
 #[cfg(feature = "ndarray")]
 same_bits_on!(ndarray);
 
-/// Linux lists a process's threads.
+/// Checks that RAYON_NUM_THREADS has an effect, on Linux, which lists a process's threads.
 #[cfg(all(feature = "flex", target_os = "linux"))]
 #[test]
 fn the_number_of_threads_can_be_set() {

@@ -1,4 +1,4 @@
-//! An allocator that counts: the system's, and three numbers. The example `language_model` has it too.
+//! An allocator that counts what it passes on to the system's. The example `language_model` uses it too.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,14 +12,14 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// What was allocated while something ran, by all threads.
+/// Bytes that all threads allocated while something ran.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes {
-    /// In sum, whether freed since or not.
+    /// All allocations added up, whether freed since or not.
     pub allocated: usize,
-    /// The most at one time, over what there was before.
+    /// The most at one time, beyond what there was before.
     pub peak: usize,
-    /// What there is afterwards, over what there was before.
+    /// The bytes that are still held afterwards, beyond what there was before.
     pub held: usize,
 }
 
@@ -40,8 +40,8 @@ fn add(bytes: usize) {
     PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }
 
-// SAFETY: every call is handed on to `System` with the arguments it came with, so what holds for
-// `System` holds here. The counting touches no memory but its own and does not allocate.
+// SAFETY: every call passes to `System` with its own arguments, so what holds for `System` holds here. The
+// counting touches no memory but its own and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
@@ -51,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
-        // SAFETY: as in `alloc`.
+        // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
         unsafe { System.alloc_zeroed(layout) }
     }
 
@@ -62,13 +62,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // What grows counts by how much it grows.
+        // A block that grows counts by the difference.
         if size > layout.size() {
             add(size - layout.size());
         } else {
             LIVE.fetch_sub(layout.size() - size, Relaxed);
         }
-        // SAFETY: as in `dealloc`, and `size` is as the caller promised.
+        // SAFETY: `memory` came from `System` with `layout`, and `size` is as the caller promised.
         unsafe { System.realloc(memory, layout, size) }
     }
 }

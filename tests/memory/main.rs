@@ -1,10 +1,10 @@
-//! What a loss, and a queue of negatives, allocates on the CPU, counted byte by byte.
+//! Counts, byte by byte, what a loss and a queue of negatives allocate on the CPU.
 //!
-//! A kernel that computes the gradient beside the loss writes it over the logits where nothing else
-//! holds them, else into one new tensor; plain tensor operations need several tensors of that size.
-//! So these tests also say which path ran.
+//! A kernel that computes the gradient together with the loss writes it over the logits if nothing else holds
+//! them, otherwise into one new tensor; plain tensor operations need several tensors of that size. So these
+//! tests also show which path ran.
 #![cfg(any(feature = "flex", feature = "ndarray"))]
-// Burn deprecates NdArray, which these tests run on as well.
+// Burn deprecates NdArray, on which these tests run too.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::ops::Range;
@@ -17,26 +17,26 @@ use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, NegativeQueueConfig,
 };
 
-#[allow(dead_code)] // What is held afterwards is not asked for here.
+#[allow(dead_code)] // These tests do not read `held`.
 mod counting;
 mod projection;
 
-/// One test at a time: the counters are those of the process.
+/// Runs one test at a time, because the counters belong to the process.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who else holds the logits that a loss is given.
+/// The holder of the logits besides the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
-    /// Nobody: they are the result of an operation.
+    /// Nothing: the logits are the result of an operation.
     Nobody,
-    /// Nobody: they are a leaf that was moved in.
+    /// Nothing: the logits are a leaf that was moved in.
     NobodyAndALeaf,
-    /// The test, which fetches their gradient.
+    /// The test, which fetches the gradient of the logits.
     Test,
-    /// The test, and no gradient is asked for.
+    /// The test, which asks for no gradient.
     Untracked,
 }
 
@@ -44,7 +44,7 @@ enum Holder {
 enum Targets {
     Indices,
     Shares,
-    /// Distributions that require their gradient.
+    /// Distributions that require a gradient.
     TrackedShares,
 }
 
@@ -53,7 +53,7 @@ struct Case {
     name: &'static str,
     config: CrossEntropyLossConfig,
     targets: Targets,
-    /// A loss per row, and an upstream gradient per row.
+    /// Whether each row has a loss and an upstream gradient.
     per_row: bool,
 }
 
@@ -124,7 +124,7 @@ struct Setting {
     shape: [usize; 3],
     class_dim: usize,
     float: DType,
-    /// What may be allocated beside whole tensors, in terms of the logits.
+    /// Allowed allocations besides whole tensors, as a share of the logits.
     rest: f64,
     in_sum: bool,
     logits: Tensor<3>,
@@ -144,7 +144,7 @@ impl Setting {
         let mut row_shape = shape.to_vec();
         row_shape.remove(class_dim);
         let rows: usize = row_shape.iter().product();
-        // Values that are probabilities as well as logits.
+        // The values are valid as probabilities and as logits.
         let full = |step: usize| -> Tensor<3> {
             let values = (0..shape.iter().product()).map(|at: usize| 1 + at * step % 997);
             let values: Vec<f32> = values.map(|value| value as f32 / 997.0).collect();
@@ -193,7 +193,7 @@ impl Setting {
         }
     }
 
-    /// What the loss allocates, and the backward where there is one.
+    /// Counts what the loss allocates, and the backward if there is one.
     fn count(&self, case: &Case, holder: Holder) -> counting::Bytes {
         let config = case.config.clone().with_class_dim(self.class_dim as isize);
         let loss = config.init(&self.device);
@@ -222,7 +222,7 @@ impl Setting {
         bytes
     }
 
-    /// How much may be allocated, in terms of the logits.
+    /// The allowed allocations, as multiples of the logits.
     fn allowed(&self, case: &Case, holder: Holder) -> Range<f64> {
         let of_logits = usize::from(holder == Holder::Test);
         let tracked = case.targets == Targets::TrackedShares && holder != Holder::Untracked;
@@ -274,11 +274,11 @@ struct Size {
     shape: [usize; 3],
     class_dim: usize,
     rest: f64,
-    /// Whether what was freed again counts too.
+    /// Whether freed memory counts too.
     in_sum: bool,
 }
 
-/// Logits of 16 MiB in f32, beside which what there is one of per row or per thread is nothing.
+/// Logits of 16 MiB in f32 for two threads: numbers per row or per thread are negligible beside them.
 fn large() -> Size {
     Size {
         shape: [2, 256 * per_two_threads(), 8192],
@@ -288,12 +288,11 @@ fn large() -> Size {
     }
 }
 
-/// Every layout that a kernel may tell apart, in sizes that a build without optimisation gets
-/// through.
+/// Every layout that a kernel may tell apart, in sizes that a build without optimisation gets through.
 ///
-/// They are small, so a thread's scratch memory shows: up to 64 rows of classes or 64 KiB, of the
-/// logits, of the distributions and of their gradient. At one time that is less than one tensor of
-/// the size of the logits; plain tensor operations need at least three.
+/// The sizes are small, so a thread's scratch memory shows: up to 64 rows of classes or 64 KiB, of the
+/// logits, of the distributions and of their gradient. At one time that is less than one tensor of the size
+/// of the logits; plain tensor operations need at least three.
 fn sizes() -> [Size; 4] {
     let many = 0.1;
     let few = 0.9;
@@ -312,15 +311,16 @@ fn sizes() -> [Size; 4] {
     })
 }
 
-/// The scratch memory of a kernel grows with the threads, and the logits with it.
+/// A factor of the sizes: the scratch memory of a kernel grows with the threads, so the logits grow too.
 fn per_two_threads() -> usize {
     available_parallelism().map_or(1, |threads| threads.get().div_ceil(2))
 }
 
-/// So many differences are reported, and the rest not looked for.
+/// Differences to report; the test does not look for more.
 const REPORTED: usize = 8;
 
-/// Every case under every holder, once the threads and whatever is made once are there.
+/// Checks every case under every holder, after a first call that makes the threads and everything else that
+/// is made once.
 fn differences<'a>(
     setting: &'a Setting,
     cases: &'a [Case],
@@ -340,7 +340,7 @@ fn assert_none(differences: impl Iterator<Item = String>) {
     assert!(first.is_empty(), "{first:#?}");
 }
 
-/// The plain mean over large logits.
+/// Checks the plain mean over large logits.
 fn check_large(holders: &[Holder], device: &Device) {
     let _alone = alone();
     let device = device.clone().autodiff();
@@ -383,7 +383,7 @@ fn every_option_takes_the_fused_path(device: &Device) {
     }));
 }
 
-/// A queue of 1 MiB, of which 4 KiB are new at a time: in one piece, and wrapped around its end.
+/// Pushes up to 4 KiB of keys into a queue of 1 MiB: in one piece, and wrapped around its end.
 fn a_push_writes_into_the_ring(device: &Device) {
     let _alone = alone();
     let mut queue = NegativeQueueConfig::new(1 << 12, 64).init(device);
@@ -394,7 +394,7 @@ fn a_push_writes_into_the_ring(device: &Device) {
         let ((), bytes) = counting::count(|| queue.push(keys));
         assert!(bytes.allocated < 1 << 16, "{rows} rows: {bytes:?}");
     }
-    // Somebody else holds the ring: it is copied, once.
+    // Another holder of the ring makes the push copy it, once.
     let held = queue.keys();
     let keys = batch(4);
     let ((), bytes) = counting::count(|| queue.push(keys));
@@ -443,7 +443,7 @@ on_backend!(flex);
 #[cfg(feature = "ndarray")]
 on_backend!(ndarray);
 
-/// The counters see what another thread allocates, and what is freed before the end.
+/// The counters see allocations of other threads, and allocations that are freed before the end.
 #[test]
 fn a_counter_counts() {
     let _alone = alone();

@@ -11,8 +11,8 @@ use super::counting::count;
 const FEATURES: usize = 4;
 const CLASSES: usize = 500;
 const CHUNK: usize = 128 << 10;
-/// Of tensors that are one number for each row: the loss and its upstream gradient without reduction,
-/// and the places of the rows that are kept where some are ignored.
+/// Bytes per row of the tensors with one number for each row: the loss and its upstream gradient without
+/// reduction, and the places of the rows that are kept where some are ignored.
 const OF_ROW: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Form {
     Untracked,
 }
 
-/// Bytes at one time beyond what there was before and the gradients.
+/// The most bytes at one time, beyond those before the call and the gradients.
 fn beyond_gradients(rows: usize, ignored: bool, form: Form, device: &Device) -> usize {
     let device = match form {
         Form::Untracked => device.clone().without_autodiff(),
@@ -60,7 +60,7 @@ fn beyond_gradients(rows: usize, ignored: bool, form: Form, device: &Device) -> 
             }
         }
     };
-    // Threads and what else the first call leaves behind.
+    // The first call leaves threads and other things behind.
     drop(run());
     let (_, bytes) = count(run);
     let gradients = match form {
@@ -80,7 +80,7 @@ fn peak_does_not_grow_with_the_rows(device: &Device) {
                 _ => 0,
             };
             for (rows, peak) in sizes.into_iter().zip(peaks) {
-                // A chunk, and what the matrix products lay out anew.
+                // The loss may hold a chunk, and what the matrix products copy.
                 let most = CHUNK + CHUNK / 2 + of_rows(rows);
                 assert!(
                     (CHUNK..most).contains(&peak),
@@ -91,7 +91,7 @@ fn peak_does_not_grow_with_the_rows(device: &Device) {
     }
 }
 
-/// The similarities of a batch to a queue are never there as a whole.
+/// The similarities of a batch to a queue never exist as a whole.
 fn peak_does_not_grow_with_the_queue(device: &Device) {
     const BATCH: usize = 64;
     let loss: InfoNceLoss = InfoNceLossConfig::new()
@@ -111,7 +111,7 @@ fn peak_does_not_grow_with_the_queue(device: &Device) {
         };
         drop(run());
         let (_, bytes) = count(run);
-        // A chunk and what the products lay out, and what is of the size of the batch.
+        // The loss may hold a chunk, what the products copy, and tensors of the size of the batch.
         let most = CHUNK + CHUNK / 2 + 16 * BATCH * FEATURES * size_of::<f32>();
         assert!(
             bytes.peak <= most && most < BATCH * queue * size_of::<f32>(),
@@ -121,7 +121,7 @@ fn peak_does_not_grow_with_the_queue(device: &Device) {
     }
 }
 
-/// An embedding that is the weight, turned around, is taken where it lies.
+/// A weight that is a transposed embedding is used where it lies.
 fn a_tied_weight_is_not_copied(device: &Device) {
     const ROWS: usize = 16;
     const VOCABULARY: usize = 20_000;
@@ -143,7 +143,7 @@ fn a_tied_weight_is_not_copied(device: &Device) {
     drop(run());
     let (_, bytes) = count(run);
     let weight = VOCABULARY * WIDE * size_of::<f32>();
-    // Its gradient, and with room for chunks and what the products lay out less than a second one.
+    // The loss holds the gradient of the weight, and chunks and copies that are smaller than a second one.
     assert!(
         (weight..weight + weight / 2).contains(&bytes.peak),
         "{} bytes for a weight of {weight}",

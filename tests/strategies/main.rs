@@ -1,14 +1,14 @@
-//! The kernels in every way of spreading a row over units, whichever a device would be given: a unit, a plane,
-//! a cube or several cubes per row; with sums by plane operations or in shared memory; with rows in parts; and
-//! with a launch for each gradient.
+//! Runs the kernels in every way of spreading a row over units, whatever a device would choose: a unit, a
+//! plane, a cube or several cubes per row; with sums by plane operations or in shared memory; with rows in
+//! parts; and with a launch for each gradient.
 //!
-//! A choice is forced upon the whole process, so these tests are a binary of their own: beside others they would
-//! have every kernel of theirs compiled in every way.
+//! A choice applies to the whole process, so these tests are a binary of their own: other tests in it would
+//! compile every kernel of theirs in every way.
 //!
-//! A software adapter says that it has no plane operations, but has them: so these kernels are tested on a machine
-//! without a GPU too.
+//! A software adapter has plane operations, although it says that it has none, so these kernels are tested on
+//! a machine without a GPU too.
 #![cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
-// Burn deprecates NdArray, which `common` can name as well.
+// Burn deprecates NdArray, which `common` may name too.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 #![allow(
     dead_code,
@@ -28,7 +28,7 @@ use common::problem::{Problem, Targets};
 use common::random::random_problems_agree;
 use common::run::{Form, assert_agrees, float_tensor, numbers};
 
-/// Who computes a row, and whether it has several parts.
+/// Who computes a row, and whether a row has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
     (Strategy::Unit, false),
     (Strategy::Unit, true),
@@ -37,12 +37,12 @@ const STRATEGIES: [(Strategy, bool); 5] = [
     (Strategy::Cube, true),
 ];
 
-/// Rows of fewer classes than a group has units, of a few times as many, and of more than one block
-/// of every unit; multiples of a vector and others.
+/// Numbers of classes: fewer than a group has units, a few times as many, and more than one block of every
+/// unit; multiples of a vector and others.
 const CLASSES: [usize; 4] = [2, 31, 516, 5003];
 
-/// Every way that the device can be made to take. A unit has no plane to add up with. A processor's planes have
-/// one unit, so none of its rows is a plane's and nothing is added up by one.
+/// The ways that the device can be forced into. A unit has no plane to add up with. A processor's planes have
+/// one unit, so it has neither rows of a plane nor sums by a plane.
 fn ways(device: &Device) -> Vec<Forced> {
     let processor = is_processor(device);
     let ways = STRATEGIES
@@ -113,7 +113,7 @@ fn probabilities(device: &Device) {
     });
 }
 
-/// As many rows as a device has cubes in one dimension, and more.
+/// Tests more rows than a device has cubes in one dimension.
 fn more_rows_than_cubes_in_one_dimension(device: &Device) {
     let problem = Problem::random(&[65_601, 3], 1, false, 5).with_ignored(-1);
     assert_agrees(&problem, Form::default(), device);
@@ -139,7 +139,7 @@ fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
     });
 }
 
-/// What a row comes to besides its loss.
+/// Tests what a row has besides its loss.
 fn details(device: &Device) {
     in_every_way(device, || {
         for (shape, class_dim) in [
@@ -154,7 +154,7 @@ fn details(device: &Device) {
             for (at, logit) in tied.logits.iter_mut().enumerate() {
                 *logit = (at % 4) as f64;
             }
-            // Targets below all numbers, behind equal ones of their own part and of others.
+            // The targets are below all numbers, behind equal ones of their own part and of others.
             let mut masked = indices.clone();
             let last = masked.classes() - 1;
             masked.targets = Targets::Indices(vec![last as i64; masked.rows()]);
@@ -205,7 +205,7 @@ fn bad_targets(device: &Device) {
     });
 }
 
-/// Without the look at the targets that `try_forward` takes.
+/// The losses and the gradient, without the look at the targets that `try_forward` takes.
 fn losses_and_gradient(problem: &Problem, device: &Device) -> (Vec<f64>, Vec<f64>) {
     let Targets::Indices(indices) = &problem.targets else {
         panic!("indices are asked for");

@@ -25,7 +25,7 @@ def unpacked(kit):
             continue
         try:
             unpack(kit, unfinished)
-            # Whoever stops this leaves no folder that looks whole.
+            # The rename comes last: whoever interrupts this leaves no folder that looks whole.
             os.replace(unfinished, folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 
-# Folders of drivers that are not always known to the loader.
+# Folders of drivers that the loader does not always know.
 DRIVER_FOLDERS = ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/x86_64-linux-gnu/nvidia/current"]
-# Where Vulkan's loader looks for drivers by itself, and where else NVIDIA's manifest was seen.
+# Folders in which Vulkan's loader itself looks for drivers, and others in which NVIDIA's manifest was seen.
 MANIFESTS = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"]
 OTHER_MANIFESTS = ["/usr/local/nvidia/share/vulkan/icd.d", "/usr/local/nvidia/vulkan/icd.d", "/opt/nvidia/vulkan/icd.d"]
 NVIDIA_VULKAN = "libGLX_nvidia.so.0"
@@ -23,7 +23,7 @@ class Machine:
         with open(os.path.join(kit, "kit.json"), encoding="utf-8") as file:
             self.description = json.load(file)
         self._check_glibc()
-        # Why steps of a runtime are left out.
+        # The reason why a runtime's steps are left out.
         self.missing = {}
         self.environment = self._environment()
 
@@ -66,7 +66,7 @@ class Machine:
     def environment_of(self, step):
         if step.command[0] != "PYTHON":
             return self.environment
-        # PyTorch brings its own libraries.
+        # PyTorch has libraries of its own.
         return {**os.environ, "PYTHONPATH": joined(os.path.join(self.content, "python"), os.environ.get("PYTHONPATH"))}
 
     def _environment(self):
@@ -75,12 +75,12 @@ class Machine:
             **os.environ,
             "CUDA_PATH": os.path.join(self.content, "cuda"),
             "LD_LIBRARY_PATH": joined(*folders),
-            # What CubeCL remembers of a device lasts as long as the run.
+            # CubeCL keeps what it learns about a device here, and only for this run.
             "XDG_CACHE_HOME": os.path.join(self.scratch, "cache"),
         }
         manifest = self._manifest()
         if manifest:
-            # The first name is read by newer loaders, the second by older ones.
+            # Newer loaders read the first name, older ones the second.
             environment.update(VK_DRIVER_FILES=manifest, VK_ICD_FILENAMES=manifest)
         return environment
 

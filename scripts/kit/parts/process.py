@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-# Seconds between being asked to stop and being killed.
+# Seconds between asking a command to stop and killing it.
 GRACE = 3.0
 # Seconds between two looks at a command that prints nothing.
 LOOK = 1.0
@@ -40,7 +40,7 @@ def run(command, folder, environment, limit, watch):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # What it starts stops with it.
+        # A process group of its own lets everything that the command starts stop with it.
         preexec_fn=os.setpgrp,
     )
     try:
@@ -60,7 +60,7 @@ def follow(process, outcome, start, limit, watch):
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, "stdout")
         selector.register(process.stderr, selectors.EVENT_READ, "stderr")
-        # A process that has ended can have left others that hold its output open.
+        # A process that has ended may leave others that hold its output open.
         while selector.get_map():
             left = start + limit - time.monotonic()
             if left <= 0:

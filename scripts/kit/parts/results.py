@@ -6,9 +6,9 @@ import time
 
 from . import process
 
-# Seconds between two times that the result of a running step is written.
+# Seconds after which the result of a running step is written again.
 BETWEEN = 5.0
-# Characters that output.txt takes of a step: its first ones and its last ones.
+# Characters that output.txt takes from a step: its first ones and its last ones.
 FIRST, LAST = 300_000, 100_000
 LAST_LINES = 12
 

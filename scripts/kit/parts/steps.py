@@ -4,11 +4,11 @@ import json
 import os
 import re
 
-# Which tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their weights:
-# about the seconds that they have of a limit of 480.
+# The tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their
+# weights: about the seconds that they have of a limit of 480.
 STRATEGIES = "strategies"
 TESTS = {"fixtures": 15, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
-# What the tests call the backends. Their wgpu is Vulkan, because the build has that feature.
+# Names of the backends in the tests. Their wgpu is Vulkan, because the build has that feature.
 BACKENDS = {"CUDA": "cuda", "Vulkan": "wgpu"}
 OTHER_BACKENDS = ["flex", "ndarray", "cpu", "wgpu", "cuda"]
 LARGE = ["--set", "large", "--rounds", "5", "--turn", "100"]
@@ -69,7 +69,7 @@ def strategies(runtime):
 def module(name, runtime):
     """The tests of a module on a backend, and those on none."""
     skipped = [f"::{other}::" for other in OTHER_BACKENDS if other != BACKENDS[runtime]]
-    # These have modules of the same names inside.
+    # `linear` and `info_nce` contain modules with the same names as others.
     skipped += [f"{other}::" for other in ("linear", "info_nce") if other != name]
     return ["it", f"{name}::"] + [word for skip in skipped for word in ("--skip", skip)]
 

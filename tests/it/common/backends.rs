@@ -1,8 +1,8 @@
-//! The backends that a test body runs on, each a module whose name stands in the test's output.
+//! The backends that a test body runs on. Each is a module, whose name appears in the test's output.
 //!
 //! A body is a function `fn name(device: &Device)`; the device has autodiff and is dispatched at run time.
-//! That a loss bound at compile time, and a device with gradient checkpointing, compute the same is for
-//! `bound.rs` alone to say.
+//! Only `bound.rs` tests that a loss bound at compile time, and a device with gradient checkpointing, compute
+//! the same.
 
 use burn::tensor::Device;
 
@@ -39,7 +39,7 @@ pub fn is_host(device: &Device) -> bool {
     name.contains("Flex") || name.contains("NdArray")
 }
 
-/// Whether logits of f64 are computed as such. Shader languages have no exponential of f64.
+/// Whether the device computes logits of f64 in f64. Shader languages do not have an exponential of f64.
 pub fn computes_f64(device: &Device) -> bool {
     !format!("{device:?}").contains("Wgpu")
 }
@@ -62,8 +62,8 @@ pub fn is_processor(device: &Device) -> bool {
 /// | `products` | all but the processor runtime | losses behind Burn's matrix products, dozens of kernels of which Burn tries for each size: minutes on a processor |
 /// | `one_runtime` | the processor runtime, CUDA | sweeps over many kernels, which the processor compiles several times faster than a shader compiler |
 ///
-/// In a build without Flex its place is NdArray's, without the processor runtime its place is wgpu's, and
-/// without wgpu the processor runtime takes the place of wgpu.
+/// A build without Flex has NdArray in its place. A build without the processor runtime has wgpu in its
+/// place, and one without wgpu has the processor runtime in its place.
 macro_rules! tests_on {
     ($($set:ident: [$($test:ident),* $(,)?]),* $(,)?) => {
         #[cfg(feature = "flex")]
@@ -97,7 +97,7 @@ macro_rules! on_every_backend {
     };
 }
 
-/// The tests of a set on a backend, which may not be in it; a set that there is not is an error.
+/// Makes the tests of a set on a backend, if the set contains it; an unknown set is an error.
 macro_rules! in_set {
     ($device:ident, every_backend, $($test:ident),*) => {
         $crate::common::backends::on_device!($device, $($test),*);

@@ -1,5 +1,5 @@
-//! Rows that a kernel treats apart: masked, spoiled, ignored and confident ones, in every layout that it tells
-//! apart. Run as tests of their own, and in every way of spreading a row.
+//! Rows that a kernel treats differently: masked, spoiled, ignored and confident ones, in every layout that
+//! it tells apart. They run as tests of their own, and in every way of spreading a row.
 
 use burn::tensor::Device;
 use rand::rngs::StdRng;
@@ -9,11 +9,11 @@ use super::problem::{Problem, Targets};
 use super::run::{self, Form, assert_agrees};
 use super::{oracle, tolerance};
 
-/// Numbers of classes on both sides of where few become many.
+/// Numbers of classes on both sides of the limit between few and many.
 const FEW_AND_MANY: [usize; 4] = [3, 64, 65, 130];
 
-/// The three layouts that a kernel tells apart: classes last, classes between, classes first. More
-/// rows than two blocks of 64 and no multiple of one.
+/// The three layouts that a kernel tells apart: classes last, classes between, classes first. The rows are
+/// more than two blocks of 64 and not a multiple of one.
 pub fn layouts(classes: usize) -> [(Vec<usize>, usize); 3] {
     [
         (vec![131, classes], 1),
@@ -22,9 +22,9 @@ pub fn layouts(classes: usize) -> [(Vec<usize>, usize); 3] {
     ]
 }
 
-/// The loss goes down to 7e-10 as the target's logit goes up. The others' distance to it, up to 26,
-/// is rounded to 9.5e-7 of 1, which is the relative error of their exponentials; the 1e-5 leaves
-/// room for that, for the exponential itself and for the sums.
+/// The loss falls to 7e-10 as the target's logit rises. The others' distances to it, up to 26, are rounded to
+/// 9.5e-7, which is the relative error of their exponentials. The 1e-5 leaves room for that error, for the
+/// exponential itself and for the sums.
 pub fn confident_rows_keep_their_relative_accuracy_in_every_layout(device: &Device) {
     const ALLOWED: f64 = 1e-5;
     for classes in FEW_AND_MANY {
@@ -48,7 +48,7 @@ pub fn confident_rows_keep_their_relative_accuracy_in_every_layout(device: &Devi
     }
 }
 
-/// Rows that are ever more certain of their target, and the targets; as distributions one-hot.
+/// Rows that are more and more certain of their target, and the targets; distributions are one-hot.
 fn confident(shape: &[usize], class_dim: usize, soft: bool) -> (Problem, Vec<usize>) {
     let mut problem = Problem::random(shape, class_dim, false, 12).unreduced();
     for logit in &mut problem.logits {
@@ -62,7 +62,7 @@ fn confident(shape: &[usize], class_dim: usize, soft: bool) -> (Problem, Vec<usi
     for (row, label) in labels.iter().enumerate() {
         let at = problem.at(row, *label);
         let certainty = 3.0 + 18.5 * (row % 16) as f64 / 15.0;
-        // As a number that f32 holds.
+        // The logit is rounded to a number that f32 holds.
         problem.logits[at] = f64::from((certainty + (classes as f64).ln()) as f32);
         one_hot[at] = 1.0;
     }
@@ -74,7 +74,7 @@ fn confident(shape: &[usize], class_dim: usize, soft: bool) -> (Problem, Vec<usi
     (problem, labels)
 }
 
-/// A third of the classes of every row cannot be; in one row out of five that may be the target.
+/// Masks a third of the classes of every row; in one row out of five the target may be masked too.
 pub fn classes_at_minus_infinity_have_no_part(device: &Device) {
     for classes in FEW_AND_MANY {
         for (shape, class_dim) in layouts(classes) {
@@ -115,7 +115,7 @@ fn masked(mut problem: Problem) -> Problem {
     problem
 }
 
-/// Rows without a distribution, beside others in a block of 64 and in the rest of the last one.
+/// Makes rows without a distribution, next to others in a block of 64 and in the rest of the last block.
 fn spoil(problem: &mut Problem, rows: &[usize]) {
     let last = problem.classes() - 1;
     for (kind, row) in rows.iter().enumerate() {
@@ -151,7 +151,7 @@ pub fn a_row_without_a_distribution_spoils_no_other(device: &Device) {
     }
 }
 
-/// The spoiled rows are NaN in their loss and somewhere in their gradient, the others as they should.
+/// Asserts that spoiled rows have NaN as loss and somewhere in the gradient, and that all others are right.
 fn assert_spoiled_alone(problem: &Problem, spoiled: &[usize], device: &Device) {
     let mut found = run::solve(problem, device);
     let expected = oracle::solve(problem);
@@ -170,7 +170,7 @@ fn assert_spoiled_alone(problem: &Problem, spoiled: &[usize], device: &Device) {
     tolerance::assert_close(&name, problem, &found, &expected, Form::default().float);
 }
 
-/// Whatever it holds, and whatever the gradient of its loss is.
+/// Ignored rows have a gradient of 0, whatever they hold and whatever the gradient of their loss is.
 pub fn an_ignored_row_has_a_gradient_of_zero_in_every_layout(device: &Device) {
     let upstream = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 3.0];
     for classes in FEW_AND_MANY {

@@ -1,4 +1,5 @@
-//! What all tests share: the problem of a test, the backends it runs on, the oracle, the tolerances.
+//! The parts that all tests share: the problem of a test, the backends it runs on, the oracle, the
+//! tolerances.
 
 pub mod backends;
 pub mod hard_rows;

@@ -1,4 +1,4 @@
-//! A module with some of everything, and what it holds by path.
+//! A module with tensors of every kind, and its values by path.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use super::run::numbers;
 
-/// A module with some of everything.
+/// A module with tensors of every kind.
 #[derive(Module, Debug)]
 pub struct Encoder {
     pub layers: Vec<Linear>,
@@ -30,7 +30,7 @@ impl Encoder {
         }
     }
 
-    /// Another one, with other values everywhere.
+    /// Another module, with other values everywhere.
     pub fn other(device: &Device) -> Self {
         let mut other = Self::new(device).map(&mut Scale(-1.5));
         other.steps = Param::initialized(other.steps.id, Tensor::from_ints([8], device));
@@ -43,7 +43,7 @@ fn mask(values: [bool; 2], device: &Device) -> Tensor<2, Bool> {
     Tensor::from_data(TensorData::from([values]), device)
 }
 
-/// Multiplies every float, and adds one.
+/// Multiplies every float by a factor, and adds one.
 pub struct Scale(pub f64);
 
 impl ModuleMapper for Scale {
@@ -57,7 +57,7 @@ impl ModuleMapper for Scale {
     }
 }
 
-/// Sets every float to these numbers, over and over.
+/// Fills every float tensor with these numbers, over and over.
 pub struct Fill<'a>(pub &'a [f32]);
 
 impl ModuleMapper for Fill<'_> {
@@ -78,7 +78,7 @@ impl ModuleMapper for Fill<'_> {
     }
 }
 
-/// Every tensor by its path.
+/// The values of every tensor, by its path.
 #[derive(Default)]
 pub struct Seen {
     path: Vec<String>,

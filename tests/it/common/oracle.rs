@@ -1,22 +1,22 @@
-//! The definition of the loss as loops over f64, sharing nothing with the crate but the
-//! configuration it reads.
+//! The definition of the loss as loops over f64. It shares nothing with the crate but the configuration that
+//! it reads.
 
 use super::problem::{
     Outcome, Problem, Targets, Terms, batch_size, empty_value, is_batch_mean, is_sum,
 };
 
-/// One row on its own.
+/// The numbers of one row.
 struct Row {
     /// Scaled and capped logits, or probabilities.
     values: Vec<f64>,
-    /// `d values / d logits`.
+    /// The derivatives `d values / d logits`.
     slopes: Vec<f64>,
-    /// How many times its rounding a logit hands on to its slope: `exp(-2 |v|)` is what the slope of
-    /// `tanh(v)` comes to, and its relative error is `2 |v|` times that of `v`.
+    /// Factors by which the relative error of a logit grows in its slope. The slope of `tanh(v)` is about
+    /// `exp(-2 |v|)`, and its relative error is `2 |v|` times that of `v`.
     conditions: Vec<f64>,
     /// The target as a distribution.
     target: Vec<f64>,
-    /// Weight in the mean.
+    /// The weight of the row in the mean.
     weight: f64,
     ignored: bool,
 }
@@ -40,7 +40,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     let total: f64 = rows.iter().map(|row| row.weight).sum();
     let counted = rows.iter().filter(|row| !row.ignored).count() as f64;
 
-    // What the main loss and the z-loss of a row are divided by.
+    // The divisors of a row's main loss and z-loss.
     let (main_by, z_by) = if problem.unreduced || is_sum(config) {
         (1.0, 1.0)
     } else if is_batch_mean(config) {
@@ -94,8 +94,8 @@ pub fn solve(problem: &Problem) -> Outcome {
             let at = problem.at(index, class);
             let slope = if config.logits {
                 let probability = (-surprisal[class]).exp();
-                // sum_c a[c] p - a, arranged as p sum_{others} a - a (1 - p), so that nothing
-                // cancels where p is near 1.
+                // This is sum_c a[c] p - a, arranged as p sum_{others} a - a (1 - p), so that nothing cancels
+                // where p is near 1.
                 let others = sum_without(&share, class, total_share);
                 let missing = if probability <= 0.5 {
                     1.0 - probability
@@ -175,7 +175,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     }
 }
 
-/// What a row comes to besides its loss.
+/// The details of a row besides its loss.
 #[derive(Debug)]
 pub struct RowDetails {
     pub lse: f64,
@@ -183,12 +183,12 @@ pub struct RowDetails {
     pub entropy: f64,
     pub predicted: i64,
     pub rank: i64,
-    /// What the rounding of the numbers is measured by.
+    /// The size of the numbers, by which their rounding is measured.
     pub terms: f64,
 }
 
-/// The details of every row. Its classes in order: larger scores first, of equal ones the earlier;
-/// NaN last.
+/// The details of every row. Classes are in order of their scores: larger ones first, equal ones by their
+/// number, NaN last.
 pub fn details(problem: &Problem) -> Vec<RowDetails> {
     let details = |index| {
         let row = row_of(problem, index);
@@ -286,9 +286,8 @@ fn row_of(problem: &Problem, row: usize) -> Row {
     }
 }
 
-/// How many units of the last place of 1 the logits of a row may be off, which the exponential
-/// turns into a relative error. 0 where they are taken as they are: then the largest is taken from
-/// the others without a rounding before it.
+/// How many units in the last place of 1 the logits of a row may be off; the exponential turns this into a
+/// relative error. It is 0 where logits are not rounded before the largest is subtracted.
 fn roundings(problem: &Problem, values: &[f64]) -> f64 {
     let scaled = f64::from(problem.config.logit_scale).log2().fract() != 0.0;
     if !scaled && problem.config.logit_softcap.is_none() {
@@ -299,17 +298,17 @@ fn roundings(problem: &Problem, values: &[f64]) -> f64 {
         .map(|value| value.abs())
         .filter(|value| value.is_finite())
         .fold(0.0, f64::max);
-    // A product, a quotient, a tanh of two or three units, and a product, of the value and of the
-    // largest.
+    // The roundings are those of a product, a quotient, a tanh of two or three units, and a product, of the
+    // value and of the largest.
     4.0 * largest
 }
 
 struct Softmax {
     /// `-ln p` of every class.
     surprisal: Vec<f64>,
-    /// The log-sum-exp, 0 for probabilities.
+    /// The log-sum-exp; 0 for probabilities.
     lse: f64,
-    /// The size of the two numbers that the log-sum-exp is the sum of.
+    /// The size of the two terms of the log-sum-exp.
     lse_terms: f64,
 }
 
@@ -341,7 +340,7 @@ fn softmax(values: &[f64], logits: bool) -> Softmax {
     }
 }
 
-/// The sum of all values but one, by the subtraction only where that loses nothing.
+/// The sum of all values but one. It subtracts only where that loses no digits.
 fn sum_without(values: &[f64], without: usize, total: f64) -> f64 {
     if values[without].abs() <= 0.5 * total.abs() {
         return total - values[without];

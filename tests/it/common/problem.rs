@@ -1,4 +1,4 @@
-//! A cross-entropy as plain numbers, before any backend.
+//! A cross-entropy problem as plain numbers, independent of any backend.
 
 use burn::nn::loss::Reduction;
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
@@ -20,15 +20,15 @@ pub struct Problem {
     pub logits: Vec<f64>,
     pub targets: Targets,
     pub config: CrossEntropyLossConfig,
-    /// Whether the gradient of target distributions is asked for.
+    /// Whether the target distributions require a gradient.
     pub tracked_targets: bool,
-    /// One loss per row instead of a reduced one.
+    /// Whether the result is one loss per row instead of a reduced one.
     pub unreduced: bool,
-    /// The gradient of the loss, in its shape.
+    /// The gradient of the loss, in the shape of the loss.
     pub upstream: Vec<f64>,
 }
 
-/// What a problem comes to.
+/// The results of a problem.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub loss: Vec<f64>,
@@ -37,11 +37,11 @@ pub struct Outcome {
     pub terms: Terms,
 }
 
-/// The sizes of what is added up to a result: what its rounding is measured by. Known to the oracle
-/// alone.
+/// The sizes of the terms that are added up to a result; its rounding is measured by them. Only the oracle
+/// knows them.
 ///
-/// A logit that is scaled by no power of two, or capped, is rounded before the largest is taken from
-/// it; `loss` and `targets_gradient` hold what that comes to.
+/// A logit that is capped, or scaled by a number that is not a power of two, is rounded before the largest is
+/// subtracted from it; `loss` and `targets_gradient` include that error.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     pub loss: Vec<f64>,
@@ -63,14 +63,14 @@ impl Problem {
         outer * self.inner()
     }
 
-    /// Where class `class` of row `row` lies in the flat logits.
+    /// The place of class `class` of row `row` in the flat logits.
     pub fn at(&self, row: usize, class: usize) -> usize {
         let (outer, inner) = (row / self.inner(), row % self.inner());
         (outer * self.classes() + class) * self.inner() + inner
     }
 
-    /// Problem with random logits and targets, the first row's target the last class, and an
-    /// upstream gradient that is not 1.
+    /// Makes a problem with random logits and targets. The first row's target is the last class, and the
+    /// upstream gradient is not 1.
     pub fn random(shape: &[usize], class_dim: usize, soft: bool, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let elements: usize = shape.iter().product();
@@ -113,7 +113,7 @@ impl Problem {
         self
     }
 
-    /// The same without reduction, with an upstream gradient of its own for every row.
+    /// Removes the reduction, and gives every row an upstream gradient of its own.
     pub fn unreduced(mut self) -> Self {
         self.unreduced = true;
         self.upstream = (0..self.rows())
@@ -132,7 +132,7 @@ impl Problem {
         self.with_config(|config| config.with_weight(Some(weights)))
     }
 
-    /// The same with every third row's target ignored.
+    /// Ignores the target of every third row.
     pub fn with_ignored(mut self, ignored: i64) -> Self {
         if let Targets::Indices(indices) = &mut self.targets {
             for index in indices.iter_mut().skip(1).step_by(3) {
@@ -142,7 +142,7 @@ impl Problem {
         self.with_config(|config| config.with_ignore_indices(vec![ignored]))
     }
 
-    /// The same with every option that changes the arithmetic of a row.
+    /// Sets every option that changes the arithmetic of a row.
     pub fn with_every_option(self) -> Self {
         let problem = self.with_weights().with_ignored(-7);
         problem.with_config(|config| {
@@ -155,7 +155,7 @@ impl Problem {
     }
 }
 
-/// The samples that `BatchMean` divides by.
+/// The number of samples that `BatchMean` divides by.
 pub fn batch_size(problem: &Problem) -> usize {
     problem
         .shape

@@ -1,4 +1,4 @@
-//! A problem computed by the crate.
+//! Computes a problem with the crate.
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -26,19 +26,19 @@ impl Layout {
     pub const VIEWS: [Self; 3] = [Self::Permuted, Self::Sliced, Self::Flipped];
 }
 
-/// In which form the tensors of a problem are made.
+/// The form in which the tensors of a problem are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     pub float: DType,
-    /// Of target distributions; that of the logits where `None`.
+    /// The dtype of target distributions; the dtype of the logits where `None`.
     pub shares: Option<DType>,
-    /// The backend's default where `None`.
+    /// The dtype of indices; the backend's default where `None`.
     pub int: Option<DType>,
     pub layout: Layout,
     pub target_layout: Layout,
-    /// Index targets with the class dimension kept at size 1.
+    /// Whether index targets keep the class dimension, with size 1.
     pub unsqueezed: bool,
-    /// The logits are a result that the loss alone holds, instead of a leaf that the test keeps.
+    /// Whether the logits are a result that only the loss holds, instead of a leaf that the test keeps.
     pub owned: bool,
 }
 
@@ -56,7 +56,7 @@ impl Default for Form {
     }
 }
 
-/// The crate agrees with the oracle.
+/// Asserts that the crate agrees with the oracle.
 #[track_caller]
 pub fn assert_agrees(problem: &Problem, form: Form, device: &Device) {
     let found = solve_in(problem, form, device);
@@ -68,7 +68,7 @@ pub fn assert_agrees(problem: &Problem, form: Form, device: &Device) {
     tolerance::assert_close(&name, problem, &found, &expected, form.float);
 }
 
-/// Loss and gradients of the problem in f32, contiguous.
+/// Loss and gradients of the problem, from contiguous tensors in f32.
 pub fn solve(problem: &Problem, device: &Device) -> Outcome {
     solve_in(problem, Form::default(), device)
 }
@@ -78,7 +78,7 @@ pub fn solve_in(problem: &Problem, form: Form, device: &Device) -> Outcome {
     try_solve_in(problem, form, device).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Loss and gradients of the problem, or what the crate says against it.
+/// Loss and gradients of the problem, or the crate's error.
 pub fn try_solve_in(
     problem: &Problem,
     form: Form,
@@ -135,7 +135,7 @@ pub fn row_shape(problem: &Problem) -> Vec<usize> {
     shape
 }
 
-/// The logits of a problem: what the loss is given, and the leaf whose gradient is asked for.
+/// The logits of a problem: the tensor that the loss gets, and the leaf whose gradient is read.
 struct Logits<const D: usize> {
     leaf: Tensor<D>,
     given: Tensor<D>,
@@ -222,8 +222,8 @@ fn int_tensor<const D: usize>(
     arranged(straight, form.target_layout)
 }
 
-/// The same values in another layout. Differentiable, and unless it is contiguous in memory that
-/// nothing else holds.
+/// The same values in another layout. The result is differentiable; unless it is contiguous, nothing else
+/// holds its memory.
 pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) -> Tensor<D, K> {
     let axes: [isize; D] = core::array::from_fn(|axis| axis as isize);
     let reversed: [isize; D] = core::array::from_fn(|axis| (D - 1 - axis) as isize);
@@ -235,11 +235,11 @@ pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) 
     }
 }
 
-/// A copy in the middle of a new tensor that is larger by the margin on every side.
+/// Copies a tensor into the middle of a new one that is larger by the margin on every side.
 fn placed<const D: usize, K: Basic>(tensor: Tensor<D, K>, margin: usize) -> Tensor<D, K> {
     let shape = tensor.dims();
     if tensor.shape().num_elements() == 0 {
-        // Burn fills no empty window, and so records nothing.
+        // Burn does not fill an empty window, and so records nothing.
         return tensor;
     }
     let options = (&tensor.device(), tensor.dtype());
@@ -260,7 +260,7 @@ pub fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 
 /// Losses of any rank.
 pub trait Losses {
-    /// Their values, and the sum of their products with the upstream gradient.
+    /// The values of the losses, and the sum of their products with the upstream gradient.
     fn weighed(self, upstream: &[f64]) -> (Vec<f64>, Tensor<1>);
 }
 

@@ -5,16 +5,15 @@
 //! | f32 | 2e-6 | 2e-6 | 1.2e-7 | an exponential and a sum over the classes, each of a few 6e-8 |
 //! | f64 | 1e-12 | 1e-12 | 2.3e-16 | the same in f64; the room is for sums of many rows |
 //! | f16 | 2e-6 | 6e-4 | 1.2e-7 | arithmetic in f32 from the rounded logits; the gradient is rounded to 11 bits |
-//! | bf16 | 2e-6 | 8e-3 | 1.2e-7 | arithmetic in f32 from the rounded logits; the gradient is rounded to 8 bits, and once more when an upstream gradient that is no power of 2 multiplies it: twice 2^-8 |
+//! | bf16 | 2e-6 | 8e-3 | 1.2e-7 | arithmetic in f32 from the rounded logits; the gradient is rounded to 8 bits, and once more when an upstream gradient that is not a power of 2 multiplies it: twice 2^-8 |
 //!
-//! An entry of the gradient is a difference of two terms, `A p` and `a` (at a class of more than
-//! half the probability, of the sums of the others' terms). Where a row has been learned, the two
-//! nearly cancel, and no arithmetic of 24 bits knows their difference better than to one unit of
-//! the terms' last place. PyTorch's f32 is off by up to 5e-5 of the largest entry in such rows of
-//! the fixtures.
+//! An entry of the gradient is a difference of two terms, `A p` and `a` (at a class of more than half the
+//! probability, of the sums of the other classes' terms). Where a row has been learned, the two nearly
+//! cancel, and no arithmetic of 24 bits knows their difference better than to one unit in the terms' last
+//! place. PyTorch's f32 is off by up to 5e-5 of the largest entry in such rows of the fixtures.
 //!
-//! Logits that are scaled or capped have been rounded before their differences are taken, which
-//! costs the loss and both gradients units of the terms' last place too ([`Terms`]).
+//! Logits that are scaled or capped are rounded before their differences are taken, which costs the loss and
+//! both gradients units in the terms' last place too ([`Terms`]).
 //!
 //! Where a projection makes the logits, a result may be off by a share of its tensor's largest number:
 //!
@@ -25,7 +24,7 @@
 //! | f16 | 2e-5 | 6e-4 | on CPU backends all of it is in f32, from the rounded numbers; the gradients are rounded to 11 bits |
 //! | bf16 | 2e-5 | 4e-3 | the same; the gradients are rounded to 8 bits |
 //!
-//! Below `floor`, near the smallest number of the dtype, nothing is compared.
+//! Differences below `floor`, which is near the smallest number of the dtype, do not count.
 
 use burn::tensor::DType;
 
@@ -56,7 +55,7 @@ pub fn of(logits: DType) -> Tolerance {
     }
 }
 
-/// Of the largest number of each result.
+/// Tolerances as shares of the largest number of each result.
 #[derive(Clone, Copy, Debug)]
 pub struct OfLargest {
     pub loss: f64,
@@ -73,7 +72,7 @@ pub fn of_projection(dtype: DType) -> OfLargest {
     OfLargest { loss, gradient }
 }
 
-/// Numbers agree to a share of the largest of them.
+/// Asserts that numbers agree to a share of the largest of them.
 #[track_caller]
 pub fn assert_numbers(name: &str, found: &[f64], expected: &[f64], allowed: f64) {
     assert_eq!(found.len(), expected.len(), "{name}");
@@ -87,7 +86,7 @@ pub fn assert_numbers(name: &str, found: &[f64], expected: &[f64], allowed: f64)
     }
 }
 
-/// Two outcomes of one problem agree.
+/// Asserts that two outcomes of one problem agree.
 #[track_caller]
 pub fn assert_close(
     name: &str,
@@ -108,7 +107,7 @@ pub fn assert_losses(name: &str, found: &[f64], expected: &[f64], tolerance: Tol
     }
 }
 
-/// The first difference between two outcomes that is beyond the tolerance.
+/// Finds the first difference between two outcomes that is beyond the tolerance.
 pub fn compare(
     problem: &Problem,
     found: &Outcome,
@@ -139,7 +138,7 @@ pub fn compare(
     .map_err(|difference| format!("gradient of the targets: {difference}"))
 }
 
-/// Finite numbers within the allowed distance, or the same infinity, or both NaN.
+/// Whether two numbers are finite and within the allowed distance, or the same infinity, or both NaN.
 fn same(found: f64, expected: f64, allowed: f64) -> bool {
     if expected.is_finite() {
         (found - expected).abs() <= allowed
@@ -195,7 +194,8 @@ fn compare_rows(
             .filter(|entry| entry.is_finite())
             .fold(0.0, f64::max);
         for at in entries() {
-            // Of a row that is ignored; another's gradient may be a difference of equal terms.
+            // Only an ignored row must be exactly 0; the gradient of another row may be a difference of equal
+            // terms.
             let allowed = if largest == 0.0 && terms[at] == 0.0 {
                 0.0
             } else {

@@ -1,5 +1,5 @@
-//! Every case that PyTorch computed in f64 (tests/fixtures/contrastive.py): the loss, and the gradients of all
-//! tensors and of the temperature.
+//! Compares every case that PyTorch computed in f64 (tests/fixtures/contrastive.py): the loss, and the
+//! gradients of all tensors and of the temperature.
 
 use std::io::Read;
 use std::sync::LazyLock;
@@ -52,7 +52,7 @@ impl Case {
             "pairs" => Form::Pairs,
             other => panic!("no form is called {other}"),
         };
-        // A problem has its indices in its form.
+        // A problem has fixed features, ids and indices of positives, which the case must share.
         assert_eq!(self.features, FEATURES);
         let given = [&self.query_ids, &self.negative_ids, &self.positives];
         let own: [&[i64]; 3] = [&QUERY_IDS, &NEGATIVE_IDS, &POSITIVES];
@@ -96,7 +96,7 @@ fn every_case_agrees(device: &Device) {
             config: problem.config.clone().with_learnable(true),
             ..problem.clone()
         };
-        // Two or three rows at a time.
+        // Chunks of two or three rows.
         let chunked = Problem {
             config: problem.config.clone().with_chunk_bytes(150),
             ..problem.clone()
@@ -104,7 +104,7 @@ fn every_case_agrees(device: &Device) {
         for problem in [&problem, &learnable] {
             problem.assert_found(&case.name, &expected, (device, DType::F32));
         }
-        // Devices that take time to start a kernel have chunks in `every_form_agrees`.
+        // Devices, which take time to start a kernel, test chunks in `every_form_agrees`.
         if is_host(device) {
             chunked.assert_found(&case.name, &expected, (device, DType::F32));
             for problem in [&problem, &chunked, &learnable] {
@@ -120,7 +120,7 @@ tests_on! {
     ],
 }
 
-/// The formula that the other tests go by is PyTorch's.
+/// The formula of the other tests agrees with PyTorch's.
 #[test]
 fn the_formula_agrees() {
     for case in CASES.iter() {

@@ -1,5 +1,5 @@
-//! Momentum contrast with ids at sizes that the kernels go through in blocks, against its gradients in f64 by
-//! hand.
+//! Compares momentum contrast with ids, at sizes that the kernels go through in blocks, with gradients in f64
+//! by hand.
 
 use burn::tensor::{DType, Device};
 use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
@@ -17,7 +17,7 @@ const NEGATIVES: usize = 517;
 const TEMPERATURE: f32 = 0.125;
 const UPSTREAM: f64 = -1.75;
 
-/// Many negatives have the id of a query.
+/// The id of a query, which many negatives have too.
 fn query_id(row: usize) -> i64 {
     (row % 20) as i64
 }
@@ -106,7 +106,8 @@ fn by_hand(given: &[Rows; 3]) -> (f64, [Rows; 3]) {
 fn a_larger_queue_agrees(device: &Device) {
     let given = drawn();
     let (expected, gradients) = by_hand(&given);
-    // All rows at once, one at a time, and numbers that do not divide them; a device takes time for each.
+    // Chunks of all rows, of one row, and of numbers that do not divide the rows; a device takes time for
+    // each.
     let (dtypes, chunks): (&[DType], &[usize]) = match is_host(device) {
         true => (&[DType::F32, DType::F64], &[64 << 20, 1, 21_000]),
         false => (&[DType::F32], &[64 << 20, 21_000]),

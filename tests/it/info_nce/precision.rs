@@ -3,9 +3,9 @@
 //! Rounding a feature to `u` (2^-11 in f16, 2^-8 in bf16) of itself moves a similarity of rows of length 1 by
 //! at most `u`. That happens to queries and keys when they are brought to length 1, to the queries when they
 //! are multiplied by the scale, and to the similarity to the positive: a logit is off by at most `4 u scale`,
-//! and a loss, a difference of logits, by twice that. What is allowed is half of it for the loss, since the
-//! roundings of several features cancel, and of the largest gradient the share `8 u scale`, since
-//! probabilities change by twice the share that logits are off by.
+//! and a loss, a difference of logits, by twice that. The tests allow the loss half of that, because the
+//! roundings of several features cancel. They allow the gradients a share of `8 u scale` of the largest,
+//! because probabilities change by twice the share that logits are off by.
 
 #![cfg(feature = "flex")]
 
@@ -25,7 +25,7 @@ fn unit_roundoff(dtype: DType) -> f64 {
     }
 }
 
-/// The numbers that the dtype has.
+/// Rounds the tensors to numbers of the dtype.
 fn rounded(problem: &Problem, dtype: DType, device: &Device) -> Problem {
     let leaves = problem.leaves_of(dtype, device);
     Problem {
@@ -89,8 +89,8 @@ fn assert_half(name: &str, problem: &Problem, dtype: DType, device: &Device) {
     }
 }
 
-/// The squares of these features are beyond the largest and below the smallest number of f16, their length
-/// and direction are not.
+/// The squares of these features are beyond f16's largest number or below its smallest. Their length and
+/// direction are within f16.
 #[test]
 fn lengths_beyond_the_squares_of_f16_are_brought_to_1() {
     let device = Device::flex().autodiff();
@@ -105,7 +105,7 @@ fn lengths_beyond_the_squares_of_f16_are_brought_to_1() {
         let loss: InfoNceLoss = problem.config.init(&device);
         numbers(problem.run(&loss, &scaled))[0]
     };
-    // Of the smallest features some are below the normal numbers of f16, whose rounding is coarser.
+    // Some of the smallest features are below f16's normal numbers, where rounding is coarser.
     for (scale, roundings) in [(2000.0, 4.0), (2f32.powi(-9), 8.0)] {
         let allowed = roundings * unit_roundoff(DType::F16) / f64::from(TEMPERATURE);
         assert!((of(scale) - problem.loss()).abs() <= allowed, "{scale}");

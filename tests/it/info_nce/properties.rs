@@ -1,4 +1,4 @@
-//! What holds of the contrastive loss whatever the numbers are.
+//! Properties of the contrastive loss that hold for all numbers.
 
 use burn::tensor::Device;
 use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
@@ -47,7 +47,7 @@ fn the_order_of_negatives_does_not_matter(device: &Device) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// Keys that require no gradient get none, and those of the queries are the same then.
+/// Keys that require no gradient get none, and the gradient of the queries stays the same.
 fn keys_get_a_gradient_only_where_they_ask(device: &Device) {
     let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
     let loss = problem.config.init(device);
@@ -71,7 +71,7 @@ fn keys_get_a_gradient_only_where_they_ask(device: &Device) {
 fn lengths_do_not_count(device: &Device) {
     let problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
     let loss = problem.config.init(device);
-    // Of powers of 2, which round nothing.
+    // The lengths are powers of 2, which round nothing.
     for length in [2f32.powi(-80), 2f32.powi(-40), 1.0, 2f32.powi(80)] {
         let leaves = problem.leaves(device);
         let longer = |at: usize| leaves[at].clone() * length;

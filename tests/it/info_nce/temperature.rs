@@ -9,7 +9,7 @@ use super::{Form, Gradients, Problem};
 use crate::common::backends::tests_on;
 use crate::common::tolerance::assert_numbers;
 
-/// At its bound the scale stays there, and its parameter keeps its gradient.
+/// The scale stays at its bound, and its parameter keeps its gradient.
 fn the_temperature_is_bounded(device: &Device) {
     let config = InfoNceLossConfig::new()
         .with_learnable(true)
@@ -30,7 +30,7 @@ fn the_temperature_is_bounded(device: &Device) {
     assert!((back.temperature() - expected).abs() < 1e-5);
 }
 
-/// Adds to every parameter.
+/// Adds a number to every parameter.
 struct Added(f32);
 
 impl ModuleMapper for Added {
@@ -42,8 +42,8 @@ impl ModuleMapper for Added {
     }
 }
 
-/// The parameter is a leaf after it was brought to its bound: an optimizer goes on with it, here from beyond
-/// the bound back below it.
+/// The parameter is a leaf after it was brought to its bound: an optimizer continues with it, here from
+/// beyond the bound back below it.
 fn the_temperature_is_learnt_after_it_was_bounded(device: &Device) {
     let config = InfoNceLossConfig::new().with_learnable(true);
     let loss = config.init(device);

@@ -1,5 +1,5 @@
-//! Every case that PyTorch computed in f64 (tests/fixtures/linear.py): loss and all three gradients, in
-//! chunks of every size.
+//! Compares every case that PyTorch computed in f64 (tests/fixtures/linear.py): loss and all three gradients,
+//! in chunks of every size.
 
 use std::io::Read;
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! The loss with the projection before it in one, against the projection and the loss one after the
-//! other in f64.
+//! Compares the loss that includes the projection with the projection and the loss one after the other in
+//! f64.
 
 mod edges;
 mod errors;

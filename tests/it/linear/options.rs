@@ -1,4 +1,4 @@
-//! Every option and reduction, in chunks of every size, against the oracle.
+//! Compares every option and reduction, in chunks of every size, with the oracle.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::Device;
@@ -67,7 +67,7 @@ fn ignored_rows_have_no_part(device: &Device) {
             }
             let form = Form::chunked(chunk);
             let found = projected.found(form, device);
-            // The oracle takes no NaN times 0.
+            // The oracle multiplies the input of ignored rows by 0, so it gets no NaN.
             for input in &mut projected.input[7 * 5..15 * 5] {
                 *input = 0.0;
             }

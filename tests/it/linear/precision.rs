@@ -1,4 +1,4 @@
-//! Other dtypes and layouts, finite differences, and what dividing the rows costs in rounding.
+//! Other dtypes and layouts, finite differences, and the rounding error of dividing the rows into chunks.
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
@@ -9,8 +9,7 @@ use crate::common::backends::tests_on;
 use crate::common::problem::Problem;
 use crate::common::run::Layout;
 
-/// On CPU backends everything between the rounded numbers that come in and the rounding of the gradients
-/// is in f32.
+/// CPU backends compute in f32 everything between the rounded input and the rounding of the gradients.
 #[cfg(feature = "flex")]
 #[test]
 fn half_precision_is_computed_in_f32() {
@@ -37,14 +36,14 @@ fn half_precision_is_computed_in_f32() {
     }
 }
 
-/// A loss that is scaled up keeps the gradients of f16 that lie below its smallest number.
+/// A loss that is scaled up keeps gradients that would otherwise be below f16's smallest number.
 #[cfg(feature = "flex")]
 #[test]
 fn a_scaled_loss_in_f16_keeps_small_gradients() {
     let device = Device::flex().autodiff();
     let mut projected = Projected::random([200, 5, 11], false, 9).rounded_to(DType::F16);
     projected.problem.upstream = vec![65536.0];
-    // Weights of classes that make the mean's gradients small.
+    // These class weights make the mean's gradients small.
     projected.problem = projected.problem.with_config(|config| {
         let weights = (0..11).map(|class| if class == 0 { 1e6 } else { 1.0 });
         config.with_weight(Some(weights.collect()))
@@ -72,7 +71,7 @@ fn f64_agrees(device: &Device) {
     }
 }
 
-/// Input and weight as views of other memory.
+/// Takes input and weight as views of other memory.
 fn views_agree(device: &Device) {
     for layout in Layout::VIEWS {
         for unreduced in [false, true] {
@@ -90,7 +89,7 @@ fn views_agree(device: &Device) {
     }
 }
 
-/// Central differences in f64 of the loss that the crate itself computes.
+/// Compares the gradients with central differences in f64 of the crate's own loss.
 fn gradients_are_those_of_the_loss(device: &Device) {
     let form = Form {
         dtype: DType::F64,
@@ -124,7 +123,8 @@ fn gradients_are_those_of_the_loss(device: &Device) {
             };
             let difference = (loss_at(value + step) - loss_at(value - step)) / (2.0 * step);
             let expected = difference * upstream;
-            // The third derivative times the square of the step, and 1e-16 over the step.
+            // The allowed error covers the third derivative times the square of the step, and 1e-16 over the
+            // step.
             assert!(
                 (gradient - expected).abs() < 1e-8,
                 "{slot} {at}: {gradient} is not {expected}"
@@ -151,7 +151,7 @@ fn error(found: &Found, expected: &Found) -> f64 {
     .fold(0.0, f64::max)
 }
 
-/// 64 chunks are no more than twice as far from f64 as one.
+/// The error of 64 chunks is at most twice the error of one.
 fn error_does_not_grow_with_the_chunks(device: &Device) {
     for reduction in [Reduction::Mean, Reduction::Sum] {
         let projected = Projected::random([256, 24, 50], false, 10)

@@ -1,4 +1,4 @@
-//! A loss whose logits a projection makes, as plain numbers, and computed by the crate.
+//! A loss whose logits a projection makes: as plain numbers, and computed by the crate.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
@@ -13,20 +13,20 @@ use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Layout, Losses, arranged, float_tensor, numbers};
 use crate::common::tolerance::{self, assert_numbers};
 
-/// Logits that a projection makes, and what is asked of their loss.
+/// The tensors of a projection, and the problem of its logits.
 #[derive(Clone)]
 pub struct Projected {
-    /// `[rows, features]`.
+    /// The input, of shape `[rows, features]`.
     pub input: Vec<f64>,
-    /// `[features, classes]`.
+    /// The weight, of shape `[features, classes]`.
     pub weight: Vec<f64>,
     pub bias: Option<Vec<f64>>,
     pub features: usize,
-    /// Over the logits in f64.
+    /// The problem over the logits, in f64.
     pub problem: Problem,
 }
 
-/// Loss and gradients.
+/// The loss and the gradients.
 pub struct Found {
     pub loss: Vec<f64>,
     pub input: Vec<f64>,
@@ -35,13 +35,13 @@ pub struct Found {
     pub targets: Option<Vec<f64>>,
 }
 
-/// In which form the tensors are made, and in which chunks the crate works.
+/// The form of the tensors, and the chunks in which the crate works.
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     pub dtype: DType,
-    /// Rows of a chunk.
+    /// The number of rows in a chunk.
     pub chunk: Option<usize>,
-    /// Of input, weight and bias.
+    /// The layout of input, weight and bias.
     pub layout: Layout,
 }
 
@@ -55,8 +55,8 @@ impl Form {
     }
 }
 
-/// How many rows have logits at one time. On a device, whose library tunes every size of matrix
-/// product, one chunk that does not divide the rows, and all rows at once.
+/// Numbers of rows that have logits at one time. A device tunes every size of matrix product, so it has one
+/// chunk that does not divide the rows, and all rows at once.
 pub fn chunks(device: &Device) -> Vec<Option<usize>> {
     if is_host(device) {
         vec![Some(1), Some(7), Some(1000), None]
@@ -86,7 +86,7 @@ impl Projected {
         projected
     }
 
-    /// Makes the logits.
+    /// Computes the logits.
     pub fn project(&mut self) {
         let [rows, classes] = [self.problem.rows(), self.problem.classes()];
         self.problem.logits.resize(rows * classes, 0.0);
@@ -114,7 +114,7 @@ impl Projected {
         self
     }
 
-    /// The same with every number rounded to the dtype.
+    /// Rounds every number to the dtype.
     pub fn rounded_to(mut self, dtype: DType) -> Self {
         for values in [
             Some(&mut self.input),
@@ -213,7 +213,7 @@ impl Projected {
         }
     }
 
-    /// The losses and what is differentiated, with `D` dimensions of input and `R` of rows.
+    /// The losses and the objective to differentiate, with `D` dimensions of input and `R` of rows.
     fn run<const D: usize, const R: usize>(
         &self,
         loss: &LinearCrossEntropyLoss,
@@ -243,7 +243,7 @@ impl Projected {
         }
     }
 
-    /// The loss, one or one of each row.
+    /// The reduced loss, or the loss of each row, and the objective to differentiate.
     fn losses<const D: usize>(
         &self,
         loss: &LinearCrossEntropyLoss,
@@ -264,7 +264,7 @@ impl Projected {
         losses.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The crate agrees with the oracle.
+    /// Asserts that the crate agrees with the oracle.
     #[track_caller]
     pub fn assert_agrees(&self, form: Form, device: &Device) {
         let (found, expected) = (self.found(form, device), self.expected());

@@ -1,1 +1,1 @@
-//! Nothing: the tests beside this are the crate.
+//! An empty library: this crate consists of its tests.

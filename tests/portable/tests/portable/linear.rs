@@ -1,4 +1,4 @@
-//! The projection and the loss in one on a backend without an implementation, against plain tensor
+//! Compares the projection and the loss in one, on a backend without an implementation, with plain tensor
 //! operations in f64 on Flex.
 
 use burn::nn::loss::Reduction;
@@ -15,7 +15,7 @@ const FEATURES: usize = 3;
 const CLASSES: usize = 5;
 const LABELS: [i64; ROWS] = [4, 0, -100, 2, 2, -100, 1];
 
-/// Rows that have logits at one time: one, numbers that do not divide the rows, all, more.
+/// Rows of a chunk: one, numbers that do not divide the rows, all, more.
 const CHUNKS: [usize; 6] = [1, 2, 3, 5, 7, 100];
 
 const SMOOTHING: f64 = 0.125;
@@ -34,14 +34,14 @@ const REDUCTIONS: [Option<Reduction>; 4] = [
     Some(Reduction::BatchMean),
 ];
 
-/// A call, but for its numbers.
+/// The options of a call, without its numbers.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     reduction: Option<&'static Reduction>,
     chunk: usize,
     has_bias: bool,
     is_soft: bool,
-    /// Input, weight, bias, target distributions.
+    /// Whether input, weight, bias and target distributions require a gradient.
     tracked: [bool; 4],
 }
 
@@ -51,7 +51,7 @@ struct Found {
     gradients: [Option<Vec<f64>>; 4],
 }
 
-/// Numbers around `mean` without a pattern that rows, features or classes share.
+/// A tensor of numbers around `mean` without a pattern that rows, features or classes share.
 fn leaf<const D: usize>(
     shape: [usize; D],
     mean: f64,
@@ -162,7 +162,7 @@ fn value_of(case: Case, given: &Given, input: Tensor<2>, device: &Device) -> Ten
     }
 }
 
-/// In f64 and one piece, by Burn's own gradients.
+/// The result in f64 and in one piece, with Burn's own gradients.
 fn expected(case: Case) -> Found {
     let device = Device::flex().autodiff();
     let given = Given::new(case, DType::F64, &device);
@@ -215,7 +215,7 @@ fn expected(case: Case) -> Found {
     given.found(case, value)
 }
 
-/// Sums of a few dozen numbers of the size of 1 in f32.
+/// Asserts agreement of sums of a few dozen numbers of about 1 in f32.
 #[track_caller]
 fn assert_close(name: &str, case: Case, found: &[f64], expected: &[f64]) {
     assert_eq!(found.len(), expected.len(), "{name} of {case:?}");
@@ -294,7 +294,8 @@ fn only_what_requires_a_gradient_gets_one() {
     }
 }
 
-/// Neither its loss nor, through the product with the input, the gradient of the weight.
+/// An ignored row spoils neither its loss nor, through the product with the input, the gradient of the
+/// weight.
 #[test]
 fn an_ignored_row_spoils_nothing_whatever_its_input_holds() {
     let ignored = LABELS.map(|label| label == -100);

@@ -89,7 +89,7 @@ fn a_backend_without_an_implementation_gets_the_same_loss_and_gradients() {
     }
 }
 
-/// Log-sum-exp, log-probabilities and entropies; predicted classes and ranks.
+/// The log-sum-exp, log-probabilities and entropies; and the predicted classes and ranks.
 fn details(config: &CrossEntropyLossConfig, soft: bool, device: &Device) -> (Vec<f32>, Vec<i64>) {
     let loss = config.init(device);
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -166,7 +166,7 @@ fn shares_of_a_mean_add_up() {
     );
 }
 
-/// There the host does not look at the targets, so a bad one is NaN, as on a GPU.
+/// The host does not look at the targets on such a backend, so a bad target is NaN, as on a GPU.
 #[test]
 fn a_bad_target_is_nan_and_named_by_try_forward() {
     let device = Device::ndarray();
