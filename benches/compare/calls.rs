@@ -14,7 +14,7 @@ use crate::rounds::Contender;
 /// gradient of gigabytes.
 const BLOCK: usize = 1 << 26;
 
-/// How the logits are handed to the loss.
+/// The way in which the loss gets the logits.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Way {
     /// The logits are moved: the gradient may be written over them.
@@ -129,8 +129,8 @@ impl<const D: usize, T: Clone> Workload for Call<D, T> {
             return Ok(Outcome::of_loss(read(loss)?));
         }
         let leaf = self.logits.clone().require_grad();
-        // Logits that were moved away cannot be asked for their gradient. With a product by 1 the gradient
-        // reaches the leaf, and the loss is the product's only owner.
+        // Logits that were moved away have no gradient to ask for. With a product by 1 the gradient reaches
+        // the leaf, and the loss is the product's only owner.
         let logits = match way {
             Way::Owned => leaf.clone().mul_scalar(1.0),
             _ => leaf.clone(),

@@ -1,5 +1,5 @@
-//! What is compared: shapes, kinds of targets, dtypes and phases, and the data. The data is a function of the
-//! index, so that all sides make the same data without exchanging it.
+//! The entries of the comparison: shapes, kinds of targets, dtypes and phases, and the data. The data is a
+//! function of the index, so that all sides make the same data without exchanging it.
 
 use std::fmt::{self, Display};
 

@@ -25,7 +25,7 @@ DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 # Allowed differences, as shares of PyTorch's value, of the loss and of the sum of the gradient's absolute
 # values.
 TOLERANCES = {"f32": 1e-4, "bf16": 2e-2}
-# How often a loss passes over the bytes of the logits, at least.
+# Passes of a loss over the bytes of the logits, at least.
 PASSES = {"forward+backward": 3, "forward alone": 1}
 COPY_PASSES = 2
 TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward alone"}

@@ -20,7 +20,7 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The length of one part, if so many elements are divided among the cores.
+/// The length of one part, if each core gets one part of `length` elements.
 pub fn part_of(length: usize) -> usize {
     length.div_ceil(cores()).max(1)
 }

@@ -90,7 +90,7 @@ struct Arguments {
     )]
     device: Option<Runtime>,
 
-    /// Which rows are timed on the device; only with --device.
+    /// Rows to time on the device; only with --device.
     #[arg(long, value_enum, default_value = "small", requires = "device")]
     set: Set,
 

@@ -12,7 +12,7 @@ use crate::entries::{Entry, Phase};
 use crate::rounds::Spread;
 use crate::table::head;
 
-/// Where the tables go besides stdout. A file is written anew with each row, so that an interrupted run
+/// The files for the tables, besides stdout. A file is written anew with each row, so that an interrupted run
 /// leaves the rows that it had.
 #[derive(clap::Args, Clone)]
 pub struct Files {
@@ -64,7 +64,7 @@ impl Figures {
     }
 }
 
-/// What the JSON file holds.
+/// The content of the JSON file.
 #[derive(Serialize)]
 struct Document {
     introduction: String,

@@ -19,7 +19,7 @@ pub trait Contender {
     fn turn(&mut self, repetitions: usize) -> Result<Vec<f64>, String>;
 }
 
-/// How much is measured for each entry.
+/// The amount of measuring for each entry.
 #[derive(clap::Args, Clone, Copy)]
 pub struct Plan {
     /// Rounds per row of a table; in each round every side has one turn.

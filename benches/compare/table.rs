@@ -33,7 +33,7 @@ pub fn line(cells: Vec<String>) -> String {
     format!("| {} |", cells.join(" | "))
 }
 
-/// The median, followed by the quartiles if they are asked for.
+/// The median, and the quartiles after it if `quartiles` is set.
 pub fn time(spread: &Spread, quartiles: bool) -> String {
     let median = duration(spread.median);
     if !quartiles {

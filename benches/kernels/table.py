@@ -106,7 +106,7 @@ def kernels_of(folder, names, only):
                 ptx = folder / f"{launch['module']:04}.ptx"
                 shared = launch["shared_bytes"]
                 kernels.append(Kernel(case["name"], name, launch["kernel"], ptx, a_row_by, shared))
-    # With --only not all kernels are expected.
+    # Runs with --only do not launch all kernels.
     missing = [] if only else sorted(set(names) - {kernel.name for kernel in kernels})
     for name in missing:
         complaints.append(

@@ -1,4 +1,5 @@
-//! What the host needs for a step. It is all of the step's time, because the driver computes nothing.
+//! Measures what the host needs for a step. It is all of the step's time, because the driver computes
+//! nothing.
 
 use std::time::Instant;
 

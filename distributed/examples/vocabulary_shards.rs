@@ -43,7 +43,7 @@ struct Divided {
 struct Numbers(u64);
 
 impl Numbers {
-    /// In `[0, 1)`.
+    /// The next number in `[0, 1)`.
     fn next(&mut self) -> f64 {
         self.0 = self
             .0

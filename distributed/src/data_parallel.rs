@@ -141,7 +141,7 @@ pub struct Reduced {
     /// The devices that train.
     #[module(skip)]
     pub devices: Vec<Device>,
-    /// How the devices' gradients are reduced, as in the `DistributedConfig`.
+    /// The operation that reduces the devices' gradients, as in the `DistributedConfig`.
     #[module(skip)]
     pub operation: ReduceOperation,
 }

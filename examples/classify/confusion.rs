@@ -20,7 +20,7 @@ const BORDER: i32 = 30;
 const RIGHT_COLOUR: RGBColor = RGBColor(31, 119, 180);
 const WRONG_COLOUR: RGBColor = RGBColor(214, 39, 40);
 
-/// How many images of each digit (row) were taken for each digit (column).
+/// Numbers of images of each digit (row) that were taken for each digit (column).
 #[derive(Debug, PartialEq)]
 pub struct Confusion([[usize; CLASSES]; CLASSES]);
 

@@ -40,7 +40,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "classify", version)]
 struct Arguments {
-    /// Where to compute. The build must have the backend's Cargo feature.
+    /// Backend to compute on. The build must have its Cargo feature.
     #[arg(long, value_enum, default_value_t = BackendName::Flex)]
     backend: BackendName,
 

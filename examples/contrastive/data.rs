@@ -24,7 +24,7 @@ const HELD_OUT_AT_MOST: usize = 2000;
 /// Heights and widths that the encoder takes.
 const SIDES: std::ops::RangeInclusive<usize> = 4..=256;
 
-/// Where the images come from.
+/// The source of the images.
 #[derive(clap::Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Source {
     /// Folder of images to use instead of the digits: with MNIST's files (train-images-idx3-ubyte,

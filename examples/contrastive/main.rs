@@ -57,7 +57,7 @@ use crate::train::{Ending, Trainer};
 #[derive(Parser)]
 #[command(name = "contrastive", version)]
 struct Arguments {
-    /// Where to compute. The build must have the backend's Cargo feature.
+    /// Backend to compute on. The build must have its Cargo feature.
     #[arg(long, value_enum, default_value_t = BackendName::Flex)]
     backend: BackendName,
 

@@ -16,7 +16,7 @@ pub struct Settings {
     #[command(flatten)]
     pub source: Source,
 
-    /// Where the negatives come from.
+    /// Source of the negatives.
     #[arg(long, value_enum, default_value_t = Method::Moco)]
     pub method: Method,
 

@@ -8,11 +8,11 @@ pub const LONGEST: usize = 4;
 /// and gigabytes.
 const COUNTED: usize = 2_000_000;
 
-/// How often each sequence of up to `LONGEST` + 1 characters occurs in a text.
+/// Counts of each sequence of up to `LONGEST` + 1 characters in a text.
 pub struct Counts<'a> {
     /// Occurrences of each sequence of characters.
     occurrences: HashMap<&'a [i32], f64>,
-    /// For each sequence, how often something followed it, and how many different characters did.
+    /// Numbers of characters that followed each sequence, and of different ones among them.
     followers: HashMap<&'a [i32], (f64, f64)>,
     classes: usize,
 }

@@ -54,7 +54,7 @@ const LARGE: [usize; 3] = [2048, 256, 50_257];
 #[derive(Parser)]
 #[command(name = "language_model", version)]
 struct Arguments {
-    /// Where to compute. The build must have the backend's Cargo feature.
+    /// Backend to compute on. The build must have its Cargo feature.
     #[arg(long, value_enum, default_value_t = BackendName::Flex)]
     backend: BackendName,
 

@@ -82,7 +82,8 @@ impl Split {
         }
         let mut held_out = text.split_off(text.len() - text.len() / 10);
         held_out.truncate(MEASURED);
-        // Whole passages are kept, so that the model and the counts are measured on the same characters.
+        // The text ends with a whole passage, so that the model and the counts are measured on the same
+        // characters.
         held_out.truncate(held_out.len() - (held_out.len() - 1 - LENGTH) % STRIDE);
         Ok(Self {
             training: text,

@@ -23,7 +23,7 @@ const WARM_UP: f64 = 0.05;
 const WEIGHT_DECAY: f32 = 0.05;
 /// The norm to which each parameter's gradient is clipped.
 const LARGEST_NORM: f32 = 1.0;
-/// How often the held-out text is measured.
+/// Measurements of the held-out text in a run.
 const MEASUREMENTS: usize = 12;
 /// Passages of the held-out text that are measured together.
 const MEASURED_TOGETHER: usize = 32;

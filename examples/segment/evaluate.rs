@@ -13,8 +13,8 @@ const CHUNK: usize = 16;
 pub struct Segmentation {
     /// The class of each pixel of each scene, row by row.
     pub predicted: Vec<Vec<u8>>,
-    /// For each class, the pixels that have it and are predicted to have it, over the pixels for which either
-    /// is true.
+    /// The pixels that have a class and are predicted to have it, over the pixels for which either is true,
+    /// for each class.
     pub intersection_over_union: [f64; CLASSES],
 }
 

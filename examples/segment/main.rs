@@ -48,7 +48,7 @@ const REPORT_EVERY: usize = 100;
 #[derive(Parser)]
 #[command(name = "segment", version)]
 struct Arguments {
-    /// Where to compute. The build must have the backend's Cargo feature.
+    /// Backend to compute on. The build must have its Cargo feature.
     #[arg(long, value_enum, default_value_t = BackendName::Flex)]
     backend: BackendName,
 

@@ -100,7 +100,7 @@ fn place_shapes(random: &mut StdRng) -> Vec<Shape> {
 }
 
 impl Shape {
-    /// How far a shape reaches from its centre, in radii.
+    /// The distance that a shape reaches from its centre, in radii.
     const REACH: f32 = 1.3;
 
     /// The signed distance of a place from the outline, negative inside.

@@ -30,8 +30,8 @@ const STEPS: usize = 5;
 #[derive(Parser)]
 #[command(name = "switch_backends", version)]
 struct Arguments {
-    /// How much the numbers may differ from those of the first line, as a share of the loss and of
-    /// the largest entry of the gradient.
+    /// Allowed difference of the numbers from those of the first line, as a share of the loss and of the
+    /// largest entry of the gradient.
     #[arg(long, value_name = "SHARE", default_value_t = 1e-5, value_parser = tolerance)]
     tolerance: f64,
 

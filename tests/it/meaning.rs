@@ -236,7 +236,7 @@ fn a_bad_target_on_a_device_is_nan_in_its_row_alone(device: &Device) {
     }
 }
 
-/// Such indices are an error on the host, which `errors` tests.
+/// Indices of 64 bits that are not classes are an error on the host, which `errors` tests.
 #[cfg_attr(
     not(any(feature = "cpu", feature = "wgpu", feature = "cuda")),
     allow(dead_code)

@@ -73,7 +73,7 @@ fn print_bits(device: &Device) {
     println!("\n{MARK}projection {:016x}", hasher.finish());
 }
 
-/// Runs the test of this name with so many threads, and returns its lines.
+/// Runs the test of this name with `threads` threads, and returns its lines.
 fn bits_of(test: &str, threads: usize) -> Vec<String> {
     let binary = std::env::current_exe().expect("a test knows where it lies");
     let output = Command::new(binary)

@@ -28,7 +28,7 @@ use common::problem::{Problem, Targets};
 use common::random::random_problems_agree;
 use common::run::{Form, assert_agrees, float_tensor, numbers};
 
-/// Who computes a row, and whether a row has several parts.
+/// Strategies, each with whether a row has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
     (Strategy::Unit, false),
     (Strategy::Unit, true),
@@ -139,7 +139,7 @@ fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
     });
 }
 
-/// Tests what a row has besides its loss.
+/// Tests the details of a row besides its loss.
 fn details(device: &Device) {
     in_every_way(device, || {
         for (shape, class_dim) in [

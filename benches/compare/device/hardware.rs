@@ -1,4 +1,4 @@
-//! What CubeCL says about a device.
+//! The properties of a device that CubeCL reports.
 
 use std::fmt::{self, Display};
 

@@ -47,7 +47,7 @@ impl Set {
     }
 }
 
-/// What the command line asks for.
+/// The request of the command line.
 pub struct Request {
     pub runtime: Runtime,
     pub plan: Plan,

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 pub struct Runtime {
     pub name: &'static str,
     pub open: fn() -> Device,
-    /// What the machine must have.
+    /// The drivers and libraries that the machine must have.
     pub needs: &'static str,
 }
 

@@ -1,5 +1,5 @@
-//! What is timed on a device: this crate's loss, `burn::nn`'s, and a copy of the logits. The file also says
-//! how far the losses may be off.
+//! The contenders on a device: this crate's loss, `burn::nn`'s, and a copy of the logits; and the tolerances
+//! of the losses.
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -106,7 +106,7 @@ fn burn_nn<const D: usize, const T: usize>(device: &Device) -> Loss<D, Tensor<T,
     })
 }
 
-/// How far this crate may be from the exact values.
+/// The allowed difference of this crate from the exact values.
 fn exact_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     let f32 = Tolerance::of_f32(exact.gradient_sum / entry.size() as f64);
     match entry.precision {
@@ -128,7 +128,7 @@ fn exact_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     }
 }
 
-/// How far `burn::nn` may be from the exact values.
+/// The allowed difference of `burn::nn` from the exact values.
 fn burn_tolerance(entry: &Entry, exact: &Outcome) -> Tolerance {
     let f32 = Tolerance::of_f32(exact.gradient_sum / entry.size() as f64);
     match entry.precision {

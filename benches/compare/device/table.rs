@@ -104,11 +104,11 @@ impl Times {
     }
 }
 
-/// How often a copy passes over the bytes of the logits: one read, one write.
+/// Passes of a copy over the bytes of the logits: one read, one write.
 const COPIED: f64 = 2.0;
 
-/// How often the loss passes over the bytes of the logits, at least: the forward reads them; the backward
-/// reads them again and writes the gradient.
+/// Passes of a loss over the bytes of the logits, at least: the forward reads them; the backward reads them
+/// again and writes the gradient.
 fn moved(phase: Phase) -> f64 {
     match phase {
         Phase::Forward => 1.0,

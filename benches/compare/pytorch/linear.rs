@@ -46,7 +46,7 @@ enum Method {
     Chunked,
 }
 
-/// What PyTorch is asked to compute.
+/// A request to PyTorch.
 #[derive(Serialize)]
 struct Projected<'a> {
     #[serde(flatten)]
@@ -72,7 +72,7 @@ struct CheckedWithMemory {
     memory: Option<u64>,
 }
 
-/// How the weight lies in memory.
+/// The layout of the weight in memory.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
     /// The layout of `burn::nn::Linear`: classes side by side.

@@ -21,7 +21,7 @@ use process::{PyTorch, Theirs};
 use table::{Times, columns};
 use tolerance::{overflows, tolerance};
 
-/// What the command line asks for.
+/// The request of the command line.
 pub struct Request<'a> {
     pub python: &'a str,
     pub threads: Option<usize>,

@@ -1,4 +1,4 @@
-//! How far this crate and PyTorch may be apart.
+//! The allowed differences between this crate and PyTorch.
 
 use crate::agreement::{Outcome, Tolerance};
 use crate::entries::{Entry, Precision};

@@ -17,7 +17,7 @@ use crate::{assert_close, floats, scores, targets, two_devices};
 const FEATURES: usize = 4;
 const CLASSES: usize = 5;
 const ROWS: usize = 9;
-/// Where the second device's rows begin.
+/// The first row of the second device.
 const CUT: usize = 4;
 /// Targets: one row of the first part counts, and four rows of the second.
 const TARGETS: [i64; ROWS] = [-100, 4, -100, -100, 0, 2, -100, 4, 1];

@@ -32,8 +32,8 @@ fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("f32")
 }
 
-/// How far apart two f32 results may be that are each within 2e-6 of the truth, as a share of the largest
-/// number.
+/// The allowed difference of two f32 results that are each within 2e-6 of the truth, as a share of the
+/// largest number.
 const TWO_RESULTS: f32 = 4e-6;
 
 /// Compares numbers with a tolerance relative to the largest one, as the crate's own tests do.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::problem::{Outcome, Problem, Targets, Terms};
 use super::{oracle, tolerance};
 
-/// How a tensor lies in memory.
+/// The layout of a tensor in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
     Contiguous,
@@ -222,7 +222,7 @@ fn int_tensor<const D: usize>(
     arranged(straight, form.target_layout)
 }
 
-/// The same values in another layout. The result is differentiable; unless it is contiguous, nothing else
+/// Gives the same values another layout. The result is differentiable; unless it is contiguous, nothing else
 /// holds its memory.
 pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) -> Tensor<D, K> {
     let axes: [isize; D] = core::array::from_fn(|axis| axis as isize);

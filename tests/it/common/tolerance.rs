@@ -1,4 +1,4 @@
-//! How far a result may be from the oracle, and why.
+//! The allowed differences between a result and the oracle, and their reasons.
 //!
 //! | dtype of the logits | loss, relative | gradient row, of its largest entry | of the terms | reason |
 //! |---|---|---|---|---|

@@ -67,7 +67,7 @@ fn ignored_rows_have_no_part(device: &Device) {
             }
             let form = Form::chunked(chunk);
             let found = projected.found(form, device);
-            // The oracle multiplies the input of ignored rows by 0, so it gets no NaN.
+            // The ignored rows become zeros for the oracle, which would turn NaN times 0 into NaN.
             for input in &mut projected.input[7 * 5..15 * 5] {
                 *input = 0.0;
             }

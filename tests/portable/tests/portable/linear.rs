@@ -26,7 +26,7 @@ const CLASS_WEIGHTS: [f64; CLASSES] = [1.0, 0.5, 2.0, 0.25, 3.0];
 const UPSTREAM: [f64; ROWS] = [0.5, -1.5, 2.0, 3.0, -0.25, 1.0, 0.75];
 const UPSTREAM_OF_REDUCED: f64 = -2.5;
 
-/// How the losses of the rows become the result; `None` is one loss per row.
+/// The reductions of the losses; `None` is one loss per row.
 const REDUCTIONS: [Option<Reduction>; 4] = [
     None,
     Some(Reduction::Mean),
