@@ -16,8 +16,8 @@ import sys
 import time
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-LOGITS, TARGETS, SHARES = 0x10000001, 0x20000002, 0x30000003  # as in entries.rs
-INPUT, WEIGHT = 0x40000004, 0x50000005  # as in projections.rs
+LOGITS, TARGETS, SHARES = 0x10000001, 0x20000002, 0x30000003  # entries.rs has the same numbers
+INPUT, WEIGHT = 0x40000004, 0x50000005  # projections.rs has the same numbers
 REST_WINDOW = 0.005
 REST_WINDOWS = 400
 

@@ -286,8 +286,8 @@ fn row_of(problem: &Problem, row: usize) -> Row {
     }
 }
 
-/// How many units in the last place of 1 the logits of a row may be off; the exponential turns this into a
-/// relative error. It is 0 where logits are not rounded before the largest is subtracted.
+/// The error of a row's logits in units in the last place of 1; the exponential turns it into a relative
+/// error. It is 0 where logits are not rounded before the largest is subtracted.
 fn roundings(problem: &Problem, values: &[f64]) -> f64 {
     let scaled = f64::from(problem.config.logit_scale).log2().fract() != 0.0;
     if !scaled && problem.config.logit_softcap.is_none() {
