@@ -1,7 +1,7 @@
 //! Times the fused loss beside the portable implementation and `burn::nn`'s, on the same logits and targets:
 //! forward, and forward with backward.
 //!
-//! The fused loss is there three times: alone, with its output, and with the entropy as well.
+//! The fused loss takes part three times: alone, with its output, and with the entropy too.
 //!
 //! `cargo bench --bench cross_entropy` times Flex; `--features ndarray` or `--features wgpu` adds these
 //! backends, and a word after `--` chooses by name. All of them must give the same loss and gradient before
@@ -17,10 +17,9 @@ use burn::backend::Dispatch;
 use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::operation::{
-    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
-    Options, RowReduction, Targets,
+    Forward, Inputs, Logits, Options, Targets, Wanted, WantedGradients,
 };
-use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, reference};
+use burn_cross_entropy::{CrossEntropyLossConfig, portable};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Rows, classes, and positions behind the classes.
@@ -116,53 +115,30 @@ fn backward(
     (loss.without_autodiff(), gradient)
 }
 
-fn options(keep: bool) -> Options {
-    Options {
-        class_dim: 1,
-        ignore_indices: [-100].as_slice().into(),
-        label_smoothing: 0.0,
-        values: InputValues::Logits {
-            scale: 1.0,
-            softcap: None,
-        },
-        z_loss: 0.0,
-        reduction: RowReduction::Mean,
-        empty: EmptyReduction::Nan,
-        gradients_of: GradientsOf::Logits,
-        keep,
-        details: DetailsOf::Nothing,
-    }
-}
-
 fn inputs(problem: &Problem) -> Inputs<Dispatch> {
-    Inputs {
-        targets: Targets::Indices(problem.targets.clone().into_dispatch()),
-        weights: ClassWeights::Equal,
-        normalizer: Denominators::OfRows,
-    }
+    Inputs::new(Targets::Indices(problem.targets.clone().into_dispatch()))
 }
 
-fn portable(problem: &Problem) -> Tensor<1> {
-    let logits = problem.logits.clone().into_dispatch();
-    let options = options(false);
-    let Forward { loss, .. } =
-        reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options);
-    Tensor::from_dispatch(loss)
+/// The portable forward of the mean.
+fn portable_forward(problem: &Problem, wanted: Wanted) -> Forward<Dispatch> {
+    let logits = Logits::Tensor(problem.logits.clone().into_dispatch());
+    portable::cross_entropy(logits, inputs(problem), &Options::default(), wanted)
+}
+
+fn portable_loss(problem: &Problem) -> Tensor<1> {
+    Tensor::from_dispatch(portable_forward(problem, Wanted::default()).loss)
 }
 
 fn portable_with_gradient(problem: &Problem) -> (Tensor<1>, Tensor<3>) {
-    let logits = problem.logits.clone().into_dispatch();
-    let options = options(true);
-    let Forward { loss, saved, .. } =
-        reference::cross_entropy::<Dispatch>(logits, inputs(problem), &options);
+    let wanted = WantedGradients::LOGITS;
+    let Forward { loss, saved, .. } = portable_forward(problem, Wanted::gradients(wanted));
     let loss = Tensor::<1>::from_dispatch(loss);
     let one = loss.ones_like().into_dispatch();
-    let gradients =
-        reference::cross_entropy_backward::<Dispatch>(saved, inputs(problem), one, &options);
-    let Gradients::Logits { logits } = gradients else {
-        unreachable!("that of the logits was asked for");
-    };
-    (loss, Tensor::from_dispatch(logits))
+    let (inputs, options) = (inputs(problem), Options::default());
+    let gradients = portable::cross_entropy_backward(saved, inputs, one, &options, wanted);
+    let gradient = gradients.logits.into_option();
+    let gradient = gradient.expect("the logits' gradient was asked for");
+    (loss, Tensor::from_dispatch(gradient))
 }
 
 fn devices() -> Vec<(&'static str, Device)> {

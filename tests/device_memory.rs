@@ -1,16 +1,15 @@
-//! What a loss holds in a device's memory, as the device's own pools count it.
+//! Measures what a loss holds in a device's memory, as the device's own pools count it.
 //!
-//! One test, so that nothing else is allocated in the process meanwhile.
+//! The binary has one test, so that nothing else allocates in the process meanwhile.
 #![cfg(feature = "wgpu")]
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Backend, BackendTypes};
 use burn::tensor::{DType, TensorData};
+use burn_cross_entropy::backend::CrossEntropyOperation;
 use burn_cross_entropy::operation::{
-    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
-    Options, RowReduction, Targets,
+    Forward, Inputs, Logits, MaybeFloat, Options, RowReduction, Targets, Wanted, WantedGradients,
 };
-use burn_cross_entropy::{CrossEntropyBackend, EmptyReduction};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -21,25 +20,7 @@ const CLASSES: usize = 1000;
 const LOGITS: u64 = (ROWS * CLASSES * 4) as u64;
 const ONE_PERCENT: u64 = LOGITS / 100;
 
-fn options(reduction: RowReduction, label_smoothing: f64, z_loss: f64) -> Options {
-    Options {
-        class_dim: 1,
-        ignore_indices: [-100].as_slice().into(),
-        label_smoothing,
-        values: InputValues::Logits {
-            scale: 1.0,
-            softcap: None,
-        },
-        z_loss,
-        reduction,
-        empty: EmptyReduction::Nan,
-        gradients_of: GradientsOf::Logits,
-        keep: true,
-        details: DetailsOf::Nothing,
-    }
-}
-
-/// Waits for the device, so that what was given back is counted as such.
+/// Waits for the device, so that freed memory counts as free.
 fn in_use(device: &CubeDevice) -> u64 {
     CubeBackend::sync(device).expect("the device computes");
     let usage = CubeBackend::memory_pool_usage(device);
@@ -53,18 +34,14 @@ fn logits(device: &CubeDevice) -> CubeTensor {
     CubeBackend::float_from_data(TensorData::new(values, [ROWS, CLASSES]), device)
 }
 
-fn inputs(device: &CubeDevice) -> Inputs<CubeBackend> {
+fn targets(device: &CubeDevice) -> Targets<CubeBackend> {
     let labels: Vec<i32> = (0..ROWS).map(|row| (row * 31 % CLASSES) as i32).collect();
     let labels = TensorData::new(labels, [ROWS]);
-    Inputs {
-        targets: Targets::Indices(CubeBackend::int_from_data(labels, device)),
-        weights: ClassWeights::Equal,
-        normalizer: Denominators::OfRows,
-    }
+    Targets::Indices(CubeBackend::int_from_data(labels, device))
 }
 
-fn upstream(options: &Options, device: &CubeDevice) -> CubeTensor {
-    let rows = match options.reduction {
+fn upstream(reduction: &RowReduction<CubeBackend>, device: &CubeDevice) -> CubeTensor {
+    let rows = match reduction {
         RowReduction::None => ROWS,
         _ => 1,
     };
@@ -75,13 +52,22 @@ fn upstream(options: &Options, device: &CubeDevice) -> CubeTensor {
 #[test]
 fn besides_the_logits_a_loss_holds_less_than_one_percent_of_them() {
     let device = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
-    let inputs = inputs(&device);
-    for options in [
-        options(RowReduction::Mean, 0.0, 0.0),
-        options(RowReduction::Sum, 0.1, 0.01),
-        options(RowReduction::None, 0.1, 0.01),
+    let targets = targets(&device);
+    for (reduction, label_smoothing, z_loss) in [
+        (RowReduction::Mean, 0.0, 0.0),
+        (RowReduction::Sum { divisor: 1.0 }, 0.1, 0.01),
+        (RowReduction::None, 0.1, 0.01),
     ] {
-        let upstream = upstream(&options, &device);
+        let options = Options {
+            label_smoothing,
+            z_loss,
+            ..Options::default()
+        };
+        let upstream = upstream(&reduction, &device);
+        let inputs = Inputs {
+            reduction,
+            ..Inputs::new(targets.clone())
+        };
         for kept in [false, true] {
             let before = in_use(&device);
             let logits = logits(&device);
@@ -90,8 +76,12 @@ fn besides_the_logits_a_loss_holds_less_than_one_percent_of_them() {
             let with_logits = in_use(&device) - before;
             assert!((LOGITS..LOGITS + ONE_PERCENT).contains(&with_logits));
 
-            let Forward { loss, saved, .. } =
-                CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
+            let Forward { loss, saved, .. } = CubeBackend::cross_entropy(
+                Logits::Tensor(logits),
+                inputs.clone(),
+                options.clone(),
+                Wanted::gradients(WantedGradients::LOGITS),
+            );
             let after_forward = in_use(&device) - before;
             assert!(after_forward < LOGITS + ONE_PERCENT, "{after_forward}");
 
@@ -100,17 +90,18 @@ fn besides_the_logits_a_loss_holds_less_than_one_percent_of_them() {
                 inputs.clone(),
                 upstream.clone(),
                 options.clone(),
+                WantedGradients::LOGITS,
             );
             let after_backward = in_use(&device) - before;
             let tensors = if kept { 2 * LOGITS } else { LOGITS };
             let allowed = tensors..tensors + ONE_PERCENT;
             assert!(allowed.contains(&after_backward), "{after_backward}");
-            let Gradients::Logits { logits: gradient } = &gradients else {
-                panic!("that of the logits was asked for");
+            let MaybeFloat::Some(gradient) = &gradients.logits else {
+                panic!("the logits' gradient was asked for");
             };
             assert_eq!(gradient.dtype, DType::F32);
             drop((loss, gradients, copy));
-            // But for a few numbers that the kernels were given.
+            // Only a few numbers that the kernels received are left.
             assert!(in_use(&device) < before + ONE_PERCENT);
         }
     }

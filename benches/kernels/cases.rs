@@ -9,7 +9,7 @@ use std::fmt::{self, Display};
 
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
-    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank,
+    CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
 };
 
 /// Rows that an H100 or an A100 computes with one unit each, one plane each, one cube each, and several cubes
@@ -36,7 +36,7 @@ enum Targets {
     Soft,
 }
 
-/// Which forward and backward a case runs; or the forward alone.
+/// The results whose forward and backward a case runs; or the forward alone.
 #[derive(Clone, Copy)]
 enum What {
     Step,
@@ -135,7 +135,7 @@ impl Case {
 
     fn of_rank<const D: usize, const R: usize>(&self, device: &Device) -> Step
     where
-        Tensor<D>: LogitsRank,
+        Tensor<D>: LogitsRank<Output = CrossEntropyOutput<R>>,
         Tensor<R, Int>: CrossEntropyTarget<D>,
     {
         let device = match self.what {
@@ -146,19 +146,19 @@ impl Case {
         match self.targets {
             Targets::Index => {
                 shape.remove(1);
-                self.with_targets::<D, _>(&device, Tensor::<R, Int>::empty(shape, &device))
+                self.with_targets::<D, R, _>(&device, Tensor::<R, Int>::empty(shape, &device))
             }
             Targets::Soft => {
                 let targets = Tensor::<D>::empty(shape, (&device, self.dtype));
-                self.with_targets(&device, targets.require_grad())
+                self.with_targets::<D, R, _>(&device, targets.require_grad())
             }
         }
     }
 
-    fn with_targets<const D: usize, T>(&self, device: &Device, targets: T) -> Step
+    fn with_targets<const D: usize, const R: usize, T>(&self, device: &Device, targets: T) -> Step
     where
         T: CrossEntropyTarget<D> + 'static,
-        Tensor<D>: LogitsRank,
+        Tensor<D>: LogitsRank<Output = CrossEntropyOutput<R>>,
     {
         let what = self.what;
         let loss = self.loss(device);

@@ -46,10 +46,10 @@ impl Classifier {
     }
 
     /// Computes the logits [images, classes], with the loss and everything that the metrics need.
-    pub fn classify(&self, batch: Batch) -> CrossEntropyOutput<2> {
+    pub fn classify(&self, batch: Batch) -> CrossEntropyOutput<1> {
         let maps = relu(self.strokes.forward(batch.images));
         let maps = relu(self.shapes.forward(maps));
-        let hidden = relu(self.hidden.forward(maps.flatten(1, 3)));
+        let hidden = relu(self.hidden.forward(maps.flatten::<2>(1, 3)));
         let logits = self.output.forward(hidden);
         self.loss.forward_with_output(logits, batch.digits)
     }
@@ -57,9 +57,9 @@ impl Classifier {
 
 impl TrainStep for Classifier {
     type Input = Batch;
-    type Output = CrossEntropyOutput<2>;
+    type Output = CrossEntropyOutput<1>;
 
-    fn step(&self, batch: Batch) -> TrainOutput<CrossEntropyOutput<2>> {
+    fn step(&self, batch: Batch) -> TrainOutput<CrossEntropyOutput<1>> {
         let output = self.classify(batch);
         TrainOutput::new(self, output.loss.backward(), output)
     }
@@ -67,9 +67,9 @@ impl TrainStep for Classifier {
 
 impl InferenceStep for Classifier {
     type Input = Batch;
-    type Output = CrossEntropyOutput<2>;
+    type Output = CrossEntropyOutput<1>;
 
-    fn step(&self, batch: Batch) -> CrossEntropyOutput<2> {
+    fn step(&self, batch: Batch) -> CrossEntropyOutput<1> {
         self.classify(batch)
     }
 }

@@ -1,18 +1,18 @@
-//! What is contrasted with what: the loss of two views of a batch by momentum contrast (MoCo) or in the batch
-//! (SimCLR). The library has the queue, the momentum update and the loss.
+//! The two methods: the loss of two views of a batch by momentum contrast (MoCo) or in the batch (SimCLR).
+//! The library has the queue, the momentum update and the loss.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_cross_entropy::contrastive::{InBatch, SampleIds};
 use burn_cross_entropy::{
-    InBatch, InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, SampleIds,
-    momentum_update,
+    InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, momentum_update,
 };
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::{EMBEDDING, Encoder};
 
-/// Where the negatives come from.
+/// The source of the negatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Method {
     /// A queue of the keys of earlier steps; a second encoder, which follows slowly, makes the keys.

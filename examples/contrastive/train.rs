@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
-use burn_cross_entropy::{InfoNceLoss, MomentumSchedule};
+use burn_cross_entropy::InfoNceLoss;
+use burn_cross_entropy::contrastive::MomentumSchedule;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ const WEIGHT_DECAY: f32 = 1e-4;
 /// Evaluations and checkpoints in a run, if it has as many epochs.
 const EVALUATIONS: usize = 10;
 
-/// How the training came to an end.
+/// The end of a training.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Finished,
@@ -44,7 +45,7 @@ pub struct Epoch {
     pub accuracy: Option<f64>,
 }
 
-/// How far the training is.
+/// The progress of a training.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The epochs that are over.

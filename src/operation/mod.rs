@@ -36,9 +36,12 @@ pub use results::{Forward, Gradients, RowOutputs, Saved};
 #[cfg(feature = "cube")]
 pub(crate) use {
     inputs::{InputsMetadata, RowReductionMetadata, TargetsMetadata},
-    logits::{ExcludedMetadata, LogitsMetadata, MaybeFloatMetadata, ProjectionMetadata},
+    logits::{LogitsMetadata, MaybeFloatMetadata, ProjectionMetadata},
     results::{ForwardMetadata, GradientsMetadata, RowOutputsMetadata, SavedMetadata},
 };
+
+#[cfg(all(test, feature = "cube"))]
+pub(crate) use logits::ExcludedMetadata;
 
 /// Which tensor of a call a tensor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

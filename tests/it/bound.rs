@@ -1,8 +1,8 @@
 //! A loss bound to a backend at compile time, and a device with gradient checkpointing, have the bits of the
-//! dispatched loss on a device without: in every result and gradient of every public method.
+//! dispatched loss on a device without it: in every result and gradient of every public method.
 //!
-//! All other tests go through the runtime dispatch alone. What differs between the forms is no maths, but which
-//! way a call is sent, so problems of a few rows tell them apart.
+//! All other tests go through the runtime dispatch only. The forms differ in the way that a call takes, not
+//! in the maths, so problems of a few rows tell them apart.
 
 mod contrastive;
 mod plain;
@@ -11,19 +11,19 @@ mod projected;
 use burn::backend::Dispatch;
 use burn::tensor::kind::Basic;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyOutput, LogitsRank};
+use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyOutput};
 
 use crate::common::backends::{is_host, is_processor};
 
-/// A device may take another kernel for the same matrix product the next time, until it has found the fastest
-/// by trying. Forms that differ do so every time.
+/// Attempts at equal bits. A device may take another kernel for the same matrix product the next time, until
+/// it has found the fastest one by trying. Forms that really differ do so every time.
 const ATTEMPTS: usize = 6;
 
-/// What every method comes to, under the name of the method.
+/// The results of every method, under the name of the method.
 #[derive(Default)]
 struct Results(Vec<(String, Option<TensorData>)>);
 
-/// The gradients of all that is tracked in a call, by name.
+/// Returns the gradients of all tracked tensors of a call, by name.
 type OfLeaves<'a> = &'a dyn Fn(&Gradients) -> Vec<(&'static str, Option<TensorData>)>;
 
 impl Results {
@@ -31,7 +31,7 @@ impl Results {
         self.0.push((name.to_string(), Some(tensor.into_data())));
     }
 
-    /// Losses of any shape, and the gradients of a sum that weighs each of them differently.
+    /// Adds losses of any shape, and the gradients of a sum that weighs each of them differently.
     fn add_with_gradients<const D: usize>(
         &mut self,
         name: &str,
@@ -50,15 +50,13 @@ impl Results {
         }
     }
 
-    /// Every field of an output, and the gradients of its loss.
-    fn add_output<const D: usize, const R: usize>(
+    /// Adds every field of an output, and the gradients of its loss.
+    fn add_output<const R: usize>(
         &mut self,
         name: &str,
-        output: CrossEntropyOutput<D>,
+        output: CrossEntropyOutput<R>,
         of_leaves: OfLeaves<'_>,
-    ) where
-        Tensor<D>: LogitsRank<RowLosses = Tensor<R>, RowClasses = Tensor<R, burn::tensor::Int>>,
-    {
+    ) {
         let field = |field: &str| format!("{name}, {field}");
         self.add(&field("correct"), output.correct());
         self.add(&field("in_top"), output.in_top(2));
@@ -75,9 +73,9 @@ impl Results {
         }
     }
 
-    /// Results of every method of every loss. CubeCL's runtimes are one type, bound and dispatched by the same
-    /// code: of them all but the processor's take the projection, and none the contrastive losses, which are
-    /// made of it, because Burn tries dozens of kernels for the tensor operations around them.
+    /// Results of every method of every loss. CubeCL's runtimes are one type, bound and dispatched by the
+    /// same code. They leave out the contrastive losses, and the processor's runtime leaves out the
+    /// projection too, because Burn tries dozens of kernels for the tensor operations around them.
     fn of<B: CrossEntropyBackend>(device: &Device) -> Self {
         let mut results = Self::default();
         plain::add_all::<B>(&mut results, device);
@@ -99,7 +97,7 @@ impl Results {
     }
 }
 
-/// The loss over `B` on `device` has the bits of the dispatched one on `plain`.
+/// Asserts that the loss over `B` on `device` has the bits of the dispatched one on `plain`.
 #[track_caller]
 fn assert_same_bits<B: CrossEntropyBackend>(device: &Device, plain: &Device) {
     let attempts = if is_host(plain) { 1 } else { ATTEMPTS };

@@ -1,11 +1,14 @@
-//! What is said against bad input.
+//! The errors for bad input.
 
 use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, EmptyReduction};
+use burn_cross_entropy::{
+    CrossEntropyError, CrossEntropyLossConfig, EmptyReduction, ProjectedLogits,
+};
 
 use crate::common::backends::{is_host, tests_on};
+use crate::common::run::refusal;
 
 fn text(error: Result<Tensor<1>, CrossEntropyError>) -> String {
     error.expect_err("this cannot be computed").to_string()
@@ -65,7 +68,7 @@ fn a_target_out_of_range_is_named_with_its_row(device: &Device) {
         let logits = Tensor::<3>::zeros([2, 3, 2], device);
         let data = TensorData::new(vec![0, -100, bad, 255], [2, 2]);
         let targets = Tensor::<2, Int>::from_data(data, device);
-        let error = loss.try_forward(logits, targets).unwrap_err();
+        let error = loss.check(&logits, &targets).unwrap_err();
         let message = error.to_string();
         for part in [
             "row 2".to_string(),
@@ -79,24 +82,24 @@ fn a_target_out_of_range_is_named_with_its_row(device: &Device) {
 }
 
 fn an_index_beyond_32_bits_is_no_class(device: &Device) {
-    // Cut to 32 bits these would be class 1.
+    // These indices would be class 1 if they were cut to 32 bits.
     for bad in [1 + (1i64 << 32), 1 - (1i64 << 32)] {
         let logits = Tensor::<2>::zeros([1, 3], device);
         let data = TensorData::new(vec![bad], [1]);
         let targets = Tensor::<1, Int>::from_data(data, (device, DType::I64));
         let loss = CrossEntropyLossConfig::new().init(device);
-        let error = loss.try_forward(logits, targets).unwrap_err();
+        let error = loss.check(&logits, &targets).unwrap_err();
         assert!(error.to_string().contains(&bad.to_string()), "{error}");
     }
 }
 
-/// Cut to the signed type, 2^64 - 100 would be the ignored -100.
+/// An index of 2^64 - 100 would be the ignored -100 if it were cut to the signed type.
 fn an_unsigned_index_does_not_wrap_into_an_ignored_one(device: &Device) {
     let loss = CrossEntropyLossConfig::new().init(device);
     let data = TensorData::new(vec![u64::MAX - 99], [1]);
-    let targets = || Tensor::<1, Int>::from_data(data.clone(), (device, DType::U64));
+    let targets = Tensor::<1, Int>::from_data(data, (device, DType::U64));
     let logits = Tensor::<2>::zeros([1, 3], device);
-    let message = text(loss.try_forward(logits, targets()));
+    let message = loss.check(&logits, &targets).unwrap_err().to_string();
     assert!(message.contains("is 18446744073709551516"), "{message}");
 }
 
@@ -104,7 +107,7 @@ fn the_total_weight_takes_no_unsigned_index_for_an_ignored_one(device: &Device) 
     let loss = CrossEntropyLossConfig::new().init(device);
     let data = TensorData::new(vec![u64::MAX - 99], [1]);
     let targets = Tensor::<1, Int>::from_data(data, (device, DType::U64));
-    let message = panic_text(|| loss.total_weight(targets));
+    let message = refusal(|| loss.total_weight(targets));
     assert!(message.contains("is 18446744073709551516"), "{message}");
 }
 
@@ -144,36 +147,27 @@ fn different_checkpointing_strategies_are_named(device: &Device) {
     );
 }
 
-/// The text of the panic of `forward`.
-fn panic_text(call: impl FnOnce() -> Tensor<1>) -> String {
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-    let payload = caught.expect_err("this cannot be computed");
-    payload
-        .downcast_ref::<String>()
-        .cloned()
-        .expect("a panic with a formatted message")
-}
-
 fn forward_panics_with_the_text_that_try_forward_returns(device: &Device) {
     let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::zeros([4, 3], device);
     let wrong = || Tensor::<1, Int>::zeros([3], device);
     let returned = text(loss.try_forward(logits(), wrong()));
-    assert_eq!(panic_text(|| loss.forward(logits(), wrong())), returned);
+    assert_eq!(refusal(|| loss.forward(logits(), wrong())), returned);
 }
 
-/// On a device its row is NaN, which `meaning` tests.
+/// Bad targets are an error of `forward` on the host. On a device the target's row is NaN, which `meaning`
+/// tests.
 fn a_bad_target_is_an_error_of_forward_where_looking_is_free(device: &Device) {
     let loss = CrossEntropyLossConfig::new().init(device);
     let logits = || Tensor::<2>::zeros([2, 3], device);
     let bad = || Tensor::<1, Int>::from_ints([0, 3], device);
     let returned = text(loss.try_forward(logits(), bad()));
-    assert_eq!(panic_text(|| loss.forward(logits(), bad())), returned);
+    assert_eq!(refusal(|| loss.forward(logits(), bad())), returned);
 
     let weighted = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0; 3]))
         .init(device);
-    let message = panic_text(|| weighted.total_weight(bad()));
+    let message = refusal(|| weighted.total_weight(bad()));
     assert!(message.contains("row 1 is 3"), "{message}");
 }
 
@@ -182,6 +176,20 @@ fn logits_without_classes_are_refused(device: &Device) {
     let logits = Tensor::<2>::zeros([2, 0], device);
     let message = text(loss.try_forward(logits, Tensor::<1, Int>::zeros([2], device)));
     assert!(message.contains("no classes"), "{message}");
+}
+
+/// `check` says what `try_forward` says, without a forward.
+fn what_does_not_fit_is_said_by_check(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = Tensor::<2>::zeros([4, 3], device);
+    let good = Tensor::<1, Int>::from_ints([0, 2, -100, 1], device);
+    assert_eq!(loss.check(&logits, &good), Ok(()));
+    let wrong = Tensor::<1, Int>::zeros([3], device);
+    let said = loss.check(&logits, &wrong).unwrap_err().to_string();
+    assert_eq!(said, text(loss.try_forward(logits.clone(), wrong)));
+    let projected = ProjectedLogits::new(Tensor::<2>::zeros([4, 5], device), logits);
+    let said = loss.check(&projected, &good).unwrap_err().to_string();
+    assert!(said.contains("5 features"), "{said}");
 }
 
 tests_on! {
@@ -202,6 +210,7 @@ tests_on! {
         different_checkpointing_strategies_are_named,
         forward_panics_with_the_text_that_try_forward_returns,
         logits_without_classes_are_refused,
+        what_does_not_fit_is_said_by_check,
     ],
 }
 
@@ -289,6 +298,38 @@ mod two_backends {
         assert!(message.contains("Autodiff<NdArray"), "{message}");
         assert!(message.contains("Flex"), "{message}");
         assert!(!message.contains("::"), "{message}");
+    }
+
+    #[test]
+    fn every_method_of_a_bound_loss_refuses_tensors_of_another_backend() {
+        let (flex, ndarray) = (Device::flex(), Device::ndarray());
+        let loss = CrossEntropyLossConfig::new().init_for::<NdArray>(&ndarray);
+        let indices = || Tensor::<1, Int>::zeros([2], &flex);
+        let shares = || Tensor::<2>::ones([2, 3], &flex);
+        let refused = |message: String| assert!(message.contains("NdArray, which"), "{message}");
+        refused(refusal(|| loss.total_weight(indices())));
+        refused(refusal(|| loss.total_weight(shares())));
+        refused(refusal(|| loss.normalizer(indices()).total_weight()));
+        refused(refusal(|| loss.normalizer(shares()).total_weight()));
+        refused(refusal(|| loss.forward(shares(), indices())));
+        refused(refusal(|| loss.forward(shares(), shares())));
+        refused(refusal(|| loss.log_prob(shares(), indices())));
+        refused(refusal(|| loss.forward_no_reduction(shares(), indices())));
+        refused(refusal(|| {
+            loss.forward_with_output(shares(), indices()).loss
+        }));
+        refused(refusal(|| {
+            loss.forward_with_entropy(shares(), indices()).loss
+        }));
+        let one = Tensor::<1>::ones([1], &flex);
+        refused(refusal(|| {
+            loss.forward_normalized(shares(), indices(), one)
+        }));
+        let weight = Tensor::<2>::ones([3, 4], &flex);
+        let projected = || ProjectedLogits::new(shares(), weight.clone());
+        refused(refusal(|| loss.forward(projected(), indices())));
+        let checked = loss.check(&shares(), &indices());
+        refused(checked.expect_err("the tensors are on Flex").to_string());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The contrastive loss against its formula in f64, and its gradients against central differences of it.
+//! Compares the contrastive loss with its formula in f64, and its gradients with central differences of it.
 
 mod fixtures;
 mod larger;
@@ -9,9 +9,8 @@ mod with_queue;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds, cross_entropy, moco_logits,
-};
+use burn_cross_entropy::contrastive::{InBatch, SampleIds};
+use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig, cross_entropy, moco_logits};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -22,14 +21,14 @@ use crate::common::tolerance::{assert_numbers, of_projection};
 const FEATURES: usize = 5;
 const STEP: f64 = 1e-5;
 
-/// Which form of the loss, on the tensors of a [`Problem`].
+/// A form of the loss, on the tensors of a [`Problem`].
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    /// Queries, positives, negatives.
+    /// Queries, positives and negatives.
     Momentum,
-    /// The same with ids.
+    /// Queries, positives and negatives with ids.
     Ids,
-    /// Two views.
+    /// Two views of a batch.
     InBatch(InBatch),
     /// Queries and keys with the indices of positives.
     Pairs,
@@ -74,7 +73,7 @@ impl Problem {
         }
     }
 
-    /// The formula, in f64.
+    /// The loss by its formula, in f64.
     fn loss(&self) -> f64 {
         let scale = self.log_scale.exp();
         let rows: Vec<Vec<Vec<f64>>> = self
@@ -83,7 +82,7 @@ impl Problem {
             .map(|tensor| tensor.chunks(FEATURES).map(|row| self.unit(row)).collect())
             .collect();
         let dot = |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
-        // One row: the similarity to the positive, and those to the negatives.
+        // The loss of one row, from its similarities to the positive and to the negatives.
         let of_row = |positive: f64, negatives: Vec<f64>| {
             let all = negatives.iter().map(|x| ((x - positive) * scale).exp());
             all.sum::<f64>().ln_1p()
@@ -201,7 +200,7 @@ impl Problem {
         self.assert_found(&name, &expected, (device, DType::F32));
     }
 
-    /// The loss and all gradients are the expected ones.
+    /// Asserts that the loss and all gradients are the expected ones.
     #[track_caller]
     fn assert_found(&self, name: &str, expected: &Expected, (device, dtype): (&Device, DType)) {
         // A learnt temperature is a parameter in f32, whatever the features are in.
@@ -233,7 +232,7 @@ impl Problem {
     }
 }
 
-/// The result of a [`Problem`].
+/// The expected results of a [`Problem`].
 struct Expected {
     loss: f64,
     gradients: Vec<Vec<f64>>,
@@ -256,8 +255,8 @@ fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(data, &device.clone().without_autodiff())
 }
 
-/// Bit for bit on CPU backends. A device may take another kernel for the same product the next time, until
-/// it has found the fastest by trying.
+/// Asserts equality, bit for bit on CPU backends. A device may take another kernel for the same product the
+/// next time, until it has found the fastest one by trying.
 #[track_caller]
 fn assert_same(name: &str, found: &[f64], expected: &[f64], device: &Device) {
     if is_host(device) {
@@ -280,7 +279,7 @@ fn every_form_agrees(device: &Device) {
     for form in FORMS {
         let config = || InfoNceLossConfig::new().with_temperature(0.3);
         Problem::new(form, config()).assert_agrees(device);
-        // Three rows at a time.
+        // Chunks of three rows.
         let options = config()
             .with_chunk_bytes(150)
             .with_learnable(true)
@@ -291,7 +290,7 @@ fn every_form_agrees(device: &Device) {
     }
 }
 
-/// What `forward` gives is the cross-entropy of the logits as a tensor, whose targets are 0.
+/// The loss of `forward` is the cross-entropy of the logits as a tensor, whose targets are 0.
 fn the_logits_are_those_of_the_loss(device: &Device) {
     let config = InfoNceLossConfig::new()
         .with_temperature(0.3)
@@ -310,8 +309,8 @@ fn the_logits_are_those_of_the_loss(device: &Device) {
     assert_eq!(predicted, most);
 }
 
-/// Without any difference between positive and negatives each of them is as likely; without negatives
-/// there is nothing to be told apart; features of 0 have no direction, and a finite gradient.
+/// The loss at its ends. Where positive and negatives do not differ, each of them is as likely. Without
+/// negatives there is nothing to tell apart. Features of 0 have no direction, but a finite gradient.
 fn the_ends_are_known(device: &Device) {
     let loss = InfoNceLossConfig::new().init(device);
     let ones = |rows| Tensor::<2>::ones([rows, 4], device);
@@ -331,7 +330,7 @@ fn the_ends_are_known(device: &Device) {
     assert_eq!(logits.dims(), [2, 4]);
     assert_eq!(numbers(logits), [0.0; 8]);
 
-    // One over numbers below the normal ones is beyond the range of f32.
+    // One over a subnormal number is beyond the range of f32.
     for nothing in [0.0, 1e-39] {
         let nothing = Tensor::<2>::full([3, 4], nothing, device).require_grad();
         let positive = Tensor::<2>::from_floats([[1.0, 0.0, 0.0, 2.0]; 3], device);

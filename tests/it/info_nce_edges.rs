@@ -1,18 +1,15 @@
-//! The ends of the contrastive loss: no rows, features of 0 in half precision, and what it is given that does
-//! not fit.
+//! Edge cases of the contrastive loss: no rows, features of 0 in half precision, and input that does not fit.
 
 use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_cross_entropy::{
-    ContrastiveError, InBatch, InfoNceLoss, InfoNceLossConfig, NegativeQueueConfig, SampleIds,
-    moco_logits,
-};
+use burn_cross_entropy::contrastive::{ContrastiveError, InBatch, SampleIds};
+use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig, NegativeQueueConfig, moco_logits};
 
 use crate::common::backends::{is_host, tests_on};
 use crate::common::run::numbers;
 
-/// Where the keys are the classes.
+/// Losses whose keys are the classes refuse to have no keys.
 fn no_keys_are_an_error(device: &Device) {
     let none = || Tensor::<2>::zeros([0, 3], device);
     let says = |result: Result<Tensor<1>, ContrastiveError>| {
@@ -139,7 +136,7 @@ fn what_is_unlike_is_said(device: &Device) {
     assert!(output.is_err());
 }
 
-/// Ids with autodiff, as tensors of a device that has it come, are ids.
+/// Ids may have autodiff, because a device with autodiff makes such tensors.
 fn ids_may_come_with_autodiff(device: &Device) {
     let loss = InfoNceLossConfig::new().init(device);
     let ids = |values: [i32; 2]| Tensor::<1, Int>::from_ints(values, device);
@@ -149,12 +146,12 @@ fn ids_may_come_with_autodiff(device: &Device) {
     };
     let rows = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], device);
     let value = loss.forward_with_ids(rows.clone(), rows.clone(), rows, ids);
-    // To each row the other alone is left, at right angles.
+    // Each row has only the other as a negative, at right angles.
     let expected = f64::from((-1f32 / 0.07).exp()).ln_1p();
     assert!((numbers(value)[0] / expected - 1.0).abs() < 1e-3);
 }
 
-/// Also where the query, which both are put beside, is outside autodiff.
+/// Positives and negatives that checkpoint differently are refused, even where the query is outside autodiff.
 #[cfg(feature = "flex")]
 #[test]
 #[should_panic(expected = "the gradient checkpointing of `positive`")]
@@ -166,7 +163,7 @@ fn logits_of_keys_that_checkpoint_differently_are_refused() {
     moco_logits(ones(&device), positive, negatives, 0.5);
 }
 
-/// Quantized features are not computed with, whichever they are.
+/// Quantized features are refused, whichever tensor they are in.
 #[cfg(feature = "flex")]
 #[test]
 fn quantized_features_are_refused() {
@@ -209,7 +206,7 @@ fn quantized_features_are_refused() {
     assert!(error.to_string().contains("`keys`"), "{error}");
 }
 
-/// Features of 0 in half precision, as of a rectifier that lets nothing through.
+/// Features of 0 in half precision, as after a rectifier that lets nothing through.
 #[cfg(feature = "flex")]
 #[test]
 fn features_of_0_in_f16_have_a_finite_gradient() {

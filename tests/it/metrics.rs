@@ -85,7 +85,7 @@ fn of_epoch<M: Metric + Numeric>(mut metric: M, inputs: Vec<M::Input>) -> f64 {
     }
 }
 
-fn outputs(config: CrossEntropyLossConfig, device: &Device) -> Vec<CrossEntropyOutput<2>> {
+fn outputs(config: CrossEntropyLossConfig, device: &Device) -> Vec<CrossEntropyOutput<1>> {
     let loss = config.init(device);
     let output = |batch: Batch| {
         let output = loss.forward_with_output(batch.logits(device), batch.targets(device));

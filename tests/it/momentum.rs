@@ -3,9 +3,8 @@
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
-use burn_cross_entropy::{
-    Buffers, ContrastiveError, Momentum, momentum_update, try_momentum_update,
-};
+use burn_cross_entropy::contrastive::{Buffers, ContrastiveError, Momentum, try_momentum_update};
+use burn_cross_entropy::momentum_update;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -13,7 +12,7 @@ use crate::common::backends::tests_on;
 use crate::common::modules::{Encoder, Fill, Seen};
 use crate::common::run::numbers;
 
-/// A few roundings of f32: of the difference, of its product, of the sum.
+/// Asserts an average, up to a few roundings of f32: of the difference, of its product, of the sum.
 #[track_caller]
 fn assert_averaged(found: &[f64], target: &[f64], online: &[f64], momentum: f64) {
     assert_eq!(found.len(), target.len());
@@ -85,7 +84,8 @@ fn momentum_1_keeps_and_0_takes_every_bit(device: &Device) {
     }
 }
 
-/// However often: 0.9999 and 0.0001 in f32 do not add up to 1.
+/// Equal parameters stay equal after any number of updates, although 0.9999 and 0.0001 in f32 do not add up
+/// to 1.
 fn what_is_equal_stays_equal(device: &Device) {
     let online = LinearConfig::new(7, 5).init(device);
     let mut target = online.valid();
@@ -117,7 +117,7 @@ fn no_gradient_passes_the_update(device: &Device) {
     let target = LinearConfig::new(3, 2).init(device);
     let inputs = Tensor::<2>::ones([4, 3], device);
     let moved = momentum_update(&online, target.clone(), 0.5);
-    // Tracked, as it was before; its own leaf.
+    // The result is tracked as before, and a leaf of its own.
     let gradients = moved.forward(inputs.clone()).sum().backward();
     let gradient = moved.weight.val().grad(&gradients).expect("a leaf");
     assert_eq!(numbers(gradient), [4.0; 6]);
@@ -130,7 +130,7 @@ fn no_gradient_passes_the_update(device: &Device) {
             .forward(inputs.clone().without_autodiff())
             .is_autodiff()
     );
-    // Beside the online module in one loss.
+    // One loss takes both the online module and the target.
     let loss = (online.forward(inputs.clone()) * moved.forward(inputs)).sum();
     assert!(online.weight.val().grad(&loss.backward()).is_some());
 }
@@ -142,13 +142,13 @@ fn buffers_follow_by_choice(device: &Device) {
         online.layers[0] = online.layers[0].clone().no_grad();
         online
     };
-    // Also where autodiff is off.
+    // The update also works where autodiff is off.
     for online in [frozen(), frozen().valid()] {
         let target = Encoder::new(device).valid();
         let [before, goal] = [Seen::of(&target), Seen::of(&online)];
         for buffers in [Buffers::Average, Buffers::Copy, Buffers::Keep] {
             let momentum = Momentum::new(0.75).with_buffers(buffers);
-            // A target of its own: the statistics of clones are shared.
+            // Each update gets a target of its own, because clones share their statistics.
             let after = Seen::of(&momentum_update(&online, target.valid(), momentum));
             for name in ["layers.1", "gamma", "beta", "temperature"] {
                 let [found, before, goal] = [&after, &before, &goal].map(|seen| seen.under(name));
@@ -176,7 +176,7 @@ fn buffers_follow_by_choice(device: &Device) {
     }
 }
 
-/// Such as a mask that is added to logits.
+/// Buffers may hold infinities, such as a mask that is added to logits.
 fn infinities_of_buffers_have_an_average(device: &Device) {
     const INFINITY: f32 = f32::INFINITY;
     let buffer = |values: [f32; 6]| {
@@ -204,7 +204,7 @@ fn statistics_of_the_last_forward_are_taken(device: &Device) {
     let target = BatchNormConfig::new(2).init(device).valid();
     assert_eq!(means(&momentum_update(&online, target, copy)), [3.0, 3.0]);
 
-    // And those of a target that trains as well do not come back over it.
+    // A target that trains too does not overwrite the update with its own statistics.
     let target = BatchNormConfig::new(2).with_momentum(1.0).init(device);
     train(&target, [[-1.0, 5.0], [0.0, 5.0], [1.0, 5.0]]);
     assert_eq!(means(&momentum_update(&online, target, copy)), [3.0, 3.0]);
@@ -213,7 +213,7 @@ fn statistics_of_the_last_forward_are_taken(device: &Device) {
     train(&target, [[-1.0, 5.0], [0.0, 5.0], [1.0, 5.0]]);
     let moved = momentum_update(&online, target, 0.5);
     assert_averaged(&means(&moved), &[0.0, 5.0], &[3.0, 3.0], 0.5);
-    // The online module is as it was.
+    // The online module has not changed.
     assert_eq!(means(&online), [3.0, 3.0]);
 }
 
@@ -270,7 +270,7 @@ fn other_modules_are_refused(device: &Device) {
         "{message}"
     );
 
-    // As many parameters, but not the same.
+    // The target has as many parameters, in another order.
     let mut target = Encoder::new(device);
     target.layers.swap(0, 1);
     let message = text(try_momentum_update(&online, target, 0.9));
@@ -332,7 +332,7 @@ fn an_update_panics_with_the_text_of_the_error() {
     momentum_update(&online, target, 0.9);
 }
 
-/// Half precision is rounded once, from f32.
+/// The update rounds half precision once, from f32.
 #[cfg(feature = "flex")]
 #[test]
 fn half_precision_is_computed_in_f32() {
@@ -351,7 +351,7 @@ fn half_precision_is_computed_in_f32() {
     }
 }
 
-/// The frozen base of an adapter has no average where it is quantized.
+/// Adapters follow, although their frozen base has no average where it is quantized.
 #[cfg(feature = "flex")]
 #[test]
 fn adapters_follow() {

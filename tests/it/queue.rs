@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use burn::nn::LinearConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{ContrastiveError, NegativeQueue, NegativeQueueConfig};
+use burn_cross_entropy::contrastive::ContrastiveError;
+use burn_cross_entropy::{NegativeQueue, NegativeQueueConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -22,7 +23,7 @@ fn id(number: usize) -> i64 {
     7 * number as i64 - 20
 }
 
-/// The next `rows` keys of a stream whose first `start` are gone.
+/// The next `rows` keys of a stream, after its first `start`.
 fn keys(start: usize, rows: usize, device: &Device) -> Tensor<2> {
     let values: Vec<f32> = (start..start + rows).flat_map(key).collect();
     Tensor::from_data(TensorData::new(values, [rows, FEATURES]), device)
@@ -37,7 +38,7 @@ fn integers(ids: Tensor<1, Int>) -> Vec<i64> {
     ids.into_data().iter::<i64>().collect()
 }
 
-/// All that a queue shows.
+/// Everything that a queue shows.
 fn contents(queue: &NegativeQueue) -> (Vec<f64>, Option<Vec<i64>>, usize, usize) {
     let ids = queue.ids().map(integers);
     (numbers(queue.keys()), ids, queue.len(), queue.position())
@@ -93,7 +94,7 @@ fn a_queue_is_a_deque_of_its_capacity(device: &Device) {
             assert_eq!(queue.len(), model.len());
             assert_eq!(queue.is_empty(), model.is_empty());
             assert_eq!(queue.keys().dims(), [model.len(), FEATURES]);
-            // From the oldest on.
+            // The rows are read from the oldest on.
             let first = if model.len() == capacity {
                 queue.position()
             } else {
@@ -125,7 +126,7 @@ fn the_pieces_make_the_queue_of_the_whole(device: &Device) {
 fn a_key_lies_in_the_row_of_its_number(device: &Device) {
     let mut queue = with_ids(5, device);
     feed(&mut queue, &[3, 4, 16, 0, 2], device);
-    // 25 keys: row 0 has number 20, row 4 number 24.
+    // After 25 keys, row 0 has number 20 and row 4 has number 24.
     assert_eq!(queue.position(), 0);
     assert_eq!(
         integers(queue.ids().expect("ids")),
@@ -166,7 +167,7 @@ fn gradients_end_at_the_queue(device: &Device) {
     let negatives = queue.keys();
     assert!(!negatives.is_autodiff() && !negatives.is_require_grad());
 
-    // Beside queries in a graph they are constants.
+    // Keys are constants next to queries in a graph.
     let queries = Tensor::<2>::from_floats([[1.0, 2.0, 3.0]], device).require_grad();
     let weights = Tensor::<2>::from_floats([[2.0, -0.5]], device);
     let loss = (queries.clone().matmul(negatives.clone().transpose()) * weights).sum();
@@ -205,7 +206,7 @@ fn views_are_pushed_as_what_they_show(device: &Device) {
     queue.clear();
     queue.push(rows.clone().flip([0]).flip([0]).slice(1..3));
     assert_eq!(numbers(queue.keys()), numbers(rows.slice(1..3)));
-    // Wraps: rows 2, 3 and 0.
+    // This push wraps around the end: it writes rows 2, 3 and 0.
     queue.push(Tensor::<2>::full([1, 1], 0.5, device).expand([3, FEATURES]));
     let half = [0.5; FEATURES];
     let expected = [half, key(2).map(f64::from), half, half];

@@ -1,6 +1,6 @@
 //! The momentum of a target grows along half a cosine.
 
-use burn_cross_entropy::MomentumSchedule;
+use burn_cross_entropy::contrastive::MomentumSchedule;
 
 #[test]
 fn the_schedule_is_half_a_cosine() {

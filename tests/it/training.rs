@@ -1,5 +1,5 @@
-//! A small model trained from the same start: with this loss and with `burn::nn`'s, with Burn's
-//! fusion and without.
+//! A small model trained from one start: with this loss and with `burn::nn`'s, with Burn's fusion and without
+//! it.
 
 use burn::module::{Module, Param};
 use burn::nn::loss::CrossEntropyLossConfig as BurnLossConfig;
@@ -15,7 +15,7 @@ use crate::common::backends::tests_on;
 const STEPS: usize = 100;
 const FEATURES: usize = 12;
 const CLASSES: usize = 7;
-/// A class as well, as `burn::nn` wants it.
+/// The padding, which is a class too, because `burn::nn` requires it.
 const PAD: usize = 3;
 
 #[derive(Module, Debug)]
@@ -26,8 +26,8 @@ struct Model {
 }
 
 impl Model {
-    /// The same numbers each time: Burn draws from a generator that all tests of the process share,
-    /// and how much a hundred steps teach depends on the start.
+    /// Draws the same numbers each time. Burn draws from a generator that all tests of the process share, and
+    /// how much a hundred steps teach depends on the start.
     fn new(device: &Device) -> Self {
         let mut rng = StdRng::seed_from_u64(7);
         let mut layer = |inputs: usize, outputs: usize| {
@@ -75,7 +75,7 @@ fn batch(step: usize) -> (TensorData, TensorData) {
     )
 }
 
-/// The loss of every step.
+/// Trains the model and returns the loss of every step.
 fn train(
     mut model: Model,
     device: &Device,
@@ -145,24 +145,20 @@ tests_on! {
     ],
 }
 
-/// Training in the operations of a backend itself, which Burn's fusion may be around or not.
+/// Trains in the operations of a backend itself, with Burn's fusion around it or without.
 #[cfg(feature = "wgpu")]
 mod fusion {
     use burn::backend::tensor::FloatTensor;
     use burn::backend::{Autodiff, AutodiffBackend, Backend, BackendTypes};
     use burn::tensor::DType;
-    use burn_cross_entropy::operation::{
-        ClassWeights, Denominators, DetailsOf, GradientsOf, InputValues, Inputs, Options,
-        RowReduction, Targets,
-    };
-    use burn_cross_entropy::{CrossEntropyBackend, EmptyReduction};
+    use burn_cross_entropy::backend::CrossEntropyOperation;
+    use burn_cross_entropy::operation::{InputValues, Inputs, Logits, Options, Targets, Wanted};
     use burn_cubecl::CubeBackend;
 
     use super::*;
 
     fn options() -> Options {
         Options {
-            class_dim: 1,
             ignore_indices: [PAD as i64].as_slice().into(),
             label_smoothing: 0.1,
             values: InputValues::Logits {
@@ -170,11 +166,7 @@ mod fusion {
                 softcap: None,
             },
             z_loss: 0.001,
-            reduction: RowReduction::Mean,
-            empty: EmptyReduction::Nan,
-            gradients_of: GradientsOf::Logits,
-            keep: false,
-            details: DetailsOf::Nothing,
+            ..Options::default()
         }
     }
 
@@ -183,10 +175,10 @@ mod fusion {
         data.expect("the device computes").iter().collect()
     }
 
-    /// The losses of a linear model, step by step.
+    /// Trains a linear model and returns the loss of every step.
     fn course<B>(device: &<B as BackendTypes>::Device) -> Vec<f64>
     where
-        B: AutodiffBackend + CrossEntropyBackend,
+        B: AutodiffBackend + CrossEntropyOperation,
     {
         let start: Vec<f32> = (0..FEATURES * CLASSES)
             .map(|at| (at * 37 % 101) as f32 / 101.0 - 0.5)
@@ -200,12 +192,9 @@ mod fusion {
                 let tracked = B::float_set_require_grad(weight.clone(), true);
                 let features = B::float_from_data(features, device);
                 let logits = B::float_matmul(features, tracked.clone());
-                let inputs = Inputs {
-                    targets: Targets::Indices(B::int_from_data(targets, device)),
-                    weights: ClassWeights::Equal,
-                    normalizer: Denominators::OfRows,
-                };
-                let loss = B::cross_entropy(logits, inputs, options()).loss;
+                let inputs = Inputs::new(Targets::Indices(B::int_from_data(targets, device)));
+                let logits = Logits::Tensor(logits);
+                let loss = B::cross_entropy(logits, inputs, options(), Wanted::default()).loss;
                 let value = numbers::<B>(loss.clone());
                 let gradients = B::backward(loss);
                 let gradient = B::grad(&tracked, &gradients).expect("it is tracked");

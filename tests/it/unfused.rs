@@ -1,16 +1,16 @@
-//! The operation on the CubeCL backend itself, without Burn's fusion around it, and in the middle of
-//! a stream that is fused.
+//! The operation on the CubeCL backend itself, without Burn's fusion around it, and in the middle of a fused
+//! stream.
 
 use burn::backend::DispatchDevice;
 use burn::backend::TensorMetadata;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::CrossEntropyLossConfig;
+use burn_cross_entropy::backend::CrossEntropyOperation;
 use burn_cross_entropy::operation::{
-    ClassWeights, Denominators, DetailsOf, Forward, Gradients, GradientsOf, InputValues, Inputs,
-    Options, RowReduction, Saved, Targets,
+    Forward, Inputs, Logits, Options, Saved, Targets, Wanted, WantedGradients,
 };
-use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig, EmptyReduction};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -44,37 +44,29 @@ fn options(problem: &Problem) -> Options {
         class_dim: problem.class_dim,
         ignore_indices: problem.config.ignore_indices.as_slice().into(),
         label_smoothing: problem.config.label_smoothing.into(),
-        values: InputValues::Logits {
-            scale: 1.0,
-            softcap: None,
-        },
         z_loss: problem.config.z_loss.into(),
-        reduction: RowReduction::Mean,
-        empty: EmptyReduction::Nan,
-        gradients_of: match problem.targets {
-            problem::Targets::Indices(_) => GradientsOf::Logits,
-            problem::Targets::Distributions(_) => GradientsOf::Both,
-        },
-        keep: true,
-        details: DetailsOf::Nothing,
+        ..Options::default()
+    }
+}
+
+fn wanted(problem: &Problem) -> WantedGradients {
+    WantedGradients {
+        targets: matches!(problem.targets, problem::Targets::Distributions(_)),
+        ..WantedGradients::LOGITS
     }
 }
 
 fn inputs(problem: &Problem, device: &CubeDevice) -> Inputs<CubeBackend> {
-    Inputs {
-        targets: match &problem.targets {
-            problem::Targets::Indices(indices) => {
-                let data = TensorData::new(indices.clone(), run::row_shape(problem));
-                let data = data.convert_dtype(DType::I32);
-                Targets::Indices(CubeBackend::int_from_data(data, device))
-            }
-            problem::Targets::Distributions(shares) => {
-                Targets::Distributions(float(shares, &problem.shape, device))
-            }
-        },
-        weights: ClassWeights::Equal,
-        normalizer: Denominators::OfRows,
-    }
+    Inputs::new(match &problem.targets {
+        problem::Targets::Indices(indices) => {
+            let data = TensorData::new(indices.clone(), run::row_shape(problem));
+            let data = data.convert_dtype(DType::I32);
+            Targets::Indices(CubeBackend::int_from_data(data, device))
+        }
+        problem::Targets::Distributions(shares) => {
+            Targets::Distributions(float(shares, &problem.shape, device))
+        }
+    })
 }
 
 fn problems() -> Vec<Problem> {
@@ -88,37 +80,41 @@ fn problems() -> Vec<Problem> {
     indices.chain(soft).collect()
 }
 
-/// The forward keeps the logits; the backward writes over them, and over the distributions, since
-/// nobody else holds either.
+/// The forward keeps the logits. The backward writes over them, and over the distributions, because nothing
+/// else holds either.
 fn the_backend_alone_computes_in_place(device: &Device) {
     let device = of_cubecl(device);
     for problem in problems() {
         let options = options(&problem);
-        let logits = float(&problem.logits, &problem.shape, &device);
+        let logits = || Logits::Tensor(float(&problem.logits, &problem.shape, &device));
         let inputs = inputs(&problem, &device);
-        let Forward { loss, saved, .. } =
-            CubeBackend::cross_entropy(logits, inputs.clone(), options.clone());
-        let Saved::Logits { statistics, .. } = &saved else {
+        let wanted = wanted(&problem);
+        let Forward { loss, saved, .. } = CubeBackend::cross_entropy(
+            logits(),
+            inputs.clone(),
+            options.clone(),
+            Wanted::gradients(wanted),
+        );
+        let Saved::Statistics { statistics, .. } = &saved else {
             panic!("the logits are kept");
         };
         let rows = problem.rows();
         assert_eq!(statistics.shape().num_elements() / rows, 4);
         let loss = values(loss);
-        let unkept = Options {
-            keep: false,
-            ..options.clone()
-        };
-        let logits = float(&problem.logits, &problem.shape, &device);
-        let alone = CubeBackend::cross_entropy(logits, inputs.clone(), unkept);
+        let alone = CubeBackend::cross_entropy(
+            logits(),
+            inputs.clone(),
+            options.clone(),
+            Wanted::default(),
+        );
         assert!(matches!(alone.saved, Saved::Nothing));
         assert_eq!(loss, values(alone.loss), "with and without a backward");
         let upstream = float(&problem.upstream, &[1], &device);
-        let (logits_gradient, targets_gradient) =
-            match CubeBackend::cross_entropy_backward(saved, inputs, upstream, options) {
-                Gradients::Logits { logits } => (logits, None),
-                Gradients::Both { logits, targets } => (logits, Some(targets)),
-                Gradients::Targets { .. } => panic!("that of the logits was asked for"),
-            };
+        let gradients =
+            CubeBackend::cross_entropy_backward(saved, inputs, upstream, options, wanted);
+        let logits_gradient = gradients.logits.into_option();
+        let logits_gradient = logits_gradient.expect("the logits' gradient was asked for");
+        let targets_gradient = gradients.targets.into_option();
         let found = Outcome {
             loss,
             logits_gradient: values(logits_gradient),
@@ -130,7 +126,7 @@ fn the_backend_alone_computes_in_place(device: &Device) {
     }
 }
 
-/// Operations before and behind the loss, none of which has run when the loss is called.
+/// Operations before and after the loss, none of which has run when the loss is called.
 fn the_middle_of_a_fused_stream(device: &Device) {
     for problem in problems() {
         let problem::Targets::Indices(indices) = &problem.targets else {

@@ -1,10 +1,10 @@
-//! Every method of `InfoNceLoss`, and a loss over `moco_logits`.
+//! The results of every method of `InfoNceLoss`, and of a loss over `moco_logits`.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use burn_cross_entropy::contrastive::{InBatch, SampleIds};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLossConfig, InBatch, InfoNceLoss, InfoNceLossConfig,
-    SampleIds, moco_logits,
+    CrossEntropyBackend, CrossEntropyLossConfig, InfoNceLoss, InfoNceLossConfig, moco_logits,
 };
 
 use super::Results;
@@ -15,7 +15,7 @@ use crate::common::run::float_tensor;
 const FITS: &str = "the tensors fit each other";
 const FEATURES: usize = 5;
 
-/// The gradient of a learnt temperature.
+/// Finds the gradient of a learnt temperature.
 struct OfTemperature<'a>(&'a Gradients, Option<TensorData>);
 
 impl ModuleVisitor for OfTemperature<'_> {
@@ -24,7 +24,7 @@ impl ModuleVisitor for OfTemperature<'_> {
     }
 }
 
-/// Rows of features, a leaf.
+/// Makes rows of features, as a leaf.
 fn rows(rows: usize, seed: u64, device: &Device) -> Tensor<2> {
     let random = Problem::random(&[rows, FEATURES], 1, true, seed);
     let tensor: Tensor<2> = float_tensor(&random.logits, &[rows, FEATURES], (device, DType::F32));
@@ -43,7 +43,7 @@ fn ids(device: &Device) -> SampleIds {
 }
 
 pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
-    // Two rows at a time, or all of them where Burn tunes every size of product.
+    // Chunks of two rows, or of all rows where Burn tunes every size of product.
     let chunk_bytes = if is_host(device) { 60 } else { 64 << 20 };
     let config = || InfoNceLossConfig::new().with_temperature(0.3);
     for (kind, config) in [
@@ -96,7 +96,7 @@ fn with_temperature<B: CrossEntropyBackend>(
     all
 }
 
-/// The methods over queries, positives and negatives.
+/// Adds the methods over queries, positives and negatives.
 fn add_losses<B: CrossEntropyBackend>(
     results: &mut Results,
     kind: &str,
@@ -139,7 +139,7 @@ fn add_losses<B: CrossEntropyBackend>(
     results.add_output(&name("try_forward_with_output"), output, &of_leaves);
 }
 
-/// The methods over two views.
+/// Adds the methods over two views.
 fn add_views<B: CrossEntropyBackend>(
     results: &mut Results,
     kind: &str,

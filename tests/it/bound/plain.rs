@@ -1,4 +1,4 @@
-//! Every method of `CrossEntropyLoss`.
+//! The results of every method of `CrossEntropyLoss`.
 
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use burn_cross_entropy::{
@@ -12,7 +12,7 @@ use crate::common::problem::Problem;
 
 const FITS: &str = "the tensors fit each other";
 
-/// Rows behind and before the classes, every third of them ignored, and all options of a row.
+/// A problem with rows behind and before the classes, every third of them ignored, and all options of a row.
 fn of_indices() -> Problem {
     Problem::random(&[5, 7, 3], 1, false, 1).with_every_option()
 }
@@ -41,7 +41,7 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
     };
     let given = (leaf.clone(), shares.clone());
     add_losses(results, "distributions", &loss, given, &of_both);
-    // One of the two alone is tracked.
+    // The loss tracks only one of the two tensors.
     let constant = |tensor: &Tensor<3>| tensor.clone().detach().set_require_grad(false);
     let of_logits = loss.forward(leaf.clone(), constant(&shares));
     results.add_with_gradients("forward, logits alone", of_logits, &of_both);
@@ -53,7 +53,7 @@ fn data<const D: usize>(leaf: &Tensor<D>, gradients: &Gradients) -> Option<Tenso
     leaf.grad(gradients).map(Tensor::into_data)
 }
 
-/// The methods that take a target of either kind.
+/// Adds the methods that take a target of either kind.
 fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + Clone>(
     results: &mut Results,
     kind: &str,
@@ -80,9 +80,6 @@ fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + 
         "forward_normalized",
         loss.forward_normalized(x, t, normalizer()),
     );
-    let (x, t) = given();
-    let share = loss.try_forward_normalized(x, t, normalizer());
-    add("try_forward_normalized", share.expect(FITS));
 
     let mut add = |method: &str, losses: Tensor<2>| {
         results.add_with_gradients(&name(method), losses, of_leaves);
@@ -94,24 +91,17 @@ fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + 
     add("try_forward_no_reduction", rows.expect(FITS));
     let (x, t) = given();
     add("log_prob", loss.log_prob(x, t));
-    let (x, t) = given();
-    add("try_log_prob", loss.try_log_prob(x, t).expect(FITS));
 
     let (x, t) = given();
     let output = loss.forward_with_output(x, t);
     results.add_output(&name("forward_with_output"), output, of_leaves);
     let (x, t) = given();
-    let output = loss.try_forward_with_output(x, t).expect(FITS);
-    results.add_output(&name("try_forward_with_output"), output, of_leaves);
-    let (x, t) = given();
     let output = loss.forward_with_entropy(x, t);
     results.add_output(&name("forward_with_entropy"), output, of_leaves);
-    let (x, t) = given();
-    let output = loss.try_forward_with_entropy(x, t).expect(FITS);
-    results.add_output(&name("try_forward_with_entropy"), output, of_leaves);
+    loss.check(&logits, &target).expect(FITS);
 }
 
-/// The methods over a part of the classes.
+/// Adds the methods over a part of the classes.
 fn add_shards<B: CrossEntropyBackend>(
     results: &mut Results,
     loss: &CrossEntropyLoss<B>,
@@ -128,8 +118,6 @@ fn add_shards<B: CrossEntropyBackend>(
     let statistics = |shard| loss.shard_statistics(part(shard), target(), shard);
     for shard in &shards {
         results.add("shard_statistics", statistics(shard).into_tensor());
-        let checked = loss.try_shard_statistics(part(shard), target(), shard);
-        results.add("try_shard_statistics", checked.expect(FITS).into_tensor());
     }
     let all = ShardStatistics::combined(shards.iter().map(statistics));
     results.add("combined", all.clone().into_tensor());
@@ -141,12 +129,7 @@ fn add_shards<B: CrossEntropyBackend>(
     for shard in &shards {
         let share = loss.forward_shard(part(shard), target(), shard, &all);
         add("forward_shard", share);
-        let share = loss.try_forward_shard(part(shard), target(), shard, &all);
-        add("try_forward_shard", share.expect(FITS));
         let share = loss.forward_shard_normalized(part(shard), target(), shard, &all, normalizer());
         add("forward_shard_normalized", share);
-        let share =
-            loss.try_forward_shard_normalized(part(shard), target(), shard, &all, normalizer());
-        add("try_forward_shard_normalized", share.expect(FITS));
     }
 }

@@ -1,11 +1,11 @@
-//! Every method of `LinearCrossEntropyLoss`.
+//! Every method of `LinearCrossEntropyLoss`, and of `CrossEntropyLoss` over a projection.
 
 use burn::module::Param;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
-    TargetTensor,
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyTarget, LinearCrossEntropyLoss,
+    LinearCrossEntropyLossConfig, ProjectedLogits, TargetTensor,
 };
 
 use super::Results;
@@ -15,11 +15,11 @@ use crate::common::run::float_tensor;
 use crate::linear::projected::Projected;
 
 const FITS: &str = "the tensors fit each other";
-/// Of a batch, of a sequence, features, and classes. Burn tunes a matrix product for sizes up to the next power
+/// Sizes of batch, sequence, features and classes. Burn tunes a matrix product for sizes up to the next power
 /// of two, which is 8 for all products here and for those of the contrastive loss.
 const SIZES: [usize; 4] = [2, 3, 5, 7];
 
-/// The tensors of a projection, leaves all of them.
+/// The tensors of a projection, all of them leaves.
 struct Leaves {
     input: Tensor<3>,
     weight: Tensor<2>,
@@ -47,6 +47,15 @@ impl Leaves {
         ]
     }
 
+    fn logits(&self, chunk: Option<usize>) -> ProjectedLogits<3> {
+        let logits = ProjectedLogits::new(self.input.clone(), self.weight.clone());
+        let logits = logits.with_bias(Some(self.bias.clone()));
+        match chunk {
+            Some(rows) => logits.with_chunk_rows(rows),
+            None => logits,
+        }
+    }
+
     fn linear(&self, device: &Device) -> Linear {
         let [_, _, features, classes] = SIZES;
         let mut linear = LinearConfig::new(features, classes).init(device);
@@ -66,10 +75,15 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
     for &(soft, chunk) in cases {
         let projected = Projected::random([batch * length, features, classes], soft, 3)
             .with(|problem| problem.with_every_option());
-        let loss = LinearCrossEntropyLossConfig::new()
-            .with_loss(projected.problem.config.clone())
-            .with_chunk_rows(chunk)
-            .init_for::<B>(device);
+        let config = projected.problem.config.clone();
+        let losses = Losses {
+            linear: LinearCrossEntropyLossConfig::new()
+                .with_loss(config.clone())
+                .with_chunk_rows(chunk)
+                .init_for::<B>(device),
+            of_logits: config.init_for::<B>(device),
+            chunk,
+        };
         let leaves = Leaves::new(&projected, device);
         match &projected.problem.targets {
             Targets::Indices(indices) => {
@@ -77,7 +91,7 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
                 let target = Tensor::<2, Int>::from_data(data, device);
                 let of_leaves = |of: &Gradients| leaves.gradients(of);
                 let kind = format!("projection, index targets, chunks of {chunk:?}");
-                add_losses(results, &kind, &loss, (&leaves, target), &of_leaves);
+                add_losses(results, &kind, &losses, (&leaves, target), &of_leaves);
             }
             Targets::Distributions(shares) => {
                 let shape = [batch, length, classes];
@@ -92,7 +106,7 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
                 add_losses(
                     results,
                     "projection, distributions",
-                    &loss,
+                    &losses,
                     given,
                     &of_leaves,
                 );
@@ -101,10 +115,17 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
     }
 }
 
+/// One configuration, as the loss of a projection and as the loss of any logits.
+struct Losses<B: CrossEntropyBackend> {
+    linear: LinearCrossEntropyLoss<B>,
+    of_logits: CrossEntropyLoss<B>,
+    chunk: Option<usize>,
+}
+
 fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + Clone>(
     results: &mut Results,
     kind: &str,
-    loss: &LinearCrossEntropyLoss<B>,
+    losses: &Losses<B>,
     (leaves, target): (&Leaves, T),
     of_leaves: super::OfLeaves<'_>,
 ) {
@@ -117,10 +138,12 @@ fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + 
             Some(leaves.bias.clone()),
         )
     };
-    let normalizer = || loss.normalizer(t());
-    results.add(&name("total_weight"), loss.total_weight(t()));
-    results.add(&name("normalizer, weight"), normalizer().total_weight());
-    results.add(&name("normalizer, rows"), normalizer().counted_rows());
+    let Losses {
+        linear: loss,
+        of_logits,
+        chunk,
+    } = losses;
+    let normalizer = || of_logits.normalizer(t());
 
     let mut add = |method: &str, losses: Tensor<1>| {
         results.add_with_gradients(&name(method), losses, of_leaves);
@@ -134,68 +157,47 @@ fn add_losses<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + 
         "forward, no bias",
         loss.forward(x, w, b.filter(|_| false), t()),
     );
-    let (x, w, b) = given();
-    add(
-        "forward_normalized",
-        loss.forward_normalized(x, w, b, t(), normalizer()),
-    );
-    let (x, w, b) = given();
-    let share = loss.try_forward_normalized(x, w, b, t(), normalizer());
-    add("try_forward_normalized", share.expect(FITS));
+    let logits = || leaves.logits(*chunk);
+    add("forward, logits", of_logits.forward(logits(), t()));
+    let share = of_logits.forward_normalized(logits(), t(), normalizer());
+    add("forward_normalized", share);
     let linear = leaves.linear(&leaves.input.device());
     add(
         "forward_linear",
         loss.forward_linear(leaves.input.clone(), &linear, t()),
     );
-    let checked = loss.try_forward_linear(leaves.input.clone(), &linear, t());
-    add("try_forward_linear", checked.expect(FITS));
 
-    add_rows(results, kind, loss, (leaves, target), of_leaves);
+    add_rows(results, kind, losses, (leaves, target), of_leaves);
 }
 
-/// The methods that give a number of every row.
+/// Adds the methods that return a number for every row.
 fn add_rows<B: CrossEntropyBackend, T: CrossEntropyTarget<3> + TargetTensor + Clone>(
     results: &mut Results,
     kind: &str,
-    loss: &LinearCrossEntropyLoss<B>,
+    losses: &Losses<B>,
     (leaves, target): (&Leaves, T),
     of_leaves: super::OfLeaves<'_>,
 ) {
     let name = |method: &str| format!("{kind}: {method}");
     let t = || target.clone();
-    let given = || {
-        (
-            leaves.input.clone(),
-            leaves.weight.clone(),
-            Some(leaves.bias.clone()),
-        )
-    };
+    let logits = || leaves.logits(losses.chunk);
     let mut add = |method: &str, losses: Tensor<2>| {
         results.add_with_gradients(&name(method), losses, of_leaves);
     };
-    let (x, w, b) = given();
-    add(
-        "forward_no_reduction",
-        loss.forward_no_reduction(x, w, b, t()),
+    let (x, w, b) = (
+        leaves.input.clone(),
+        leaves.weight.clone(),
+        Some(leaves.bias.clone()),
     );
-    let (x, w, b) = given();
-    let rows = loss.try_forward_no_reduction(x, w, b, t());
+    let rows = losses.linear.forward_no_reduction(x, w, b, t());
+    add("forward_no_reduction", rows);
+    let loss = &losses.of_logits;
+    let rows = loss.try_forward_no_reduction(logits(), t());
     add("try_forward_no_reduction", rows.expect(FITS));
-    let (x, w, b) = given();
-    add("log_prob", loss.log_prob(x, w, b, t()));
-    let (x, w, b) = given();
-    add("try_log_prob", loss.try_log_prob(x, w, b, t()).expect(FITS));
+    add("log_prob", loss.log_prob(logits(), t()));
 
-    let (x, w, b) = given();
-    let output = loss.forward_with_output(x, w, b, t());
+    let output = loss.forward_with_output(logits(), t());
     results.add_output(&name("forward_with_output"), output, of_leaves);
-    let (x, w, b) = given();
-    let output = loss.try_forward_with_output(x, w, b, t()).expect(FITS);
-    results.add_output(&name("try_forward_with_output"), output, of_leaves);
-    let (x, w, b) = given();
-    let output = loss.forward_with_entropy(x, w, b, t());
+    let output = loss.forward_with_entropy(logits(), t());
     results.add_output(&name("forward_with_entropy"), output, of_leaves);
-    let (x, w, b) = given();
-    let output = loss.try_forward_with_entropy(x, w, b, t()).expect(FITS);
-    results.add_output(&name("try_forward_with_entropy"), output, of_leaves);
 }

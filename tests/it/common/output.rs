@@ -1,4 +1,4 @@
-//! What a forward knows besides the loss, held against the oracle.
+//! Compares what a forward returns besides the loss with the oracle.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyOutput};
@@ -7,7 +7,7 @@ use super::problem::{Outcome, Problem, Targets, Terms};
 use super::run::{float_tensor, numbers, row_shape};
 use super::{oracle, tolerance};
 
-/// The logits of a problem, with the leaf whose gradient is asked for.
+/// The logits of a problem, as a leaf.
 pub fn logits(problem: &Problem, device: &Device) -> Tensor<3> {
     float_tensor::<3>(&problem.logits, &problem.shape, (device, DType::F32)).require_grad()
 }
@@ -34,19 +34,18 @@ pub fn output(
     logits: Tensor<3>,
     problem: &Problem,
     device: &Device,
-) -> CrossEntropyOutput<3> {
+) -> CrossEntropyOutput<2> {
     match indices(problem, device) {
-        Some(indices) => loss.try_forward_with_entropy(logits, indices),
-        None => loss.try_forward_with_entropy(logits, distributions(problem, device)),
+        Some(indices) => loss.forward_with_entropy(logits, indices),
+        None => loss.forward_with_entropy(logits, distributions(problem, device)),
     }
-    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub fn integers(tensor: Tensor<2, Int>) -> Vec<i64> {
     tensor.into_data().iter::<i64>().collect()
 }
 
-/// Loss, gradient and details agree with the oracle.
+/// Asserts that loss, gradient and details agree with the oracle.
 #[track_caller]
 pub fn assert_output(problem: &Problem, device: &Device) {
     let loss = problem.config.init(device);

@@ -1,17 +1,16 @@
-//! Random problems in random forms under random options, against the portable path in f64, or on a
-//! device without f64 against the oracle.
+//! Compares random problems, in random forms and under random options, with the portable path in f64, or with
+//! the oracle on a device without f64.
 //!
-//! `FUZZ_CASES` is their number. They are the same in every run. A failure prints the smallest case
-//! that was found as a line of JSON; `FUZZ_CASE='<line>'` runs that case alone.
+//! `FUZZ_CASES` is the number of problems. They are the same in every run. A failure prints the smallest
+//! failing case that was found as a line of JSON; `FUZZ_CASE='<line>'` runs that case alone.
 
 use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16, f16};
 use burn_cross_entropy::operation::{
-    ClassWeights, Denominators, DetailsOf, Gradients, GradientsOf, InputValues, Inputs, Options,
-    RowReduction, Targets,
+    InputValues, Inputs, Logits, Options, RowReduction, Targets, Wanted, WantedGradients,
 };
-use burn_cross_entropy::{EmptyReduction, reference};
+use burn_cross_entropy::{EmptyReduction, portable};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
@@ -23,10 +22,10 @@ use super::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
 use super::run::{self, Form, Layout, float_tensor, numbers};
 use super::{oracle, tolerance};
 
-/// As many as such a build computes in milliseconds.
+/// Most elements of a problem, which a build without optimisation computes in milliseconds.
 const MOST_ELEMENTS: usize = 12_000;
 
-/// What determines a problem and the form of its tensors.
+/// Everything that determines a problem and the form of its tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Case {
     size: Size,
@@ -60,11 +59,11 @@ enum Input {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Values {
     Wide,
-    /// Few different numbers, so that the largest is there more than once.
+    /// Few different numbers, so that the largest occurs more than once.
     Tied,
-    /// One class far above the others.
+    /// One class is far above the others.
     Confident,
-    /// A quarter of the classes at minus infinity.
+    /// A quarter of the classes are at minus infinity.
     Masked,
 }
 
@@ -92,9 +91,9 @@ enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Ignored {
     Nothing,
-    /// Class 0 and, for the want of it, a number that is no class.
+    /// Class 0, and a number that is not a class.
     AClass,
-    /// A number that is no class.
+    /// A number that is not a class.
     NoClass,
     Everything,
 }
@@ -147,7 +146,7 @@ fn sizes() -> impl Strategy<Value = Size> {
     )
 }
 
-/// Plain logits often: they may have a way of their own.
+/// Chooses plain logits often, because a kernel may have a special path for them.
 fn inputs() -> impl Strategy<Value = Input> {
     let values = || {
         prop::sample::select(vec![
@@ -238,7 +237,7 @@ fn cases(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Case> {
     )
 }
 
-/// The number that the dtype holds in place of another.
+/// Rounds a number to the dtype.
 fn rounded(value: f64, dtype: DType) -> f64 {
     match dtype {
         DType::F64 => value,
@@ -261,7 +260,7 @@ impl Case {
             Kind::Indices {
                 dtype, unsqueezed, ..
             } => {
-                // The largest number is that of `Ignored::NoClass`.
+                // The largest number is the index that `Ignored::NoClass` ignores.
                 let fits = dtype != DType::U8 || self.classes() + 3 <= 255;
                 Form {
                     int: Some(if fits { dtype } else { DType::I64 }),
@@ -390,8 +389,8 @@ impl Case {
                 softcap,
                 z_loss,
             } => {
-                // The gradient of a share of minus infinity is infinite, and NaN under an upstream
-                // gradient of 0; nobody asks for it.
+                // The gradient of a share at minus infinity is infinite, and NaN under an upstream gradient
+                // of 0, so the problem does not ask for it.
                 problem.tracked_targets &= values != Values::Masked;
                 problem.with_config(|config| {
                     config
@@ -432,7 +431,8 @@ impl Case {
             .unwrap_or_else(|difference| panic!("{difference}"));
     }
 
-    /// The targets' gradient is computed in the one dtype and rounded to the other.
+    /// The coarser of two tolerances: the targets' gradient is computed in one dtype and rounded to the
+    /// other.
     fn coarser_tolerance(&self, form: Form) -> tolerance::Tolerance {
         let [of_logits, of_shares] =
             [self.float, form.shares.unwrap_or(self.float)].map(tolerance::of);
@@ -455,7 +455,7 @@ fn random_logit(values: Values, is_largest: bool, rng: &mut StdRng) -> f64 {
     }
 }
 
-/// The problem as the portable path computes it in f64, with its logits in three dimensions.
+/// Solves the problem by the portable path in f64, with its logits in three dimensions.
 fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
     let (inner, classes) = (problem.inner(), problem.classes());
     let outer: usize = problem.shape[..problem.class_dim].iter().product();
@@ -474,19 +474,26 @@ fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
         }
     };
     let weights = match &problem.config.weight {
-        None => ClassWeights::Equal,
+        None => None,
         Some(weights) => {
             let weights = Tensor::<1>::from_data(weights.as_slice(), (device, DType::F32));
-            ClassWeights::PerClass(weights.into_dispatch())
+            Some(weights.into_dispatch())
         }
     };
     let inputs = Inputs {
         targets,
-        weights,
-        normalizer: Denominators::OfRows,
+        weights: weights.into(),
+        reduction: portable_reduction(problem),
     };
-    let logits = full(&problem.logits).into_dispatch();
-    let tracked = reference::cross_entropy::<Dispatch>(logits, inputs.clone(), &options);
+    let wanted = WantedGradients {
+        targets: matches!(problem.targets, problem::Targets::Distributions(_))
+            && problem.tracked_targets,
+        ..WantedGradients::LOGITS
+    };
+    let logits = Logits::Tensor(full(&problem.logits).into_dispatch());
+    let of_gradients = Wanted::gradients(wanted);
+    let tracked =
+        portable::cross_entropy::<Dispatch>(logits, inputs.clone(), &options, of_gradients);
     let (loss, upstream) = if problem.unreduced {
         let data = TensorData::new(problem.upstream.clone(), [outer, inner]);
         let upstream = Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch();
@@ -496,14 +503,13 @@ fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
         let loss = numbers(Tensor::<1>::from_dispatch(tracked.loss));
         (loss, upstream.into_dispatch())
     };
+    let saved = tracked.saved;
     let gradients =
-        reference::cross_entropy_backward::<Dispatch>(tracked.saved, inputs, upstream, &options);
+        portable::cross_entropy_backward::<Dispatch>(saved, inputs, upstream, &options, wanted);
     let entries = |gradient| numbers(Tensor::<3>::from_dispatch(gradient));
-    let (logits_gradient, targets_gradient) = match gradients {
-        Gradients::Logits { logits } => (entries(logits), None),
-        Gradients::Both { logits, targets } => (entries(logits), Some(entries(targets))),
-        Gradients::Targets { .. } => unreachable!("the logits' gradient is always asked for"),
-    };
+    let logits_gradient = gradients.logits.into_option().map(entries);
+    let logits_gradient = logits_gradient.expect("the logits' gradient is always asked for");
+    let targets_gradient = gradients.targets.into_option().map(entries);
     Outcome {
         loss,
         logits_gradient,
@@ -514,7 +520,6 @@ fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
 
 fn portable_options(problem: &Problem) -> Options {
     let config = &problem.config;
-    let soft = matches!(problem.targets, problem::Targets::Distributions(_));
     Options {
         class_dim: 1,
         ignore_indices: config.ignore_indices.as_slice().into(),
@@ -528,27 +533,26 @@ fn portable_options(problem: &Problem) -> Options {
             InputValues::Probabilities
         },
         z_loss: config.z_loss.into(),
-        reduction: if problem.unreduced {
-            RowReduction::None
-        } else if is_sum(config) {
-            RowReduction::Sum
-        } else if is_batch_mean(config) {
-            RowReduction::BatchMean(batch_size(problem))
-        } else {
-            RowReduction::Mean
-        },
         empty: config.empty,
-        gradients_of: if soft && problem.tracked_targets {
-            GradientsOf::Both
-        } else {
-            GradientsOf::Logits
-        },
-        keep: true,
-        details: DetailsOf::Nothing,
     }
 }
 
-/// As many random problems as that, the same ones every time, or the one that the environment names.
+fn portable_reduction(problem: &Problem) -> RowReduction<Dispatch> {
+    let config = &problem.config;
+    if problem.unreduced {
+        RowReduction::None
+    } else if is_sum(config) {
+        RowReduction::Sum { divisor: 1.0 }
+    } else if is_batch_mean(config) {
+        RowReduction::Sum {
+            divisor: batch_size(problem) as f64,
+        }
+    } else {
+        RowReduction::Mean
+    }
+}
+
+/// Checks `number` random problems, the same ones in every run, or the one that the environment names.
 pub fn random_problems_agree(number: u32, device: &Device) {
     if let Ok(case) = std::env::var("FUZZ_CASE") {
         let case: Case = serde_json::from_str(&case).expect("FUZZ_CASE is what a failure printed");

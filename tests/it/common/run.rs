@@ -271,3 +271,13 @@ impl<const D: usize> Losses for Tensor<D> {
         (numbers(self.clone()), (self * upstream).sum())
     }
 }
+
+/// The text of the panic of a call.
+pub fn refusal<T>(call: impl FnOnce() -> T) -> String {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    let Err(payload) = caught else {
+        panic!("this cannot be computed");
+    };
+    let text = payload.downcast_ref::<String>().cloned();
+    text.expect("a panic with a formatted message")
+}

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{InBatch, InfoNceLossConfig};
+use burn_cross_entropy::InfoNceLossConfig;
+use burn_cross_entropy::contrastive::InBatch;
 use serde::Deserialize;
 
 use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};

@@ -2,7 +2,8 @@
 //! by hand.
 
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
+use burn_cross_entropy::InfoNceLossConfig;
+use burn_cross_entropy::contrastive::SampleIds;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

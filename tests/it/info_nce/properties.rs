@@ -1,7 +1,8 @@
 //! Properties of the contrastive loss that hold for all numbers.
 
 use burn::tensor::Device;
-use burn_cross_entropy::{InfoNceLossConfig, SampleIds};
+use burn_cross_entropy::InfoNceLossConfig;
+use burn_cross_entropy::contrastive::SampleIds;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 

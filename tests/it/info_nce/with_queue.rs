@@ -1,7 +1,8 @@
-//! The loss with a queue: its negatives are those that were put in last, in whatever pieces they came.
+//! The loss with a queue: its negatives are the keys that were pushed last, in whatever pieces they came.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_cross_entropy::{InfoNceLossConfig, NegativeQueueConfig, SampleIds};
+use burn_cross_entropy::contrastive::SampleIds;
+use burn_cross_entropy::{InfoNceLossConfig, NegativeQueueConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -18,15 +19,15 @@ fn rows(seed: u64, rows: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [rows, FEATURES]), device)
 }
 
-/// The loss and the gradient of the queries against a queue that was fed keys in batches of these sizes.
-/// Keys and queries have ids below 5, so that some negatives are none.
+/// The loss and the gradient of the queries against a queue that was fed keys in batches of these sizes. Keys
+/// and queries have ids below 5, so that some keys do not count as negatives.
 fn found(capacity: usize, sizes: &[usize], device: &Device) -> [Vec<f64>; 2] {
     let loss = InfoNceLossConfig::new().init(device);
     let mut queue = NegativeQueueConfig::new(capacity, FEATURES)
         .with_ids(true)
         .init(device);
     let total: usize = sizes.iter().sum();
-    // At least one: not every backend makes tensors without elements.
+    // At least one row, because not every backend makes tensors without elements.
     let keys = rows(1, usize::max(total, 1), device);
     let ids = |range: std::ops::Range<usize>| {
         let ids: Vec<i64> = range.map(|number| (number % 5) as i64).collect();
@@ -59,7 +60,7 @@ fn a_queue_fed_in_pieces_gives_the_loss_of_one_fed_at_once(device: &Device) {
     });
 }
 
-/// What fell out of the queue has no part in the loss.
+/// Keys that fell out of the queue have no part in the loss.
 fn keys_that_fell_out_do_not_count(device: &Device) {
     let loss = InfoNceLossConfig::new().init(device);
     let of = |batches: &[(u64, usize)]| {

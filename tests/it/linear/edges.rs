@@ -1,8 +1,10 @@
-//! What is easily forgotten: outputs beside ignored rows, upstream gradients that are not finite,
+//! Edge cases of the projection: outputs with ignored rows, upstream gradients that are not finite,
 //! probabilities, no features, half precision on a device.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyLossConfig, LinearCrossEntropyLossConfig, Normalizer};
+use burn_cross_entropy::{
+    CrossEntropyLossConfig, LinearCrossEntropyLossConfig, Normalizer, ProjectedLogits,
+};
 
 use super::projected::{Form, Projected};
 use crate::common::backends::tests_on;
@@ -10,7 +12,7 @@ use crate::common::problem::{Problem, Targets};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 
-/// An output of rows, whose logits exist for ignored rows too, has the gradients of the loss alone.
+/// A loss with an output, which has logits for ignored rows too, has the gradients of the loss alone.
 fn an_ignored_row_has_no_part_beside_an_output(device: &Device) {
     let mut projected = Projected::random([10, 4, 6], false, 31).with(|p| p.with_ignored(2));
     let Targets::Indices(targets) = projected.problem.targets.clone() else {
@@ -23,23 +25,18 @@ fn an_ignored_row_has_no_part_beside_an_output(device: &Device) {
         .with_loss(projected.problem.config.clone())
         .with_chunk_rows(Some(4))
         .init(device);
+    let of_logits = projected.problem.config.clone().init(device);
     let options = (device, DType::F32);
     let run = |form: usize| {
         let input = float_tensor::<2>(&projected.input, &[10, 4], options).require_grad();
         let weight = float_tensor::<2>(&projected.weight, &[4, 6], options).require_grad();
         let data = TensorData::new(targets.clone(), [10]);
         let targets = Tensor::<1, Int>::from_data(data, device);
-        let given = (input.clone(), weight.clone());
+        let logits = || ProjectedLogits::new(input.clone(), weight.clone()).with_chunk_rows(4);
         let value = match form {
-            0 => loss.forward(given.0, given.1, None, targets),
-            1 => {
-                loss.forward_with_output(given.0, given.1, None, targets)
-                    .loss
-            }
-            _ => {
-                loss.forward_with_entropy(given.0, given.1, None, targets)
-                    .loss
-            }
+            0 => loss.forward(input.clone(), weight.clone(), None, targets),
+            1 => of_logits.forward_with_output(logits(), targets).loss,
+            _ => of_logits.forward_with_entropy(logits(), targets).loss,
         };
         let gradients = (value.clone() * -1.75).backward();
         let of = |tensor: &Tensor<2>| numbers(tensor.grad(&gradients).expect("it is tracked"));
@@ -55,8 +52,8 @@ fn an_ignored_row_has_no_part_beside_an_output(device: &Device) {
     }
 }
 
-/// The gradient of a mean over nothing is 0, also where the mean is NaN and what follows hands that on;
-/// and that of an ignored row under an infinite upstream gradient.
+/// The gradient of a mean over no rows is 0, even where the mean is NaN and the objective passes it on. The
+/// gradient of an ignored row is 0 under an infinite upstream gradient.
 fn nothing_gets_a_gradient_from_what_is_not_finite(device: &Device) {
     let loss = LinearCrossEntropyLossConfig::new()
         .with_chunk_rows(Some(2))
@@ -123,7 +120,8 @@ fn no_features_leave_the_bias(device: &Device) {
     assert_numbers("bias", &gradient, &[slope, -slope], 1e-6);
 }
 
-/// Its gradient is exactly 0, beside an output or not, also where 0 times the weight is not.
+/// The gradient of an ignored row is exactly 0, with an output or without, even where 0 times the weight is
+/// not 0.
 fn an_ignored_row_gets_0_whatever_the_weight_is(device: &Device) {
     let input = || Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], device).require_grad();
     let weight =
@@ -132,21 +130,20 @@ fn an_ignored_row_gets_0_whatever_the_weight_is(device: &Device) {
     let loss = LinearCrossEntropyLossConfig::new().init(device);
     let (alone, beside) = (input(), input());
     let value = loss.forward(alone.clone(), weight(), None, targets());
-    let output = loss.forward_with_output(beside.clone(), weight(), None, targets());
+    let logits = ProjectedLogits::new(beside.clone(), weight());
+    let of_logits = CrossEntropyLossConfig::new().init(device);
+    let output = of_logits.forward_with_output(logits, targets());
     for (input, value) in [(alone, value), (beside, output.loss)] {
         let gradient = numbers(input.grad(&value.backward()).expect("it is tracked"));
         assert_eq!(gradient[2..], [0.0, 0.0]);
     }
 }
 
-/// What a share of a mean is divided by may come from elsewhere: all rows here are ignored, and it is not
-/// finite, or there is a penalty that is divided by nothing.
+/// The divisor of a mean may come from elsewhere. All rows here are ignored, and the divisor is not finite,
+/// or a penalty is divided by 0.
 fn the_share_of_ignored_rows_is_that_of_their_logits(device: &Device) {
     let config = CrossEntropyLossConfig::new().with_z_loss(0.5);
-    let plain = config.init(device);
-    let loss = LinearCrossEntropyLossConfig::new()
-        .with_loss(config)
-        .init(device);
+    let loss = config.init(device);
     let one = |number: f32| Tensor::<1>::from_floats([number], device);
     for (total, counted, is_nan) in [
         (f32::NAN, 1.0, true),
@@ -161,15 +158,16 @@ fn the_share_of_ignored_rows_is_that_of_their_logits(device: &Device) {
             Tensor::<2>::ones([2, 3], device),
         );
         let logits = input.clone().matmul(weight.clone());
-        let expected = numbers(plain.forward_normalized(logits, ignored(), normalizer()));
-        let found = loss.forward_normalized(input, weight, None, ignored(), normalizer());
+        let expected = numbers(loss.forward_normalized(logits, ignored(), normalizer()));
+        let projected = ProjectedLogits::new(input, weight);
+        let found = loss.forward_normalized(projected, ignored(), normalizer());
         for share in [numbers(found)[0], expected[0]] {
             assert_eq!(share.is_nan(), is_nan, "{total} {counted}: {share}");
         }
     }
 }
 
-/// Without features a view may begin behind the numbers that there are not.
+/// A view without elements may begin behind its memory.
 fn a_flipped_weight_without_features_is_none(device: &Device) {
     let loss = LinearCrossEntropyLossConfig::new().init(device);
     let weight = Tensor::<2>::zeros([0, 5], device).flip([1]);
@@ -178,8 +176,8 @@ fn a_flipped_weight_without_features_is_none(device: &Device) {
     assert_numbers("loss", &numbers(value), &[5f64.ln()], 1e-6);
 }
 
-/// On a device each product of half precision ends in it, so logits of up to 8 are off by 2^-9 and more; a
-/// device that has it not says so.
+/// A device rounds each product of half precision to it, so logits of up to 8 are off by 2^-9 and more. A
+/// device without half precision returns an error.
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 fn half_precision_on_a_device_is_that_of_its_products(device: &Device) {
     let projected = Projected::random([22, 11, 37], false, 3).rounded_to(DType::F16);

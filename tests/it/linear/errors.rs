@@ -1,8 +1,10 @@
-//! What does not fit is said, by the same rules as for logits.
+//! Tensors that do not fit are refused, by the same rules as for logits.
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_cross_entropy::{CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLossConfig};
+use burn_cross_entropy::{
+    CrossEntropyError, CrossEntropyLossConfig, LinearCrossEntropyLossConfig, ProjectedLogits,
+};
 
 use crate::common::backends::{is_host, tests_on};
 
@@ -30,10 +32,12 @@ fn what_does_not_fit_is_said(device: &Device) {
         "the target has shape [3]",
     );
     let high = Tensor::<1, Int>::from_ints([1, 5], device);
-    says(
-        loss.try_forward(input(), weight([4, 5]), None, high),
-        "the target of row 1 is 5",
-    );
+    let logits = ProjectedLogits::new(input(), weight([4, 5]));
+    let checked = CrossEntropyLossConfig::new()
+        .init(device)
+        .check(&logits, &high);
+    let error = checked.expect_err("5 is not a class").to_string();
+    assert!(error.contains("the target of row 1 is 5"), "{error}");
     says(
         loss.try_forward(input(), weight([4, 0]), None, targets()),
         "no classes",
@@ -70,7 +74,7 @@ fn what_does_not_fit_is_said(device: &Device) {
     }
 }
 
-/// Any two of the tensors, also where the input is outside autodiff.
+/// Any two tensors that checkpoint differently are refused, even where the input is outside autodiff.
 fn checkpointing_that_differs_is_said(device: &Device) {
     let plain = device.clone().without_autodiff();
     let loss = LinearCrossEntropyLossConfig::new().init(device);

@@ -1,9 +1,11 @@
-//! Sequences, tied weights, every form of the loss, what is tracked, and what there is nothing of.
+//! Sequences, tied weights, every form of the loss, tracked tensors, and means over nothing.
 
 use burn::module::Param;
 use burn::nn::LinearConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLossConfig};
+use burn_cross_entropy::{
+    CrossEntropyLossConfig, EmptyReduction, LinearCrossEntropyLossConfig, ProjectedLogits,
+};
 
 use super::projected::{Projected, chunks};
 use crate::common::backends::tests_on;
@@ -62,7 +64,14 @@ fn sequences_and_tied_weights_have_every_form(device: &Device) {
         );
 
         let weight = || table().transpose();
-        let found = loss.forward_with_entropy(input(), weight(), None, targets());
+        let projection = || {
+            let logits = ProjectedLogits::new(input(), weight());
+            match chunk {
+                Some(rows) => logits.with_chunk_rows(rows),
+                None => logits,
+            }
+        };
+        let found = logits_loss.forward_with_entropy(projection(), targets());
         let expected = logits_loss.forward_with_entropy(logits(table()), targets());
         assert_eq!(found.lse.dims(), [3, 4]);
         let pairs = [
@@ -73,7 +82,7 @@ fn sequences_and_tied_weights_have_every_form(device: &Device) {
                 expected.entropy.expect("asked"),
             ),
             (
-                loss.log_prob(input(), weight(), None, targets()),
+                logits_loss.log_prob(projection(), targets()),
                 logits_loss.log_prob(logits(table()), targets()),
             ),
             (
@@ -95,8 +104,8 @@ fn sequences_and_tied_weights_have_every_form(device: &Device) {
             &numbers(expected.total_weight),
             allowed,
         );
-        let normalizer = loss.normalizer(targets()) + loss.normalizer(targets());
-        let half = loss.forward_normalized(input(), weight(), None, targets(), normalizer);
+        let normalizer = logits_loss.normalizer(targets()) + logits_loss.normalizer(targets());
+        let half = logits_loss.forward_normalized(projection(), targets(), normalizer);
         let whole = loss.forward(input(), weight(), None, targets());
         assert_numbers("normalized", &numbers(half * 2.0), &numbers(whole), allowed);
     }
@@ -120,8 +129,10 @@ fn every_way_to_call_gives_the_same(device: &Device) {
     };
     let weight = || linear.weight.val();
     let bias = || linear.bias.as_ref().map(Param::val);
+    let config = projected.problem.config.clone();
+    let of_logits = config.init(device);
     let loss = LinearCrossEntropyLossConfig::new()
-        .with_loss(projected.problem.config.clone())
+        .with_loss(config)
         .init(device);
     let given = || (input(), weight(), bias(), targets());
     let rows = {
@@ -142,38 +153,31 @@ fn every_way_to_call_gives_the_same(device: &Device) {
         loss.forward_linear(input(), &linear, targets()),
         &mean,
     );
-    let found = loss.try_forward_linear(input(), &linear, targets());
-    same("try_forward_linear", found.expect(fits), &mean);
-    let (input, weight, bias, targets) = given();
-    same("forward", loss.forward(input, weight, bias, targets), &mean);
-    let (input, weight, bias, targets) = given();
-    let found = loss.try_forward(input, weight, bias, targets).expect(fits);
+    let logits = || ProjectedLogits::linear(input(), &linear);
+    same(
+        "forward, logits",
+        of_logits.forward(logits(), targets()),
+        &mean,
+    );
+    let (x, w, b, t) = given();
+    same("forward", loss.forward(x, w, b, t), &mean);
+    let (x, w, b, t) = given();
+    let found = loss.try_forward(x, w, b, t).expect(fits);
     same("try_forward", found, &mean);
-    let (input, weight, bias, targets) = given();
-    let normalizer = loss.normalizer(targets.clone());
-    let found = loss.try_forward_normalized(input, weight, bias, targets, normalizer);
-    same("try_forward_normalized", found.expect(fits), &mean);
-    let (input, weight, bias, targets) = given();
-    let found = loss.try_log_prob(input, weight, bias, targets).expect(fits);
-    same("try_log_prob", -found, &rows);
-    let (input, weight, bias, targets) = given();
-    let found = loss.forward_with_output(input, weight, bias, targets);
+    let normalizer = of_logits.normalizer(targets());
+    let found = of_logits.forward_normalized(logits(), targets(), normalizer);
+    same("forward_normalized", found, &mean);
+    let found = of_logits.log_prob(logits(), targets());
+    same("log_prob", -found, &rows);
+    let found = of_logits.forward_with_output(logits(), targets());
     same("forward_with_output", found.loss, &mean);
-    let (input, weight, bias, targets) = given();
-    let found = loss
-        .try_forward_with_output(input, weight, bias, targets)
-        .expect(fits);
-    same("try_forward_with_output", found.loss, &mean);
     same("its rows", -found.log_prob, &rows);
-    let (input, weight, bias, targets) = given();
-    let found = loss
-        .try_forward_with_entropy(input, weight, bias, targets)
-        .expect(fits);
-    same("try_forward_with_entropy", found.loss, &mean);
+    let found = of_logits.forward_with_entropy(logits(), targets());
+    same("forward_with_entropy", found.loss, &mean);
     assert!(found.entropy.is_some());
 }
 
-/// A tensor that requires no gradient gets none, and its absence changes no other.
+/// A tensor that requires no gradient gets none, and the gradients of the others stay the same.
 fn only_tracked_tensors_get_a_gradient(device: &Device) {
     let projected = Projected::random([9, 4, 6], true, 7);
     let Targets::Distributions(shares) = &projected.problem.targets else {

@@ -254,14 +254,13 @@ impl Projected {
         Tensor<D>: LogitsRank,
         RowLosses<D>: Losses,
     {
-        let losses = if self.problem.unreduced {
-            let losses = loss.try_forward_no_reduction(input, weight, bias, targets);
-            losses.map(|losses| losses.weighed(&self.problem.upstream))
+        if self.problem.unreduced {
+            let losses = loss.forward_no_reduction(input, weight, bias, targets);
+            losses.weighed(&self.problem.upstream)
         } else {
-            let loss = loss.try_forward(input, weight, bias, targets);
-            loss.map(|loss| loss.weighed(&self.problem.upstream))
-        };
-        losses.unwrap_or_else(|error| panic!("{error}"))
+            let loss = loss.forward(input, weight, bias, targets);
+            loss.weighed(&self.problem.upstream)
+        }
     }
 
     /// Asserts that the crate agrees with the oracle.

@@ -1,11 +1,12 @@
-//! The contrastive loss on a backend without an implementation, against Flex in f64.
+//! Compares the contrastive loss on a backend without an implementation with Flex in f64.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{InBatch, InfoNceLoss, InfoNceLossConfig, SampleIds};
+use burn_cross_entropy::contrastive::{InBatch, SampleIds};
+use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 
 const FEATURES: usize = 5;
 
-/// Numbers without a pattern that rows and features share.
+/// A leaf of numbers without a pattern that rows and features share.
 fn leaf(rows: usize, first: f64, (device, dtype): (&Device, DType)) -> Tensor<2> {
     let number = |at: usize| (at as f64 * 1.618 + first).sin();
     let numbers: Vec<f64> = (0..rows * FEATURES).map(number).collect();
@@ -17,7 +18,7 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
 }
 
-/// A form of the loss of queries, keys and negatives.
+/// A form of the loss, as a function of queries, keys and negatives.
 type Form = fn(&InfoNceLoss, [Tensor<2>; 3]) -> Tensor<1>;
 
 fn ids(values: &[i64], device: &Device) -> Tensor<1, Int> {
@@ -55,7 +56,7 @@ fn solve(form: Form, loss: &InfoNceLoss, given: (&Device, DType)) -> Vec<Vec<f64
 
 #[test]
 fn every_form_agrees_with_flex() {
-    // Two rows at a time, and all.
+    // Chunks of two rows, and of all rows.
     for chunk_bytes in [60, 64 << 20] {
         for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
             let config = InfoNceLossConfig::new()
