@@ -36,7 +36,7 @@ enum Targets {
     Soft,
 }
 
-/// The results whose forward and backward a case runs; or the forward alone.
+/// The call of a case: forward and backward, plain, with an output or with an option; or the forward alone.
 #[derive(Clone, Copy)]
 enum What {
     Step,

@@ -61,7 +61,7 @@ enum Report {
     Times(Vec<HostTime>),
 }
 
-/// Does nothing under `cargo test`, which starts every target that it builds, and which has no driver here.
+/// Does nothing under `cargo test`, which starts every target that it builds: there is no driver then.
 fn main() -> ExitCode {
     if !env::args().any(|argument| ["--out", "--help", "-h"].contains(&argument.as_str())) {
         println!("Nothing is compiled without `--out`: scripts/kernel-table starts this program");

@@ -281,7 +281,7 @@ fn expanded_targets_are_their_copies(device: &Device) {
     }
 }
 
-/// Takes the middle of a larger tensor, along any dimension; the view alone holds it or not.
+/// Takes the middle of a larger tensor, along any dimension, which the test holds too or not.
 fn a_slice_leaves_the_rest_of_its_tensor_alone(device: &Device) {
     for (shape, owned) in cases() {
         for dim in 0..3 {

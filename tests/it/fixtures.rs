@@ -166,7 +166,7 @@ fn pytorch_cases_agree(device: &Device) {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
-/// Compares in f64, in which PyTorch computed the cases; every number of the kernels must have 53 bits.
+/// Compares in f64, in which PyTorch computed the cases, so every number of the kernels must have 53 bits.
 fn pytorch_cases_agree_in_f64(device: &Device) {
     let form = run::Form {
         float: DType::F64,

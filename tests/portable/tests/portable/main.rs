@@ -1,5 +1,5 @@
-//! A tensor on a backend without an implementation takes the portable path: the loss and the
-//! gradients that Flex gets from its own.
+//! Tensors on a backend without an implementation take the portable path, and get the loss and the gradients
+//! that Flex computes.
 #![allow(deprecated)] // Burn deprecates NdArray, which stands here for any such backend.
 
 mod contrastive;
