@@ -80,8 +80,8 @@ struct Arguments {
     /// Device to time on, instead of the CPU beside PyTorch: cpu, wgpu, vulkan, metal, webgpu, cuda or rocm.
     /// The build must have the Cargo feature of that name.
     ///
-    /// Of several devices the runtime takes its default; the environment variables CUBECL_WGPU_DEFAULT_DEVICE
-    /// (for example `DiscreteGpu(1)`) and CUDA_VISIBLE_DEVICES choose another.
+    /// The runtime takes its default one of several devices; the environment variables
+    /// CUBECL_WGPU_DEFAULT_DEVICE (for example `DiscreteGpu(1)`) and CUDA_VISIBLE_DEVICES choose another.
     #[arg(
         long,
         value_name = "RUNTIME",
