@@ -128,10 +128,12 @@ fn what_is_unlike_is_said(device: &Device) {
         loss.try_forward_with_ids(ones(2), ones(2), ones(2), ids),
         "the ids of the queries are of dtype I32, those of the negatives of U32",
     );
-    says(
-        loss.try_forward_pairs(ones(2), ones(3), ints([1, 3], DType::I32)),
-        "the target of row 1 is 3",
-    );
+    let outside = loss.try_forward_pairs(ones(2), ones(3), ints([1, 3], DType::I32));
+    match is_host(device) {
+        true => says(outside, "the target of row 1 is 3"),
+        // The host does not wait for a device to look.
+        false => assert!(numbers(outside.expect("no wait, no error"))[0].is_nan()),
+    }
     let output = loss.try_forward_with_output(ones(2), ones(3), ones(5));
     assert!(output.is_err());
 }

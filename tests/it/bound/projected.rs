@@ -81,7 +81,8 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
                 .with_loss(config.clone())
                 .with_chunk_rows(chunk)
                 .init_for::<B>(device),
-            of_logits: config.init_for::<B>(device),
+            // Distributions alone do not tell that their classes are in the last dimension.
+            of_logits: config.with_class_dim(-1).init_for::<B>(device),
             chunk,
         };
         let leaves = Leaves::new(&projected, device);
