@@ -64,7 +64,7 @@ const CONTENDERS: [Contender; 5] = [
     },
     Contender {
         name: "portable",
-        forward: portable,
+        forward: portable_loss,
         forward_backward: portable_with_gradient,
     },
     Contender {

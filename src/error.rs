@@ -124,7 +124,7 @@ pub enum CrossEntropyError {
         /// Which tensor.
         tensor: &'static str,
         /// The tensor's device.
-        device: Device,
+        device: Box<Device>,
     },
     /// The logits and the target are on different devices.
     #[error(
@@ -133,9 +133,9 @@ pub enum CrossEntropyError {
     )]
     DeviceMismatch {
         /// The device of the logits.
-        logits: Device,
+        logits: Box<Device>,
         /// The device of the target.
-        target: Device,
+        target: Box<Device>,
     },
     /// Two tensors of a call checkpoint their gradients differently.
     #[error(
@@ -170,7 +170,7 @@ pub enum CrossEntropyError {
         /// Its dtype.
         dtype: DType,
         /// Its device.
-        device: Device,
+        device: Box<Device>,
         /// The dtypes that can be used there.
         supported: Vec<DType>,
     },
@@ -348,8 +348,8 @@ pub enum ProjectionError {
         /// Which tensor.
         tensor: &'static str,
         /// Its device.
-        device: Device,
+        device: Box<Device>,
         /// The device of the input.
-        input: Device,
+        input: Box<Device>,
     },
 }

@@ -81,9 +81,9 @@ pub enum ContrastiveError {
         /// Which tensor.
         tensor: &'static str,
         /// Its device.
-        given: Device,
+        given: Box<Device>,
         /// The device of the queue.
-        queue: Device,
+        queue: Box<Device>,
     },
     /// A tensor has another dtype than what the queue holds.
     #[error(
@@ -156,9 +156,9 @@ pub enum ContrastiveError {
         /// What the ids belong to.
         of: &'static str,
         /// Device of the ids.
-        ids: Device,
+        ids: Box<Device>,
         /// Device of the features.
-        features: Device,
+        features: Box<Device>,
     },
     /// The ids are of two dtypes.
     #[error(
@@ -181,10 +181,41 @@ pub enum ContrastiveError {
         /// Number of what has them.
         rows: usize,
     },
-    /// The loss over the similarities could not be computed. In its text the logits are the similarities
-    /// of queries (rows) to keys (classes).
-    #[error("contrastive loss: {0}")]
-    Loss(#[from] CrossEntropyError),
+    /// There are no keys to choose from.
+    #[error(
+        "contrastive loss: there are no keys for {queries} queries; give at least one key, or one row of \
+         each view"
+    )]
+    NoKeys {
+        /// Number of queries.
+        queries: usize,
+    },
+    /// The index of a positive is not a row of the keys.
+    #[error(
+        "contrastive loss: `positive` of row {row} is {value}, but the keys have the rows 0..{keys}; correct \
+         it, or use -100 for a query without a positive"
+    )]
+    PositiveOutOfRange {
+        /// The row.
+        row: usize,
+        /// The index found there.
+        value: i128,
+        /// Number of keys.
+        keys: usize,
+    },
+    /// There are not as many positives as queries.
+    #[error(
+        "contrastive loss: `positive` has {positives} indices for {queries} queries, expected one for each"
+    )]
+    Positives {
+        /// Number of indices.
+        positives: usize,
+        /// Number of queries.
+        queries: usize,
+    },
+    /// The loss over the similarities could not be computed.
+    #[error("contrastive loss: of the similarities of queries (rows) to keys (classes), {0}")]
+    Loss(Box<CrossEntropyError>),
     /// The modules of a momentum update are not two of a kind.
     #[error(
         "momentum update: the modules differ at parameter {parameter}: the online module has {online}, \
@@ -198,6 +229,32 @@ pub enum ContrastiveError {
         /// What the target has there.
         target: String,
     },
+}
+
+impl From<CrossEntropyError> for ContrastiveError {
+    /// An error of the loss, in words of queries and keys where the caller's tensors are behind it.
+    fn from(error: CrossEntropyError) -> Self {
+        match error {
+            CrossEntropyError::NoClasses { logits, .. } => Self::NoKeys { queries: logits[0] },
+            CrossEntropyError::TargetOutOfRange {
+                row,
+                value,
+                classes,
+                ..
+            } => Self::PositiveOutOfRange {
+                row,
+                value,
+                keys: classes,
+            },
+            CrossEntropyError::ShapeMismatch {
+                target, expected, ..
+            } => Self::Positives {
+                positives: target[0],
+                queries: expected[0],
+            },
+            error => Self::Loss(Box::new(error)),
+        }
+    }
 }
 
 pub(super) fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {

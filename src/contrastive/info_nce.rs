@@ -128,8 +128,8 @@ impl SampleIds {
             if ids.device().without_autodiff() != device.clone().without_autodiff() {
                 return Err(ContrastiveError::SampleIdDevice {
                     of,
-                    ids: ids.device(),
-                    features: device.clone(),
+                    ids: ids.device().into(),
+                    features: device.clone().into(),
                 });
             }
         }

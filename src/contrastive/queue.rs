@@ -312,8 +312,8 @@ impl NegativeQueue {
         }
         Err(ContrastiveError::Device {
             tensor,
-            given,
-            queue,
+            given: given.into(),
+            queue: queue.into(),
         })
     }
 

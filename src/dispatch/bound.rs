@@ -98,7 +98,7 @@ impl Entrance {
         DispatchTensor::try_into_backend(tensor).map_err(|_| CrossEntropyError::WrongBackend {
             bound: without_paths(type_name::<B>()),
             tensor: role.name(),
-            device,
+            device: device.into(),
         })
     }
 }

@@ -52,8 +52,8 @@ pub(super) fn check_same_device(
         return Ok(());
     }
     Err(CrossEntropyError::DeviceMismatch {
-        logits: logits.clone(),
-        target,
+        logits: logits.clone().into(),
+        target: target.into(),
     })
 }
 
@@ -127,7 +127,7 @@ fn unsupported(
     CrossEntropyError::UnsupportedDtype {
         tensor,
         dtype,
-        device: device.clone(),
+        device: device.clone().into(),
         supported: candidates
             .iter()
             .copied()

@@ -206,6 +206,8 @@ pub(crate) struct Request {
 }
 
 /// How the losses of the rows become the result.
+// A call moves it a few times; a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum RequestedReduction {
     /// One loss per row.
     PerRow,

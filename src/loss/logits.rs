@@ -125,6 +125,8 @@ impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
 impl<const D: usize> LogitsSource<D> for ProjectedLogits<D> {}
 
 /// Logits as a caller gave them.
+// A call moves it a few times; a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 pub enum GivenLogits {
     /// A tensor of logits, or of probabilities.
     Tensor(DispatchTensor),
@@ -275,8 +277,8 @@ impl ProjectedTensors {
             if other.clone().without_autodiff() != device.clone().without_autodiff() {
                 return Err(ProjectionError::Device {
                     tensor: name,
-                    device: other,
-                    input: device,
+                    device: other.into(),
+                    input: device.into(),
                 }
                 .into());
             }

@@ -13,8 +13,8 @@ use crate::common::run::numbers;
 fn no_keys_are_an_error(device: &Device) {
     let none = || Tensor::<2>::zeros([0, 3], device);
     let says = |result: Result<Tensor<1>, ContrastiveError>| {
-        let error = result.expect_err("there are no classes").to_string();
-        assert!(error.contains("no classes"), "{error}");
+        let error = result.expect_err("there are no keys").to_string();
+        assert!(error.contains("there are no keys"), "{error}");
     };
     for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
         let loss = InfoNceLossConfig::new()
@@ -130,7 +130,10 @@ fn what_is_unlike_is_said(device: &Device) {
     );
     let outside = loss.try_forward_pairs(ones(2), ones(3), ints([1, 3], DType::I32));
     match is_host(device) {
-        true => says(outside, "the target of row 1 is 3"),
+        true => says(
+            outside,
+            "`positive` of row 1 is 3, but the keys have the rows 0..3",
+        ),
         // The host does not wait for a device to look.
         false => assert!(numbers(outside.expect("no wait, no error"))[0].is_nan()),
     }
