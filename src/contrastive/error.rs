@@ -11,7 +11,8 @@ use crate::error::CrossEntropyError;
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use burn_cross_entropy::{ContrastiveError, NegativeQueueConfig};
+/// use burn_cross_entropy::contrastive::ContrastiveError;
+/// use burn_cross_entropy::NegativeQueueConfig;
 ///
 /// let device = Device::flex();
 /// let mut queue = NegativeQueueConfig::new(256, 16).init(&device);

@@ -17,7 +17,7 @@ use super::error::{ContrastiveError, unwrap};
 /// buffers.
 ///
 /// ```
-/// use burn_cross_entropy::{Buffers, Momentum};
+/// use burn_cross_entropy::contrastive::{Buffers, Momentum};
 ///
 /// let momentum = Momentum::new(0.999).with_buffers(Buffers::Copy);
 /// assert_eq!(Momentum::from(0.999).buffers, Buffers::Average);
@@ -76,7 +76,7 @@ pub enum Buffers {
 ///
 /// for each float parameter, computed as `target + (1 - momentum) * (online - target)`, so that a parameter
 /// on which both agree stays the same bit for bit. The key encoder of MoCo follows its query encoder
-/// with a momentum of 0.999; a [`MomentumSchedule`](crate::MomentumSchedule) gives one for each step.
+/// with a momentum of 0.999; a [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives one for each step.
 ///
 /// Parameters are paired in the order of visiting, not by their ids. The target's keep their ids,
 /// whether they require gradients, their device, and their dtype: those of the online module are moved and
@@ -106,7 +106,8 @@ pub enum Buffers {
 /// use burn::module::Module;
 /// use burn::nn::{Initializer, LinearConfig};
 /// use burn::tensor::Device;
-/// use burn_cross_entropy::{Buffers, Momentum, momentum_update};
+/// use burn_cross_entropy::contrastive::{Buffers, Momentum};
+/// use burn_cross_entropy::momentum_update;
 ///
 /// let device = Device::flex().autodiff();
 /// let encoder = |weights| LinearConfig::new(4, 3).with_initializer(weights).init(&device);
@@ -144,7 +145,7 @@ pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Mom
 /// ```
 /// use burn::nn::LinearConfig;
 /// use burn::tensor::Device;
-/// use burn_cross_entropy::try_momentum_update;
+/// use burn_cross_entropy::contrastive::try_momentum_update;
 ///
 /// let device = Device::flex();
 /// let [online, target] = [4, 5].map(|outputs| LinearConfig::new(3, outputs).init(&device));

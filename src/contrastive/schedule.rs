@@ -19,7 +19,7 @@ use super::error::{ContrastiveError, unwrap};
 /// its end from the start: 1.
 ///
 /// ```
-/// use burn_cross_entropy::MomentumSchedule;
+/// use burn_cross_entropy::contrastive::MomentumSchedule;
 ///
 /// let schedule = MomentumSchedule::cosine(0.99, 1000);
 /// assert_eq!(schedule.at(0), 0.99);

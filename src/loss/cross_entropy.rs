@@ -54,7 +54,7 @@ use crate::operation::{
 /// - An ignored row adds 0 and gets a gradient of exactly 0, whatever its logits hold.
 /// - `0 * inf` is 0: a class at `-inf` that has no share of the target adds nothing. A target on
 ///   `-inf` gives `+inf`.
-/// - The mean over no counted row is [`EmptyReduction`]; the gradient is 0.
+/// - The mean over no counted row is [`EmptyReduction`](crate::EmptyReduction); the gradient is 0.
 /// - A row whose logits hold NaN or `+inf`, or nothing but `-inf`, has a loss of NaN.
 /// - Confident rows keep their relative accuracy: logits `[20, 0, 0]` with target 0 give
 ///   4.12230738e-9.

@@ -73,7 +73,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     ///   [`CheckpointingMismatch`](CrossEntropyError::CheckpointingMismatch),
     ///   [`WrongBackend`](CrossEntropyError::WrongBackend): tensors that cannot be in one call
     /// - [`TargetOutOfRange`](CrossEntropyError::TargetOutOfRange), on Flex and NdArray
-    /// - [`Projection`](CrossEntropyError::Projection): the tensors of [`ProjectedLogits`] do not fit
+    /// - [`Projection`](CrossEntropyError::Projection): the tensors of [`ProjectedLogits`](crate::ProjectedLogits) do not fit
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -150,7 +150,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             .map(|_| ())
     }
 
-    /// The reduced loss, and from the same pass over the logits what [`CrossEntropyOutput`] has
+    /// The reduced loss, and from the same pass over the logits what
+    /// [`CrossEntropyOutput`](crate::CrossEntropyOutput) has
     /// besides it, but for the entropy.
     ///
     /// Gradients flow through the loss alone. For gradients of log-probabilities there is

@@ -30,7 +30,8 @@ pub enum InBatch {
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use burn_cross_entropy::{InBatch, InfoNceLossConfig};
+/// use burn_cross_entropy::contrastive::InBatch;
+/// use burn_cross_entropy::InfoNceLossConfig;
 ///
 /// let simclr = InfoNceLossConfig::new()
 ///     .with_temperature(0.5)

@@ -5,7 +5,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyLossConfig, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
+    CrossEntropyLossConfig, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, ProjectedLogits,
 };
 
 use super::floats;
@@ -320,19 +320,21 @@ fn the_details_of_a_projection_are_those_of_its_logits() {
         let given = Given::new(case, DType::F32, &device);
         let logits = given.input.clone().matmul(given.weight.clone());
         let logits = logits + given.bias.clone().unsqueeze();
-        let (input, weight, bias) = (given.input, given.weight, Some(given.bias));
-        let (in_chunks, plain) = (loss_of(case, &device), loss_config(case).init(&device));
+        let projected = ProjectedLogits::new(given.input, given.weight)
+            .with_bias(Some(given.bias))
+            .with_chunk_rows(case.chunk);
+        let loss = loss_config(case).init(&device);
         let labels = Tensor::<1, Int>::from_ints(LABELS, &device);
         let (found, expected) = if case.is_soft {
             let shares = given.shares;
             (
-                in_chunks.forward_with_entropy(input, weight, bias, shares.clone()),
-                plain.forward_with_entropy(logits, shares),
+                loss.forward_with_entropy(projected, shares.clone()),
+                loss.forward_with_entropy(logits, shares),
             )
         } else {
             (
-                in_chunks.forward_with_entropy(input, weight, bias, labels.clone()),
-                plain.forward_with_entropy(logits, labels),
+                loss.forward_with_entropy(projected, labels.clone()),
+                loss.forward_with_entropy(logits, labels),
             )
         };
         let integers =

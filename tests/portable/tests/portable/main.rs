@@ -168,7 +168,7 @@ fn shares_of_a_mean_add_up() {
 
 /// The host does not look at the targets on such a backend, so a bad target is NaN, as on a GPU.
 #[test]
-fn a_bad_target_is_nan_and_named_by_try_forward() {
+fn a_bad_target_is_nan_and_named_by_check() {
     let device = Device::ndarray();
     let loss = CrossEntropyLossConfig::new()
         .with_empty(EmptyReduction::Zero)
@@ -180,7 +180,7 @@ fn a_bad_target_is_nan_and_named_by_try_forward() {
             .into_scalar::<f32>()
             .is_nan()
     );
-    let error = loss.try_forward(logits(), labels()).unwrap_err();
+    let error = loss.check(&logits(), &labels()).unwrap_err();
     assert!(
         error.to_string().contains("the target of row 1 is 3"),
         "{error}"
