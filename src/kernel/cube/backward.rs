@@ -417,7 +417,7 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
 ) -> Common<A> {
     let zero = A::new(0.0);
     let one = A::new(1.0);
-    let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+    let target = target_of::<A, P, I, K, N>(inputs, row, extent);
     let share = share_of_target::<A, P, I, N>(inputs, &target, numbers);
     let scale = from_forward.scale_of_row(row, 0usize);
     let penalty_scale = from_forward.scale_of_row(row, 1usize);

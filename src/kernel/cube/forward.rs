@@ -70,7 +70,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
             #[unroll]
             for lane in 0..N::value().comptime() {
                 let row = span.slot * N::value().comptime() + lane;
-                let target = target_of::<A, P, I, K, N>(&inputs, row, &extent, spec.clone());
+                let target = target_of::<A, P, I, K, N>(&inputs, row, &extent);
                 let place = place_of_class(start, target.class as usize, &extent.logits);
                 let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
                 let sums = state.row(lane);
@@ -99,8 +99,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
                         spec.clone(),
                     );
                 } else {
-                    let target =
-                        target_of::<A, P, I, K, N>(&inputs, span.slot, &extent, spec.clone());
+                    let target = target_of::<A, P, I, K, N>(&inputs, span.slot, &extent);
                     let lanes = N::value().comptime();
                     let class = target.class as usize;
                     let place = place_of_class(start, class / lanes, &extent.logits);

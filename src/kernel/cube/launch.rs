@@ -253,6 +253,7 @@ impl Call<'_> {
                     ComptimeOptionArgs::None,
                     self.weights.as_ref().map(Buffer::argument).into(),
                     ComptimeOptionArgs::None,
+                    self.ignored(),
                 ),
                 match &partials {
                     None => conclusion(loss.as_ref(), &divisors),
@@ -304,7 +305,6 @@ impl Call<'_> {
             } else {
                 DivisorSource::Given
             },
-            ignored: self.ignored(),
         }
     }
 
@@ -428,7 +428,6 @@ impl Call<'_> {
                 (false, Reduction::PerRow) => ZLoss::Added,
                 (false, _) => ZLoss::Apart,
             },
-            ignored: self.ignored(),
         }
     }
 
@@ -468,6 +467,7 @@ impl Call<'_> {
                 .filter(|_| distributions)
                 .map(Buffer::argument)
                 .into(),
+            self.ignored(),
         )
     }
 
@@ -536,11 +536,13 @@ impl Call<'_> {
     }
 
     /// The ignored indices that the targets can hold.
-    fn ignored(&self) -> Vec<i64> {
+    fn ignored(&self) -> SequenceArg<InputScalar> {
         let ElemRange { least, most } = range_of(self.index());
         let ignored = self.options.ignore_indices.iter().copied();
         ignored
+            .filter(|_| !self.has_distributions())
             .filter(|index| (least..=most).contains(&i128::from(*index)))
+            .map(|index| InputScalar::new(index, self.comparison()))
             .collect()
     }
 

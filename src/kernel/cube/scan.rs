@@ -31,7 +31,7 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
     let mut takes_any = comptime!(spec.adds_anything()).runtime();
     if comptime!(tile.along == Along::Classes && spec.outputs == Outputs::None) {
         // The logits of a row that does not count are not read.
-        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent, spec.clone());
+        let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
         takes_any = takes_any && target.counts;
     }
     let ranked =
@@ -89,7 +89,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                 #[unroll]
                 for lane in 0..lanes {
                     let row = span.slot * lanes + lane;
-                    let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                    let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                     let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
                     let place = place_of_class(start, class as usize, &extent.logits);
                     let score = scores::<F, A, N>(logits[place], numbers, spec.values);
@@ -99,7 +99,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             }
             Along::Classes => {
                 let row = span.slot;
-                let target = target_of::<A, P, I, K, N>(inputs, row, extent, spec.clone());
+                let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                 let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
                 let place = place_of_class(start, class as usize / lanes, &extent.logits);
                 let score = scores::<F, A, N>(logits[place], numbers, spec.values);

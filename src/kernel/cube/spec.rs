@@ -41,8 +41,6 @@ pub(crate) struct Spec {
     pub(crate) has_distributions: bool,
     pub(crate) outputs: Outputs,
     pub(crate) z_loss: ZLoss,
-    /// Index targets that count for nothing, those that the index dtype has.
-    pub(crate) ignored: Vec<i64>,
 }
 
 impl Spec {

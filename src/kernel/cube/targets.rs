@@ -4,7 +4,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::plan::Along;
-use super::spec::{Extent, Numbers, Spec};
+use super::spec::{Extent, Numbers};
 
 /// What a kernel reads besides the logits.
 #[derive(CubeType, CubeLaunch)]
@@ -17,6 +17,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     /// One class per row of distributions, for its outputs.
     pub(crate) labels: ComptimeOption<Box<[i32]>>,
+    /// Index targets that count for nothing. Their number is compiled in, their values are not.
+    pub(crate) ignored: Sequence<InputScalar>,
 }
 
 /// What the target says of a row.
@@ -48,13 +50,13 @@ pub(crate) fn target_of_row<I: Int, K: Int>(
     indices: &[I],
     row: usize,
     classes: usize,
-    #[comptime] ignored: Vec<i64>,
+    ignored: &Sequence<InputScalar>,
 ) -> Target {
     let index = K::cast_from(indices[row]);
     let mut is_ignored = false.runtime();
     #[unroll]
-    for at in 0..comptime!(ignored.len()) {
-        is_ignored = is_ignored || index == K::from_int(comptime!(ignored[at]));
+    for at in 0..ignored.len() {
+        is_ignored = is_ignored || index == ignored[at].get::<K>();
     }
     let is_class = index >= K::from_int(0) && index < K::cast_from(classes);
     let counts = is_class && !is_ignored;
@@ -71,16 +73,12 @@ pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
     row: usize,
     extent: &Extent,
-    #[comptime] spec: Spec,
 ) -> Target {
     #[comptime]
     match &inputs.indices {
-        ComptimeOption::Some(indices) => target_of_row::<I, K>(
-            indices,
-            row,
-            extent.classes,
-            comptime!(spec.ignored.clone()),
-        ),
+        ComptimeOption::Some(indices) => {
+            target_of_row::<I, K>(indices, row, extent.classes, &inputs.ignored)
+        }
         ComptimeOption::None => every_class(),
     }
 }

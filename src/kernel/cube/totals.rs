@@ -24,7 +24,6 @@ pub(crate) struct TotalsSpec {
     pub(crate) group: GroupSize,
     pub(crate) has_z_loss: bool,
     pub(crate) divisor: DivisorSource,
-    pub(crate) ignored: Vec<i64>,
 }
 
 /// Losses, z-losses, weight and number of rows.
@@ -115,7 +114,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                 if comptime!(spec.divisor == DivisorSource::Weight) {
                     #[comptime]
                     if let ComptimeOption::Some(indices) = &inputs.indices {
-                        let ignored = comptime!(spec.ignored.clone());
+                        let ignored = &inputs.ignored;
                         let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
                         let weight = inputs.weight(target.class as usize);
                         let weight = select(target.counts, weight, A::new(0.0));
