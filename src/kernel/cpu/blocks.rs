@@ -1,40 +1,40 @@
-//! Rows in blocks of a fixed number of lanes, which is what the arithmetic sees of every layout.
+//! Rows in blocks of a fixed number of lanes: the form in which the arithmetic sees every layout.
 //!
-//! One row of many classes is a list of blocks whose lanes are its classes (`W = 1`: one row in the
-//! lanes together). Of rows of few or of strided classes, [`LANES`] at a time are a list of blocks,
-//! one block per class, whose lanes are the rows (`W = LANES`). The arithmetic is the same; where a
-//! row's classes lie across the lanes, sums and maxima are folded over them.
+//! One row of many classes is a list of blocks whose lanes are its classes (`W = 1`: one row in all
+//! lanes). Rows of few or of strided classes are taken [`LANES`] at a time: a list of blocks, one per
+//! class, whose lanes are the rows (`W = LANES`). The arithmetic is the same. Where a row's classes lie
+//! across the lanes, sums and maxima are folded over them.
 
 use std::ops::Range;
 
 use super::float::Float;
 
-/// Wide enough to keep several vector registers busy, so that one addition need not wait for the
-/// last. With 32 the compiler unrolls the lanes and makes vectors across the blocks instead, which
+/// Number of lanes of a block: keeps several vector registers busy, so that an addition need not wait for
+/// the previous one. With 32 the compiler unrolls the lanes and makes vectors across the blocks, which
 /// it has to gather.
 pub(crate) const LANES: usize = 64;
 
 pub(crate) type Block<A> = [A; LANES];
 
-/// A row's number for lane `lane`.
+/// Number of the row that lane `lane` belongs to.
 #[inline(always)]
 pub(crate) fn of_lane<A: Copy, const W: usize>(per_row: &[A; W], lane: usize) -> A {
     per_row[lane % W]
 }
 
-/// Numbers in blocks, of which the last may be filled up.
+/// Numbers in blocks; the last block may be padded.
 pub(crate) trait Blocks<A> {
-    /// The number of blocks.
+    /// Number of blocks.
     fn steps(&self) -> usize;
 
-    /// Shows the visitor blocks; what comes back replaces them, unless they are only read.
+    /// Shows blocks to the visitor. The blocks that it returns replace them, unless the numbers are only read.
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
 }
 
-/// A computation over blocks. A trait, because a closure cannot be made to be compiled into the
-/// loop, and outside it has none of the processor's wide instructions.
+/// Computation over blocks. A trait, because a closure cannot be forced inline into the loop, and outside
+/// of it the processor's wide instructions are not used.
 pub(crate) trait Visitor<A> {
-    /// What replaces the block of this step. Has to be `#[inline(always)]`.
+    /// Returns the block that replaces `block`. Implementations have to be `#[inline(always)]`.
     fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A>;
 }
 
@@ -114,7 +114,7 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
     }
 }
 
-/// A short block filled up.
+/// Block that is padded with `filler`.
 #[inline(always)]
 pub(crate) fn padded<A: Float>(rest: &[A], filler: A) -> Block<A> {
     let mut block = [filler; LANES];
@@ -122,13 +122,13 @@ pub(crate) fn padded<A: Float>(rest: &[A], filler: A) -> Block<A> {
     block
 }
 
-/// The largest number of each row.
+/// Largest number of each row.
 #[inline(always)]
 pub(crate) fn fold_maximum<A: Float, const W: usize>(block: Block<A>) -> [A; W] {
     fold::<A, W>(block, larger)
 }
 
-/// The sum of each row, lanes added in pairs.
+/// Sum of each row, with lanes added in pairs.
 #[inline(always)]
 pub(crate) fn fold_sum<A: Float, const W: usize>(block: Block<A>) -> [A; W] {
     fold::<A, W>(block, sum)
@@ -158,11 +158,11 @@ fn fold<A: Float, const W: usize>(mut block: Block<A>, join: impl Fn(A, A) -> A)
     folded
 }
 
-/// How many blocks are added one after the other before their sum goes into a [`Total`].
+/// Number of blocks that are added one after the other before their sum goes into a [`Total`].
 pub(crate) const RUN: usize = 32;
 
-/// Sums of runs, added with what the rounding loses kept aside, so that the error does not grow with
-/// the number of classes.
+/// Compensated sum of runs: the rounding errors are kept aside, so that the error does not grow with the
+/// number of classes.
 #[derive(Clone, Copy)]
 pub(crate) struct Total<A> {
     sum: Block<A>,
@@ -192,7 +192,7 @@ impl<A: Float> Total<A> {
     #[inline(always)]
     pub(crate) fn finish<const W: usize>(mut self) -> [A; W] {
         for lane in 0..LANES {
-            // What an infinite sum lost is not a number.
+            // The rounding error of an infinite sum is NaN.
             if self.sum[lane].is_finite() {
                 self.sum[lane] += self.lost[lane];
             }

@@ -1,4 +1,4 @@
-//! A whole call: its rows in parts, and the reduction of their losses.
+//! Whole call: its rows in parts, and the reduction of the losses.
 
 use super::constants::{Constants, Scales};
 use super::instructions::Instructions;
@@ -10,7 +10,7 @@ use super::targets::{TargetRule, Targets};
 use super::threads::{SPREAD_FROM, for_each};
 use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
 
-/// A call, in slices.
+/// Call of the operation over slices.
 pub(crate) struct Call<'a, A> {
     pub(crate) geometry: Geometry,
     pub(crate) options: &'a Options,
@@ -24,9 +24,9 @@ pub(crate) struct Call<'a, A> {
     pub(crate) instructions: Instructions,
 }
 
-/// Where the logits are and where the gradients go.
+/// Places of the logits and of the gradients.
 pub(crate) struct Buffers<'a> {
-    /// The logits, unless they stand in `gradient` and may be overwritten.
+    /// The logits, unless they lie in `gradient` and may be overwritten.
     pub(crate) logits: Option<Floats<'a>>,
     /// Absent where the gradient of the logits is not wanted.
     pub(crate) gradient: Option<FloatsMut<'a>>,
@@ -34,18 +34,18 @@ pub(crate) struct Buffers<'a> {
     pub(crate) targets_gradient: Option<FloatsMut<'a>>,
 }
 
-/// How the losses of the rows become the result.
+/// Way from the losses of the rows to the result.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Reduction {
     /// One loss per row.
     PerRow,
-    /// The sum over the weight of the counted rows.
+    /// The sum, divided by the weight of the counted rows.
     Mean,
-    /// The sum over the divisor of the losses and that of the z-losses.
+    /// The sums, divided by the divisors of the losses and of the z-losses.
     Over([f64; 2]),
 }
 
-/// The result of a call.
+/// Result of a call.
 pub(crate) struct Solution<A> {
     /// One loss, or one per row.
     pub(crate) losses: Vec<A>,
@@ -53,7 +53,7 @@ pub(crate) struct Solution<A> {
 }
 
 impl<A: Native> Call<'_, A> {
-    /// The loss, the outputs, and whatever gradients there are buffers for.
+    /// Computes the loss, the outputs, and the gradients that have buffers.
     pub(crate) fn solve(&self, buffers: Buffers<'_>) -> Solution<A> {
         let rows = self.geometry.rows();
         if rows == 0 {
@@ -131,7 +131,7 @@ impl<A: Native> Call<'_, A> {
         }
     }
 
-    /// The divisors of a mean, of the losses and of the z-losses.
+    /// Divisors of a mean: of the losses and of the z-losses.
     pub(super) fn divisors_of_mean(&self) -> [f64; 2] {
         match &self.targets {
             Targets::Indices(indices) => indices.divisors_of_mean(self.weights, &self.rule()),
@@ -139,7 +139,7 @@ impl<A: Native> Call<'_, A> {
         }
     }
 
-    /// The divisors of the losses and of the z-losses; 1 where they are not added up.
+    /// Divisors of the losses and of the z-losses; 1 without a reduction.
     pub(super) fn divisors(&self) -> [f64; 2] {
         match self.reduction {
             Reduction::PerRow => [1.0, 1.0],
@@ -187,7 +187,7 @@ impl<A: Native> Call<'_, A> {
 
     pub(super) fn reduced(&self, sum: Sum, divisors: [f64; 2]) -> f64 {
         let mean = |sum: f64, divisor: f64| {
-            // NaN from a bad target wins over `empty`.
+            // The NaN of a bad target takes precedence over `empty`.
             if divisor != 0.0 || sum.is_nan() {
                 sum / divisor
             } else {

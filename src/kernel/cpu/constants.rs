@@ -1,4 +1,4 @@
-//! Constants of a call, the same for all of its rows.
+//! Constants of a call, which are the same for all rows.
 
 use super::instructions::Instructions;
 use super::shares::Shares;
@@ -10,7 +10,7 @@ pub(super) struct Constants<'a, A> {
     pub(super) geometry: Geometry,
     pub(super) indices: Option<Indices<'a>>,
     pub(super) rule: TargetRule<'a>,
-    /// The shares that are spread over the classes, without the distribution.
+    /// Shares that are spread over the classes, without the distribution.
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,
     pub(super) z_loss: A,
@@ -24,6 +24,6 @@ pub(super) struct Constants<'a, A> {
 pub(super) struct Scales<'a, A> {
     pub(super) main: A,
     pub(super) penalty: A,
-    /// A further factor of each row, for loss and z-loss.
+    /// Further factor of each row, for loss and z-loss.
     pub(super) per_row: Option<&'a [A]>,
 }

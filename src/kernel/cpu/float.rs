@@ -1,5 +1,5 @@
-//! The numbers that the arithmetic is done in, f32 and f64, with the elementary functions that the
-//! loss needs, free of branches so that they vectorise.
+//! Numbers of the arithmetic, f32 and f64, with the elementary functions that the loss needs. These have
+//! no branches, so that they vectorise.
 //!
 //! `exp`, `ln` and `ln_1p` are within 2 units in the last place over the range that the loss uses
 //! (tested below, f32 densely against f64). The reductions of the argument are those of Cephes
@@ -30,13 +30,13 @@ pub(crate) trait Float:
     const INFINITY: Self;
     const NAN: Self;
 
-    /// Below it the exponential is no normal number, and `exp` is 0.
+    /// Smallest argument of `exp` with a normal result; below it `exp` is 0.
     const EXP_FLOOR: Self;
     const LOG2_E: Self;
     /// `ln 2` in two parts, the first of so few digits that its product with an exponent is exact.
     const LN_2: [Self; 2];
-    /// Adding it rounds to an integer `n`. The low bits are then those of `n` plus the bias of the
-    /// exponents: moved up, they are `2^n`.
+    /// Addend that rounds a number to an integer `n`. The low bits of the sum are `n` plus the bias of the
+    /// exponents: shifted up, they are `2^n`.
     const ROUNDING: Self;
     /// Coefficients of `(exp(r) - 1 - r) / r^2`, the highest power first.
     const EXP: &[Self];
@@ -50,7 +50,7 @@ pub(crate) trait Float:
     fn of(value: f64) -> Self;
     fn to_f64(self) -> f64;
 
-    /// Converts numbers, or copies them where that is all there is to do.
+    /// Converts numbers, or copies them where the dtypes are equal.
     fn from_f32s(stored: &[f32], numbers: &mut [Self]);
     fn to_f32s(numbers: &[Self], stored: &mut [f32]);
     fn from_f64s(stored: &[f64], numbers: &mut [Self]);
@@ -64,7 +64,7 @@ pub(crate) trait Float:
     /// `2^n` from `n + ROUNDING`, for `n` that make a normal number.
     fn power_of_two(rounded: Self) -> Self;
 
-    /// A normal number as `m * 2^k` with `m` in `[sqrt(1/2), sqrt(2))`: `(m, k)`.
+    /// Splits a normal number into `(m, k)` with `m * 2^k` and `m` in `[sqrt(1/2), sqrt(2))`.
     fn mantissa_and_exponent(self) -> (Self, Self);
 
     /// `exp(self) = (1 + q) s` from `EXP_FLOOR` to 0: `(q, s)`.
@@ -82,12 +82,12 @@ pub(crate) trait Float:
         (q, Self::power_of_two(rounded))
     }
 
-    /// `exp(self)` for `self <= 0`; exactly 1 at 0; NaN at NaN; 0 where it is no normal number.
+    /// `exp(self)` for `self <= 0`; exactly 1 at 0; NaN at NaN; 0 where the result is subnormal.
     #[inline(always)]
     fn exp<const FMA: bool>(self) -> Self {
         let (q, power) = self.exp_parts::<FMA>();
         let exp = q.mul_add::<FMA>(power, power);
-        // False for a NaN.
+        // The comparison is false for NaN.
         if self < Self::EXP_FLOOR {
             Self::ZERO
         } else {
@@ -124,7 +124,7 @@ pub(crate) trait Float:
         for &coefficient in &Self::ATANH[1..] {
             series = series.mul_add::<FMA>(square, coefficient);
         }
-        // ln(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + R)): the large term stands alone until the end.
+        // ln(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + R)): the large term is added last.
         let half = f * f / Self::TWO;
         let small = s.mul_add::<FMA>(series.mul_add::<FMA>(square, half), k * Self::LN_2[1]);
         let ln = (small - half + f) + k * Self::LN_2[0];
@@ -134,7 +134,7 @@ pub(crate) trait Float:
             ln
         };
         let ln = if self == Self::INFINITY { self } else { ln };
-        // False for a NaN too.
+        // The comparison is false for NaN too.
         if self >= Self::ZERO { ln } else { Self::NAN }
     }
 
@@ -167,7 +167,7 @@ pub(crate) trait Float:
     }
 }
 
-/// The four properties of the binary format and what follows from them.
+/// Implements `Float` from the properties of the binary format.
 macro_rules! float {
     ($float:ident, $signed:ident, $unsigned:ident, bits: $bits:literal, $($constants:tt)*) => {
         impl Float for $float {
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
     use crate::kernel::cpu::instructions::{Instructions, Task};
 
-    /// A function of one number, over many.
+    /// Function of one number that is applied to many.
     trait Function<A> {
         fn value<const FMA: bool>(x: A) -> A;
     }
@@ -352,7 +352,7 @@ mod tests {
         values
     }
 
-    /// The largest error of an f32 function in units of the last place of the true value.
+    /// Checks the largest error of an f32 function in units of the last place of the true value.
     #[track_caller]
     fn assert_f32<F: Function<f32>>(xs: &[f32], truth: fn(f64) -> f64, allowed: f64) {
         for instructions in Instructions::available() {
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// `exp` of f64 beside the standard library's, which is right to one unit itself.
+    /// Compares a function of f64 with the standard library's, which is accurate to one unit in the last place.
     #[track_caller]
     fn assert_f64<F: Function<f64>>(xs: &[f64], truth: fn(f64) -> f64, allowed: f64) {
         for instructions in Instructions::available() {
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn ln_is_within_two_units_over_all_positive_numbers() {
         assert_f32::<Ln>(&dense(f32::from_bits(1), f32::MAX, 997), f64::ln, 2.0);
-        // Around 1, where the result is small.
+        // Around 1 the result is small.
         assert_f32::<Ln>(&dense(0.9, 1.1, 3), f64::ln, 2.0);
         let xs = dense_f64(f64::from_bits(1), f64::MAX, 500_000);
         assert_f64::<Ln>(&xs, f64::ln, 2.0);

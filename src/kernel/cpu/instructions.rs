@@ -1,31 +1,31 @@
-//! Which instructions the processor has, found out when the program runs.
+//! Instruction sets of the processor, detected when the program runs.
 //!
 //! The arithmetic is written as plain loops over arrays of [`LANES`](super::blocks::LANES) numbers,
 //! marked `#[inline(always)]` from top to bottom, so that the compiler makes vector code of it once
-//! for every set of instructions. No intrinsics, no unsafe code; `pulp` checks the processor.
+//! for every set of instructions. There are neither intrinsics nor unsafe code; `pulp` checks the processor.
 
-/// A computation that is compiled once per set of instructions.
+/// Computation that is compiled once per set of instructions.
 pub(crate) trait Task {
     type Output;
 
-    /// Runs it. `FMA` says whether the processor multiplies and adds in one rounding; where it does
-    /// not, `f32::mul_add` is a call of the C library. Has to be `#[inline(always)]`.
+    /// Runs the task. `FMA` says whether the processor multiplies and adds in one rounding; without it
+    /// `f32::mul_add` calls the C library. Implementations have to be `#[inline(always)]`.
     fn run<const FMA: bool>(self) -> Self::Output;
 }
 
-/// A set of instructions that this processor has.
+/// Set of instructions that this processor has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Instructions {
     #[cfg(target_arch = "x86_64")]
     Avx512(pulp::x86::V4),
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
-    /// What every processor of the architecture has.
+    /// Instructions that every processor of the architecture has.
     Baseline,
 }
 
 impl Instructions {
-    /// All that this processor has, the best first.
+    /// All sets of instructions of this processor, the best first.
     pub(crate) fn available() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
         let wide = [
@@ -49,7 +49,7 @@ impl Instructions {
             Self::Avx512(simd) => simd.vectorize(Fused(task)),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(simd) => simd.vectorize(Fused(task)),
-            // Neon, which every 64-bit ARM has, has the fused operation.
+            // Every 64-bit ARM has Neon with the fused operation.
             Self::Baseline if cfg!(target_arch = "aarch64") => task.run::<true>(),
             Self::Baseline => task.run::<false>(),
         }

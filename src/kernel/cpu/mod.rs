@@ -1,11 +1,11 @@
 //! The cross-entropy on slices, for backends whose tensors are in the host's memory.
 //!
-//! | File | What it is about |
+//! | File | Content |
 //! |---|---|
 //! | `call` | a whole call: parts, reduction |
 //! | `threads` | the parts on several threads |
 //! | `part` | one part of the rows, one unit of rows after the other |
-//! | `unit` | the steps that the rows of a unit go through |
+//! | `unit` | the steps of the computation over the rows of a unit |
 //! | `softmax`, `probabilities` | the maths |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
@@ -15,11 +15,11 @@
 //! | `float`, `instructions` | elementary functions, and what they are compiled for |
 //!
 //! A unit is one row, if its classes lie together and are many, else [`LANES`](blocks::LANES) rows
-//! side by side. Its logits come from memory once, and once the gradient goes back, over the logits
-//! if they may be overwritten.
+//! side by side. Logits are read from memory once. The gradient is written once, over the logits if
+//! they may be overwritten.
 
-// Loops over lanes read and write several arrays at the same place; zipped iterators over all of them
-// hide that, and do not become vector code as surely.
+// Loops over lanes read and write several arrays at the same index. Zipped iterators hide that, and
+// become vector code less reliably.
 #![allow(clippy::needless_range_loop)]
 
 mod blocks;

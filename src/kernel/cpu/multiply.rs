@@ -1,4 +1,4 @@
-//! The product of a gradient with the upstream gradient, in place.
+//! Product of a gradient with the upstream gradient, in place.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::storage::{Cut, FloatsMut, Part, Runs, over_dtypes};
 use super::threads::{SPREAD_FROM, for_each};
 use crate::operation::Geometry;
 
-/// Multiplies the gradient of each row by the row's factor, or all of them by the only factor.
+/// Multiplies the gradient of each row by the row's factor, or all rows by a single factor.
 pub(crate) fn multiply<A: Float>(
     gradient: FloatsMut<'_>,
     geometry: &Geometry,

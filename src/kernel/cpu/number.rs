@@ -1,14 +1,14 @@
-//! The dtypes that numbers are stored in, and their conversions.
+//! Dtypes that numbers are stored in, and their conversions.
 //!
-//! Written with selections instead of branches, so that they vectorise: the `half` crate's ask the
-//! processor what it can at every number.
+//! The conversions have selections instead of branches, so that they vectorise. Those of the `half` crate
+//! check the processor at every number.
 
 use burn::tensor::{bf16, f16};
 
 use super::float::Float;
 use super::instructions::Task;
 
-/// A number in memory.
+/// Number in memory.
 pub(crate) trait Number: Copy + Send + Sync + 'static {
     fn widen<A: Float>(self) -> A;
     /// Rounds to nearest, ties to even.
@@ -84,7 +84,7 @@ impl Number for bf16 {
         let number = f32::narrow(number);
         let bits = number.to_bits();
         let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-        // Rounding could carry a NaN over to infinity or to a number.
+        // Rounding could turn a NaN into infinity or a number.
         let quiet = bits >> 16 | 0x40;
         let bits = if number.is_nan() { quiet } else { rounded };
         Self::from_bits(bits as u16)
@@ -95,8 +95,8 @@ impl Number for f16 {
     #[inline(always)]
     fn widen<A: Float>(self) -> A {
         let bits = u32::from(self.to_bits());
-        // The same digits with the smallest exponents of f32, lifted to where they belong; this
-        // makes normal numbers of the subnormal ones.
+        // The digits of the half get the smallest exponents of f32, and the factor lifts them to
+        // their own exponents. Subnormal numbers become normal ones.
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * 2f32.powi(112);
         let infinite = if bits & 0x7c00 == 0x7c00 {
             f32::INFINITY.to_bits()
@@ -109,11 +109,11 @@ impl Number for f16 {
 
     #[inline(always)]
     fn narrow<A: Float>(number: A) -> Self {
-        /// The first power of two that is too large.
+        /// First power of two that is too large for f16.
         const TOO_LARGE: u32 = (127 + 16) << 23;
-        /// The smallest normal number.
+        /// Smallest normal number of f16.
         const NORMAL: u32 = (127 - 14) << 23;
-        /// A number whose last place is that of the subnormal numbers: adding it rounds to them.
+        /// Addend whose last place is that of the subnormal numbers of f16: the sum is rounded to them.
         const SUBNORMAL: u32 = (127 - 14 + 23 - 10) << 23;
 
         let bits = f32::narrow(number).to_bits();
@@ -143,7 +143,7 @@ impl Number for f16 {
     }
 }
 
-/// Reads numbers into the arithmetic's own.
+/// Task that converts stored numbers to the dtype of the arithmetic.
 pub(crate) struct Widen<'a, S, A> {
     pub(crate) stored: &'a [S],
     pub(crate) numbers: &'a mut [A],
@@ -158,7 +158,7 @@ impl<S: Number, A: Float> Task for Widen<'_, S, A> {
     }
 }
 
-/// Writes the arithmetic's numbers back.
+/// Task that converts numbers of the arithmetic to the stored dtype.
 pub(crate) struct Narrow<'a, S, A> {
     pub(crate) numbers: &'a [A],
     pub(crate) stored: &'a mut [S],
@@ -177,7 +177,7 @@ impl<S: Number, A: Float> Task for Narrow<'_, S, A> {
 mod tests {
     use super::*;
 
-    /// Every 251st f32, of both signs, and the numbers around the halves' limits.
+    /// Every 251st f32, of both signs, and the numbers around the limits of the halves.
     fn floats() -> impl Iterator<Item = f32> {
         let limits = [
             65504.0f32, 65519.0, 65520.0, 65536.0, 6.1e-5, 5.9e-8, 2.9e-8, 3e-8, 3.39e38,

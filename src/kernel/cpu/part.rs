@@ -1,4 +1,4 @@
-//! The rows of one part, one unit after the other: from memory into the arithmetic and back.
+//! Rows of one part, one unit after the other: from memory into the arithmetic and back.
 
 use std::ops::Range;
 
@@ -15,21 +15,21 @@ use crate::operation::Outputs;
 /// One part of a call's tensors.
 pub(super) struct PartTask<'a, A> {
     pub(super) rows: Range<usize>,
-    /// The logits, where they are not `output`.
+    /// The logits, unless they lie in `output`.
     pub(super) logits: Option<Part<'a>>,
-    /// Where the gradient of the logits goes.
+    /// Place of the gradient of the logits.
     pub(super) output: Option<Part<'a>>,
     pub(super) distributions: Option<&'a Part<'a>>,
-    /// Where the gradient of the distributions goes.
+    /// Place of the gradient of the distributions.
     pub(super) targets_gradient: Option<Part<'a>>,
     pub(super) slots: Slots<'a, A>,
 }
 
-/// Where the results of rows go.
+/// Places of the results of rows.
 pub(super) struct Slots<'a, A> {
-    /// Empty if only their sum is wanted.
+    /// Places of the losses; empty if only the sum is wanted.
     losses: &'a mut [A],
-    /// Empty if the outputs are not wanted, as the following.
+    /// Places of the log-sum-exps; like all outputs empty if not wanted.
     lse: &'a mut [A],
     log_prob: &'a mut [A],
     entropy: &'a mut [A],
@@ -51,7 +51,7 @@ impl<'a, A: Float> Slots<'a, A> {
         }
     }
 
-    /// The slots of the next rows, as many as are asked for.
+    /// Splits off the slots of the next `rows` rows.
     pub(super) fn take(&mut self, rows: usize) -> Self {
         fn take<'a, T>(slots: &mut &'a mut [T], rows: usize) -> &'a mut [T] {
             let here = rows.min(slots.len());
@@ -70,14 +70,14 @@ impl<'a, A: Float> Slots<'a, A> {
     }
 }
 
-/// What the rows of a part add up to.
+/// Sums over the rows of a part.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Sum {
     pub(super) main: f64,
     pub(super) penalty: f64,
 }
 
-/// Numbers of one unit, kept from one to the next.
+/// Memory for the numbers of one unit, reused by the next.
 pub(super) struct Scratch<A> {
     x: Vec<A>,
     spare: Vec<A>,
@@ -101,8 +101,8 @@ fn sized<A: Float>(numbers: &mut Vec<A>, length: usize) -> &mut [A] {
     numbers
 }
 
-/// Classes that lie together are computed a row at a time from here on: below, most lanes of a row's
-/// own block would be idle.
+/// Least number of contiguous classes that are computed one row at a time. With fewer, most lanes of a
+/// row's block would be idle.
 const MANY_CLASSES: usize = 65;
 
 impl<A: Native> Constants<'_, A> {
@@ -142,7 +142,7 @@ impl<A: Native> Constants<'_, A> {
         sum
     }
 
-    /// One row whose classes lie together.
+    /// Computes one row whose classes lie together.
     fn row(
         &self,
         row: usize,
@@ -212,7 +212,7 @@ impl<A: Native> Constants<'_, A> {
         losses
     }
 
-    /// Rows in the lanes of blocks. Several units are read and written together, for longer runs of
+    /// Computes rows in the lanes of blocks. Several units are read and written together, for longer runs of
     /// memory.
     fn lanes(&self, mut task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         const TOGETHER: usize = 1 << 14;
@@ -286,7 +286,7 @@ impl<A: Native> Constants<'_, A> {
         }
     }
 
-    /// The shares of rows with this distribution; none where only the target's class has one.
+    /// Shares of rows with this distribution; `None` where only the target's class has a share.
     fn shares_of<'s>(&'s self, distribution: Option<&'s [A]>) -> Option<Shares<'s, A>> {
         (distribution.is_some() || self.shares.even != A::ZERO).then_some(Shares {
             distribution,
@@ -332,7 +332,7 @@ impl<A: Native> Constants<'_, A> {
         let log_prob = match (&outputs.log_prob, &self.indices) {
             (Some(log_prob), _) => log_prob,
             (None, Some(_)) => &losses.log_prob,
-            // The loss is that of the distribution alone.
+            // The loss has the shares of the distribution alone.
             (None, None) => &of_distribution,
         };
         let from = rows.start - task.rows.start;
@@ -404,8 +404,8 @@ impl<A: Native> Constants<'_, A> {
         rows
     }
 
-    /// Puts 0 in the place of what ignored rows came to, and NaN for bad ones. By assignment, never
-    /// by multiplication, which would let the NaN of an ignored row through.
+    /// Replaces the losses and gradients of ignored rows by 0, of bad rows by NaN. Assigns: a product would
+    /// keep the NaN of an ignored row.
     fn settle(
         &self,
         rows: Range<usize>,
@@ -430,7 +430,7 @@ impl<A: Native> Constants<'_, A> {
     }
 }
 
-/// In f64, eight sums side by side: a single one would wait for each of its additions.
+/// Sum in f64, with eight partial sums: a single sum would wait for each addition.
 fn sum_of<A: Float>(numbers: &[A]) -> f64 {
     let mut sums = [0.0; 8];
     for numbers in numbers.chunks(8) {

@@ -1,4 +1,4 @@
-//! The loss and the gradients of probabilities `s`: `sum_c a[c] (-ln s[c])`, `-a[c] / s[c]`.
+//! Loss and gradients of probabilities `s`: `sum_c a[c] (-ln s[c])`, `-a[c] / s[c]`.
 
 use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, of_lane};
 use super::float::Float;
@@ -15,7 +15,7 @@ pub(crate) struct Probabilities<'a, A, const W: usize> {
     pub(crate) shares: Option<Shares<'a, A>>,
 }
 
-/// The losses of rows whose probabilities are `s`.
+/// Task: losses of rows whose probabilities are `s`.
 pub(crate) struct LossOf<'a, A, const W: usize> {
     pub(crate) probabilities: Probabilities<'a, A, W>,
     pub(crate) s: &'a [A],
@@ -30,7 +30,7 @@ impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
     }
 }
 
-/// The losses of rows, whose probabilities `s` the gradient replaces.
+/// Task: losses of rows; the gradient replaces the probabilities `s`.
 pub(crate) struct GradientOver<'a, A, const W: usize> {
     pub(crate) probabilities: Probabilities<'a, A, W>,
     pub(crate) s: &'a mut [A],
@@ -63,7 +63,7 @@ impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
     }
 }
 
-/// The gradient of the rows' distributions.
+/// Task: gradient of the rows' distributions.
 pub(crate) struct TargetsGradient<'a, A, const W: usize> {
     pub(crate) probabilities: Probabilities<'a, A, W>,
     pub(crate) s: &'a [A],
@@ -73,7 +73,7 @@ pub(crate) struct TargetsGradient<'a, A, const W: usize> {
 impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
     type Output = ();
 
-    /// `-(1 - e) weight[c] ln s[c]`, 0 where its factor is.
+    /// `-(1 - e) weight[c] ln s[c]`, 0 where the factor of the logarithm is 0.
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Self {
@@ -145,7 +145,7 @@ fn spread_losses<A: Float, const W: usize, const FMA: bool>(
     losses.finish::<W>()
 }
 
-/// The entropy of rows whose probabilities are `s`.
+/// Task: entropy of rows whose probabilities are `s`.
 pub(crate) struct Entropy<'a, A, const W: usize> {
     pub(crate) s: &'a [A],
 }
@@ -168,7 +168,7 @@ impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
     }
 }
 
-/// Adds up `-s ln s`; a class without probability adds nothing.
+/// Adds up `-s ln s`; a class of probability 0 adds 0.
 struct OwnSurprisals<A, const FMA: bool> {
     run: Block<A>,
 }
@@ -203,7 +203,7 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Surprisals<'_, A,
     }
 }
 
-/// Probabilities to the gradient `-a / s`.
+/// Turns probabilities into the gradient `-a / s`.
 struct Quotients<'a, A, const W: usize> {
     rows: &'a Rows<A, W>,
     shares: Shares<'a, A>,
@@ -223,7 +223,7 @@ impl<A: Float, const W: usize> Visitor<A> for Quotients<'_, A, W> {
     }
 }
 
-/// Probabilities to the gradient of the distributions.
+/// Turns probabilities into the gradient of the distributions.
 struct Slopes<'a, A, const W: usize, const FMA: bool> {
     rows: &'a Rows<A, W>,
     shares: Shares<'a, A>,

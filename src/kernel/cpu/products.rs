@@ -1,12 +1,12 @@
-//! Matrix products on slices, by the `gemm` crate, on the threads of rayon. It takes AVX2 where the
-//! processor has it, and AVX-512 in a build with burn-flex's feature `x86-v4`, which is one for all
+//! Matrix products on slices, by the `gemm` crate, on the threads of rayon. `gemm` uses AVX2 where the
+//! processor has it, and AVX-512 in a build with burn-flex's feature `x86-v4`, which applies to all
 //! products of the program.
 //!
-//! `gemm` takes pointers, so here is the unsafe code of the CPU kernels.
+//! `gemm` takes pointers, so the unsafe code of the CPU kernels is in this file.
 
 use super::float::Float;
 
-/// A matrix that is only read, with any strides.
+/// Matrix that is only read, with any strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a, A> {
     numbers: &'a [A],
@@ -15,7 +15,7 @@ pub(crate) struct Matrix<'a, A> {
 }
 
 impl<'a, A> Matrix<'a, A> {
-    /// The first number is that of row 0 and column 0.
+    /// Matrix over `numbers`, whose first number is row 0 and column 0.
     pub(crate) fn new(numbers: &'a [A], size: [usize; 2], strides: [usize; 2]) -> Self {
         if size[0] > 0 && size[1] > 0 {
             let last = last_of(size, strides);
@@ -44,7 +44,7 @@ impl<'a, A> Matrix<'a, A> {
     }
 }
 
-/// Where a product goes: rows of numbers side by side.
+/// Place of a product; the numbers of a row lie side by side.
 pub(crate) struct Product<'a, A> {
     numbers: &'a mut [A],
     size: [usize; 2],
@@ -72,20 +72,20 @@ impl<'a, A> Product<'a, A> {
     }
 }
 
-/// The place of the last number of a matrix that has some, if there can be such a place.
+/// Place of the last number of a matrix that is not empty; `None` if the place overflows.
 fn last_of(size: [usize; 2], strides: [usize; 2]) -> Option<usize> {
     let [row, column] = [0, 1].map(|dim| (size[dim] - 1).checked_mul(strides[dim]));
     row?.checked_add(column?)
 }
 
-/// What becomes of the numbers that stand in the place of a product.
+/// Fate of the old numbers in the place of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Old {
     Replaced,
     AddedTo,
 }
 
-/// Puts the product of two matrices into its place.
+/// Writes the product of two matrices into its place.
 pub(crate) fn multiply_matrices<A: Float>(
     product: Product<'_, A>,
     left: Matrix<'_, A>,
@@ -115,8 +115,8 @@ pub(crate) fn multiply_matrices<A: Float>(
     let [left_rows, left_columns] = left.strides.map(signed);
     let [right_rows, right_columns] = right.strides.map(signed);
     let adds = old == Old::AddedTo;
-    // SAFETY: every element that the sizes and strides name lies within its slice: `Matrix::new` has
-    // seen to it for the operands, `Product::new` for the product, which nothing else refers to.
+    // SAFETY: every element that the sizes and strides name lies within its slice. `Matrix::new` has
+    // checked this for the operands, `Product::new` for the product, which nothing else refers to.
     // `A` is f32 or f64, for which gemm has kernels.
     unsafe {
         gemm::gemm(
@@ -186,7 +186,7 @@ mod tests {
             ];
             for left in lefts {
                 for right in rights {
-                    // The first column is another's.
+                    // The first column does not belong to the product.
                     let mut numbers = vec![7.0; rows * (columns + 1)];
                     for old in [Old::Replaced, Old::AddedTo] {
                         let product = Product::new(&mut numbers[1..], [rows, columns], columns + 1);

@@ -1,5 +1,5 @@
-//! The loss of logits that a projection makes, in chunks of rows: `logits = hidden weight + bias`, the
-//! loss and the gradient over them by [`Call`], and from that the gradients of the projection.
+//! Loss over the logits of a projection, in chunks of rows: `logits = hidden weight + bias`, the loss and
+//! the gradient of the logits by [`Call`], and from that the gradients of the projection.
 //!
 //! ```text
 //! d hidden = G weight^T       G the gradient of the logits
@@ -7,8 +7,8 @@
 //! d bias   = sum over the rows of G
 //! ```
 //!
-//! Rows that are ignored are left out: no product is made of them. One buffer for the logits of a
-//! chunk serves all of them, and the gradient replaces the logits there.
+//! Ignored rows are left out of the products. All chunks share one buffer for their logits, in which the
+//! gradient replaces the logits.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ use super::storage::Native;
 use super::targets::{Indices, TargetRule, Targets};
 use crate::operation::{Geometry, Options, Outputs};
 
-/// Hidden states and weights, whose product the logits are.
+/// Hidden states and weights whose product is the logits.
 #[derive(Clone, Copy)]
 pub(crate) struct Projection<'a, A> {
     /// `[rows, features]`, in row-major order.
@@ -30,12 +30,12 @@ pub(crate) struct Projection<'a, A> {
     pub(crate) weight: Matrix<'a, A>,
     /// `[columns]`.
     pub(crate) bias: Option<&'a [A]>,
-    /// Class 0 of each row; the columns follow.
+    /// Positive logits, `[rows]`: class 0 of each row, before the columns.
     pub(crate) positive: Option<&'a [A]>,
     pub(crate) excluded: Option<&'a SameIds>,
 }
 
-/// Which columns have the id of a row.
+/// Ids of rows and columns, which tell the columns with the id of a row.
 pub(crate) struct SameIds {
     rows: Vec<i128>,
     /// Ids with their columns, in order.
@@ -58,9 +58,9 @@ impl SameIds {
     }
 }
 
-/// Where gradients go, in row-major order; absent where they are not wanted.
+/// Places of gradients, in row-major order; absent where they are not wanted.
 pub(crate) struct ProjectionBuffers<'a, A> {
-    /// Holds zeros: the rows that are left out are not written.
+    /// Place of the hidden states' gradient. Holds zeros at first: rows that are left out are not written.
     pub(crate) hidden: Option<&'a mut [A]>,
     pub(crate) weight: Option<&'a mut [A]>,
     pub(crate) bias: Option<&'a mut [A]>,
@@ -78,7 +78,7 @@ impl<A> ProjectionBuffers<'_, A> {
     }
 }
 
-/// A call, in slices.
+/// Call over hidden states and weights, in slices.
 pub(crate) struct ProjectedCall<'a, A> {
     pub(crate) projection: Projection<'a, A>,
     pub(crate) rows: usize,
@@ -123,18 +123,18 @@ impl Chunk<'_> {
 /// Memory that serves every chunk.
 struct Scratch<A> {
     logits: Vec<A>,
-    /// Hidden states of rows that do not lie together, or their gradient.
+    /// Hidden states of rows that do not lie together, or the gradient of these.
     hidden: Vec<A>,
     bias: Vec<f64>,
 }
 
 impl<A: Native> ProjectedCall<'_, A> {
-    /// The loss, the outputs, and whatever gradients there are buffers for.
+    /// Computes the loss, the outputs, and the gradients that have buffers.
     pub(crate) fn solve(&self, mut buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
         let whole = self.call(self.rows, self.reduction);
         let divisors = whole.divisors();
         let reduces = self.reduction != Reduction::PerRow;
-        // The mean of all rows, in which a chunk has a share.
+        // A chunk contributes to the mean over all rows, so it has the divisors of all rows.
         let reduction = match reduces {
             true => Reduction::Over(divisors),
             false => Reduction::PerRow,
@@ -177,7 +177,7 @@ impl<A: Native> ProjectedCall<'_, A> {
                 let nothing = self.call(0, reduction);
                 sum = match self.rows {
                     0 => nothing.loss_of_no_rows()[0].to_f64(),
-                    // All rows are ignored; the divisors may not be finite.
+                    // All rows are ignored, and the divisors may not be finite.
                     _ => nothing.reduced(Sum::default(), divisors),
                 };
             }
@@ -213,7 +213,7 @@ impl<A: Native> ProjectedCall<'_, A> {
         }
     }
 
-    /// Whether a row is ignored. A row with a bad target is not: it makes a loss of NaN.
+    /// Whether a row is ignored. A row with a bad target is not ignored: its loss is NaN.
     fn is_ignored(&self, row: usize) -> bool {
         let Targets::Indices(indices) = &self.targets else {
             return false;
@@ -222,8 +222,7 @@ impl<A: Native> ProjectedCall<'_, A> {
         !indices.counts(row, &rule) && indices.value_of_dropped(row, &rule) == 0.0
     }
 
-    /// The rows that have to be computed, where these are not all: without outputs the rows that are not
-    /// ignored.
+    /// Rows to compute: without outputs the rows that are not ignored. `None` means all rows.
     fn rows_to_compute(&self) -> Option<Vec<usize>> {
         if self.outputs != Outputs::None {
             return None;
@@ -236,7 +235,7 @@ impl<A: Native> ProjectedCall<'_, A> {
         })
     }
 
-    /// These rows, or all, in chunks.
+    /// Chunks of the given rows, or of all rows.
     fn chunks<'r>(&self, rows: Option<&'r [usize]>) -> Vec<Chunk<'r>> {
         let chunk = |rows: &'r [usize]| match rows {
             [first, .., last] if last - first + 1 == rows.len() => {
@@ -253,9 +252,9 @@ impl<A: Native> ProjectedCall<'_, A> {
         }
     }
 
-    /// The hidden states of a chunk with 0 for the rows that do not count, if there are such: to the
-    /// weight's gradient they would add 0 times their own numbers, NaN if those are not finite. Chunks of
-    /// scattered rows hold none.
+    /// Hidden states of a chunk with 0 for the rows that do not count, if there are such rows. These rows
+    /// would add 0 times their numbers to the weight's gradient, NaN if the numbers are not finite. Chunks
+    /// of scattered rows have no such rows.
     fn without_dropped(&self, chunk: &Chunk<'_>) -> Option<Vec<A>> {
         let (Targets::Indices(indices), Chunk::Together(rows)) = (&self.targets, chunk) else {
             return None;
@@ -275,12 +274,12 @@ impl<A: Native> ProjectedCall<'_, A> {
         Some(counted)
     }
 
-    /// The hidden states' elements of consecutive rows.
+    /// Range of the hidden states' elements of consecutive rows.
     fn elements(&self, rows: &Range<usize>) -> Range<usize> {
         rows.start * self.features..rows.end * self.features
     }
 
-    /// A call over the first rows; for a chunk `targets` and `upstream` are set to the chunk's.
+    /// Call over the first `rows` rows. For a chunk the caller replaces `targets` and `upstream`.
     fn call(&self, rows: usize, reduction: Reduction) -> Call<'_, A> {
         Call {
             geometry: Geometry {
@@ -298,8 +297,8 @@ impl<A: Native> ProjectedCall<'_, A> {
         }
     }
 
-    /// The losses of a chunk. In the scratch memory its hidden states, if they do not lie together, and in
-    /// the place of its logits their gradient, where it is needed.
+    /// Computes the losses of a chunk. Leaves in the scratch memory the chunk's hidden states, if they do
+    /// not lie together, and the gradient of the logits in place of the logits, where it is needed.
     fn losses_of(
         &self,
         chunk: &Chunk<'_>,
@@ -362,7 +361,7 @@ impl<A: Native> ProjectedCall<'_, A> {
         })
     }
 
-    /// The hidden states of a chunk; `scattered` holds them where they do not lie together.
+    /// Hidden states of a chunk; `scattered` holds them where they do not lie together.
     fn hidden_of<'s>(&'s self, chunk: &Chunk<'_>, scattered: &'s [A]) -> Matrix<'s, A> {
         let hidden = match chunk {
             Chunk::Together(rows) => &self.projection.hidden[self.elements(rows)],
@@ -371,7 +370,7 @@ impl<A: Native> ProjectedCall<'_, A> {
         Matrix::row_major(hidden, [chunk.len(), self.features])
     }
 
-    /// Makes the gradients of the projection from the gradient of a chunk's logits.
+    /// Adds the gradients of the projection, computed from the gradient of a chunk's logits.
     fn add_gradients(
         &self,
         chunk: &Chunk<'_>,
@@ -433,12 +432,12 @@ impl<A: Native> ProjectedCall<'_, A> {
 }
 
 impl<A: Native> Projection<'_, A> {
-    /// Where the columns begin among the classes.
+    /// Class of the first column.
     fn lead(&self) -> usize {
         usize::from(self.positive.is_some())
     }
 
-    /// The logits of a chunk with these hidden states.
+    /// Computes the logits of a chunk from its hidden states.
     fn make(&self, logits: &mut [A], hidden: Matrix<'_, A>, chunk: &Chunk<'_>) {
         let lead = self.lead();
         let classes = logits.len() / chunk.len();
@@ -480,7 +479,7 @@ fn scatter<T: Copy>(part: &[T], chunk: &Chunk<'_>, all: &mut [T]) {
 mod tests {
     use super::*;
 
-    /// The chunks of the rows that have to be computed, where 9 is ignored and 5 is not a class.
+    /// Chunks of the rows to compute, where 9 is ignored and 5 is not a class.
     fn chunks_of(targets: &[i64], outputs: Outputs) -> Vec<Vec<usize>> {
         let options = Options {
             ignore_indices: [9].as_slice().into(),
@@ -519,7 +518,7 @@ mod tests {
         assert_eq!(of(&[9, 9, 2, 3]), [[2, 3]]);
         assert_eq!(of(&[9, 9, 9]), [[0; 0]; 0]);
         assert_eq!(of(&[]), [[0; 0]; 0]);
-        // A bad target makes a loss of NaN.
+        // Row 1 has a bad target and is computed: its loss is NaN.
         assert_eq!(of(&[9, 5, 9]), [[1]]);
     }
 

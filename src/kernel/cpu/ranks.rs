@@ -1,12 +1,12 @@
-//! The order of a row's classes: by their scores, the largest first, of equal ones the earlier first;
-//! NaN is below all numbers.
+//! Order of a row's classes: by their scores, the largest first. Of equal scores the earlier class is
+//! first. NaN is below all numbers.
 
 use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
 use super::float::Float;
 use super::instructions::Task;
 use super::softmax::at;
 
-/// The first class of the largest score in each of `W` rows whose scores are `x`.
+/// Task: first class of the largest score in each of `W` rows whose scores are `x`.
 pub(crate) struct First<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
 }
@@ -38,7 +38,7 @@ impl<A: Float, const W: usize> Task for First<'_, A, W> {
     }
 }
 
-/// How many classes of each row stand before this one.
+/// Task: number of classes of each row that come before `class`.
 pub(crate) struct Before<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
     pub(crate) class: [usize; W],
@@ -65,7 +65,7 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
         };
         let mut x = Read::new(self.x, -A::INFINITY);
         x.visit(0..x.steps(), &mut counter);
-        // Not in the arithmetic's numbers, of which f32's end at 2^24.
+        // The total is an integer: f32 counts exactly to 2^24 only.
         let mut before = [0; W];
         for lane in 0..LANES {
             before[lane % W] += counter.before[lane].to_f64() as usize;
@@ -74,19 +74,19 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
     }
 }
 
-/// NaN made the lowest score.
+/// Replaces NaN by the lowest score.
 #[inline(always)]
 fn or_lowest<A: Float>(x: A) -> A {
     if x >= -A::INFINITY { x } else { -A::INFINITY }
 }
 
-/// The class of a lane in block `step`.
+/// Class of a lane in block `step`.
 #[inline(always)]
 fn class_of<const W: usize>(step: usize, lane: usize) -> usize {
     if W == 1 { step * LANES + lane } else { step }
 }
 
-/// In how many blocks the lane's class is before this one.
+/// Number of blocks in which the lane's class is before `class`.
 #[inline(always)]
 fn steps_before_class<const W: usize>(class: usize, lane: usize) -> usize {
     if W == 1 {
@@ -96,8 +96,8 @@ fn steps_before_class<const W: usize>(class: usize, lane: usize) -> usize {
     }
 }
 
-/// The largest score of each lane, and the first block it stands in. As numbers of the arithmetic, which
-/// are exact for 2^24 blocks of f32: 2^30 classes that lie together, 2^24 that do not.
+/// Largest score of each lane, and the first block with it. Block numbers are numbers of the arithmetic, in
+/// f32 exact up to 2^24 blocks: 2^30 classes that lie together, 2^24 that do not.
 struct Best<A> {
     score: Block<A>,
     step: Block<A>,
@@ -118,7 +118,7 @@ impl<A: Float> Visitor<A> for Best<A> {
 
 struct Counter<A, const W: usize> {
     score: [A; W],
-    /// The class is before the target's in so many blocks.
+    /// Number of blocks in which the lane's class is before the target.
     steps_before: Block<A>,
     before: Block<A>,
 }

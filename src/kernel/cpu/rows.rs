@@ -1,4 +1,4 @@
-//! Rows: what their targets say, and their losses and outputs.
+//! Rows with their resolved targets, their losses and their outputs.
 
 /// `W` rows that are computed together.
 #[derive(Clone, Copy, Debug)]
@@ -17,33 +17,33 @@ pub(crate) struct Rows<A, const W: usize> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Losses<A, const W: usize> {
     pub(crate) main: [A; W],
-    /// The z-losses.
+    /// Z-losses of the rows.
     pub(crate) penalty: [A; W],
-    /// The log-sum-exp; 0 of probabilities.
+    /// Log-sum-exp; 0 over probabilities.
     pub(crate) lse: [A; W],
-    /// The log-probability of the class of an index target.
+    /// Log-probability of the class of an index target.
     pub(crate) log_prob: [A; W],
 }
 
 /// Outputs of `W` rows besides their losses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowOutputs<A, const W: usize> {
-    /// The first of the classes of the largest score.
+    /// First class of the largest score.
     pub(crate) predicted: [usize; W],
-    /// How many classes stand before the target's.
+    /// Number of classes before the target.
     pub(crate) rank: [usize; W],
-    /// The log-probability of the target; absent where the losses have it.
+    /// Log-probability of the target; absent where the losses have it.
     pub(crate) log_prob: Option<[A; W]>,
     pub(crate) entropy: Option<[A; W]>,
 }
 
-/// Outputs of all rows of a call, line by line; empty where none are wanted.
+/// Outputs of all rows of a call, line by line; empty where outputs are not wanted.
 #[derive(Default)]
 pub(crate) struct OutputLines<A> {
     /// `[numbers, rows]`, see [`operation::RowOutputs`](crate::operation::RowOutputs).
     pub(crate) numbers: Vec<A>,
     /// `[2, rows]`.
     pub(crate) classes: Vec<i32>,
-    /// The divisors of a mean, of the losses and of the z-losses.
+    /// Divisors of a mean: of the losses and of the z-losses.
     pub(crate) divisors: [f64; 2],
 }

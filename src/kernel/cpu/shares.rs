@@ -1,6 +1,6 @@
-//! The part of the shares `a[c]` that is spread over the classes: label smoothing, distributions, and
-//! the class weights over both. The share that an index target adds at its one class is a number per
-//! row, see [`Rows`](super::rows::Rows).
+//! Spread shares: the part of the shares `a[c]` that goes to all classes, from label smoothing and
+//! distributions, times the class weights. The share that an index target adds to its one class is a
+//! number per row, see [`Rows`](super::rows::Rows).
 
 use super::blocks::{Block, LANES};
 use super::float::Float;
@@ -12,15 +12,15 @@ pub(crate) struct Shares<'a, A> {
     pub(crate) remaining: A,
     /// `e / C`.
     pub(crate) even: A,
-    /// `p`, laid out as the logits are.
+    /// Distribution `p`, laid out like the logits.
     pub(crate) distribution: Option<&'a [A]>,
-    /// One per class.
+    /// One weight per class.
     pub(crate) weights: Option<&'a [A]>,
     pub(crate) classes: usize,
 }
 
 impl<A: Float> Shares<'_, A> {
-    /// The shares of the distribution alone, if there is one and smoothing or weights change it.
+    /// Shares of the distribution alone, if there is a distribution and smoothing or weights change it.
     pub(crate) fn apart_from_distribution(self) -> Option<Self> {
         self.distribution?;
         let is_alone = self.remaining == A::ONE && self.even == A::ZERO && self.weights.is_none();
@@ -32,7 +32,7 @@ impl<A: Float> Shares<'_, A> {
         })
     }
 
-    /// The shares of block `step`; 0 beyond the last class.
+    /// Shares of block `step`; 0 beyond the last class.
     #[inline(always)]
     pub(crate) fn block<const W: usize>(&self, step: usize) -> Block<A> {
         let mut shares = [self.even; LANES];
@@ -55,7 +55,7 @@ impl<A: Float> Shares<'_, A> {
         shares
     }
 
-    /// `weight[c] (1 - e)`, what the surprisal is multiplied by in the gradient of a distribution.
+    /// `weight[c] (1 - e)`: factor of the surprisal in the gradient of a distribution.
     #[inline(always)]
     pub(crate) fn slopes<const W: usize>(&self, step: usize) -> Block<A> {
         let mut slopes = [self.remaining; LANES];
@@ -69,7 +69,7 @@ impl<A: Float> Shares<'_, A> {
     }
 }
 
-/// The weights of the classes in the lanes of block `step`.
+/// Weights of the classes in the lanes of block `step`.
 #[inline(always)]
 fn weights_at<A: Float, const W: usize>(weights: &[A], step: usize) -> Block<A> {
     if W == 1 {

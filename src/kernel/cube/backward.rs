@@ -11,7 +11,7 @@
 //! without a share has no difference, so only the target takes it, or with spread shares every class.
 //!
 //! Every class is computed by itself: no unit waits for another, and each element is written by the
-//! unit that read it, so that a gradient may go over what it is the gradient of.
+//! unit that read it, so that a gradient may replace the tensor that it is the gradient of.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -24,53 +24,53 @@ use super::sum::{ones, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 
-/// What the forward left and what came from above.
+/// Inputs of the backward from the forward, and the upstream gradient.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct FromForward<A: Float> {
     /// `[statistics, rows]`.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
-    /// What the losses and the z-losses were divided by.
+    /// Divisors of the losses and of the z-losses.
     pub(crate) divisors: ComptimeOption<Box<[A]>>,
-    /// One number, or where there are no divisors one per row.
+    /// Upstream gradient: one number, or without divisors one per row.
     pub(crate) upstream: Box<[A]>,
 }
 
-/// What the kernel writes.
+/// Gradients that the kernel writes.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Gradients<F: Float, P: Float, N: Size> {
     pub(crate) logits: ComptimeOption<Box<[Vector<F, N>]>>,
     pub(crate) targets: ComptimeOption<Box<[Vector<P, N>]>>,
 }
 
-/// What the classes of a row have in common, in each lane.
+/// Numbers that the classes of a row share, in each lane.
 #[derive(CubeType)]
 struct Lanes<A: Float, N: Size> {
     maximum: Vector<A, N>,
     /// `lse - maximum`.
     above: Vector<A, N>,
-    /// What the exponentials are multiplied by.
+    /// Factor of the exponentials.
     factor: Vector<A, N>,
-    /// What the spread shares are multiplied by.
+    /// Factor of the spread shares.
     scale: Vector<A, N>,
     /// Whether a class has more than half the probability: 1 or 0.
     has_dominant: Vector<A, N>,
-    /// The gradient there if it is the target, and if it is not.
+    /// Gradient at the dominant class if that is the target; `dominant_elsewhere`: if it is not.
     dominant_at_target: Vector<A, N>,
     dominant_elsewhere: Vector<A, N>,
-    /// What is subtracted at the target, or what it is over probabilities.
+    /// Number to subtract from the gradient at the target; over probabilities the target's share.
     at_target: Vector<A, N>,
     class: Vector<u32, N>,
-    /// Whether the row counts, 1 or 0, and what takes the place of its gradient if it does not.
+    /// Whether the row counts, 1 or 0; `dropped` replaces its gradient if it does not.
     counts: Vector<A, N>,
     dropped: Vector<A, N>,
     /// The factor of the target distributions' gradient.
     targets_scale: Vector<A, N>,
-    /// Where the gradients are written.
+    /// Places of the gradients.
     place: RowPlace,
     targets_place: RowPlace,
 }
 
-/// What the classes of one row have in common.
+/// Numbers that the classes of one row share.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 struct Common<A: Float> {
@@ -229,7 +229,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
     }
 
-    /// Writes what takes the place of the gradient of a row that does not count.
+    /// Writes `dropped` in place of the gradient of a row that does not count.
     fn drop_row<F: Float, P: Float>(
         &self,
         gradients: &mut Gradients<F, P, N>,
@@ -268,7 +268,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
             match comptime!(along) {
                 Along::Positions => slope = self.with_target(slope, x, step, along),
                 Along::Classes => {
-                    // One vector of the row holds it; the others pass by.
+                    // One vector of the row holds the target.
                     let step_of_target =
                         self.class.extract(0usize) as usize / N::value().comptime();
                     if step == step_of_target {
@@ -280,7 +280,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         slope
     }
 
-    /// What the target's share takes from the slope.
+    /// Subtracts the target's share from the slope.
     fn with_target(
         &self,
         slope: Vector<A, N>,
@@ -295,7 +295,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         select_many(is_target, at_target, slope)
     }
 
-    /// Where the class of more than half the probability is.
+    /// Lanes that hold the class of more than half the probability.
     fn is_dominant(&self, x: Vector<A, N>) -> Vector<bool, N> {
         x.equal(&self.maximum)
             .vec_and(self.has_dominant.equal(&ones()))
@@ -332,7 +332,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
     }
 
-    /// By selection, never by multiplication, which would let the NaN of an ignored row through.
+    /// Replaces the slope of rows that do not count. Selects: a product would keep the NaN of an ignored row.
     fn settled(&self, slope: Vector<A, N>) -> Vector<A, N> {
         select_many(self.counts.equal(&ones()), slope, self.dropped)
     }
@@ -469,8 +469,7 @@ fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
 
 #[cube]
 impl<A: Float> FromForward<A> {
-    /// What the gradient of a row's loss (0) or z-loss (1) is multiplied by: 0 where there was nothing
-    /// to share the sum among.
+    /// Factor of the gradient of a row's loss (`term` 0) or z-loss (1); 0 where the divisor is 0.
     fn scale_of_row(&self, row: usize, #[comptime] term: usize) -> A {
         #[comptime]
         match &self.divisors {

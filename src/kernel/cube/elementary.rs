@@ -1,5 +1,5 @@
-//! Functions that hold their digits on every device: the shader languages' own lose them where the
-//! result is small.
+//! Elementary functions that are accurate on every device. Those of the shader languages lose digits
+//! where the result is small.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -18,7 +18,7 @@ pub(crate) fn ln<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     let one = Vector::<A, N>::new(A::new(1.0));
     let is_below = s.less_than(&Vector::new(A::new(2.0)));
     let is_near_one = s.greater_than(&Vector::new(A::new(0.5))).vec_and(is_below);
-    // A difference without rounding between these bounds.
+    // Between these bounds the difference `s - 1` is exact.
     select_many(is_near_one, ln_above(s - one), s.ln())
 }
 
@@ -37,8 +37,8 @@ fn ln_above<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     series * z
 }
 
-/// `tanh(v)`: for small `v` by the seventh convergent of Lambert's continued fraction, good to 3e-15
-/// there, else from `exp(-2 |v|)`, which cannot overflow. One division for both.
+/// `tanh(v)`: for small `v` by the seventh convergent of Lambert's continued fraction, accurate to 3e-15
+/// there, else from `exp(-2 |v|)`, which cannot overflow. Both share one division.
 #[cube]
 pub(crate) fn tanh<A: Float, N: Size>(v: Vector<A, N>) -> Vector<A, N> {
     let one = Vector::<A, N>::new(A::new(1.0));

@@ -1,4 +1,4 @@
-//! From the sums of a row to its loss, and to what else is written of it.
+//! Conclusion of a row: its sums become its loss, its statistics and its outputs.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -9,20 +9,20 @@ use super::state::{Row, scale_of_scores};
 use super::targets::Target;
 use crate::operation::Outputs;
 
-/// What the kernel writes.
+/// Buffers that the kernel writes.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Results<A: Float> {
     /// `[rows]`, or with a z-loss `[2, rows]`: the losses, the z-losses. Where rows are in parts
-    /// `[fields, rows, parts]`: what each part adds up to.
+    /// `[fields, rows, parts]`: the sums of each part.
     pub(crate) losses: Box<[A]>,
-    /// `[statistics, rows]`, for a backward.
+    /// `[statistics, rows]`: inputs of the backward.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
-    /// `[numbers, rows]` and `[2, rows]`, see [`OutputSums`](crate::operation::RowOutputs).
+    /// `[numbers, rows]`; `classes` is `[2, rows]`. See [`RowOutputs`](crate::operation::RowOutputs).
     pub(crate) numbers: ComptimeOption<Box<[A]>>,
     pub(crate) classes: ComptimeOption<Box<[i32]>>,
 }
 
-/// A row's loss, its z-loss, and what the backward needs.
+/// Loss of a row, its z-loss, and its statistics for the backward.
 #[derive(CubeType)]
 pub(crate) struct Finished<A: Float> {
     loss: A,
@@ -70,12 +70,12 @@ pub(crate) fn finish<A: Float>(
         finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
     } else {
         let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
-        // Below one and a half the maximum stands there once. NaN is not below, and stays.
+        // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
         let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
-        // Masked classes alone make no distribution.
+        // A row of masked classes only has no distribution.
         let others = select(sums.all == zero, nan, others);
         let above = ln_1p::<A>(others);
-        // Not the difference of equal numbers, one of which may have been computed with more digits.
+        // Equal numbers are not subtracted: one of them may have been computed with more digits.
         let gap = select(logit == sums.maximum, zero, (sums.maximum - logit) * scale);
         let total = share + sums.at_maximum + sums.elsewhere;
         let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;

@@ -1,4 +1,4 @@
-//! The loss of every row, from one read of its logits.
+//! Loss of every row, from one read of its logits.
 //!
 //! With `x` the scores (scaled or capped logits) of a row, `m` their maximum, and shares `a[c]`:
 //!
@@ -23,8 +23,8 @@ use super::state::{Row, State, scale_of_scores, scores};
 use super::targets::{Inputs, share_of_target, target_of};
 use crate::operation::Outputs;
 
-/// From logits to losses, or to what the parts of rows add up to; where `parts` are given, from these
-/// to losses.
+/// Computes losses from logits, or the sums of parts of rows. Where `parts` are given, computes the
+/// losses from these.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     logits: &[Vector<F, N>],
@@ -114,7 +114,7 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     }
 }
 
-/// Brings the units of a group together.
+/// Merges the states of the units of a group.
 #[cube]
 fn sums_of_group<A: Float, N: Size, M: Size>(
     state: State<A, N, M>,

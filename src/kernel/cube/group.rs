@@ -1,12 +1,12 @@
-//! Sums and maxima over the units that share a row, always in the same order.
+//! Sums and maxima over the units that share a row, in an order that never changes.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// Values of a unit that its group adds up at once.
+/// Number of values of a unit that its group adds up at once.
 pub(crate) const FIELDS: usize = 5;
 
-/// How the units of a cube make groups.
+/// Division of a cube's units into groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GroupSize {
     /// Units of a group, a power of two.
@@ -29,7 +29,7 @@ pub(crate) struct Group<A: Float> {
 /// Entries of one cube.
 fn entries_of_cube(size: GroupSize) -> usize {
     match entries_of_group(size) {
-        // Nothing to exchange.
+        // A group of one entry exchanges nothing.
         1 => 1,
         entries => (entries * size.rows) as usize,
     }
@@ -49,7 +49,7 @@ impl<A: Float> Group<A> {
         }
     }
 
-    /// The largest value of the group.
+    /// Largest value of the group.
     pub(crate) fn maximum(&mut self, value: A) -> A {
         let size = comptime!(self.size);
         let mut largest = value;
@@ -79,7 +79,7 @@ impl<A: Float> Group<A> {
         largest
     }
 
-    /// The sums of the group, of each value by itself.
+    /// Sums over the group, one for each value.
     pub(crate) fn sums(&mut self, values: Sequence<A>) -> Sequence<A> {
         let size = comptime!(self.size);
         let fields = comptime!(values.len());
@@ -99,7 +99,7 @@ impl<A: Float> Group<A> {
         }
     }
 
-    /// By halves, in shared memory.
+    /// Adds up the entries by halves, in shared memory.
     fn sums_of_entries(&mut self, values: Sequence<A>) -> Sequence<A> {
         let size = comptime!(self.size);
         let fields = comptime!(values.len());
@@ -131,7 +131,7 @@ impl<A: Float> Group<A> {
         for field in 0..fields {
             sums.push(self.entries[at - within + field * all]);
         }
-        // Before the entries are written again.
+        // All units have read the entries before they are written again.
         sync_cube();
         sums
     }
@@ -144,7 +144,7 @@ fn place(#[comptime] size: GroupSize) -> usize {
     (UNIT_POS / units) as usize
 }
 
-/// Whether this unit speaks for its entry.
+/// Whether this unit writes its entry.
 #[allow(clippy::manual_is_multiple_of)] // A kernel has the remainder only.
 #[cube]
 fn is_first_of_entry(#[comptime] size: GroupSize) -> bool {

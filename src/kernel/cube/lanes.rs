@@ -1,5 +1,5 @@
-//! Between the `N` logits of a vector and the `M` rows that they belong to: along positions each lane is a
-//! row of its own, and `M` is `N`; along classes all lanes are of one row, and `M` is 1.
+//! Conversions between the `N` logits of a vector and the `M` rows that they belong to. Along positions
+//! each lane is a row, and `M` is `N`. Along classes all lanes belong to one row, and `M` is 1.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use super::plan::Along;
 use super::sum::zeros;
 
-/// The sum of the lanes that belong to the same row.
+/// Sum of the lanes that belong to the same row.
 #[cube]
 pub(crate) fn sum_of_rows<A: Float, N: Size, M: Size>(
     x: Vector<A, N>,
@@ -19,7 +19,7 @@ pub(crate) fn sum_of_rows<A: Float, N: Size, M: Size>(
     }
 }
 
-/// The largest of the lanes that belong to the same row.
+/// Largest of the lanes that belong to the same row.
 #[cube]
 pub(crate) fn largest_of_rows<A: Float, N: Size, M: Size>(
     x: Vector<A, N>,
@@ -38,7 +38,7 @@ pub(crate) fn largest_of_rows<A: Float, N: Size, M: Size>(
     }
 }
 
-/// A number of each row, for every logit of the row.
+/// Repeats a number of each row for every logit of the row.
 #[cube]
 pub(crate) fn for_every_logit<A: Float, M: Size, N: Size>(
     x: Vector<A, M>,
@@ -50,7 +50,7 @@ pub(crate) fn for_every_logit<A: Float, M: Size, N: Size>(
     }
 }
 
-/// A vector under the name of another size that is the same; nothing is left of it in machine code.
+/// Gives a vector the type of another size that has the same value. Costs no machine code.
 #[cube]
 fn same_lanes<A: Float, N: Size, M: Size>(x: Vector<A, N>) -> Vector<A, M> {
     let mut same = zeros::<A, M>();

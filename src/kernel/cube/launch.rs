@@ -1,4 +1,4 @@
-//! From the buffers of a call to the launches of its kernels.
+//! Launches of the kernels of a call, from its buffers.
 
 use burn_cubecl::cubecl;
 use cubecl::client::Client;
@@ -26,18 +26,18 @@ use crate::operation::{EmptyReduction, Geometry, InputValues, Options, Wanted};
 pub(crate) struct Buffer {
     pub(crate) handle: Handle,
     pub(crate) dtype: ElemType,
-    /// In elements.
+    /// Number of elements.
     pub(crate) length: usize,
 }
 
-/// A number for each logit.
+/// Tensor with one number per logit.
 #[derive(Clone, Debug)]
 pub(crate) struct Full {
     pub(crate) buffer: Buffer,
     pub(crate) layout: Layout,
 }
 
-/// The target of every row.
+/// Targets of all rows.
 #[derive(Clone, Debug)]
 pub(crate) enum Targets {
     /// One class per row.
@@ -46,7 +46,7 @@ pub(crate) enum Targets {
     Distributions(Full),
 }
 
-/// Numbers that the backward gets from the forward, and the upstream gradient.
+/// Buffers that the backward gets from the forward, and the upstream gradient.
 #[derive(Clone, Debug)]
 pub(crate) struct FromForwardBuffers {
     /// Absent over probabilities.
@@ -66,16 +66,16 @@ impl FromForwardBuffers {
         ]
     }
 
-    /// Buffers that there are.
+    /// Number of buffers that are present.
     fn count(&self) -> usize {
         1 + usize::from(self.statistics.is_some()) + usize::from(self.divisors.is_some())
     }
 }
 
-/// Where a gradient goes.
+/// Place of a gradient.
 #[derive(Clone, Debug)]
 pub(crate) enum GradientBuffer {
-    /// Over what it is the gradient of, whose buffer nobody else reads.
+    /// The gradient replaces its own tensor, whose buffer nobody else reads.
     InPlace,
     New(Full),
 }
@@ -88,36 +88,36 @@ pub(crate) struct Call<'a> {
     pub(crate) wanted: Wanted,
     pub(crate) logits: Full,
     pub(crate) targets: Targets,
-    /// In the dtype of the arithmetic.
+    /// One weight per class, in the dtype of the arithmetic.
     pub(crate) weights: Option<Buffer>,
-    /// One class per row of distributions, i32; where the outputs are wanted.
+    /// One class per row of distributions, i32; present where outputs are wanted.
     pub(crate) labels: Option<Buffer>,
     pub(crate) reduction: Reduction,
 }
 
-/// How the losses of the rows become the result.
+/// Way from the losses of the rows to the result.
 #[derive(Clone, Debug)]
 pub(crate) enum Reduction {
     /// One loss per row.
     PerRow,
-    /// The sum over the weight of the counted rows.
+    /// The sum, divided by the weight of the counted rows.
     Mean,
-    /// The sum over a number.
+    /// The sum, divided by a number.
     Over(f64),
-    /// The sum over the divisor of the losses and that of the z-losses, in the dtype of the arithmetic.
+    /// The sums, divided by the divisors of the losses and of the z-losses, in the dtype of the arithmetic.
     OverBuffer(Buffer),
 }
 
 /// Results of the forward for the rows.
 #[derive(Default)]
 pub(crate) struct RowResults {
-    /// `[rows]`, or where they will be added up with a z-loss `[2, rows]`.
+    /// `[rows]`; with a z-loss and a reduction `[2, rows]`.
     pub(crate) losses: Option<Buffer>,
-    /// `[numbers, rows]`; absent where no backward will follow, and over probabilities.
+    /// `[statistics, rows]`; absent where no backward follows, and over probabilities.
     pub(crate) statistics: Option<Buffer>,
-    /// `[numbers, rows]`; absent where the outputs are not wanted, as the following.
+    /// `[numbers, rows]`; absent where outputs are not wanted.
     pub(crate) numbers: Option<Buffer>,
-    /// `[2, rows]`, i32.
+    /// `[2, rows]`, i32; absent where outputs are not wanted.
     pub(crate) classes: Option<Buffer>,
 }
 
@@ -187,8 +187,8 @@ impl Call<'_> {
             parts,
         ];
         let lengths = others.into_iter().flatten().map(|buffer| buffer.length);
-        // SAFETY: no kernel reads or writes outside of its buffers: rows are clamped to those that
-        // there are, classes to those of their row, whatever the targets hold.
+        // SAFETY: no kernel reads or writes outside its buffers. Rows are clamped to the rows of the
+        // call, classes to the classes of a row, whatever the targets hold.
         unsafe {
             losses_of_rows::launch_unchecked(
                 &self.client,
@@ -198,8 +198,8 @@ impl Call<'_> {
                 plan.vector_size,
                 plan.rows_of_a_vector(),
                 self.logits.buffer.argument(),
-                // What the parts have come to holds all that distributions say: a buffer less, of
-                // which WebGPU promises 8.
+                // The sums of the parts include the distributions. Without them the launch needs one
+                // buffer less; WebGPU guarantees 8.
                 self.inputs(parts.is_none()),
                 parts.map(Buffer::argument).into(),
                 ResultsLaunch::new(
@@ -216,7 +216,7 @@ impl Call<'_> {
         }
     }
 
-    /// The reduced loss, if losses are given, and the divisors of the losses and of the z-losses.
+    /// Reduced loss, if losses are given, and the divisors of the losses and of the z-losses.
     pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
         const ROWS_OF_ONE_CUBE: usize = 4096;
         const ROWS_OF_A_UNIT: usize = 8;
@@ -226,7 +226,7 @@ impl Call<'_> {
         let units = spec.group.units as usize;
         let rows = self.geometry.rows();
         let cubes = match rows {
-            // A second kernel would take longer to begin.
+            // For so few rows, starting a second kernel takes longer than one cube.
             ..=ROWS_OF_ONE_CUBE => 1,
             _ => rows.div_ceil(units * ROWS_OF_A_UNIT).min(MOST_CUBES),
         };
@@ -240,7 +240,8 @@ impl Call<'_> {
         };
         let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
         let cube_dim = CubeDim::new_1d(spec.group.units);
-        // SAFETY: as above; cubes without rows read nothing and write nothing.
+        // SAFETY: rows and classes are clamped, as in the launch of the losses. Cubes without rows
+        // read nothing and write nothing.
         unsafe {
             totals_of_rows::launch_unchecked(
                 &self.client,
@@ -322,7 +323,7 @@ impl Call<'_> {
         )
     }
 
-    /// Writes the gradients of the logits and of the distributions, as far as they have a place.
+    /// Writes the gradients of the logits and of the distributions, where they have a place.
     pub(crate) fn gradients(
         &self,
         from_forward: &FromForwardBuffers,
@@ -333,7 +334,7 @@ impl Call<'_> {
         let bindings = self.client.properties().hardware.max_bindings as usize;
         let few_buffers = super::plan::forced().is_some_and(|forced| forced.few_buffers);
         if places.iter().all(is_new) && (buffers > bindings || few_buffers) {
-            // WebGPU promises no more than 8 buffers; the second launch reads everything again.
+            // WebGPU guarantees 8 buffers only. A second launch reads everything again.
             let [logits, targets] = places;
             self.gradients(from_forward, [logits, None]);
             return self.gradients(from_forward, [None, targets]);
@@ -356,8 +357,9 @@ impl Call<'_> {
         };
         let layouts = [layout(0), layout(1)];
         let plan = self.plan(layouts.into_iter().flatten());
-        // SAFETY: as above; a gradient goes over its own tensor only where nobody else holds that, and
-        // each of its elements is written by the unit that read it, after it did.
+        // SAFETY: rows and classes are clamped, as in the launch of the losses. A gradient replaces its
+        // own tensor only where nobody else holds that tensor. Each element is written by the unit that
+        // read it, after the read.
         unsafe {
             gradients_of_rows::launch_unchecked(
                 &self.client,
@@ -519,13 +521,13 @@ impl Call<'_> {
         arithmetic_of(self.logits.buffer.dtype)
     }
 
-    /// The dtype of the index targets; any where there are none.
+    /// Dtype of the index targets; i32 without index targets.
     fn index(&self) -> ElemType {
         self.indices()
             .map_or(IntKind::I32.into(), |indices| indices.dtype)
     }
 
-    /// A dtype that holds every index and the number of classes.
+    /// Dtype that holds every index and the number of classes.
     fn comparison(&self) -> ElemType {
         match self.index() {
             ElemType::Int(IntKind::I64) => IntKind::I64.into(),
@@ -557,7 +559,7 @@ impl Call<'_> {
         ]
     }
 
-    /// Wide enough for every buffer of a launch.
+    /// Address type that is wide enough for every buffer of a launch.
     fn address_type(&self, others: impl IntoIterator<Item = usize>) -> AddressType {
         let targets = match &self.targets {
             Targets::Indices(indices) => indices.length,
@@ -567,13 +569,13 @@ impl Call<'_> {
         AddressType::from_len(largest.fold(self.logits.buffer.length, usize::max))
     }
 
-    /// As many cubes, in as many dimensions as they need, or some more.
+    /// Dimensions of a launch of at least `cubes` cubes.
     fn cube_count(&self, cubes: usize) -> CubeCount {
         cubecl::calculate_cube_count_elemwise(&self.client, cubes, CubeDim::new_1d(1))
     }
 }
 
-/// What a kernel writes that adds up the last sums.
+/// Buffers that the last kernel of a reduction writes.
 fn conclusion<A: Float>(loss: Option<&Buffer>, divisors: &Buffer) -> OutcomeLaunch<A> {
     OutcomeLaunch::new(
         ComptimeOptionArgs::None,
@@ -616,8 +618,8 @@ fn hardware(client: &Client) -> Hardware {
     let plane_operations = same_size
         && hardware.plane_size_max.is_power_of_two()
         && properties.features.plane.contains(Plane::Ops);
-    // A software adapter does not say that it is one. It has the processor's vectors for planes, and
-    // CubeCL does not let it add up across them.
+    // A software adapter does not report that it is one. Its planes are the processor's vectors, and
+    // CubeCL has no plane operations for it.
     let is_narrow = (2..=16).contains(&hardware.plane_size_max);
     let is_software = same_size && !plane_operations && is_narrow;
     Hardware {

@@ -1,21 +1,21 @@
-//! Where the numbers of a row lie in memory.
+//! Places of a row's numbers in memory.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// The strides, in elements, of a tensor seen as `[outer, classes, inner]`.
+/// Strides, in elements, of a tensor seen as `[outer, classes, inner]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) outer: usize,
     pub(crate) class: usize,
     pub(crate) inner: usize,
-    /// Elements before the first.
+    /// Number of elements before the first element of the tensor.
     pub(crate) offset: usize,
 }
 
 impl Layout {
-    /// `None` where the dimensions before the class dimension, or those behind it, are not one run of
-    /// equal steps.
+    /// Layout of a strided tensor; `None` where the dimensions before the class dimension, or those behind
+    /// it, do not have one common stride.
     pub(crate) fn new(
         shape: &[usize],
         strides: &[usize],
@@ -31,7 +31,7 @@ impl Layout {
     }
 }
 
-/// The step between consecutive positions of several dimensions taken as one.
+/// Stride between consecutive positions of several dimensions taken as one.
 fn one_stride(shape: &[usize], strides: &[usize]) -> Option<usize> {
     let mut dims = shape
         .iter()
@@ -51,7 +51,7 @@ fn one_stride(shape: &[usize], strides: &[usize]) -> Option<usize> {
     Some(*stride)
 }
 
-/// The strides as a kernel takes them, in vectors.
+/// Strides as a kernel takes them, in vectors.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct Strides {
@@ -60,8 +60,8 @@ pub(crate) struct Strides {
     inner: usize,
 }
 
-/// `size` elements to the vector, which run along the dimension of stride 1; all other strides are
-/// multiples of `size`.
+/// Strides in vectors of `size` elements, which run along the dimension of stride 1. All other strides
+/// are multiples of `size`.
 pub(crate) fn strides_in_vectors(layout: &Layout, size: usize) -> StridesLaunch {
     let vectors = |stride: usize| if stride == 1 { 1 } else { stride / size };
     StridesLaunch::new(
@@ -71,8 +71,8 @@ pub(crate) fn strides_in_vectors(layout: &Layout, size: usize) -> StridesLaunch 
     )
 }
 
-/// The place of a row's first element. With vectors along the positions a row is `size` rows, and
-/// `inner` counts vectors too.
+/// Place of a row's first element. With vectors along the positions, `row` and `inner` count vectors of
+/// rows.
 #[cube]
 pub(crate) fn start_of_row(
     row: usize,
@@ -87,7 +87,7 @@ pub(crate) fn start_of_row(
     }
 }
 
-/// The place of a row's class, or of the vector that holds it.
+/// Place of a row's class, or of the vector that holds it.
 #[cube]
 pub(crate) fn place_of_class(start: usize, class: usize, strides: &Strides) -> usize {
     start + class * strides.class
@@ -107,7 +107,7 @@ mod tests {
             offset: 0,
         };
         assert_eq!(contiguous, Some(expected));
-        // The same numbers with the classes last in memory.
+        // Permuted: the classes come last in memory.
         let permuted = Layout::new(&[2, 3, 5, 7], &[105, 1, 21, 3], 1, 4);
         let expected = Layout {
             outer: 105,

@@ -1,19 +1,18 @@
-//! The loss and its gradients on every CubeCL runtime. It knows buffers and their strides; no
-//! tensor.
+//! The loss and its gradients on every CubeCL runtime, over buffers with strides instead of tensors.
 //!
-//! | file | what it is about |
+//! | file | content |
 //! |---|---|
 //! | [`launch`] | from the buffers of a call to the launches of its kernels |
 //! | [`forward`] | the kernel that reads the logits once and writes a loss and a few numbers per row |
 //! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
 //! | [`totals`] | the kernels that make one number of the losses |
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
-//! | [`state`], [`outputs`] | what the classes of a row add up to, and what is known of a row besides |
-//! | [`walk`] | how a unit goes through a row: in blocks of vectors |
+//! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
+//! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`] | which rows count, the classes' shares |
 //! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
-//! | [`plan`], [`spec`], [`layout`] | who computes what; what the kernels are told; where it lies |
+//! | [`plan`], [`spec`], [`layout`] | who computes which rows; arguments of the kernels; places in memory |
 //!
 //! The kernels are generic over dtypes and sizes that a launch fills in: `F` the logits, `A` the
 //! arithmetic, `P` the distributions, `I` the index targets, `K` an integer that holds every index and the

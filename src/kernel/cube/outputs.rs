@@ -1,7 +1,7 @@
-//! What a row comes to besides its loss, from_forward while its classes come in: their order, the entropy,
-//! and how likely a distribution is.
+//! Outputs of a row besides its loss, kept while its classes come in: the order of the classes, the
+//! entropy, and the log-likelihood of a distribution.
 //!
-//! The order of the classes is by their scores, the largest first, of equal ones the earlier first;
+//! Classes are ordered by their scores, the largest first. Of equal scores the earlier class is first.
 //! NaN is below all numbers.
 
 use burn_cubecl::cubecl;
@@ -14,26 +14,26 @@ use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
 use crate::operation::Outputs;
 
-/// A class's number, or a count of classes, as two numbers of the arithmetic that are exact.
+/// Base of the two digits of a class or a count of classes; each digit is exact in the arithmetic.
 const SPLIT: u32 = 4096;
 
-/// The target of each lane's row.
+/// Target of each lane's row, with its score.
 #[derive(CubeType)]
 pub(crate) struct RankedClass<A: Float, N: Size> {
     pub(crate) score: Vector<A, N>,
     pub(crate) class: Vector<u32, N>,
 }
 
-/// The outputs of the rows of a slot, or of a part of them: their order in each lane, the sums of each
-/// row (see [`State`](super::state::State) on `N` and `M`).
+/// Outputs of the rows of a slot, or of a part of them: the order of the classes in each lane, the sums
+/// of each row (see [`State`](super::state::State) on `N` and `M`).
 #[derive(CubeType)]
 pub(crate) struct OutputSums<A: Float, N: Size, M: Size> {
     best: Vector<A, N>,
-    /// The first class of the best score.
+    /// First class of the best score.
     class: Vector<u32, N>,
-    /// The classes that stand before the target's.
+    /// Number of classes before the target.
     before: Vector<u32, N>,
-    /// The sum of `exp((x - m) scale) (m - x) scale`; over probabilities that of `s (-ln s)`.
+    /// Logits: `sum exp((x - m) scale) (m - x) scale`. Probabilities: `sum s (-ln s)`.
     entropy_sum: Sum<A, M>,
     /// Logits: `sum p[c] (m - x[c]) scale` of a distribution `p`. Probabilities: `sum p[c] (-ln s[c])`.
     surprisal_sum: Sum<A, M>,
@@ -41,7 +41,7 @@ pub(crate) struct OutputSums<A: Float, N: Size, M: Size> {
     share_sum: Sum<A, M>,
 }
 
-/// The sums of [`OutputSums`] over the logits of a block, each lane by itself.
+/// Sums of [`OutputSums`] over the logits of a block, each lane by itself.
 #[derive(CubeType)]
 pub(crate) struct BlockOutputs<A: Float, N: Size> {
     entropy_sum: Vector<A, N>,
@@ -59,7 +59,7 @@ impl<A: Float, N: Size> BlockOutputs<A, N> {
         }
     }
 
-    /// Takes in `gap`, by how much the scores are below the maximum.
+    /// Takes in `gap`, the distance of the scores below the maximum.
     pub(crate) fn take(
         &mut self,
         gap: Vector<A, N>,
@@ -76,7 +76,7 @@ impl<A: Float, N: Size> BlockOutputs<A, N> {
     }
 }
 
-/// A row's outputs.
+/// Outputs of one row.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct RowOutputs<A: Float> {
@@ -90,7 +90,7 @@ pub(crate) struct RowOutputs<A: Float> {
 
 #[cube]
 impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
-    /// Nothing has come in yet.
+    /// Outputs before the first class.
     pub(crate) fn new(lowest: A) -> OutputSums<A, N, M> {
         OutputSums::<A, N, M> {
             best: Vector::new(lowest),
@@ -102,7 +102,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
     }
 
-    /// What another group of units has found of a row.
+    /// Takes over the outputs of a row from another group of units.
     pub(crate) fn of_row(row: RowOutputs<A>) -> OutputSums<A, N, M> {
         OutputSums::<A, N, M> {
             best: Vector::new(row.best),
@@ -141,8 +141,8 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
     }
 
-    /// Carries the sums over to a maximum that is larger by `rise`, where it is; `exponentials` is
-    /// what they were below the old one, `fall` what they are multiplied by.
+    /// Moves the sums to a maximum that is larger by `rise`, except in lanes that stay. `exponentials` is
+    /// the sum of the exponentials below the old maximum, `fall` their factor.
     pub(crate) fn rise(
         &mut self,
         stays: Vector<bool, M>,
@@ -162,7 +162,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
     }
 
-    /// Takes in what a block has added up under the same maximum.
+    /// Takes in the sums of a block under the same maximum.
     pub(crate) fn add(&mut self, block: BlockOutputs<A, N>, #[comptime] spec: &Spec) {
         let along = comptime!(spec.tile.along);
         if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
@@ -196,7 +196,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         self.share_sum.add(other.share_sum.value());
     }
 
-    /// The outputs of one lane.
+    /// Outputs of one lane.
     pub(crate) fn row(&self, #[comptime] lane: usize) -> RowOutputs<A> {
         RowOutputs::<A> {
             best: self.best.extract(lane),
@@ -208,7 +208,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
     }
 
-    /// The outputs of all lanes of all units of a group, which share a row.
+    /// Outputs of the row that all lanes of all units of a group share.
     pub(crate) fn of_group(&self, group: &mut Group<A>) -> RowOutputs<A> {
         let mut best = self.best.extract(0usize);
         let mut class = self.class.extract(0usize);
@@ -224,7 +224,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
         let largest = group.maximum(best);
         let (high, low) = split::<A>(class);
-        // The smallest of the classes that have it.
+        // The first of the classes that have the largest score.
         let none = A::new(-1e9);
         let has_it = best == largest;
         let zero = A::new(0.0);
@@ -252,7 +252,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
 
 #[cube]
 impl<A: Float> RowOutputs<A> {
-    /// Stands where nobody asks for outputs.
+    /// Placeholder where outputs are not wanted.
     pub(crate) fn nothing() -> RowOutputs<A> {
         RowOutputs::<A> {
             best: A::new(0.0),
@@ -291,7 +291,7 @@ impl<A: Float> RowOutputs<A> {
     }
 }
 
-/// The class that a row's rank is asked of.
+/// Class whose rank is wanted.
 #[cube]
 pub(crate) fn class_to_rank<A: Float, P: Float, I: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
@@ -305,8 +305,8 @@ pub(crate) fn class_to_rank<A: Float, P: Float, I: Int, N: Size>(
     }
 }
 
-/// NaN made the lowest score. The bound is no constant, which a compiler might think that every
-/// number is above.
+/// Replaces NaN by the lowest score. The bound is an argument: with a constant, a compiler might assume
+/// that the comparison always holds.
 #[cube]
 pub(crate) fn or_lowest<A: Float, N: Size>(x: Vector<A, N>, lowest: A) -> Vector<A, N> {
     let lowest = Vector::new(lowest);

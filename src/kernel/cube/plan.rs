@@ -1,4 +1,4 @@
-//! How the rows are spread over the units of a device: a pure function of the problem and of the
+//! Distribution of the rows over the units of a device: a pure function of the problem and of the
 //! limits of the hardware.
 //!
 //! | strategy | where | a row's sums come together |
@@ -7,15 +7,15 @@
 //! | a plane per row | up to some thousand classes | by plane operations, or in shared memory |
 //! | a cube per row | more classes | the same, then across planes in shared memory |
 //!
-//! Where the rows are few and the classes very many, each of these takes a part of a row only, and a
-//! second kernel brings the parts together.
+//! Where the rows are few and the classes very many, each of these takes only a part of a row, and a
+//! second kernel merges the parts.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::group::GroupSize;
 use super::layout::Layout;
 
-/// What runs along the elements of a vector.
+/// Direction of the elements of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Along {
     /// Consecutive classes of one row.
@@ -24,23 +24,23 @@ pub(crate) enum Along {
     Positions,
 }
 
-/// Who computes a row.
+/// Units that compute a row together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strategy {
-    /// A unit.
+    /// One unit.
     Unit,
-    /// As many units as a plane has.
+    /// The number of units that a plane has.
     Plane,
-    /// A cube.
+    /// All units of a cube.
     Cube,
 }
 
-/// What the choice depends on.
+/// Facts of a call that its plan depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) rows: usize,
     pub(crate) classes: usize,
-    /// Rows side by side behind the class dimension.
+    /// Number of rows side by side behind the class dimension.
     pub(crate) inner: usize,
     /// Layouts of every tensor of the logits' size.
     pub(crate) layouts: Vec<Layout>,
@@ -51,40 +51,40 @@ pub(crate) struct Problem {
     pub(crate) has_distributions: bool,
 }
 
-/// The limits of a device.
+/// Limits of a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hardware {
     pub(crate) plane_size: u32,
     /// Whether all planes have this size and can add up.
     pub(crate) plane_operations: bool,
     pub(crate) units_per_cube: u32,
-    /// Where known.
+    /// Number of multiprocessors, where known.
     pub(crate) multiprocessors: Option<u32>,
-    /// A processor, which reads a row fastest from one end to the other.
+    /// Whether the device is a CPU, which reads a row fastest from one end to the other.
     pub(crate) is_cpu: bool,
 }
 
-/// What replaces a choice, for tests.
+/// Choices that replace those of a plan, for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Forced {
-    /// Who computes a row, or a part of one.
+    /// Units that compute a row, or a part of one.
     pub strategy: Strategy,
     /// Whether a row has several parts.
     pub in_parts: bool,
-    /// Plane operations, also where the device hides that it has them.
+    /// Whether planes add up, even where the device does not report plane operations.
     pub planes: bool,
-    /// A launch for each gradient, as where a device takes few buffers.
+    /// Whether each gradient has a launch of its own, as on a device that takes few buffers.
     pub few_buffers: bool,
 }
 
 static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
 
-/// The choice that stands in the place of a plan's own.
+/// Choices that now replace those of every plan.
 pub(crate) fn forced() -> Option<Forced> {
     *locked(&FORCED)
 }
 
-/// Runs a function with a choice in the place of every plan's own, one such function at a time.
+/// Runs a function while `choice` replaces the choices of every plan. One such function runs at a time.
 pub fn forcing<R>(choice: Forced, run: impl FnOnce() -> R) -> R {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     struct GivenBack;
@@ -99,12 +99,12 @@ pub fn forcing<R>(choice: Forced, run: impl FnOnce() -> R) -> R {
     run()
 }
 
-/// A test that panicked leaves nothing half done behind the lock.
+/// Locks a mutex, also after a panic: the value behind it is always complete.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The part of a plan that is compiled into the kernels.
+/// Part of a plan that is compiled into the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tile {
     pub(crate) along: Along,
@@ -114,20 +114,20 @@ pub(crate) struct Tile {
     pub(crate) rows: u32,
     /// Vectors that a unit loads before it computes.
     pub(crate) unroll: u32,
-    /// Whether a unit has one block of vectors to take. Then all of them but the last are within the row
-    /// for every unit.
+    /// Whether a unit takes one block of vectors only. Then all vectors of the block but the last are within
+    /// the row for every unit.
     pub(crate) is_single_block: bool,
     /// Size of a plane, where planes add up.
     pub(crate) planes: Option<u32>,
-    /// Whether there are rows side by side behind the class dimension. Without them, as without parts,
-    /// a row is found by multiplication alone.
+    /// Whether rows lie side by side behind the class dimension. Without them, and without parts, one
+    /// multiplication finds a row.
     pub(crate) has_positions: bool,
     /// Whether a cube takes one of several parts of a row.
     pub(crate) in_parts: bool,
 }
 
 impl Tile {
-    /// The units that share a row, and their like in the cube.
+    /// Groups of units that share a row.
     pub(crate) fn group(&self) -> GroupSize {
         GroupSize {
             units: self.units,
@@ -137,37 +137,37 @@ impl Tile {
     }
 }
 
-/// The choice.
+/// Distribution of the rows of a call over cubes and units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) tile: Tile,
-    /// Elements to a vector.
+    /// Number of elements of a vector.
     pub(crate) vector_size: usize,
     /// Vectors (or rows) from the first to the last class.
     pub(crate) steps: usize,
-    /// Parts of a row.
+    /// Number of parts of a row.
     pub(crate) parts: usize,
-    /// Rows, or vectors of rows.
+    /// Number of rows, or of vectors of rows.
     pub(crate) slots: usize,
 }
 
-/// Rows with at most this many classes are too short to share.
+/// Most classes of a row that one unit computes: a shorter row is not worth sharing.
 const CLASSES_OF_A_UNIT: usize = 32;
-/// Vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
+/// Most vectors in flight in a unit: enough to hide the memory's latency, few enough for its registers.
 const UNROLL: usize = 8;
-/// Rows with more classes than this for each unit of a plane are worth a cube.
+/// Most classes for each unit of a plane: a longer row is worth a cube.
 const CLASSES_OF_A_LANE: usize = 32;
 const UNITS_PER_CUBE: u32 = 256;
-/// Fewer units are not worth the exchange of their sums.
+/// Least units of a group: fewer are not worth the exchange of their sums.
 const LEAST_GROUP: u32 = 32;
-/// Rows that keep a multiprocessor's units busy, each with one of its own.
+/// Rows that keep a multiprocessor busy with one unit per row.
 const ROWS_OF_A_MULTIPROCESSOR: usize = 64;
-/// Units that hide the memory's latency from each other.
+/// Units of a multiprocessor that hide the memory's latency.
 const UNITS_OF_A_MULTIPROCESSOR: usize = 512;
-/// A unit with fewer blocks is done before a second kernel has begun.
+/// Least blocks of a unit that make parts worthwhile: with fewer, it ends before a second kernel starts.
 const BLOCKS_WORTH_PARTS: usize = 8;
 const MOST_PARTS: usize = 256;
-/// Where the device does not tell.
+/// Number of multiprocessors where the device does not report it.
 const MULTIPROCESSORS: usize = 32;
 
 impl Plan {
@@ -191,7 +191,7 @@ impl Plan {
         choice.plan(choice.strategy(problem))
     }
 
-    /// The plan of the kernel that brings the parts of rows together.
+    /// Plan of the kernel that merges the parts of rows.
     pub(crate) fn of_merge(&self, problem: &Problem, hardware: &Hardware) -> Self {
         let choice = Choice {
             hardware: *hardware,
@@ -208,8 +208,8 @@ impl Plan {
             _ => Strategy::Plane,
         };
         let mut plan = choice.plan(strategy);
-        // The tile is made for steps that are parts, one cube to a row; the kernel is told of the
-        // classes, in which it looks up the target, and of how many parts there are.
+        // The tile is made for steps that are parts, with one cube per row. The kernel also needs the
+        // classes, to look up the target, and the number of parts.
         plan.tile.in_parts = false;
         Self {
             steps: problem.classes,
@@ -218,13 +218,13 @@ impl Plan {
         }
     }
 
-    /// Cubes to launch.
+    /// Number of cubes to launch.
     pub(crate) fn cubes(&self) -> usize {
         let cubes_of_a_part = self.slots.div_ceil(self.tile.rows as usize);
         cubes_of_a_part * if self.tile.in_parts { self.parts } else { 1 }
     }
 
-    /// Rows that the elements of a vector belong to.
+    /// Number of rows that the elements of a vector belong to.
     pub(crate) fn rows_of_a_vector(&self) -> usize {
         match self.tile.along {
             Along::Classes => 1,
@@ -232,7 +232,7 @@ impl Plan {
         }
     }
 
-    /// Units of a cube.
+    /// Number of units of a cube.
     pub(crate) fn units_per_cube(&self) -> u32 {
         self.tile.units * self.tile.rows
     }
@@ -249,11 +249,11 @@ impl Problem {
         }
     }
 
-    /// Logits that a unit loads before it computes: they wait in registers as numbers of the arithmetic.
-    /// One of f64 takes two of these, its exponential a dozen more.
+    /// Number of logits that a unit loads before it computes. They wait in registers as numbers of the
+    /// arithmetic. A number of f64 takes two registers, its exponential a dozen more.
     fn elements_in_flight(&self) -> usize {
-        // Distributions are loaded beside the logits, and have three sums more, along positions in
-        // every lane. These are the numbers with which no kernel for CUDA spills.
+        // Distributions are loaded beside the logits and have three more sums, along positions in
+        // every lane. With these numbers the kernels for CUDA do not spill.
         match (self.is_double, self.has_distributions, self.along()) {
             (false, false, _) => 32,
             (false, true, Along::Classes) => 16,
@@ -296,7 +296,7 @@ struct Choice {
     vector_size: usize,
     steps: usize,
     slots: usize,
-    /// Slots side by side behind the class dimension.
+    /// Number of slots side by side behind the class dimension.
     inner: usize,
     elements_in_flight: usize,
 }
@@ -305,7 +305,7 @@ impl Choice {
     fn strategy(&self, problem: &Problem) -> Strategy {
         let enough_rows = self.slots >= ROWS_OF_A_MULTIPROCESSOR * self.multiprocessors();
         let is_strided = problem.layouts.iter().any(|layout| layout.class != 1);
-        // Units side by side read positions side by side.
+        // Neighbouring units read neighbouring positions.
         let is_along = self.along == Along::Positions;
         if let Some(forced) = self.forced
             && !is_along
@@ -339,7 +339,7 @@ impl Choice {
         };
         let parts = self.parts(units);
         let steps_of_a_unit = self.steps.div_ceil(units as usize * parts);
-        // As many blocks as it takes, all of the same size.
+        // The steps of a unit are divided into blocks of equal size.
         let blocks = steps_of_a_unit.div_ceil(self.unroll()).max(1);
         let unroll = steps_of_a_unit.div_ceil(blocks).max(1);
         Plan {
@@ -370,7 +370,7 @@ impl Choice {
         1 << units.ilog2()
     }
 
-    /// The size of a plane, if groups of units can be made of whole ones.
+    /// Size of a plane, if whole planes can make groups of units.
     fn plane(&self) -> u32 {
         match self.hardware.plane_size {
             size if size.is_power_of_two() => size,
@@ -382,7 +382,7 @@ impl Choice {
         UNROLL.min(self.elements_in_flight.div_ceil(self.vector_size))
     }
 
-    /// Units that share a row.
+    /// Number of units that share a row.
     fn units(&self, strategy: Strategy, planes: bool) -> u32 {
         let plane = self.plane();
         let units = match strategy {
@@ -398,8 +398,8 @@ impl Choice {
         units.min(self.max_units())
     }
 
-    /// As many rows as a cube has room for, but fewer where there would not be enough cubes for all
-    /// multiprocessors.
+    /// Number of rows of a cube: all that it has room for, but fewer where cubes would not be enough for
+    /// all multiprocessors.
     fn rows_of_a_cube(&self, units: u32) -> u32 {
         let most = self.max_units() / units;
         let least = (self.plane() / units).clamp(1, most);
@@ -408,7 +408,7 @@ impl Choice {
         spread.clamp(least, most)
     }
 
-    /// Parts that keep the units of every multiprocessor busy, as far as the classes last.
+    /// Number of parts that keeps the units of every multiprocessor busy, as far as the classes last.
     fn parts(&self, units: u32) -> usize {
         let units = units as usize;
         let wanted = (UNITS_OF_A_MULTIPROCESSOR * self.multiprocessors())
@@ -443,7 +443,7 @@ mod tests {
         is_cpu: false,
     };
 
-    /// Contiguous logits of 4 bytes.
+    /// Problem of contiguous logits of 4 bytes.
     fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
         Problem {
             rows: outer * inner,
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(shape(&plan), (32, 8, 1));
         assert_eq!(plan.tile.planes, Some(32));
         assert_eq!((plan.vector_size, plan.tile.unroll), (4, 8));
-        // No multiple of a vector.
+        // 997 classes do not divide into vectors.
         let odd = Plan::new(&problem(65536, 997, 1), &H200, None);
         assert_eq!((odd.vector_size, odd.tile.units), (1, 128));
     }
@@ -558,7 +558,7 @@ mod tests {
         assert_eq!(plan(&cut, &H200).vector_size, 2);
         cut.layouts[0].offset = 1;
         assert_eq!(plan(&cut, &H200).vector_size, 1);
-        // Targets in another order of memory.
+        // The distributions have another order in memory.
         let mut mixed = problem(16, 64, 4);
         mixed.layouts.push(Layout {
             outer: 256,

@@ -1,4 +1,4 @@
-//! The read of a row's logits: block after block into the state.
+//! Read of a row's logits, block after block, into the state.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -13,10 +13,10 @@ use super::targets::{Inputs, target_of};
 use super::walk::{Walk, steps_of_block};
 use crate::operation::Outputs;
 
-/// What a run of a sum adds up, see [`State::end_run`].
+/// Blocks that one run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
 
-/// Takes in the unit's share of the row's classes.
+/// Reads the unit's share of the row's classes into `state`.
 #[cube]
 pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     logits: &[Vector<F, N>],
@@ -61,7 +61,7 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
     }
 }
 
-/// The target of each lane, for the rank; of no meaning where nobody asks.
+/// Target of each lane, for the rank; a placeholder where outputs are not wanted.
 #[cube]
 fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     logits: &[Vector<F, N>],

@@ -1,4 +1,4 @@
-//! What the kernels are told: constants that are compiled in, numbers that are not.
+//! Arguments of the kernels: constants that are compiled in, and numbers that are not.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -7,7 +7,7 @@ use super::layout::Strides;
 use super::plan::Tile;
 use crate::operation::Outputs;
 
-/// What the values of the input are.
+/// Meaning of the input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Values {
     /// Logits as they are.
@@ -19,18 +19,18 @@ pub(crate) enum Values {
     Probabilities,
 }
 
-/// What becomes of a row's z-loss.
+/// Place of a row's z-loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ZLoss {
     /// The loss has no z-loss.
     Off,
-    /// It is added to the row's loss.
+    /// The z-loss is added to the row's loss.
     Added,
-    /// It stands behind the losses, to be averaged over another number of rows.
+    /// The z-losses follow the losses in their buffer, because a mean has another divisor for them.
     Apart,
 }
 
-/// What is compiled into the kernels over the rows.
+/// Constants that are compiled into the kernels over the rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spec {
     pub(crate) tile: Tile,
@@ -44,7 +44,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Numbers per row that a cube leaves to the kernel that brings several together.
+    /// Count of numbers per row that a part leaves to the kernel that merges the parts.
     pub(crate) fn fields_of_part(&self) -> usize {
         let outputs = match self.outputs {
             Outputs::None => 0,
@@ -58,7 +58,7 @@ impl Spec {
         self.values != Values::Probabilities || self.is_spread || self.outputs != Outputs::None
     }
 
-    /// Numbers per row that a part leaves for the losses alone.
+    /// Count of numbers per row that a part leaves for the losses, without outputs.
     pub(crate) fn fields_of_sums(&self) -> usize {
         if self.is_spread { 6 } else { 3 }
     }
@@ -73,7 +73,7 @@ pub(crate) struct Numbers {
     pub(crate) even: InputScalar,
     /// Factor of the logits.
     pub(crate) scale: InputScalar,
-    /// The bound that the softcap bends to.
+    /// Bound of the softcap.
     pub(crate) cap: InputScalar,
     /// `scale / cap`.
     pub(crate) bend: InputScalar,
@@ -81,9 +81,9 @@ pub(crate) struct Numbers {
     pub(crate) z_loss: InputScalar,
     /// The least finite number.
     pub(crate) least_finite: InputScalar,
-    /// Minus infinity, which shader languages have no literal for.
+    /// Minus infinity: shader languages have no literal for it.
     pub(crate) lowest: InputScalar,
-    /// NaN, likewise.
+    /// NaN: shader languages have no literal for it.
     pub(crate) nan: InputScalar,
 }
 
@@ -92,13 +92,13 @@ pub(crate) struct Numbers {
 pub(crate) struct Extent {
     pub(crate) rows: usize,
     pub(crate) classes: usize,
-    /// Rows, or vectors of rows.
+    /// Number of rows, or of vectors of rows.
     pub(crate) slots: usize,
-    /// Slots side by side behind the class dimension.
+    /// Number of slots side by side behind the class dimension.
     pub(crate) inner: usize,
-    /// Vectors (or rows of them) from the first to the last class.
+    /// Number of vectors (or rows of them) from the first to the last class.
     pub(crate) steps: usize,
-    /// Cubes that share a row.
+    /// Number of cubes that share a row.
     pub(crate) parts: usize,
     pub(crate) logits: Strides,
     /// Strides of the distributions.
@@ -109,26 +109,26 @@ pub(crate) struct Extent {
     pub(crate) targets_gradient: Strides,
 }
 
-/// The share of the row's classes that a unit visits.
+/// Share of a row's classes that a unit visits.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct Span {
     /// The row, or vector of rows.
     pub(crate) slot: usize,
-    /// Whether there is such a row; cubes of the last rows have units to spare.
+    /// Whether the slot exists. Cubes of the last rows may have more units than rows.
     pub(crate) exists: bool,
-    /// Which of the cubes that share the row.
+    /// Index of this cube among the cubes that share the row.
     pub(crate) part: usize,
-    /// Which of the units that share the row, in this cube.
+    /// Index of this unit among the units of the cube that share the row.
     pub(crate) unit: usize,
-    /// The first step of this cube. Every unit of a group loops from here, as often as the others,
-    /// and takes the steps that are its own: planes add up when their units come out together.
+    /// First step of this cube. All units of a group loop from here equally often, each over its own steps:
+    /// plane operations need units that leave the loop together.
     pub(crate) begin: usize,
-    /// The step behind the last of this cube.
+    /// Step behind the last step of this cube.
     pub(crate) end: usize,
 }
 
-/// Where this unit stands.
+/// Span of this unit.
 #[cube]
 pub(crate) fn span(extent: &Extent, #[comptime] tile: Tile) -> Span {
     let group = (UNIT_POS / tile.units) as usize;

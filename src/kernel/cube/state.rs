@@ -1,9 +1,8 @@
-//! What the classes of a row add up to, from_forward while they come in one vector after the other.
+//! Sums over the classes of a row, kept while the classes come in one vector after the other.
 //!
-//! The maximum grows on the way; whatever was added up under the old one is carried over to the new
-//! one. Three things stand apart from each other for the sake of confident rows: the exponentials
-//! below the maximum beside all of them, and the shares at the maximum and elsewhere. Their
-//! differences would have no digits left.
+//! The maximum grows on the way, and the sums under the old maximum are moved to the new one. For
+//! confident rows some sums are kept apart, because their differences would have no digits left: the
+//! exponentials below the maximum and all exponentials, the shares at the maximum and elsewhere.
 //!
 //! A vector holds `N` logits. Along positions they belong to `N` rows, along classes to one; the sums
 //! have a lane for each of these rows, `M` of them (`N` or 1).
@@ -20,27 +19,27 @@ use super::targets::Inputs;
 use super::walk::{Block, Step, Walk};
 use crate::operation::Outputs;
 
-/// The state of the rows of a slot, or of a part of them.
+/// State of the rows of a slot, or of a part of them.
 #[derive(CubeType)]
 pub(crate) struct State<A: Float, N: Size, M: Size> {
-    /// The largest score so far, no less than the least finite number: the difference of two infinities
-    /// would be NaN, and a unit may have seen masked classes only.
+    /// Largest score so far, at least the least finite number. A unit may have seen masked classes only, and
+    /// the difference of two infinities would be NaN.
     pub(crate) maximum: Vector<A, M>,
-    /// The sum of `exp((x - maximum) scale)` over the scores below the maximum.
+    /// Sum of `exp((x - maximum) scale)` over the scores below the maximum.
     others: Sum<A, M>,
-    /// The sum of these exponentials over all scores, in which each that equals the maximum counts 1. NaN where a score
-    /// is NaN or infinite.
+    /// Sum of `exp((x - maximum) scale)` over all scores; a score equal to the maximum adds 1. NaN where a
+    /// score is NaN or infinite.
     all: Sum<A, M>,
     /// Logits: `sum a[c] (maximum - x[c]) scale`. Probabilities: `sum a[c] (-ln s[c])`.
     gaps: Sum<A, M>,
-    /// The sum of the shares `a` at the maximum.
+    /// Sum of the shares `a` at the maximum.
     at_maximum: Sum<A, M>,
-    /// The sum of the other shares.
+    /// Sum of the shares `a` below the maximum.
     elsewhere: Sum<A, M>,
     pub(crate) outputs: OutputSums<A, N, M>,
 }
 
-/// A row's sums.
+/// Sums of one row.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct Row<A: Float> {
@@ -55,7 +54,7 @@ pub(crate) struct Row<A: Float> {
 
 #[cube]
 impl<A: Float, N: Size, M: Size> State<A, N, M> {
-    /// Nothing has come in yet.
+    /// State before the first class.
     pub(crate) fn new(numbers: &Numbers) -> State<A, N, M> {
         State::<A, N, M> {
             maximum: Vector::new(numbers.least_finite.get::<A>()),
@@ -68,7 +67,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         }
     }
 
-    /// What another group of units has added up for a row.
+    /// Takes over the sums of a row from another group of units.
     pub(crate) fn of_row(row: Row<A>) -> State<A, N, M> {
         State::<A, N, M> {
             maximum: Vector::new(row.maximum),
@@ -81,7 +80,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         }
     }
 
-    /// Carries everything over to a maximum that is no smaller.
+    /// Moves all sums to a maximum that is at least the old one.
     pub(crate) fn rise_to(&mut self, maximum: Vector<A, M>, scale: A, #[comptime] spec: &Spec) {
         let stays = self.maximum.equal(&maximum);
         let rise = (maximum - self.maximum) * Vector::new(scale);
@@ -101,7 +100,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.maximum = maximum;
     }
 
-    /// Carries everything over to the largest of some scores, if they are larger.
+    /// Moves all sums to the largest of some scores, where it is above the maximum.
     fn rise_to_lanes(&mut self, scores: Vector<A, N>, numbers: &Numbers, #[comptime] spec: &Spec) {
         let largest = largest_of_rows::<A, N, M>(scores, spec.tile.along);
         let maximum = larger(self.maximum, largest);
@@ -124,7 +123,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         }
     }
 
-    /// Takes in a block.
+    /// Takes in the logits of a block.
     pub(crate) fn take<F: Float, P: Float, I: Int>(
         &mut self,
         block: &Block<F, P, N>,
@@ -141,7 +140,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             let step = &block.steps[nth];
             block_scores.push(scores::<F, A, N>(step.logits, numbers, spec.values));
         }
-        // The last logits once more, in the place of others, make no larger maximum.
+        // Steps beyond the last repeat the last logits, which does not change the maximum.
         match comptime!(spec.values) {
             Values::Probabilities => {}
             Values::Capped => {
@@ -153,7 +152,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
                 self.rise_to_lanes(largest, numbers, spec);
             }
             Values::Logits | Values::Scaled => {
-                // In the dtype of the logits, of which processors compare two halves at once.
+                // Compares in the dtype of the logits: processors compare two halves at once.
                 let first = &block.steps[0];
                 let mut largest = first.logits;
                 #[unroll]
@@ -182,7 +181,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.add(sums, spec);
     }
 
-    /// Takes in what a block has added up under the same maximum.
+    /// Takes in the sums of a block under the same maximum.
     fn add(&mut self, block: BlockSums<A, N>, #[comptime] spec: &Spec) {
         let along = comptime!(spec.tile.along);
         self.others.add(sum_of_rows::<A, N, M>(block.others, along));
@@ -197,7 +196,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.outputs.add(block.outputs, spec);
     }
 
-    /// To be called now and then, before the runs get long.
+    /// Ends the current run of every sum. Callers do so before the runs get long.
     pub(crate) fn end_run(&mut self) {
         self.others.end_run();
         self.all.end_run();
@@ -207,7 +206,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         self.outputs.end_run();
     }
 
-    /// The sums of one row of the slot.
+    /// Sums of one row of the slot.
     pub(crate) fn row(&self, #[comptime] lane: usize) -> Row<A> {
         Row::<A> {
             maximum: self.maximum.extract(lane),
@@ -220,7 +219,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         }
     }
 
-    /// The sums of a unit's row, in the order of [`Row`]'s fields.
+    /// Sums of a unit's row, in the order of [`Row`]'s fields.
     pub(crate) fn sums(&self, #[comptime] is_spread: bool) -> Sequence<A> {
         let mut sums = Sequence::<A>::new();
         sums.push(self.others.value().extract(0usize));
@@ -234,7 +233,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
     }
 }
 
-/// What the logits of a block add up to, each lane by itself, under one maximum for each row.
+/// Sums over the logits of a block, each lane by itself, under one maximum for each row.
 #[derive(CubeType)]
 struct BlockSums<A: Float, N: Size> {
     maximum: Vector<A, N>,
@@ -260,7 +259,7 @@ impl<A: Float, N: Size> BlockSums<A, N> {
         }
     }
 
-    /// Takes in the scores `x` of a step, none of them above the maximum.
+    /// Takes in the scores `x` of a step, which are at most the maximum.
     fn take<F: Float, P: Float, I: Int>(
         &mut self,
         x: Vector<A, N>,
@@ -287,7 +286,7 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             self.all += exponential;
             self.others += select_many(is_below, exponential, zeros());
             if comptime!(spec.is_spread || spec.outputs != Outputs::None) {
-                // Not the difference of equal infinities.
+                // Equal infinities are not subtracted: the difference would be NaN.
                 let gap = select_many(is_below, (self.maximum - x) * scale, zeros());
                 if comptime!(spec.is_spread) {
                     self.gaps += times(shares, gap);
@@ -306,7 +305,7 @@ fn surprisal<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     zeros::<A, N>() - ln(s)
 }
 
-/// The scores that the logits are bent to, in the dtype of the arithmetic.
+/// Scores of logits in the dtype of the arithmetic: the logits, or where there is a softcap the capped ones.
 #[cube]
 pub(crate) fn scores<F: Float, A: Float, N: Size>(
     logits: Vector<F, N>,
@@ -323,8 +322,7 @@ pub(crate) fn scores<F: Float, A: Float, N: Size>(
     }
 }
 
-/// The factor that is left for the differences of scores; a constant where it is 1, which compilers
-/// leave out.
+/// Factor of the differences of scores. The constant 1 without a factor, so that compilers leave it out.
 #[cube]
 pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Spec) -> A {
     match comptime!(spec.values) {
@@ -333,7 +331,7 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
     }
 }
 
-/// The larger of two scores; NaN has no place in an order and spoils its row elsewhere.
+/// Larger of two scores. The result for NaN does not matter: the row's sums become NaN elsewhere.
 #[cube]
 pub(crate) fn larger<A: Float, N: Size>(a: Vector<A, N>, b: Vector<A, N>) -> Vector<A, N> {
     max(a, b)

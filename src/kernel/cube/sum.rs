@@ -1,11 +1,10 @@
-//! Sums of many terms that lose few digits, and products that know what 0 times infinity is.
+//! Sums of many terms that lose few digits, and products in which 0 times infinity is 0.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-/// A sum of many terms, added up in runs: equal terms, one after the other, are rounded the same way
-/// every time, and the rounding grows with the longest run. (What compensates for it, like Kahan's
-/// sum, some drivers simplify away.)
+/// Sum of many terms, added up in runs: consecutive equal terms are rounded the same way every time, so
+/// the error grows with the longest run. Some drivers optimise compensated sums, such as Kahan's, away.
 #[derive(CubeType)]
 pub(crate) struct Sum<A: Float, N: Size> {
     runs: Vector<A, N>,
@@ -30,7 +29,7 @@ impl<A: Float, N: Size> Sum<A, N> {
         self.run = zeros();
     }
 
-    /// Keeps the lanes that stay, and makes the others `sum`.
+    /// Keeps the lanes that stay, and sets the others to `sum`.
     pub(crate) fn unless(&mut self, stays: Vector<bool, N>, sum: Vector<A, N>) {
         self.runs = select_many(stays, self.runs, sum);
         self.run = select_many(stays, self.run, zeros());
@@ -41,7 +40,7 @@ impl<A: Float, N: Size> Sum<A, N> {
     }
 }
 
-/// A product in which 0 times infinity is 0.
+/// Product in which 0 times infinity is 0.
 #[cube]
 pub(crate) fn times<A: Float, N: Size>(share: Vector<A, N>, x: Vector<A, N>) -> Vector<A, N> {
     select_many(share.equal(&zeros()), zeros(), share * x)

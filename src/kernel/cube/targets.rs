@@ -1,4 +1,4 @@
-//! Which rows count, and the share of every class.
+//! Targets of the rows: which rows count, and the share of every class.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use super::plan::Along;
 use super::spec::{Extent, Numbers};
 
-/// What a kernel reads besides the logits.
+/// Inputs of a kernel besides the logits.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     /// One class per row.
@@ -17,23 +17,23 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     /// One class per row of distributions, for its outputs.
     pub(crate) labels: ComptimeOption<Box<[i32]>>,
-    /// Index targets that count for nothing. Their number is compiled in, their values are not.
+    /// Index targets that are ignored. The number of them is compiled in, the values are not.
     pub(crate) ignored: Sequence<InputScalar>,
 }
 
-/// What the target says of a row.
+/// Target of a row, resolved by the target rule.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct Target {
-    /// 0 where the row does not count.
+    /// Class of an index target; 0 where the row does not count.
     pub(crate) class: u32,
     /// Whether the row is neither ignored nor bad.
     pub(crate) counts: bool,
-    /// Whether the row's target is no class, and not ignored.
+    /// Whether the row's target is neither a class nor ignored.
     pub(crate) is_bad: bool,
 }
 
-/// The target of a row of distributions.
+/// Target of a row of distributions.
 #[cube]
 fn every_class() -> Target {
     Target {
@@ -43,7 +43,7 @@ fn every_class() -> Target {
     }
 }
 
-/// The target of a row. `K` is wide enough for the indices and for the number of classes.
+/// Target of a row. `K` is wide enough for the indices and for the number of classes.
 #[allow(clippy::needless_range_loop)] // What a kernel unrolls.
 #[cube]
 pub(crate) fn target_of_row<I: Int, K: Int>(
@@ -67,7 +67,7 @@ pub(crate) fn target_of_row<I: Int, K: Int>(
     }
 }
 
-/// The target of a row, whatever kind the targets are of.
+/// Target of a row, for index targets or distributions.
 #[cube]
 pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
@@ -83,7 +83,7 @@ pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
     }
 }
 
-/// What an index target adds to the share of its class.
+/// Share that an index target adds to its class.
 #[cube]
 pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
@@ -101,7 +101,7 @@ pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
 
 #[cube]
 impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
-    /// The weight of a class.
+    /// Weight of a class; 1 without weights.
     pub(crate) fn weight(&self, class: usize) -> A {
         let mut weight = A::new(1.0);
         #[comptime]
@@ -111,7 +111,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         weight
     }
 
-    /// The distributions' vector at a place; nothing where there are none.
+    /// Vector of the distributions at a place; zeros without distributions.
     pub(crate) fn distribution(&self, place: usize) -> Vector<P, N> {
         #[comptime]
         match &self.distributions {
@@ -120,8 +120,8 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
-    /// The spread shares of a step, `w[c] ((1 - e) p[c] + e / C)`: what distributions and label
-    /// smoothing give every class.
+    /// Spread shares of a step, `w[c] ((1 - e) p[c] + e / C)`: shares that distributions and label
+    /// smoothing give to every class.
     pub(crate) fn shares(
         &self,
         distribution: Vector<P, N>,
@@ -138,7 +138,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         shares * self.weights(first_class::<N>(step, along), along)
     }
 
-    /// The distributions' own shares of a step, without smoothing and weights.
+    /// Shares of a step in the distributions alone, without smoothing and weights.
     pub(crate) fn own_shares(&self, distribution: Vector<P, N>) -> Vector<A, N> {
         #[comptime]
         match &self.distributions {
@@ -147,7 +147,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
-    /// The weights of the classes in a vector that begins with `class`.
+    /// Weights of the classes in a vector that begins with `class`.
     pub(crate) fn weights(&self, class: usize, #[comptime] along: Along) -> Vector<A, N> {
         let mut weights = Vector::<A, N>::new(A::new(1.0));
         #[comptime]
@@ -167,7 +167,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
     }
 }
 
-/// The first class of a step.
+/// First class of a step.
 #[cube]
 pub(crate) fn first_class<N: Size>(step: usize, #[comptime] along: Along) -> usize {
     match comptime!(along) {
@@ -176,7 +176,7 @@ pub(crate) fn first_class<N: Size>(step: usize, #[comptime] along: Along) -> usi
     }
 }
 
-/// The classes of the lanes of a vector that begins with `class`.
+/// Classes of the lanes of a vector that begins with `class`.
 #[cube]
 pub(crate) fn classes_of_lanes<N: Size>(class: usize, #[comptime] along: Along) -> Vector<u32, N> {
     let mut classes = Vector::<u32, N>::new(class as u32);

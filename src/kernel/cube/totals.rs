@@ -1,5 +1,5 @@
-//! The losses of the rows as one number: by one cube, or where the rows are many in two stages; always
-//! in the same order, so that the same inputs give the same bits.
+//! Reduction of the losses to one number: by one cube, or for many rows in two stages. The order is always
+//! the same, so that the same inputs give the same bits.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -8,37 +8,37 @@ use super::group::{Group, GroupSize};
 use super::sum::{Sum, zeros};
 use super::targets::{Inputs, target_of_row};
 
-/// What the mean over nothing, or the sum, is divided by.
+/// Source of the divisors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum DivisorSource {
-    /// What the rows weigh; the z-loss over the number of counted rows.
+    /// The weight of the counted rows; for the z-loss the number of counted rows.
     Weight,
-    /// A number that the host knows, or numbers that were given.
+    /// A number that the host knows, or divisors that were given.
     Given,
 }
 
-/// What is compiled into the kernels over the sums.
+/// Constants that are compiled into the kernels over the sums.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TotalsSpec {
-    /// One to a cube.
+    /// Group of units; a cube has one group.
     pub(crate) group: GroupSize,
     pub(crate) has_z_loss: bool,
     pub(crate) divisor: DivisorSource,
 }
 
-/// Losses, z-losses, weight and number of rows.
+/// Number of sums of a cube: losses, z-losses, weight and number of counted rows.
 pub(crate) const SUMS: usize = 4;
 
-/// Terms of a unit that a run of its sums adds up, see [`Sum`]. A cube of a processor has as many units as
-/// the processor has cores, and then a unit has hundreds of terms.
+/// Terms that one run of a unit's sums adds up, see [`Sum`]. On a CPU a cube has one unit per core, so
+/// that a unit has hundreds of terms.
 const TERMS_OF_A_RUN: usize = 32;
 
-/// Numbers of a reduction besides those of every call.
+/// Numbers of a reduction besides the numbers of every call.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Mean {
-    /// What the mean over nothing is.
+    /// Result of a mean whose divisor is 0.
     pub(crate) empty: InputScalar,
-    /// Where the divisor is given.
+    /// Divisor, where the host gives it.
     pub(crate) divisor: InputScalar,
 }
 
@@ -50,7 +50,7 @@ struct Sums<A: Float> {
     counted: Sum<A, Const<1>>,
 }
 
-/// The sums of a cube.
+/// Sums of a cube.
 #[derive(CubeType)]
 struct CubeSums<A: Float> {
     loss: A,
@@ -59,27 +59,27 @@ struct CubeSums<A: Float> {
     counted: A,
 }
 
-/// How many there are.
+/// Sizes of a reduction.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Counts {
     pub(crate) rows: usize,
     pub(crate) classes: usize,
-    /// That share the rows.
+    /// Number of cubes that share the rows.
     pub(crate) cubes: usize,
 }
 
-/// What the kernels write.
+/// Buffers that the kernels write.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Outcome<A: Float> {
     /// `SUMS` numbers per cube, where another kernel adds them up.
     pub(crate) partials: ComptimeOption<Box<[A]>>,
     /// One number, if the losses are added up.
     pub(crate) loss: ComptimeOption<Box<[A]>>,
-    /// What the losses and the z-losses are divided by.
+    /// Divisors of the losses and of the z-losses.
     pub(crate) divisors: ComptimeOption<Box<[A]>>,
 }
 
-/// Adds up the rows: each cube its own, or the only one all.
+/// Adds up the rows: each cube its own rows, or a single cube all of them.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     losses: ComptimeOption<&[A]>,
@@ -96,7 +96,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     let first = (CUBE_POS * length).min(rows);
     let end = (first + length).min(rows);
     let mut sums = Sums::<A>::nothing();
-    // As often in every unit, see `Span::begin`.
+    // Every unit loops equally often, see `Span::begin`.
     let units = comptime!(spec.group.units as usize);
     let mut base = first;
     while base < end {
@@ -140,7 +140,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     }
 }
 
-/// Adds up what the cubes have added up.
+/// Adds up the sums of the cubes.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn totals_of_cubes<A: Float>(
     partials: &[A],
@@ -175,8 +175,7 @@ pub(crate) fn totals_of_cubes<A: Float>(
     }
 }
 
-/// The mean, or what `empty` says where there is nothing to share the sum among. NaN stays: a bad
-/// target is no empty mean.
+/// Mean of the losses, or `empty` where the divisor is 0. A sum of NaN stays NaN: it comes from a bad target.
 #[cube]
 fn mean_of<A: Float>(sum: A, total: A, empty: A) -> A {
     let is_number = sum >= A::new(0.0) || sum < A::new(0.0);
@@ -206,7 +205,7 @@ impl<A: Float> Sums<A> {
         self.counted.end_run();
     }
 
-    /// The sums of all units.
+    /// Sums of all units.
     fn of_cube(&self, #[comptime] size: GroupSize) -> CubeSums<A> {
         let mut group = Group::<A>::new(size);
         let mut sums = Sequence::<A>::new();
@@ -234,7 +233,7 @@ impl<A: Float> CubeSums<A> {
         partials[at + 3] = self.counted;
     }
 
-    /// The loss, and the divisors of its two terms.
+    /// Writes the loss, and the divisors of its two terms.
     fn conclude(
         &self,
         outcome: &mut Outcome<A>,

@@ -1,5 +1,5 @@
-//! How a unit goes through its share of a row's classes: in blocks of vectors, all of which are loaded
-//! before anything is computed from them.
+//! Way of a unit through its share of a row's classes, in blocks of vectors. A block is loaded whole before
+//! anything is computed from it.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -9,7 +9,7 @@ use super::plan::{Along, Tile};
 use super::spec::{Extent, Span};
 use super::targets::Inputs;
 
-/// Where a row's numbers lie.
+/// Place of a row's numbers in memory.
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct RowPlace {
@@ -31,8 +31,8 @@ impl RowPlace {
         }
     }
 
-    /// The place of a step: of a vector of the row's classes, or of a class of several rows. Vectors of
-    /// several classes stand side by side, which saves their stride.
+    /// Place of a step: of a vector of the row's classes, or of one class of several rows. Vectors of
+    /// several classes lie side by side and need no stride.
     pub(crate) fn of_step<N: Size>(&self, step: usize, #[comptime] along: Along) -> usize {
         let size = N::value().comptime();
         let is_side_by_side = comptime!(along == Along::Classes && size > 1);
@@ -44,46 +44,46 @@ impl RowPlace {
     }
 }
 
-/// The steps of a unit that are still to be taken.
+/// Steps that a unit has still to take.
 #[derive(CubeType)]
 pub(crate) struct Walk {
-    /// The first step of the next block. Every unit of a group loops from here, as often as the others,
-    /// and takes the steps that are its own: planes add up when their units come out together.
+    /// First step of the next block. All units of a group loop equally often, each over its own steps: plane
+    /// operations need units that leave the loop together.
     pub(crate) base: usize,
-    /// The step behind the last.
+    /// Step behind the last step.
     pub(crate) end: usize,
     unit: usize,
     logits: RowPlace,
     targets: RowPlace,
 }
 
-/// What a unit has read of a step.
+/// Numbers of one step that a unit has read.
 #[derive(CubeType)]
 pub(crate) struct Step<F: Float, P: Float, N: Size> {
     pub(crate) at: usize,
     pub(crate) logits: Vector<F, N>,
-    /// The vector of the distributions; zeros where there are none.
+    /// Vector of the distributions; zeros without distributions.
     pub(crate) targets: Vector<P, N>,
 }
 
-/// What a unit has read of a block.
+/// Steps of one block that a unit has read.
 #[derive(CubeType)]
 pub(crate) struct Block<F: Float, P: Float, N: Size> {
     pub(crate) steps: Sequence<Step<F, P, N>>,
-    /// Steps that are there for every unit. Those behind them may lie beyond the last step, which then
-    /// stands in their place.
+    /// Number of steps that exist for every unit. A later step may lie beyond the last step, which then
+    /// replaces it.
     #[cube(comptime)]
     pub(crate) certain: u32,
 }
 
-/// Steps of a block of all units.
+/// Number of steps that all units take in one block.
 pub(crate) fn steps_of_block(tile: Tile) -> usize {
     (tile.units * tile.unroll) as usize
 }
 
 #[cube]
 impl Walk {
-    /// All steps of the unit, or none of them.
+    /// Walk over all steps of the unit, or over none.
     pub(crate) fn new(
         span: &Span,
         takes_any: bool,
@@ -99,14 +99,14 @@ impl Walk {
         }
     }
 
-    /// The step behind the last whole block.
+    /// Step behind the last whole block.
     pub(crate) fn end_of_blocks(&self, #[comptime] tile: Tile) -> usize {
         let length = comptime!(steps_of_block(tile));
         self.base + (self.end - self.base) / length * length
     }
 
-    /// Loads the next block, of which the first `certain` steps are there for every unit. A load behind a
-    /// branch would wait for the one before, so the others are no further than the last step.
+    /// Loads the next block, of which the first `certain` steps exist for every unit. The others are clamped
+    /// to the last step, because a load behind a branch would wait for the load before it.
     pub(crate) fn load<F: Float, A: Float, P: Float, I: Int, N: Size>(
         &self,
         logits: &[Vector<F, N>],
