@@ -1,4 +1,4 @@
-//! One call in the form that loss and gradient are made of: scores, shares, and the rows that count.
+//! One call as scores, shares and counted rows, from which loss and gradient are computed.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -11,7 +11,7 @@ use crate::operation::{
     Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, Targets, accumulation_dtype,
 };
 
-/// The surprisals' source: transformed logits with their row statistics, or probabilities.
+/// Source of the surprisals: transformed logits with their row statistics, or probabilities.
 pub(super) enum Scores<B: Backend> {
     Logits {
         x: FloatTensor<B>,
@@ -21,14 +21,14 @@ pub(super) enum Scores<B: Backend> {
     Probabilities(FloatTensor<B>),
 }
 
-/// What is known of every row from its target alone.
+/// Facts of all rows that follow from their targets alone.
 pub(super) struct Rows<B: Backend> {
     /// Absent for distributions: every row counts.
     pub(super) counting: Option<Counting<B>>,
     pub(super) divisor: Divisor<B>,
 }
 
-/// The divisor of the sum over the rows.
+/// Divisor of the sum over the rows.
 pub(super) enum Divisor<B: Backend> {
     /// The losses are not added up.
     PerRow,
@@ -41,7 +41,7 @@ pub(super) enum Divisor<B: Backend> {
 pub(super) struct Call<'a, B: Backend> {
     pub(super) options: &'a Options,
     pub(super) geometry: Geometry,
-    /// What of the vocabulary the classes of the logits are.
+    /// Window of the vocabulary that the classes of the logits are.
     pub(super) window: ClassWindow,
     pub(super) shape: Shape,
     pub(super) device: B::Device,
@@ -76,7 +76,7 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// A tensor of the shape of the logits as `[outer, classes, inner]` in the accumulation dtype.
+    /// Tensor of the logits' shape as `[outer, classes, inner]` in the accumulation dtype.
     pub(super) fn view(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
         cast::<B>(B::float_reshape(tensor, self.geometry.full()), self.float)
     }
@@ -110,15 +110,15 @@ impl<'a, B: Backend> Call<'a, B> {
         Scores::Logits { x, maximum, others }
     }
 
-    /// `sum_c exp(x[c] - maximum)` without the maximum's own 1, which is left to `log1p`: the loss
-    /// of a confident row is the logarithm of the sum, and keeps its relative accuracy so.
+    /// `sum_c exp(x[c] - maximum)` without the 1 of the maximum, which `log1p` adds. So the loss of a
+    /// confident row, the logarithm of the sum, keeps its relative accuracy.
     fn others(&self, x: FloatTensor<B>, maximum: FloatTensor<B>) -> FloatTensor<B> {
         let is_maximum = self.equals_row(x.clone(), maximum.clone());
         let others = self.others_than(is_maximum, x, maximum.clone());
         self.without_distribution(others, maximum)
     }
 
-    /// The sum of `exp(x - maximum)` outside the maximum's own 1, without the check that the maximum is
+    /// Sum of `exp(x - maximum)` without the 1 of the maximum, without the check that the maximum is
     /// finite.
     pub(super) fn others_than(
         &self,
@@ -132,7 +132,7 @@ impl<'a, B: Backend> Call<'a, B> {
         B::float_add(others, B::float_sub_scalar(ties, 1.0.into()))
     }
 
-    /// The others, NaN where the row has no finite maximum and so no distribution.
+    /// Replaces the others by NaN where the row has no finite maximum and so no distribution.
     pub(super) fn without_distribution(
         &self,
         others: FloatTensor<B>,
@@ -142,7 +142,7 @@ impl<'a, B: Backend> Call<'a, B> {
         B::float_mask_fill(others, infinite, f64::NAN.into())
     }
 
-    /// Where the elements of `x` equal the number of their row.
+    /// Mask of the elements of `x` that equal the number of their row.
     pub(super) fn equals_row(&self, x: FloatTensor<B>, row: FloatTensor<B>) -> BoolTensor<B> {
         let row = B::float_expand(row, self.geometry.full());
         B::float_equal(x, row, self.bool)
@@ -159,7 +159,7 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// The log-sum-exp of every row; of probabilities there is none.
+    /// Log-sum-exp of every row; `None` for probabilities.
     pub(super) fn lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
         match scores {
             Scores::Logits {
@@ -172,7 +172,7 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// `2 z lse` and `z lse^2` are made of this; absent where the z-loss is off.
+    /// Log-sum-exp of every row for the z-loss; `None` where the z-loss is off.
     pub(super) fn penalised_lse(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
         if self.options.z_loss == 0.0 {
             return None;
@@ -180,7 +180,7 @@ impl<'a, B: Backend> Call<'a, B> {
         self.lse(scores)
     }
 
-    /// The losses, NaN where the row has no distribution, also if none of its classes has a share.
+    /// Replaces the losses by NaN where the row has no distribution, also if no class has a share.
     pub(super) fn spoiled(&self, losses: FloatTensor<B>, scores: &Scores<B>) -> FloatTensor<B> {
         match scores {
             Scores::Probabilities(_) => losses,
@@ -206,7 +206,7 @@ impl<'a, B: Backend> Call<'a, B> {
         )
     }
 
-    /// The shares `a[c]` of every class, and where they are 0.
+    /// Shares `a[c]` of every class, and the mask of the shares that are 0.
     pub(super) fn shares(
         &self,
         inputs: &Inputs<B>,
@@ -236,7 +236,7 @@ impl<'a, B: Backend> Call<'a, B> {
         B::bool_into_float(self.is_target(counting), self.float)
     }
 
-    /// Where the class is the target.
+    /// Mask of the classes that are the target of their row.
     pub(super) fn is_target(&self, counting: &Counting<B>) -> BoolTensor<B> {
         let full = self.geometry.full();
         let first = self.window.first as i64;
@@ -274,7 +274,7 @@ impl<'a, B: Backend> Call<'a, B> {
         Rows { counting, divisor }
     }
 
-    /// The divisors of a mean over the rows, shape `[2]`.
+    /// Divisors of a mean over the rows, shape `[2]`.
     pub(super) fn divisors_of_mean(
         &self,
         inputs: &Inputs<B>,
@@ -289,7 +289,7 @@ impl<'a, B: Backend> Call<'a, B> {
         }
     }
 
-    /// The two numbers of a pair, shape `[1, 1, 1]` each.
+    /// Two numbers of a pair, each of shape `[1, 1, 1]`.
     pub(super) fn split(&self, pair: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
         [0, 1].map(|at| {
             let one = B::float_slice(pair.clone(), &[Slice::new(at, Some(at + 1), 1)]);
@@ -297,7 +297,7 @@ impl<'a, B: Backend> Call<'a, B> {
         })
     }
 
-    /// Numbers per row as one tensor of shape `[numbers, rows]`.
+    /// Stacks numbers per row into one tensor of shape `[numbers, rows]`.
     pub(super) fn stacked<const N: usize>(&self, numbers: [FloatTensor<B>; N]) -> FloatTensor<B> {
         let line = Shape::new([1, self.geometry.rows()]);
         let lines = numbers.map(|number| B::float_reshape(number, line.clone()));
@@ -313,7 +313,7 @@ impl<'a, B: Backend> Call<'a, B> {
 }
 
 impl<B: Backend> Rows<B> {
-    /// What is known of index targets.
+    /// Counting of the index targets; panics for distributions.
     pub(super) fn indices(&self) -> &Counting<B> {
         let Some(counting) = &self.counting else {
             unreachable!("indices are always counted");
@@ -321,8 +321,8 @@ impl<B: Backend> Rows<B> {
         counting
     }
 
-    /// A number per row, made 0 where the row is ignored and NaN where its target is no class. By
-    /// selection, never by multiplication, which would let the NaN of an ignored row through.
+    /// Replaces the numbers of ignored rows by 0, of rows with a bad target by NaN. Selects: a product would
+    /// keep the NaN of an ignored row.
     pub(super) fn settle(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {
         match &self.counting {
             None => per_row,

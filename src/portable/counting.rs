@@ -1,4 +1,4 @@
-//! Which rows count, by their index targets, and what they weigh.
+//! Counted rows of index targets, and the weights of these rows.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -7,7 +7,7 @@ use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use super::elementary::{cast, cast_int, data, full, sum_all};
 use crate::operation::{MaybeFloat, Options};
 
-/// The denominator of a mean over index targets, shape `[1]`: the sum of
+/// Divisor of a mean over index targets, shape `[1]`: the sum of
 /// `weights[target]` over the counted rows, in f32.
 pub fn total_weight<B: Backend>(
     indices: IntTensor<B>,
@@ -22,7 +22,7 @@ pub fn total_weight<B: Backend>(
     counting.total_weight(&weights, FloatDType::F32)
 }
 
-/// The divisors of a mean over index targets, of the losses and of the z-losses; shape `[2]`.
+/// Divisors of a mean over index targets: of the losses and of the z-losses, shape `[2]`.
 pub(crate) fn divisors_of_mean<B: Backend>(
     indices: IntTensor<B>,
     weights: &MaybeFloat<B>,
@@ -35,7 +35,7 @@ pub(crate) fn divisors_of_mean<B: Backend>(
     counting.divisors_of_mean(weights, float)
 }
 
-/// The rows of a tensor `[rows, _]`, made 0 where an index target does not count.
+/// Rows of a tensor `[rows, _]`, replaced by 0 where an index target does not count.
 pub(crate) fn counted_rows_of<B: Backend>(
     tensor: FloatTensor<B>,
     indices: IntTensor<B>,
@@ -49,17 +49,17 @@ pub(crate) fn counted_rows_of<B: Backend>(
     B::float_mask_fill(tensor, dropped, 0.0.into())
 }
 
-/// Index targets made safe: which rows are ignored, which are bad, and an index inside the classes
-/// for all of them.
+/// Index targets, resolved: which rows are ignored, which are bad, and for every row an index that is a
+/// class.
 pub(super) struct Counting<B: Backend> {
-    /// In the shape that `new` was given.
+    /// Class of every row, in the shape that `new` was given.
     pub(super) index: IntTensor<B>,
     ignored: Option<BoolTensor<B>>,
     bad: BoolTensor<B>,
 }
 
 impl<B: Backend> Counting<B> {
-    /// `classes` is `None` where nothing tells how many there are.
+    /// Resolves index targets. `classes` is `None` where the number of classes is not known.
     pub(super) fn new(
         indices: IntTensor<B>,
         per_row: Shape,
@@ -69,7 +69,7 @@ impl<B: Backend> Counting<B> {
         let device = indices.device();
         let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
         let dtype = comparison_dtype::<B>(indices.dtype(), &device);
-        // What wraps to a negative number in the cast is no ignored target but a bad one.
+        // An unsigned target that the cast wraps to a negative number is bad, not ignored.
         let unsigned = indices.dtype().is_uint();
         let index = cast_int::<B>(B::int_reshape(indices, per_row), dtype);
         let ignored = ignore_indices
@@ -97,7 +97,7 @@ impl<B: Backend> Counting<B> {
         counting
     }
 
-    /// The rows that are ignored or bad.
+    /// Mask of the rows that are ignored or bad.
     pub(super) fn dropped(&self) -> BoolTensor<B> {
         match &self.ignored {
             None => self.bad.clone(),
@@ -105,8 +105,8 @@ impl<B: Backend> Counting<B> {
         }
     }
 
-    /// The values, of which there may be several per row, made 0 where the row is ignored and NaN where
-    /// its target is no class.
+    /// Replaces the values of ignored rows by 0, of rows with a bad target by NaN. A row may have several
+    /// values.
     pub(super) fn settle(&self, values: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
         let fill = |values, mask: &BoolTensor<B>, value: f64| {
             let mask = B::bool_expand(mask.clone(), shape.clone());
@@ -119,13 +119,13 @@ impl<B: Backend> Counting<B> {
         fill(values, &self.bad, f64::NAN)
     }
 
-    /// The sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
+    /// Sum of the weights of the rows that are neither ignored nor bad, shape `[1]`.
     pub(super) fn total_weight(
         &self,
         weights: &MaybeFloat<B>,
         float: FloatDType,
     ) -> FloatTensor<B> {
-        // Not every backend has sums over tensors without elements.
+        // Some backends cannot sum over tensors without elements.
         if self.index.shape().num_elements() == 0 {
             return data::<B>(Shape::new([1]), 0.0, &self.index.device(), float);
         }
@@ -133,7 +133,7 @@ impl<B: Backend> Counting<B> {
         sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
     }
 
-    /// The divisors of a mean: the weight of the rows that count, and their number; shape `[2]`.
+    /// Divisors of a mean: the weight of the counted rows, and the number of counted rows; shape `[2]`.
     pub(super) fn divisors_of_mean(
         &self,
         weights: &MaybeFloat<B>,
@@ -147,8 +147,8 @@ impl<B: Backend> Counting<B> {
         B::float_cat(vec![total, counted], 0)
     }
 
-    /// The weight of each row's target, in the shape of the index; of no meaning where the row is
-    /// ignored or bad.
+    /// Weight of each row's target, in the shape of the index. Rows that are ignored or bad have an arbitrary
+    /// weight.
     pub(super) fn target_weights(
         &self,
         weights: &MaybeFloat<B>,
@@ -167,7 +167,7 @@ impl<B: Backend> Counting<B> {
     }
 }
 
-/// A dtype wide enough to compare every index in, among those the device has.
+/// Dtype of the device that is wide enough to compare every index.
 fn comparison_dtype<B: Backend>(indices: DType, device: &B::Device) -> IntDType {
     match indices {
         DType::I64 | DType::U64 | DType::U32 if B::supports_dtype(device, DType::I64) => {

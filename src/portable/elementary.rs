@@ -1,12 +1,12 @@
-//! Sums and functions that hold their digits on every backend.
+//! Sums and elementary functions that are accurate on every backend.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
-/// The sum over dimension 1 of a tensor of three, shape `[_, 1, _]`. In blocks: backends differ in
-/// the order they add in, and the longest run in which some of them add one after the other is what
-/// the rounding grows with. It also makes the result independent of their threads.
+/// Sum over dimension 1 of a tensor of three dimensions, shape `[_, 1, _]`. Adds in blocks: some backends
+/// add one number after the other, and the rounding error grows with the longest such run. Blocks also
+/// make the result independent of the backend's threads.
 pub(super) fn sum_classes<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     const BLOCK: usize = 16;
     let [outer, classes, inner] = tensor.shape().dims();
@@ -28,7 +28,7 @@ pub(super) fn sum_classes<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> 
     B::float_add(sums, B::float_sum_dim(part(blocks * BLOCK, classes), 1))
 }
 
-/// The sum of all elements, shape `[1]`, see [`sum_classes`].
+/// Sum of all elements, shape `[1]`, see [`sum_classes`].
 pub(super) fn sum_all<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     let elements = tensor.shape().num_elements();
     let line = B::float_reshape(tensor, Shape::new([1, elements, 1]));
@@ -44,8 +44,8 @@ pub(super) fn full<B: Backend>(
     B::float_full(shape, value.into(), device, dtype)
 }
 
-/// The number as data. Burn's fusion may put an operation into one kernel with those over tensors of no
-/// elements, and that kernel computes nothing.
+/// Tensor of one value, made from data. Burn's fusion may fuse an operation that fills a tensor with
+/// operations over tensors without elements, and that kernel computes nothing.
 pub(super) fn data<B: Backend>(
     shape: Shape,
     value: f64,
@@ -64,8 +64,8 @@ pub(super) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: FloatDType) -> Flo
     }
 }
 
-/// No cast where none is needed, and not for speed alone: Burn 0.22's remote server has none for
-/// integers, and ends the session of a client that asks for one.
+/// Casts integers only where the dtype differs: Burn 0.22's remote server does not support casts of
+/// integers and ends the session of a client that asks for one.
 pub(crate) fn cast_int<B: Backend>(tensor: IntTensor<B>, dtype: IntDType) -> IntTensor<B> {
     if tensor.dtype() == DType::from(dtype) {
         tensor
@@ -78,8 +78,8 @@ pub(super) fn reshape_scalar<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<
     B::float_reshape(tensor, Shape::new([1, 1, 1]))
 }
 
-/// `ln(1 + s)` for `s >= 0`, accurate for small `s` on devices whose `log1p` is `log(1 + s)`: below
-/// a quarter by the series of `2 atanh(s / (2 + s))`, which ends beneath f64's precision there.
+/// `ln(1 + s)` for `s >= 0`, accurate for small `s` on devices whose `log1p` is `log(1 + s)`. Below a
+/// quarter by the series of `2 atanh(s / (2 + s))`, cut off beneath the precision of f64.
 pub(super) fn log1p<B: Backend>(s: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B> {
     let z = B::float_div(s.clone(), B::float_add_scalar(s.clone(), 2.0.into()));
     let square = B::float_mul(z.clone(), z.clone());
@@ -109,9 +109,9 @@ pub(super) fn tanh_slope<B: Backend>(v: FloatTensor<B>) -> FloatTensor<B> {
     )
 }
 
-/// `tanh(v)`, accurate for small `v` on devices that compute it from exponentials: there by
-/// Lambert's continued fraction `v / (1 + v^2 / (3 + v^2 / (5 + ..)))`, cut off beneath f64's
-/// precision.
+/// `tanh(v)`, accurate for small `v` on devices that compute it from exponentials. For small `v` by
+/// Lambert's continued fraction `v / (1 + v^2 / (3 + v^2 / (5 + ..)))`, cut off beneath the precision of
+/// f64.
 pub(super) fn tanh<B: Backend>(v: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B> {
     let square = B::float_mul(v.clone(), v.clone());
     let mut fraction = B::float_add_scalar(

@@ -1,4 +1,4 @@
-//! The gradients of the logits (or probabilities) and of the target distributions, in closed form.
+//! Gradients of the logits (or probabilities) and of the target distributions, in closed form.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
@@ -10,8 +10,8 @@ use crate::operation::{
     Gradients, InputValues, Inputs, MaybeFloat, Options, Targets, WantedGradients,
 };
 
-/// The gradients of logits, for an upstream gradient in the shape of the loss. Without statistics they are
-/// computed again.
+/// Gradients of logits, for an upstream gradient in the shape of the loss. Computes the statistics if
+/// they are not given.
 pub(super) fn gradients<B: Backend>(
     logits: FloatTensor<B>,
     statistics: Option<FloatTensor<B>>,
@@ -51,7 +51,7 @@ pub(super) fn gradients<B: Backend>(
     Gradients::of_loss(logits_gradient, targets_gradient)
 }
 
-/// Tensors without elements are their own gradients.
+/// Gradients without rows: a tensor without elements is its own gradient.
 fn gradients_of_no_rows<B: Backend>(
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
@@ -65,7 +65,7 @@ fn gradients_of_no_rows<B: Backend>(
 }
 
 impl<B: Backend> Call<'_, B> {
-    /// What the gradient of each row's loss, and that of its z-loss, is multiplied by.
+    /// Factors of the gradient of each row's loss and of its z-loss.
     pub(super) fn upstream_scales(
         &self,
         upstream: FloatTensor<B>,
@@ -96,7 +96,7 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// `upstream / total`, 0 where there is nothing to share it among.
+    /// `upstream / total`, 0 where `total` is 0.
     fn share_of(&self, upstream: FloatTensor<B>, total: FloatTensor<B>) -> FloatTensor<B> {
         let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
         B::float_mask_fill(B::float_div(upstream, total), nothing, 0.0.into())
@@ -119,7 +119,7 @@ impl<B: Backend> Call<'_, B> {
             }
             Scores::Logits { x, maximum, others } => {
                 let softmax = self.softmax(x, maximum, others);
-                // Where the others' sum is below 1, the largest class has more than a half.
+                // Where the sum of the others is below 1, the largest class has more than half the probability.
                 let dominant = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
                 let dominant = B::bool_and(
                     self.equals_row(x.clone(), maximum.clone()),
@@ -144,7 +144,7 @@ impl<B: Backend> Call<'_, B> {
         B::float_div(exponential, sum)
     }
 
-    /// The gradient of the rows' losses, multiplied by what reaches them, and that of the z-losses.
+    /// Gradient of the rows' losses times the upstream scale, plus the gradient of the z-losses.
     pub(super) fn with_penalty(
         &self,
         gradient: FloatTensor<B>,
@@ -163,10 +163,10 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// `A softmax - a` with `A = sum_c a[c]`. At a class of more than half the probability that
-    /// difference cancels when the row is confident, so there it is minus the sum of the others,
-    /// which it equals because a row of this gradient sums to 0. (Below a half it is that sum which
-    /// cancels, when the target is another class.)
+    /// `A softmax - a` with `A = sum_c a[c]`. At a class of more than half the probability the difference
+    /// cancels when the row is confident. There the gradient is minus the sum of the other classes'
+    /// gradients, which is equal because a row of this gradient sums to 0. (Below a half that sum cancels,
+    /// when the target is another class.)
     fn softmax_gradient(
         &self,
         softmax: FloatTensor<B>,
@@ -181,7 +181,7 @@ impl<B: Backend> Call<'_, B> {
         B::float_mask_where(gradient, dominant, rest)
     }
 
-    /// The chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
+    /// Applies the chain rule through softcap and scale: `dx/dlogit = scale (1 - tanh^2)`.
     pub(super) fn chain_transform(
         &self,
         gradient: FloatTensor<B>,
@@ -204,7 +204,7 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// `d loss / d p[c] = (1 - e) w[c] (-ln p[c])`, 0 where its factor is.
+    /// `d loss / d p[c] = (1 - e) w[c] (-ln p[c])`, 0 where the factor of the logarithm is 0.
     fn targets_gradient(
         &self,
         scores: &Scores<B>,

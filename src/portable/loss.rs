@@ -1,4 +1,4 @@
-//! The loss of logits that are a tensor, and its reduction.
+//! Loss over logits that are a tensor, and its reduction.
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
@@ -10,7 +10,7 @@ use crate::operation::{
     EmptyReduction, Forward, InputValues, Inputs, Logits, Options, RowReduction, Saved, Wanted,
 };
 
-/// The loss in the shape of [`Inputs::loss_shape`], and what else is wanted.
+/// Loss in the shape of [`Inputs::loss_shape`], and the other wanted results.
 pub(super) fn loss<B: Backend>(
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
@@ -56,7 +56,7 @@ impl<B: Backend> Call<'_, B> {
         let shape = inputs.loss_shape(&self.shape, self.options);
         let value = match &inputs.reduction {
             RowReduction::Normalized { divisors } => {
-                // 0, unless there were no other rows either.
+                // The loss of no rows is 0, unless the divisor is 0 too.
                 let row = Shape::new([1, 1, 1]);
                 let zero = data::<B>(row, 0.0, &self.device, self.float);
                 let [total, _] = self.split(&cast::<B>(divisors.clone(), self.float));
@@ -69,7 +69,7 @@ impl<B: Backend> Call<'_, B> {
         data::<B>(shape, value, &self.device, self.float)
     }
 
-    /// The mean over nothing.
+    /// Result of a mean whose divisor is 0.
     fn empty(&self) -> f64 {
         match self.options.empty {
             EmptyReduction::Nan => f64::NAN,
@@ -89,7 +89,7 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// The divisors of losses and z-losses, for a reader that does not know the rows.
+    /// Divisors of the losses and of the z-losses, as a tensor for the backward.
     fn saved_divisors(&self, rows: &Rows<B>) -> FloatTensor<B> {
         let divisor = match &rows.divisor {
             Divisor::Pair(divisors) => return divisors.clone(),
@@ -106,7 +106,7 @@ impl<B: Backend> Call<'_, B> {
         self.reduced(losses, scores, rows, inputs)
     }
 
-    /// The result, of the losses of the rows without their penalties.
+    /// Reduces the losses of the rows, given without the z-losses, to the result.
     pub(super) fn reduced(
         &self,
         losses: FloatTensor<B>,
@@ -143,13 +143,13 @@ impl<B: Backend> Call<'_, B> {
         B::float_reshape(loss, output)
     }
 
-    /// The sum of `losses` over `total`, or what `empty` says where that is 0.
+    /// Sum of `losses` divided by `total`, or `empty` where `total` is 0.
     fn mean(&self, losses: FloatTensor<B>, total: FloatTensor<B>) -> FloatTensor<B> {
         let sum = reshape_scalar::<B>(sum_all::<B>(losses));
         let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
         let spoiled = B::float_is_nan(sum.clone(), self.bool);
         let mean = B::float_mask_fill(B::float_div(sum, total), nothing, self.empty().into());
-        // NaN from a bad target wins over `empty`.
+        // The NaN of a bad target takes precedence over `empty`.
         B::float_mask_fill(mean, spoiled, f64::NAN.into())
     }
 }

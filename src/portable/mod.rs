@@ -1,8 +1,8 @@
-//! The cross-entropy and its gradients in plain tensor operations.
+//! Cross-entropy and its gradients in plain tensor operations.
 //!
-//! This is the portable implementation, for tensors on a backend without a fused one, and what the
-//! fused ones are tested and timed against. It holds tensors of the size of the logits while it
-//! computes (several of them), which is what the fused ones are there to avoid.
+//! The portable path is for tensors on a backend without a fused implementation. Tests and timings
+//! compare the fused implementations with it. While it computes, it holds several tensors of the size of
+//! the logits, which the fused implementations avoid.
 //!
 //! Every function first views the logits as `[outer, classes, inner]`
 //! ([`Geometry`](crate::operation::Geometry)), so that all ranks and class dimensions are one case, and
@@ -16,8 +16,8 @@
 //! dx   = (sum_c a[c]) softmax(x) - a
 //! ```
 //!
-//! [`CrossEntropyLoss`](crate::CrossEntropyLoss) is the door; called directly, for a test or a
-//! measurement, shapes and options are the caller's to get right:
+//! [`CrossEntropyLoss`](crate::CrossEntropyLoss) is the usual entrance. A direct call, for a test or a
+//! measurement, does not check shapes and options:
 //!
 //! ```
 //! use burn::backend::Dispatch;
@@ -61,7 +61,7 @@ use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
 
-/// The loss in the shape of [`Inputs::loss_shape`], and what else is wanted.
+/// Computes the loss in the shape of [`Inputs::loss_shape`], and the other wanted results.
 pub fn cross_entropy<B: Backend>(
     logits: Logits<B>,
     inputs: Inputs<B>,
@@ -76,7 +76,7 @@ pub fn cross_entropy<B: Backend>(
     }
 }
 
-/// The gradients for an upstream gradient in the shape of the loss.
+/// Computes the gradients for an upstream gradient in the shape of the loss.
 pub fn cross_entropy_backward<B: Backend>(
     saved: Saved<B>,
     inputs: Inputs<B>,
@@ -99,7 +99,7 @@ pub fn cross_entropy_backward<B: Backend>(
     }
 }
 
-/// Plain tensor operations over the logits of a chunk.
+/// Portable path over the logits of a chunk.
 struct Portable;
 
 impl<B: Backend> OnLogits<B> for Portable {

@@ -8,13 +8,13 @@ use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
 use crate::operation::{Inputs, Outputs, RowOutputs, Targets};
 
-/// The scores with their classes in order.
+/// Scores with the order of their classes.
 struct Order<B: Backend> {
-    /// The scores, NaN made the lowest, shape `[outer, classes, inner]`.
+    /// Scores with NaN replaced by the lowest, shape `[outer, classes, inner]`.
     scores: FloatTensor<B>,
-    /// The number of each class, shape `[outer, classes, inner]`.
+    /// Number of each class, shape `[outer, classes, inner]`.
     classes: IntTensor<B>,
-    /// The first class, shape `[outer, 1, inner]`.
+    /// First class of the largest score, shape `[outer, 1, inner]`.
     first: IntTensor<B>,
 }
 
@@ -102,8 +102,8 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// How many classes stand before that of the target: those of a larger score, and of the same
-    /// score the earlier ones.
+    /// Number of classes before the target: the classes of a larger score, and the earlier classes of the
+    /// same score.
     fn rank(&self, order: &Order<B>, target: IntTensor<B>) -> IntTensor<B> {
         let full = self.geometry.full();
         let target = B::int_expand(target, full.clone());
@@ -118,7 +118,7 @@ impl<B: Backend> Call<'_, B> {
         B::int_sum_dim(B::bool_into_int(before, IntDType::I32), 1)
     }
 
-    /// `sum_c p[c] (-ln p[c])`; a class without probability adds nothing.
+    /// `sum_c p[c] (-ln p[c])`; a class of probability 0 adds 0.
     fn entropy(&self, surprisals: FloatTensor<B>) -> FloatTensor<B> {
         let probabilities = B::float_exp(B::float_neg(surprisals.clone()));
         let none = B::float_equal_elem(probabilities.clone(), 0.0.into(), self.bool);

@@ -1,7 +1,7 @@
-//! The loss over classes that are divided among devices, in what each of them can do alone.
+//! Loss over classes that are divided among devices: the steps that each device computes alone.
 //!
 //! With `x` the logits of a row in one shard, `m` their maximum, `y` the row's target and `w` the
-//! class weights, the statistics of the row are these lines of one tensor:
+//! class weights, the statistics of the row are the following lines of one tensor:
 //!
 //! ```text
 //! 0  m
@@ -17,8 +17,8 @@
 //! 5  sum of w elsewhere                 subtraction
 //! ```
 //!
-//! A shard of nothing but `-inf` has no maximum to measure from: its others are -1 (a sum of 0), and
-//! line 3 is measured from 0.
+//! A shard of nothing but `-inf` has no finite maximum: its others are -1 (a sum of 0), and line 3 is
+//! measured from 0.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -36,12 +36,12 @@ const SPREAD: isize = 3;
 const AT_MAXIMUM: isize = 4;
 const ELSEWHERE: isize = 5;
 
-/// Numbers of each row in the statistics of a shard.
+/// Count of numbers of each row in the statistics of a shard.
 pub(crate) fn statistics_per_row(options: &Options) -> usize {
     if options.label_smoothing == 0.0 { 3 } else { 6 }
 }
 
-/// The statistics of one shard, shape `[numbers, rows]`.
+/// Statistics of one shard, shape `[numbers, rows]`.
 pub(crate) fn shard_statistics<B: Backend>(
     logits: FloatTensor<B>,
     shard: &ShardCall<B>,
@@ -55,8 +55,8 @@ pub(crate) fn shard_statistics<B: Backend>(
     call.shard_statistics(logits, &shard.inputs)
 }
 
-/// The loss of all classes by the statistics of all of them, in the shape of [`Inputs::loss_shape`],
-/// and where it is wanted its gradient for the logits of this shard, in their shape and the
+/// Loss of all classes from the statistics of all classes, in the shape of [`Inputs::loss_shape`]. Where
+/// it is wanted, also the gradient of this shard's logits, in the shape of the logits and the
 /// accumulation dtype.
 pub(crate) fn shard_loss<B: Backend>(
     logits: FloatTensor<B>,
@@ -76,10 +76,10 @@ pub(crate) fn shard_loss<B: Backend>(
     (loss, gradient)
 }
 
-/// The statistics of the classes of both, shape `[numbers, rows]`.
+/// Statistics of the classes of two shards together, shape `[numbers, rows]`.
 ///
-/// The larger maximum stays what the others are measured from, so that no sum of a confident row is
-/// taken from 1.
+/// The others are measured from the larger maximum, so that no sum of a confident row is a difference
+/// from 1.
 pub(crate) fn combined_statistics<B: Backend>(
     first: FloatTensor<B>,
     second: FloatTensor<B>,
@@ -92,7 +92,7 @@ pub(crate) fn combined_statistics<B: Backend>(
     let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
     let pair = Pair::<B>::new(first, second, bool_dtype);
     let (large, small) = pair.ordered(MAXIMUM);
-    // What exp(-inf) would be measured from: there is nothing to measure.
+    // A maximum of -inf has no distance from the larger one, and its sums are 0. The gap becomes 0.
     let gap = B::float_sub(small.clone(), large.clone());
     let nothing = is_minus_infinity::<B>(small, bool_dtype);
     let gap = B::float_mask_fill(gap, nothing, 0.0.into());
@@ -109,7 +109,7 @@ pub(crate) fn combined_statistics<B: Backend>(
         let (at_maximum, small_at_maximum) = pair.ordered(AT_MAXIMUM);
         let (elsewhere, small_elsewhere) = pair.ordered(ELSEWHERE);
         let small_weight = B::float_add(small_at_maximum, small_elsewhere);
-        // The smaller shard's differences, measured from the larger maximum.
+        // The differences of the shard with the smaller maximum are measured from the larger maximum.
         let further = B::float_mul(small_weight.clone(), B::float_neg(gap));
         let spread = B::float_add(pair.first(SPREAD), pair.second(SPREAD));
         lines.push(B::float_add(spread, further));
@@ -119,12 +119,12 @@ pub(crate) fn combined_statistics<B: Backend>(
     B::float_cat(lines, 0)
 }
 
-/// The statistics of two shards, line by line.
+/// Statistics of two shards, read line by line.
 struct Pair<B: Backend> {
     first: FloatTensor<B>,
     second: FloatTensor<B>,
-    /// Where the maximum of the first is the larger one, shape `[1, rows]`. A maximum of NaN
-    /// spoils the row on whichever side it comes to stand.
+    /// Mask of the rows in which the first shard has the larger maximum, shape `[1, rows]`. A maximum of NaN
+    /// makes the row NaN on either side.
     first_is_larger: BoolTensor<B>,
 }
 
@@ -147,7 +147,7 @@ impl<B: Backend> Pair<B> {
         line::<B>(&self.second, at)
     }
 
-    /// The line of the shard with the larger maximum, then that of the other.
+    /// Line of the shard with the larger maximum, then the line of the other shard.
     fn ordered(&self, at: isize) -> (FloatTensor<B>, FloatTensor<B>) {
         let (first, second) = (self.first(at), self.second(at));
         let choose = |yes, no| B::float_mask_where(no, self.first_is_larger.clone(), yes);
@@ -167,19 +167,19 @@ fn is_minus_infinity<B: Backend>(numbers: FloatTensor<B>, bool_dtype: BoolDType)
     B::bool_and(infinite, negative)
 }
 
-/// This shard's classes among all of them.
+/// Classes of this shard, combined with the statistics of all classes.
 struct Combined<B: Backend> {
-    /// This shard's logits, with the maximum and the others of all classes.
+    /// Logits of this shard, with the maximum and the others of all classes.
     scores: Scores<B>,
     shares: RowShares<B>,
     rows: Rows<B>,
 }
 
-/// The shares of a row's classes, shape `[outer, 1, inner]` each.
+/// Shares of a row's classes, each of shape `[outer, 1, inner]`.
 struct RowShares<B: Backend> {
-    /// Share of the target, without what is spread.
+    /// Share of the target, without its spread share.
     target: FloatTensor<B>,
-    /// What is spread over the class of the largest logit, and over the others.
+    /// Spread share of the class of the largest logit, and spread shares of the other classes.
     spread: Option<(FloatTensor<B>, FloatTensor<B>)>,
 }
 
@@ -206,7 +206,7 @@ impl<B: Backend> Call<'_, B> {
 
         let measured_from = B::float_mask_fill(maximum.clone(), empty.clone(), 0.0.into());
         let others = self.others_than(is_maximum.clone(), x.clone(), measured_from.clone());
-        // By multiplication, so that a NaN beside the infinities stays one.
+        // The product with 0 keeps NaN, so that a NaN beside the infinities stays NaN.
         let none = B::float_mul_scalar(others.clone(), 0.0.into());
         let none = B::float_sub_scalar(none, 1.0.into());
         let others = B::float_mask_where(others, empty, none);
@@ -234,7 +234,7 @@ impl<B: Backend> Call<'_, B> {
         ])
     }
 
-    /// The weights of this shard's classes, shape `[1, classes, 1]`.
+    /// Weights of this shard's classes, shape `[1, classes, 1]`.
     fn class_weights(&self, inputs: &Inputs<B>) -> FloatTensor<B> {
         match &inputs.weights {
             MaybeFloat::None => full::<B>(self.geometry.per_class(), 1.0, &self.device, self.float),
@@ -285,7 +285,7 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    /// The losses of the rows, without their penalties.
+    /// Losses of the rows, without the z-losses.
     fn combined_losses(
         &self,
         statistics: &FloatTensor<B>,
@@ -328,8 +328,8 @@ impl<B: Backend> Call<'_, B> {
 
     /// `A softmax - a` of this shard's classes.
     ///
-    /// As in the whole, a class of more than half the probability has minus the sum of the others'
-    /// gradients: `(A - a) - A o / (1 + o)` with the others `o`, where `A - a` is known without a
+    /// As without shards, the gradient of a class of more than half the probability is minus the sum of the
+    /// others' gradients: `(A - a) - A o / (1 + o)` with the others `o`, where `A - a` is known without a
     /// subtraction.
     fn part_of_gradient(
         &self,

@@ -27,7 +27,7 @@ pub(crate) trait Blocks<A> {
     /// Number of blocks.
     fn steps(&self) -> usize;
 
-    /// Shows blocks to the visitor. The blocks that it returns replace them, unless the numbers are only read.
+    /// Shows blocks to the visitor. The blocks that it returns replace them where numbers can be written.
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
 }
 

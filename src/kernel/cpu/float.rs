@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// Compares a function of f64 with the standard library's, which is accurate to one unit in the last place.
+    /// Compares a function of f64 with the standard library's, which is accurate to one last unit.
     #[track_caller]
     fn assert_f64<F: Function<f64>>(xs: &[f64], truth: fn(f64) -> f64, allowed: f64) {
         for instructions in Instructions::available() {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! d hidden = G weight^T       G the gradient of the logits
-//! d weight = hidden^T G       added up over the chunks where it lies
+//! d weight = hidden^T G       added up over the chunks in place
 //! d bias   = sum over the rows of G
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! The loss and the gradients of logits.
+//! Loss and gradients of logits.
 //!
 //! With `x` the scaled and capped logits of a row, `m` their maximum, and shares `a[c]`:
 //!
@@ -14,8 +14,8 @@
 //! p` and `a` are nearly equal there, and their difference would have no digits left. For the same
 //! reason the maximum's 1 stays out of the sum.
 //!
-//! The logits are read from memory once: the exponentials replace them while they are in cache, and
-//! the gradient replaces the exponentials.
+//! Logits are read from memory once. While they are in cache, the exponentials replace them, and the
+//! gradient replaces the exponentials.
 
 use super::blocks::{
     Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, fold_maximum, fold_sum, of_lane,
@@ -37,7 +37,7 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) z_loss: A,
 }
 
-/// The losses of rows whose logits are `x`.
+/// Task: losses of rows whose logits are `x`.
 pub(crate) struct LossOf<'a, A, const W: usize> {
     pub(crate) softmax: Softmax<'a, A, W>,
     pub(crate) x: &'a [A],
@@ -55,8 +55,8 @@ impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
     }
 }
 
-/// The losses of rows, whose logits `x` the gradient replaces, or if that is not wanted the
-/// exponentials.
+/// Task: losses of rows. The gradient replaces the logits `x`, or if it is not wanted, the exponentials
+/// do.
 pub(crate) struct GradientOver<'a, A, const W: usize> {
     pub(crate) softmax: Softmax<'a, A, W>,
     pub(crate) x: &'a mut [A],
@@ -97,7 +97,7 @@ impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
     }
 }
 
-/// The gradient of the rows' distributions.
+/// Task: gradient of the rows' distributions.
 pub(crate) struct TargetsGradient<'a, A, const W: usize> {
     pub(crate) softmax: Softmax<'a, A, W>,
     pub(crate) x: &'a [A],
@@ -107,7 +107,7 @@ pub(crate) struct TargetsGradient<'a, A, const W: usize> {
 impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
     type Output = ();
 
-    /// `(1 - e) weight[c] (lse - x[c])`, 0 where its factor is.
+    /// `(1 - e) weight[c] (lse - x[c])`, 0 where the factor of the difference is 0.
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Self {
@@ -131,7 +131,7 @@ impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
     }
 }
 
-/// The entropy of rows.
+/// Task: entropy of rows.
 pub(crate) struct Entropy<'a, A, const W: usize> {
     pub(crate) softmax: Softmax<'a, A, W>,
     pub(crate) x: &'a [A],
@@ -140,7 +140,7 @@ pub(crate) struct Entropy<'a, A, const W: usize> {
 impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
     type Output = [A; W];
 
-    /// `sum_c p[c] (m - x[c]) + (lse - m)`; a class without probability adds nothing.
+    /// `sum_c p[c] (m - x[c]) + (lse - m)`; a class of probability 0 adds 0 to the sum.
     #[inline(always)]
     fn run<const FMA: bool>(self) -> [A; W] {
         let Self { softmax, x } = self;
@@ -216,31 +216,31 @@ impl<A: Float, const W: usize> Visitor<A> for Slopes<'_, A, W> {
     }
 }
 
-/// What the classes of each row add up to.
+/// Sums over the classes of each row.
 struct Sums<A, const W: usize> {
-    /// The largest logit of each row, before the factor.
+    /// Largest logit of each row, before the factor.
     maximum: [A; W],
     others: [A; W],
     /// `sum_c a[c] (m - x[c])` of the spread shares.
     gaps: [A; W],
-    /// The sum of the spread shares at the maximum.
+    /// Sum of the spread shares at the maximum.
     at_maximum: [A; W],
-    /// The sum of the spread shares of the other classes.
+    /// Sum of the spread shares of the other classes.
     elsewhere: [A; W],
 }
 
-/// What the sums come to.
+/// Losses of rows, and numbers for their gradients.
 struct Finished<A, const W: usize> {
     losses: Losses<A, W>,
     /// `lse - m`.
     above: [A; W],
-    /// What the exponentials are multiplied by.
+    /// Factor of the exponentials.
     factor: [A; W],
-    /// The gradient at a class of more than half the probability.
+    /// Gradient at the majority class: a class of more than half the probability.
     majority: [A; W],
-    /// The exponential of such a class; 2, which none is, in a row without one.
+    /// Exponential of the majority class; in a row without one 2, which no exponential equals.
     majority_exponential: [A; W],
-    /// What is left to subtract at the target.
+    /// Number to subtract from the gradient at the target.
     at_target: [A; W],
 }
 
@@ -266,7 +266,7 @@ impl<A: Float> Run<A> {
 }
 
 impl<A: Float, const W: usize> Softmax<'_, A, W> {
-    /// The logit of each row's index target. Read before anything is written.
+    /// Logit of each row's index target. Callers read it before they write over the logits.
     #[inline(always)]
     fn target_logits(&self, x: &[A]) -> [A; W] {
         let mut logits = [A::ZERO; W];
@@ -289,7 +289,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         sums
     }
 
-    /// The maximum of each row, and how often it stands there.
+    /// Maximum of each row, and the number of classes that have it.
     #[inline(always)]
     fn maximum(&self, x: &mut impl Blocks<A>) -> ([A; W], [A; W]) {
         let mut largest = Largest {
@@ -414,7 +414,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 }
 
-/// Takes in the largest logit of each lane, and how often it stands there.
+/// Largest logit of each lane, and the number of blocks that have it.
 struct Largest<A> {
     value: Block<A>,
     ties: Block<A>,
@@ -434,7 +434,7 @@ impl<A: Float> Visitor<A> for Largest<A> {
     }
 }
 
-/// Logits to exponentials, adding up on the way.
+/// Turns logits into exponentials, and adds them up.
 struct Exponentials<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
     softmax: &'a Softmax<'a, A, W>,
     maximum: &'a [A; W],
@@ -455,8 +455,9 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
         for lane in 0..LANES {
             let gap = (block[lane] - of_lane(maximum, lane)) * softmax.scale;
             let exponential = gap.exp::<FMA>();
-            // Not `gap == 0`, which a small factor can make of another number too. The gap of the
-            // maximum is 0, or NaN where it is infinite, which spoils the row.
+            // The test is not `gap == 0`, because a small factor can make the gap of another logit
+            // 0 too. The gap of the maximum is 0, or NaN where the maximum is infinite; then the
+            // sums of the row become NaN.
             let is_maximum = block[lane] == of_lane(maximum, lane);
             run.others[lane] += if is_maximum { gap } else { exponential };
             exponentials[lane] = exponential;
@@ -477,7 +478,7 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
     }
 }
 
-/// Exponentials to the gradient, but for what is left to subtract at the targets.
+/// Turns exponentials into the gradient, before the subtraction at the targets.
 struct Gradient<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
     softmax: &'a Softmax<'a, A, W>,
     finished: &'a Finished<A, W>,
@@ -501,7 +502,7 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
                 let scale = of_lane(&softmax.rows.scale, lane) * softmax.scale;
                 slope = shares[lane].mul_add::<FMA>(-scale, slope);
             }
-            // Both numbers before the choice: a choice between their places does not vectorise.
+            // Both numbers are loaded before the choice: a choice between two loads does not vectorise.
             let majority = of_lane(&finished.majority, lane);
             let is_majority = exponential == of_lane(&finished.majority_exponential, lane);
             gradient[lane] = if is_majority { majority } else { slope };
@@ -510,13 +511,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
     }
 }
 
-/// Where the class of a row lies in a unit's numbers.
+/// Place of a class of a row in a unit's numbers.
 #[inline(always)]
 pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
     if W == 1 { class } else { class * LANES + row }
 }
 
-/// The softcap over scaled logits.
+/// Softcap over scaled logits.
 #[derive(Clone, Copy)]
 pub(crate) struct Softcap<A> {
     pub(crate) scale: A,

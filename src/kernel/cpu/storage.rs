@@ -1,9 +1,9 @@
-//! Tensors of logits' size as slices: how they are cut into parts for the threads, and how rows get
-//! from there into the arithmetic and back.
+//! Tensors of the logits' size as slices: the division into parts for the threads, and the way of rows
+//! into the arithmetic and back.
 //!
 //! Everything here is in row-major order as `[outer, classes, inner]`, see
-//! [`Geometry`](crate::operation::Geometry). No unsafe code: where a part has only some of the inner
-//! indices, its rows do not lie together, and it holds one slice per class.
+//! [`Geometry`](crate::operation::Geometry). Where a part has only some of the inner indices, its rows
+//! do not lie together. The part then holds one slice per class, so that no unsafe code is needed.
 
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ pub(crate) enum FloatsMut<'a> {
     BF16(&'a mut [bf16]),
 }
 
-/// The rows of a part, in the tensor's dtype.
+/// Rows of a part, in the tensor's dtype.
 #[derive(Debug)]
 pub(crate) enum Part<'a> {
     F64(Runs<'a, f64>),
@@ -42,7 +42,7 @@ pub(crate) enum Part<'a> {
     BF16(Runs<'a, bf16>),
 }
 
-/// Calls a generic function over whichever dtype it is.
+/// Calls a generic function for the dtype of the value.
 macro_rules! over_dtypes {
     ($enum:ident, $value:expr, $inner:ident => $result:expr) => {
         match $value {
@@ -57,7 +57,7 @@ macro_rules! over_dtypes {
 pub(crate) use over_dtypes;
 
 impl<'a> Floats<'a> {
-    /// All rows, for any part to read.
+    /// All rows as a part that is only read.
     pub(crate) fn whole(self) -> Part<'a> {
         match self {
             Self::F64(slice) => Part::F64(Runs::Whole(slice)),
@@ -67,7 +67,7 @@ impl<'a> Floats<'a> {
         }
     }
 
-    /// Consecutive numbers.
+    /// Window of consecutive numbers.
     pub(crate) fn window(self, numbers: Range<usize>) -> Self {
         match self {
             Self::F64(slice) => Self::F64(&slice[numbers]),
@@ -77,7 +77,7 @@ impl<'a> Floats<'a> {
         }
     }
 
-    /// The numbers as the arithmetic's own, copied where their dtype is another.
+    /// Copies the numbers into the dtype of the arithmetic.
     pub(crate) fn to_vec<A: Float>(self, instructions: Instructions) -> Vec<A> {
         over_dtypes!(Self, self, stored => {
             let mut numbers = vec![A::ZERO; stored.len()];
@@ -98,21 +98,21 @@ impl<'a> FloatsMut<'a> {
     }
 }
 
-/// How a tensor is cut into parts. It follows from the shape alone, so that the parts, and with
-/// them the order of every sum, are the same for any number of threads.
+/// Division of a tensor into parts. It follows from the shape alone, so that the parts, and the order of
+/// every sum, are the same for any number of threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Several of the outer dimension together, as many as the number says.
+    /// A part has this number of consecutive outer indices.
     Outer(usize),
-    /// One of the outer dimension, several of the inner together, as many as the number says.
+    /// A part has one outer index and this number of consecutive inner indices.
     Inner(usize),
 }
 
 impl Cut {
-    /// Elements in a part: enough to make the cost of handing it to a thread small, and few enough
-    /// to spread tensors that are worth spreading.
+    /// Number of elements of a part: enough to make the cost of handing it to a thread small, few enough to
+    /// spread tensors that are worth spreading.
     const ELEMENTS: Range<usize> = 1 << 13..1 << 16;
-    /// The shortest run of a class in a part, which keeps the list of runs small beside the runs.
+    /// Shortest run of a class in a part, which keeps the list of runs small compared to the runs.
     const SHORTEST_RUN: usize = 4 * LANES;
 
     pub(crate) fn new(geometry: &Geometry) -> Self {
@@ -125,7 +125,7 @@ impl Cut {
         }
         let outer = (elements / (classes * inner)).max(1);
         Self::Outer(if inner > 1 {
-            // A unit of lanes is computed whole, so a part fills at least one.
+            // A part fills at least one unit of lanes, because units are computed whole.
             outer.max(LANES.div_ceil(inner))
         } else if outer > LANES {
             outer / LANES * LANES
@@ -134,7 +134,7 @@ impl Cut {
         })
     }
 
-    /// The rows of each part, in order.
+    /// Rows of each part, in order.
     pub(crate) fn rows(self, geometry: &Geometry) -> Vec<Range<usize>> {
         let ranges = |length: usize, step: usize| {
             (0..length)
@@ -161,9 +161,9 @@ impl Cut {
 pub(crate) enum Runs<'a, S> {
     /// The whole tensor, read only.
     Whole(&'a [S]),
-    /// All of some outer indices.
+    /// All rows of consecutive outer indices, from `first` on.
     Outer { first: usize, slice: &'a mut [S] },
-    /// A piece of the run of every class, all of one outer index.
+    /// Rows of one outer index: a piece of the run of every class.
     Inner {
         first: usize,
         pieces: Vec<&'a mut [S]>,
@@ -207,7 +207,7 @@ impl<'a, S: Number> Runs<'a, S> {
         }
     }
 
-    /// The numbers of a class in some rows.
+    /// Numbers of a class in some rows.
     #[inline(always)]
     fn run(&self, geometry: &Geometry, rows: &Stretch, class: usize) -> &[S] {
         match self {
@@ -237,7 +237,7 @@ impl<'a, S: Number> Runs<'a, S> {
         }
     }
 
-    /// All the numbers, in pieces.
+    /// All numbers, in pieces.
     #[inline(always)]
     pub(crate) fn all_mut(&mut self) -> &mut [&'a mut [S]] {
         match self {
@@ -247,7 +247,7 @@ impl<'a, S: Number> Runs<'a, S> {
         }
     }
 
-    /// A row whose classes lie together.
+    /// Numbers of a row whose classes lie together.
     #[inline(always)]
     pub(crate) fn row(&self, geometry: &Geometry, row: usize) -> &[S] {
         let length = geometry.classes;
@@ -268,7 +268,7 @@ impl<'a, S: Number> Runs<'a, S> {
     }
 }
 
-/// Where the numbers of a class begin in a slice of the outer indices from `first` on.
+/// Place of the first number of a class in a slice of the outer indices from `first` on.
 #[inline(always)]
 fn place(geometry: &Geometry, rows: &Stretch, class: usize, first: usize) -> usize {
     ((rows.outer - first) * geometry.classes + class) * geometry.inner + rows.inner
@@ -321,7 +321,7 @@ impl Part<'_> {
         });
     }
 
-    /// Writes the lanes of blocks back.
+    /// Writes the lanes of blocks back to their rows.
     pub(crate) fn store_lanes<A: Float>(
         &mut self,
         geometry: &Geometry,
@@ -372,7 +372,7 @@ impl<S: Number, A: Float> Task for LoadLanes<'_, '_, S, A> {
                     let block = &mut blocks[lane / LANES * classes + class];
                     let length = run.len().min(LANES - lane % LANES);
                     match run.first_chunk::<LANES>() {
-                        // The length is known, which makes this a few wide moves.
+                        // With a length that is known at compile time this is a few wide moves.
                         Some(run) if length == LANES => S::widen_all(run, block),
                         _ => S::widen_all(&run[..length], &mut block[lane % LANES..][..length]),
                     }
@@ -436,15 +436,15 @@ impl<S: Number, A: Float> Task for StoreLanes<'_, '_, S, A> {
 /// Consecutive rows that share an outer index.
 pub(crate) struct Stretch {
     outer: usize,
-    /// Where they begin in the inner dimension, and how many they are.
+    /// First inner index; `length` is the number of rows.
     inner: usize,
     length: usize,
-    /// How many rows come before, of those asked for.
+    /// Number of the requested rows before this stretch.
     lane: usize,
 }
 
 impl Stretch {
-    /// Which rows they are.
+    /// Range of the rows of this stretch.
     pub(crate) fn rows(&self, geometry: &Geometry) -> Range<usize> {
         let from = self.outer * geometry.inner + self.inner;
         from..from + self.length
@@ -472,7 +472,7 @@ pub(crate) fn stretches(geometry: &Geometry, rows: Range<usize>) -> impl Iterato
     })
 }
 
-/// The part as one of the arithmetic's own dtype, if it is.
+/// Dtype of the arithmetic; numbers that are stored in it need no conversion.
 pub(crate) trait Native: Float + Number {
     fn slice(floats: Floats<'_>) -> Option<&[Self]>;
     fn slice_mut(floats: FloatsMut<'_>) -> Option<&mut [Self]>;

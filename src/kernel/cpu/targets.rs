@@ -1,4 +1,4 @@
-//! Targets as slices: which rows count, and by how much.
+//! Targets as slices: which rows count, and what they weigh.
 
 use std::ops::Range;
 
@@ -6,12 +6,12 @@ use super::float::Float;
 use super::instructions::{Instructions, Task};
 use super::storage::Floats;
 
-/// The targets of a call.
+/// Targets of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Targets<'a> {
     /// One class per row.
     Indices(Indices<'a>),
-    /// Numbers laid out as the logits are.
+    /// One distribution per row, laid out like the logits.
     Distributions(Floats<'a>),
 }
 
@@ -28,25 +28,25 @@ pub(crate) enum Indices<'a> {
     U8(&'a [u8]),
 }
 
-/// What index targets say of `W` rows.
+/// Index targets of `W` rows, resolved by the target rule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowTargets<const W: usize> {
-    /// 0 where the row does not count.
+    /// Class of each row; 0 where the row does not count.
     pub(crate) class: [usize; W],
     /// Whether the row is neither ignored nor bad.
     pub(crate) counts: [bool; W],
 }
 
-/// What an index target says.
+/// Index target, resolved by the target rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Class(usize),
     Ignored,
-    /// No class, and not ignored.
+    /// Neither a class nor ignored.
     Bad,
 }
 
-/// Calls a generic function over the slice of whichever dtype it is.
+/// Calls a generic function over the slice, for the dtype of the indices.
 macro_rules! over_indices {
     ($indices:expr, $slice:ident => $value:expr) => {
         match $indices {
@@ -63,7 +63,7 @@ macro_rules! over_indices {
 }
 
 impl<'a> Indices<'a> {
-    /// The indices of consecutive rows.
+    /// Indices of consecutive rows.
     pub(crate) fn window(self, rows: Range<usize>) -> Indices<'a> {
         match self {
             Indices::I64(indices) => Indices::I64(&indices[rows]),
@@ -77,7 +77,7 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// The indices of some rows. What is beyond i64 is no class in i64 either.
+    /// Indices of some rows. An index beyond i64 becomes the largest i64, which is not a class either.
     pub(crate) fn gather(self, rows: &[usize]) -> Vec<i64> {
         let narrow = |wide: i128| i64::try_from(wide).unwrap_or(i64::MAX);
         over_indices!(self, indices => {
@@ -85,12 +85,12 @@ impl<'a> Indices<'a> {
         })
     }
 
-    /// All of them, of any dtype.
+    /// All indices, from any dtype.
     pub(crate) fn wide(self) -> Vec<i128> {
         over_indices!(self, indices => indices.iter().map(|index| index.wide()).collect())
     }
 
-    /// The targets of consecutive rows; beyond them, rows that do not count.
+    /// Resolves the targets of consecutive rows. Lanes beyond them are rows that do not count.
     pub(crate) fn resolve<const W: usize>(
         &self,
         rows: Range<usize>,
@@ -99,7 +99,7 @@ impl<'a> Indices<'a> {
         over_indices!(self, indices => rule.resolve(&indices[rows]))
     }
 
-    /// What is put in the place of a row that does not count: 0 where it is ignored, else NaN.
+    /// Loss and gradient of a row that does not count: 0 where it is ignored, NaN where its target is bad.
     pub(crate) fn value_of_dropped(&self, row: usize, rule: &TargetRule<'_>) -> f64 {
         match over_indices!(self, indices => rule.target(indices[row])) {
             Target::Bad => f64::NAN,
@@ -112,13 +112,13 @@ impl<'a> Indices<'a> {
         self.resolve::<1>(row..row + 1, rule).counts[0]
     }
 
-    /// The first bad target: its row and its value.
+    /// First bad target: its row and its value.
     pub(crate) fn first_bad(&self, rule: &TargetRule<'_>) -> Option<(usize, i128)> {
         over_indices!(self, indices => rule.first_bad(indices))
     }
 
-    /// The divisors of a mean: the sum of the classes' weights over the rows that count, and the number of
-    /// these rows.
+    /// Divisors of a mean: the sum of the class weights over the counted rows, and the number of counted
+    /// rows.
     pub(crate) fn divisors_of_mean<A: Float>(
         &self,
         weights: Option<&[A]>,
@@ -134,7 +134,7 @@ impl<'a> Indices<'a> {
     }
 }
 
-/// Which index targets are classes, and which are ignored (these first).
+/// Target rule: tells which index targets are ignored, and which of the others are classes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TargetRule<'a> {
     pub(crate) classes: usize,
@@ -170,7 +170,7 @@ impl TargetRule<'_> {
     }
 
     fn first_bad<I: Index>(&self, indices: &[I]) -> Option<(usize, i128)> {
-        // A few comparisons for many rows as long as all are fine.
+        // Whole runs are checked first: a run without bad targets needs few comparisons.
         const RUN: usize = 1024;
         for (run, indices) in indices.chunks(RUN).enumerate() {
             let fine = self.count_with(indices, true);
@@ -183,12 +183,12 @@ impl TargetRule<'_> {
         None
     }
 
-    /// The number of rows that are neither ignored nor bad.
+    /// Number of rows that are neither ignored nor bad.
     fn count<I: Index>(&self, indices: &[I]) -> usize {
         self.count_with(indices, false)
     }
 
-    /// The number of rows that count, and with `ignored` those that are ignored.
+    /// Number of counted rows, and with `ignored` also of ignored rows.
     fn count_with<I: Index>(&self, indices: &[I], ignored: bool) -> usize {
         let rule = *self;
         Instructions::best().run(Counted {
@@ -250,7 +250,7 @@ impl<I: Index> Task for Counted<'_, I> {
 trait Index: Copy {
     fn is_below(self, classes: usize) -> bool;
     fn equals(self, value: i64) -> bool;
-    /// The class of an index that is below their number.
+    /// Class of an index that is known to be one.
     fn class(self) -> usize;
     fn wide(self) -> i128;
 }
@@ -260,7 +260,7 @@ macro_rules! index {
         impl Index for $int {
             #[inline(always)]
             fn is_below(self, classes: usize) -> bool {
-                // A negative number becomes one above all classes.
+                // The cast makes a negative number larger than all classes.
                 (self as u64) < classes as u64
             }
 

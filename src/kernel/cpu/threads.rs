@@ -1,17 +1,17 @@
-//! The parts of a call on several threads.
+//! Parts of a call on several threads.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Elements from which on the parts are handed to threads: below it, waking them costs more than
-/// they save. At 33 rows of 1000 classes two threads take 13 us and one 20; half of them take 12 in
-/// either case.
+/// Least number of elements whose parts are handed to threads: below it, waking the threads costs more
+/// than they save. For 33 rows of 1000 classes two threads take 13 us and one takes 20; for half of the
+/// rows both take 12.
 pub(super) const SPREAD_FROM: usize = 1 << 15;
 
-/// Runs the parts, on several threads where `spread`, and returns their results in order.
+/// Runs the parts, with `spread` on several threads, and returns their results in order.
 ///
-/// Each thread takes the next part from a queue when it is done with one, and keeps its scratch
-/// memory meanwhile: there is as much of it as there are threads. This thread is one of them, and
-/// begins at once; the others join when they have woken up, and are waited for.
+/// Each thread takes one part after the other from a queue and keeps its scratch memory meanwhile, so
+/// there is one scratch memory per thread. The calling thread begins at once. The others join when they
+/// have woken up, and the call waits for them.
 pub(super) fn for_each<T: Send, S, R: Send>(
     parts: Vec<T>,
     spread: bool,
@@ -49,7 +49,7 @@ pub(super) fn for_each<T: Send, S, R: Send>(
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-/// A thread that panicked while it held the lock is reported by the pool.
+/// Locks a mutex, also after a panic: the pool reports the thread that panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

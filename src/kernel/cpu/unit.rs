@@ -1,4 +1,4 @@
-//! What the rows of a unit go through, whatever their layout.
+//! Steps of the computation over the rows of a unit, for every layout.
 
 use super::constants::Constants;
 use super::float::Float;
@@ -9,11 +9,11 @@ use super::shares::Shares;
 use super::softmax::{self, Bend, Softcap, Softmax, Unbend};
 use crate::operation::{InputValues, Outputs};
 
-/// The numbers of one unit besides its logits.
+/// Numbers of one unit besides its logits.
 pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) rows: Rows<A, W>,
     pub(super) shares: Option<Shares<'a, A>>,
-    /// Where the gradient of the distributions goes.
+    /// Place of the gradient of the distributions.
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
     pub(super) wants_gradient: bool,
@@ -22,8 +22,8 @@ pub(super) struct Unit<'a, A, const W: usize> {
 }
 
 impl<A: Float> Constants<'_, A> {
-    /// The losses; the gradient, if it is wanted, replaces the logits (or probabilities) `x`, which
-    /// are used up in any case.
+    /// Computes the losses. The gradient, if it is wanted, replaces the logits (or probabilities) `x`.
+    /// Otherwise `x` is overwritten too.
     pub(super) fn write<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
@@ -72,7 +72,7 @@ impl<A: Float> Constants<'_, A> {
         }
     }
 
-    /// The losses of the logits (or probabilities) `x`.
+    /// Computes the losses of the logits (or probabilities) `x`, which stay as they are.
     pub(super) fn read<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
@@ -145,7 +145,7 @@ impl<A: Float> Constants<'_, A> {
             outputs.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
         }
         if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
-            // The loss of the distribution alone.
+            // The loss has the shares of the distribution alone.
             let softmax = Softmax {
                 shares: Some(shares),
                 ..self.softmax_of(unit, scale)

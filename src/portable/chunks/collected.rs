@@ -1,5 +1,5 @@
-//! The results of the chunks as one: losses and outputs side by side, gradients of rows in their places,
-//! gradients that are sums added up.
+//! Collection of the results of the chunks: losses and outputs side by side, gradients of rows in their
+//! places, gradients that are sums over rows added up.
 
 use std::ops::Range;
 
@@ -114,7 +114,7 @@ impl<B: Backend> Accumulated<B> {
         }
     }
 
-    /// Adds the gradients that the gradient of a chunk's logits makes.
+    /// Adds the gradients of the projection, computed from the gradient of a chunk's logits.
     pub(super) fn add(
         &mut self,
         rows: &Range<usize>,
@@ -189,7 +189,7 @@ fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, term: FloatTensor<B>, float
     });
 }
 
-/// Writes a chunk's rows.
+/// Writes a chunk's rows into the whole tensor.
 fn put<B: Backend>(
     whole: &mut Option<FloatTensor<B>>,
     rows: &Range<usize>,

@@ -1,11 +1,11 @@
-//! The loss of a projection, one chunk of rows after the other: the logits of a chunk, their loss and
-//! gradient by the operation on logits, and from that the gradients of the projection.
+//! Loss over a projection, one chunk of rows after the other: the logits of a chunk, the loss and the
+//! gradient of these by the operation on logits, and from that the gradients of the projection.
 //!
-//! A reduced loss has its gradients made in the forward, while the logits of a chunk exist: three
-//! matrix products instead of four. What the sums are divided by is known from the targets before the
-//! first chunk. An unreduced loss has an upstream gradient for every row, so its logits are made once
-//! more in the backward; and so are those of f16, whose gradients must not be rounded before what
-//! scales the loss up has reached them.
+//! The gradients of a reduced loss are computed in the forward, while the logits of a chunk exist: three
+//! matrix products instead of four. The divisors are known from the targets before the first chunk. An
+//! unreduced loss has an upstream gradient for every row, so its logits are computed again in the
+//! backward. Logits of f16 are computed again too: their gradients must not be rounded before the
+//! factor that scales the loss up has reached them.
 
 mod collected;
 mod window;
@@ -24,7 +24,7 @@ use crate::operation::{
     Saved, Targets, Wanted, WantedGradients, accumulation_dtype, has_gradient_in_f16,
 };
 
-/// An implementation of the operation over the logits of a chunk.
+/// Implementation of the operation over the logits of a chunk.
 pub(crate) trait OnLogits<B: Backend> {
     fn forward(
         logits: Logits<B>,
@@ -97,7 +97,7 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
     }
 }
 
-/// The losses of the chunks, without gradients.
+/// Losses of the chunks, without gradients.
 pub(crate) fn losses<B: Backend>(
     projection: &Projection<B>,
     inputs: Inputs<B>,
@@ -119,7 +119,7 @@ pub(crate) fn losses<B: Backend>(
     }
 }
 
-/// The gradients of a projection whose logits are made once more.
+/// Gradients of a projection whose logits are computed again.
 pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
     projection: Projection<B>,
     inputs: Inputs<B>,
@@ -149,13 +149,14 @@ pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
     sums.finish(&projection)
 }
 
-/// Gradients of a reduced loss, made for an upstream gradient of 1, by the upstream gradient.
+/// Multiplies the gradients of a reduced loss, computed for an upstream gradient of 1, by the upstream
+/// gradient.
 pub(crate) fn multiplied<B: Backend>(
     gradients: Gradients<B>,
     upstream: &FloatTensor<B>,
 ) -> Gradients<B> {
     gradients.map(|gradient, _| {
-        // CubeCL fills no tensors without elements.
+        // CubeCL cannot fill tensors without elements.
         if gradient.shape().num_elements() == 0 {
             return gradient;
         }
@@ -164,7 +165,7 @@ pub(crate) fn multiplied<B: Backend>(
         let dtype = gradient.dtype();
         let float = accumulation_dtype(dtype);
         let gradient = B::float_cast(gradient, float);
-        // A gradient of 0, which no counted row has reached, stays 0 whatever the upstream.
+        // A gradient of 0, to which no counted row has contributed, stays 0 for any upstream gradient.
         let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
         let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
         let product = B::float_mul(gradient, B::float_cast(upstream, float));
@@ -173,10 +174,11 @@ pub(crate) fn multiplied<B: Backend>(
     })
 }
 
-/// A call, and how its rows are divided.
+/// Call over a projection, and the division of its rows into chunks.
 struct Chunks<'a, B: Backend> {
     projection: &'a Projection<B>,
-    /// A mean has become a sum over divisors that are known before the first chunk.
+    /// Inputs of the call; a mean has become a sum with divisors, which the targets give before the first
+    /// chunk.
     inputs: Inputs<B>,
     options: &'a Options,
     rows: usize,
@@ -184,7 +186,7 @@ struct Chunks<'a, B: Backend> {
     device: B::Device,
 }
 
-/// The tensors of consecutive rows.
+/// Tensors of consecutive rows.
 struct Chunk<B: Backend> {
     hidden: FloatTensor<B>,
     logits: FloatTensor<B>,
@@ -223,7 +225,7 @@ impl<'a, B: Backend> Chunks<'a, B> {
         }
     }
 
-    /// The rows of each chunk; without any rows one chunk of none.
+    /// Rows of each chunk; a call without rows has one empty chunk.
     fn ranges(&self) -> Vec<Range<usize>> {
         let step = self.projection.rows_per_chunk;
         let starts = (0..self.rows.max(1)).step_by(step);
@@ -241,7 +243,7 @@ impl<'a, B: Backend> Chunks<'a, B> {
         }
     }
 
-    /// The logits of rows with these hidden states.
+    /// Logits of rows with these hidden states.
     fn logits(&self, hidden: FloatTensor<B>, rows: &Range<usize>) -> FloatTensor<B> {
         let projection = self.projection;
         let features = hidden.shape()[1];
@@ -280,7 +282,7 @@ impl<'a, B: Backend> Chunks<'a, B> {
         };
         match &projection.positive {
             MaybeFloat::None => logits,
-            // CubeCL puts no tensors without elements together.
+            // CubeCL cannot concatenate tensors without elements.
             MaybeFloat::Some(_) if rows.is_empty() => {
                 B::float_zeros(Shape::new([0, self.classes]), &self.device, dtype)
             }
@@ -295,8 +297,8 @@ impl<'a, B: Backend> Chunks<'a, B> {
         }
     }
 
-    /// The hidden states for the gradient of the weight, with 0 for rows that do not count: such a row would
-    /// add 0 times its own numbers, NaN where these are not finite.
+    /// Hidden states for the gradient of the weight, with 0 for rows that do not count: such a row would add
+    /// 0 times its numbers, NaN where the numbers are not finite.
     fn counted(
         &self,
         hidden: FloatTensor<B>,
