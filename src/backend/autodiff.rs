@@ -1,8 +1,8 @@
-//! The gradient node: forward and backward are operations of the backend below, so no graph of
-//! tensor operations is recorded.
+//! Gradient node of the operation. Forward and backward are operations of the inner backend, so no graph
+//! of tensor operations is recorded.
 //!
-//! The parents of the node are the tensors of the call that can have a gradient. Only those that are
-//! tracked get one, and nothing is computed for the others.
+//! The parents of the node are the tensors of the call that can have a gradient. Only tracked tensors get
+//! a gradient, and nothing is computed for the others.
 
 use std::convert::Infallible;
 
@@ -18,13 +18,13 @@ use crate::operation::{
     Change, Forward, Gradients, Inputs, Logits, Options, Role, Saved, Wanted, WantedGradients,
 };
 
-/// The node, with the role of each of its parents.
+/// Node of the graph, with the role of each of its parents.
 #[derive(Debug)]
 struct CrossEntropy<const PARENTS: usize> {
     roles: [Role; PARENTS],
 }
 
-/// What the node keeps between forward and backward.
+/// State that the node keeps between forward and backward.
 #[derive(Clone, Debug)]
 struct Kept<B: CrossEntropyOperation> {
     saved: Saved<B>,
@@ -79,7 +79,7 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> CrossEntropyOperation for 
                 ..wanted
             },
         };
-        // A node has its parents in an array.
+        // The number of parents of a node is a constant of its type.
         let Parents { roles, nodes, .. } = parents;
         match nodes.len() {
             1 => call.record::<C, 1>(roles, nodes),
@@ -109,7 +109,7 @@ fn unwrapped<T>(result: Result<T, Infallible>) -> T {
     value
 }
 
-/// Takes the tensors of a call out of the graph, and notes their nodes.
+/// Takes the tensors of a call out of the graph, and collects the nodes of these tensors.
 #[derive(Default)]
 struct Parents {
     wanted: WantedGradients,
@@ -142,7 +142,7 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> 
     }
 }
 
-/// A call on the backend below.
+/// Call on the inner backend.
 struct Call<B: CrossEntropyOperation> {
     logits: Logits<B>,
     inputs: Inputs<B>,
@@ -151,7 +151,7 @@ struct Call<B: CrossEntropyOperation> {
 }
 
 impl<B: CrossEntropyOperation> Call<B> {
-    /// Runs the forward and, where a parent is tracked, records the node. Outputs are constants.
+    /// Runs the forward and, where a parent is tracked, records the node. Outputs are constants of the graph.
     fn record<C: CheckpointStrategy, const PARENTS: usize>(
         self,
         roles: Vec<Role>,
@@ -167,7 +167,8 @@ impl<B: CrossEntropyOperation> Call<B> {
             unreachable!("the number of parents was matched");
         };
         let node = CrossEntropy::<PARENTS> { roles };
-        // Compute bound: recomputing the loss would need the logits kept alive, which is all it saves.
+        // Compute bound: to recompute the loss, the logits would have to be kept, which are all that
+        // checkpointing could free.
         let (loss, outputs) = match node.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(preparation) => {
                 let forward = B::cross_entropy(logits, inputs.clone(), options.clone(), wanted);

@@ -1,9 +1,9 @@
-//! Every CubeCL runtime: wgpu, Vulkan, Metal, WebGPU, CUDA, ROCm. Which of them runs is a property
-//! of the tensor's device. Layout, dtype, allocation; no maths.
+//! Operation on every CubeCL runtime: wgpu, Vulkan, Metal, WebGPU, CUDA, ROCm. The tensor's device
+//! determines the runtime. This file handles layout, dtype and allocation; the maths is in the kernels.
 //!
-//! The forward keeps the logits and a few numbers per row; the backward writes the gradient over the
-//! logits if nobody else holds their buffer, else into a new tensor in the same order of memory.
-//! Neither waits for the device.
+//! The forward keeps the logits and a few numbers per row. The backward writes the gradient over the
+//! logits if nobody else holds that buffer, else into a new tensor in the same order of memory.
+//! Neither forward nor backward waits for the device.
 
 use std::cmp::Reverse;
 
@@ -76,7 +76,7 @@ impl CrossEntropyOperation for CubeBackend {
     }
 }
 
-/// The fused kernels over the logits of a chunk.
+/// Fused kernels over the logits of a chunk.
 struct Fused;
 
 impl chunks::OnLogits<CubeBackend> for Fused {
@@ -106,23 +106,23 @@ pub(crate) fn computes_f64(device: &CubeDevice) -> bool {
     !matches!(device, CubeDevice::Wgpu(_) | CubeDevice::Metal(_))
 }
 
-/// The bytes that a buffer of the device may have.
+/// Largest number of bytes of a buffer of the device.
 pub(crate) fn largest_buffer(device: &CubeDevice) -> usize {
     let client = device.client();
     client.properties().memory.max_page_size as usize
 }
 
-/// The tensors of a call, each in an order of memory that the kernels take.
+/// Tensors of a call, each in an order of memory that the kernels take.
 struct Operands<'a> {
     options: &'a Options,
     wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
     weights: Option<CubeTensor>,
-    /// The largest class of each distribution, for the outputs of rows.
+    /// Largest class of each distribution, for the outputs of rows.
     labels: Option<CubeTensor>,
     reduction: Reduction,
-    /// The dtype of the arithmetic.
+    /// Dtype of the arithmetic.
     arithmetic: FloatDType,
 }
 
@@ -142,7 +142,7 @@ impl<'a> Operands<'a> {
         let class_dim = options.class_dim;
         let labels = match &inputs.targets {
             Targets::Distributions(targets) if wanted.outputs != Outputs::None => {
-                // One more read of the distributions, by Burn's kernel.
+                // Burn's kernel reads the distributions once more.
                 let labels = CubeBackend::float_argmax(targets.clone(), class_dim, IntDType::I32);
                 Some(into_contiguous(labels))
             }
@@ -247,7 +247,8 @@ impl<'a> Operands<'a> {
         }
     }
 
-    /// The gradients by the numbers that the forward left, or without them, over probabilities.
+    /// Computes the gradients from the statistics and divisors of the forward; over probabilities from
+    /// neither.
     fn gradients(
         self,
         from_forward: Option<(CubeTensor, CubeTensor)>,
@@ -301,12 +302,12 @@ impl<'a> Operands<'a> {
         }
     }
 
-    /// The loss in its shape, and the divisors of the losses and of the z-losses.
+    /// Loss in its shape, and the divisors of the losses and of the z-losses.
     fn loss(&self, call: &Call<'_>, losses: Option<Buffer>) -> (CubeTensor, CubeTensor) {
         let losses = losses.expect("the forward has losses");
         let logits = self.logits.meta.shape();
         if matches!(self.reduction, Reduction::PerRow) {
-            // Nobody reads the divisors, but fusion has been told of them.
+            // Nobody reads these divisors, but fusion expects a tensor of this shape.
             let shape = row_shape(logits, self.options.class_dim);
             let divisors = self.empty(Shape::new([2]));
             return (self.arithmetic_tensor(losses, shape), divisors);
@@ -319,12 +320,12 @@ impl<'a> Operands<'a> {
         )
     }
 
-    /// A buffer of the arithmetic's dtype as a tensor.
+    /// Tensor over a buffer of the arithmetic's dtype.
     fn arithmetic_tensor(&self, buffer: Buffer, shape: Shape) -> CubeTensor {
         self.tensor(buffer, shape, self.arithmetic.into())
     }
 
-    /// A buffer of several lines of numbers, one number per row, as a tensor.
+    /// Tensor over a buffer of several lines, each with one number per row.
     fn lines(&self, buffer: Buffer, rows: usize, dtype: DType) -> CubeTensor {
         let shape = Shape::new([buffer.length / rows, rows]);
         self.tensor(buffer, shape, dtype)
@@ -349,15 +350,15 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// Where a gradient is written.
+/// Place of a gradient.
 enum Destination {
-    /// Over the tensor that it is the gradient of.
+    /// The gradient replaces its own tensor.
     InPlace,
     New(Box<CubeTensor>),
 }
 
 impl Destination {
-    /// To be asked before the kernels take hold of the tensor's buffer.
+    /// Place of the gradient of a tensor. Must run before the kernels hold the tensor's buffer.
     fn of(tensor: &CubeTensor) -> Self {
         if tensor.can_mut() && tensor.is_nonoverlapping() {
             Self::InPlace
@@ -385,7 +386,7 @@ fn is_empty(logits: &CubeTensor) -> bool {
     logits.meta.num_elements() == 0
 }
 
-/// The forward over no rows.
+/// Forward of a call without rows.
 fn without_rows(
     logits: CubeTensor,
     inputs: Inputs<CubeBackend>,
@@ -397,7 +398,7 @@ fn without_rows(
     let logits = Logits::Tensor(logits);
     let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);
     if let Saved::Statistics { statistics, .. } = &mut forward.saved {
-        // The kernels keep more numbers of a row than the portable path; fusion was told their number.
+        // The kernels keep more numbers per row than the portable path, and fusion expects that number.
         *statistics = CubeBackend::float_zeros(
             Shape::new([numbers, 0]),
             &statistics.device,
@@ -407,7 +408,7 @@ fn without_rows(
     forward
 }
 
-/// The tensor in an order of memory that has one stride before and one behind the class dimension.
+/// Tensor in an order of memory with one stride before and one behind the class dimension.
 fn in_strides(tensor: CubeTensor, class_dim: usize) -> CubeTensor {
     if !tensor.meta.is_tiled() && layout_of(&tensor, class_dim).is_some() {
         tensor
@@ -435,7 +436,7 @@ fn buffer_of(tensor: &CubeTensor) -> Buffer {
     }
 }
 
-/// An empty tensor with its dimensions in the same order of memory, as far as that has no gaps.
+/// New tensor without values, in the order of memory of `tensor` but without gaps.
 fn new_like(tensor: &CubeTensor) -> CubeTensor {
     let shape = tensor.meta.shape().clone();
     let (client, device) = (tensor.client.clone(), tensor.device.clone());

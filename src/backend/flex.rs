@@ -1,4 +1,4 @@
-//! Flex, Burn's CPU backend.
+//! Operation on Flex, Burn's CPU backend.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Bytes, DType, Shape, TensorData};
@@ -26,7 +26,7 @@ impl HostBackend for Flex {
     }
 }
 
-/// The numbers of a contiguous tensor.
+/// Reads the numbers of a contiguous tensor.
 macro_rules! numbers {
     ($tensor:expr) => {
         $tensor
@@ -35,7 +35,7 @@ macro_rules! numbers {
     };
 }
 
-/// The numbers of a contiguous tensor to write over; in a copy, if others share them.
+/// Numbers of a contiguous tensor to write over; a copy, if other tensors share them.
 macro_rules! numbers_mut {
     ($tensor:expr) => {{
         let range = $tensor.layout().contiguous_offsets();
@@ -54,7 +54,7 @@ impl HostTensor for FlexTensor {
     }
 
     fn row_major(self) -> Self {
-        // `to_contiguous` would copy a window of a larger buffer, too.
+        // `to_contiguous` would also copy a contiguous window of a larger buffer.
         if self.is_contiguous() {
             self
         } else {
@@ -75,7 +75,8 @@ impl HostTensor for FlexTensor {
     fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])> {
         let layout = self.layout();
         let (strides, start) = match layout.num_elements() {
-            // To Flex any strides are contiguous then, and the start may lie behind the storage.
+            // For a tensor without elements Flex calls any strides contiguous, and the start may lie
+            // behind the storage.
             0 => ([1, 1], 0),
             _ => {
                 let strides = layout.strides();
@@ -111,8 +112,8 @@ impl HostTensor for FlexTensor {
     }
 
     fn is_unshared(&self) -> bool {
-        // Not every tensor that is alone in its buffer may be written to: one that was expanded
-        // shows the same number in many places.
+        // A unique tensor may still not be writable: an expanded tensor has one number in
+        // many places.
         self.is_unique() && self.is_contiguous()
     }
 
@@ -127,9 +128,9 @@ impl HostTensor for FlexTensor {
     }
 
     fn zeros(shape: Shape, dtype: DType) -> Self {
-        // `FlexTensor::zeros` makes bytes first, which are then copied for their alignment. Zeros of
-        // integers come from the system untouched, so that the threads that write here find the
-        // memory near.
+        // `FlexTensor::zeros` makes bytes first and then copies them for alignment. The system gives
+        // zeros of integers without touching the memory, so that it becomes local to the threads that
+        // write to it.
         let length = shape.num_elements();
         let bytes = match dtype {
             DType::F64 => Bytes::from_elems(vec![0u64; length]),

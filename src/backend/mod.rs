@@ -1,8 +1,9 @@
-//! One file per backend: where the operation meets Burn's tensors. Layout, dtype, allocation; no maths.
+//! Implementations of the operation over Burn's tensors, one file per backend. They handle layout, dtype
+//! and allocation; the maths is in the kernels.
 
-// Burn deprecates NdArray; to serve it its name must be said, here and in what the macros write.
+// Burn deprecates NdArray. Its implementation has to name it, here and in the code of the macros.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
-// In a build without a backend of this crate everything goes the portable path.
+// A build without a backend feature uses the portable path only.
 #![cfg_attr(
     not(any(feature = "flex", feature = "ndarray", feature = "cube")),
     allow(unused)
@@ -28,15 +29,15 @@ mod ndarray;
 #[cfg(feature = "cube")]
 use crate::operation::metadata;
 
-/// The cross-entropy as one operation of a backend, forward and backward.
+/// Cross-entropy as one operation of a backend, forward and backward.
 ///
 /// Flex, NdArray and CubeCL's backend (each behind the feature of its name) implement it with kernels of
 /// this crate, `Autodiff` of each of them with the closed-form gradient. Burn's macro writes the
 /// implementations for fusion and for [`Dispatch`](burn::backend::Dispatch), which finds the backend in
 /// the tensor's device.
 ///
-/// Shapes, dtypes and option values are checked by [`CrossEntropyLoss`](crate::CrossEntropyLoss)
-/// before it calls; the methods rely on it.
+/// [`CrossEntropyLoss`](crate::CrossEntropyLoss) checks shapes, dtypes and option values before a call.
+/// The methods do not check them again.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
@@ -45,7 +46,7 @@ use crate::operation::metadata;
     Fusion: cfg(feature = "cube")
 )]
 pub trait CrossEntropyOperation: Backend {
-    /// The loss of `logits`, and what else is wanted.
+    /// Computes the loss of `logits`, and the other wanted results.
     #[fusion(meta = metadata::cross_entropy)]
     fn cross_entropy(
         #[extension_type] logits: Logits<Self>,
@@ -54,7 +55,7 @@ pub trait CrossEntropyOperation: Backend {
         wanted: Wanted,
     ) -> Forward<Self>;
 
-    /// The gradients for an upstream gradient in the shape of the loss.
+    /// Computes the gradients for an upstream gradient in the shape of the loss.
     #[fusion(meta = metadata::cross_entropy_backward)]
     fn cross_entropy_backward(
         #[extension_type] saved: Saved<Self>,

@@ -1,4 +1,4 @@
-//! NdArray, Burn's older CPU backend, deprecated by Burn in favour of Flex.
+//! Operation on NdArray, Burn's older CPU backend, which Burn deprecates in favour of Flex.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape, TensorData};
@@ -26,7 +26,7 @@ impl HostBackend for NdArray {
     }
 }
 
-/// A tensor whose storage is open: burn-ndarray's own keeps its array to itself.
+/// Tensor whose array is accessible; the array of burn-ndarray's own tensor is not.
 macro_rules! host_array {
     ($($dtype:ident: $element:ident),*) => {
         #[derive(Clone)]
@@ -35,7 +35,7 @@ macro_rules! host_array {
         }
 
         impl HostArray {
-            /// Copies what was borrowed from a file, and nothing else.
+            /// Opens the storage of a tensor. Copies it only if it was borrowed from a file.
             fn open(tensor: NdArrayTensor) -> Self {
                 match tensor {
                     $(NdArrayTensor::$dtype(storage) => Self::$dtype(storage.into_owned()),)*
@@ -50,7 +50,7 @@ macro_rules! host_array {
             }
         }
 
-        /// Calls a generic function over the array of whichever dtype it is.
+        /// Calls a generic function over the array, for the dtype of the tensor.
         macro_rules! over_arrays {
             ($value:expr, $array:ident => $result:expr) => {
                 match $value {
@@ -63,14 +63,14 @@ macro_rules! host_array {
 
 host_array!(F64: f64, F32: f32, I64: i64, I32: i32, I16: i16, I8: i8, U64: u64, U32: u32, U16: u16, U8: u8);
 
-/// The numbers of an array in row-major order.
+/// Reads the numbers of an array in row-major order.
 macro_rules! numbers {
     ($array:expr) => {
         $array.as_slice().expect("the array is in row-major order")
     };
 }
 
-/// The numbers of a contiguous tensor to write over; in a copy, if others share them.
+/// Numbers of a contiguous tensor to write over; a copy, if other tensors share them.
 macro_rules! numbers_mut {
     ($array:expr) => {
         $array

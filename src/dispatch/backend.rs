@@ -1,4 +1,4 @@
-//! The backend that a loss is for.
+//! Backends that a loss can be bound to.
 
 use burn::backend::{Dispatch, DispatchTensor, DispatchTensorKind};
 
@@ -7,7 +7,7 @@ use crate::backend::CrossEntropyOperation;
 use crate::error::CrossEntropyError;
 use crate::operation::{Forward, Inputs, Logits, Options, Role, Wanted};
 
-/// A backend that a [`CrossEntropyLoss`](crate::CrossEntropyLoss) can be bound to.
+/// Backend that a [`CrossEntropyLoss`](crate::CrossEntropyLoss) can be bound to.
 ///
 /// [`Dispatch`], the default of the loss, finds the backend in the device of the tensors. Flex, NdArray and
 /// every CubeCL runtime (each behind the feature of its name), and `Autodiff` of each of them, with and
@@ -37,7 +37,7 @@ pub trait CrossEntropyBackend: CrossEntropyOperation {
         wanted: Wanted,
     ) -> Result<Forward<Dispatch>, CrossEntropyError>;
 
-    /// Whether this backend takes the tensor.
+    /// Checks that this backend takes the tensor.
     #[doc(hidden)]
     fn check(tensor: &DispatchTensor, role: Role) -> Result<(), CrossEntropyError>;
 }
@@ -116,7 +116,7 @@ fn has_implementation(kind: &DispatchTensorKind) -> bool {
     }
 }
 
-// The alias that users bind a loss to is one of the backends above.
+// Checks that the alias that users bind a loss to is one of the backends above.
 #[cfg(feature = "wgpu")]
 const _: () = {
     const fn is_implemented<B: CrossEntropyBackend>() {}

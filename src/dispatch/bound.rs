@@ -1,4 +1,4 @@
-//! A call on a backend that is bound at compile time. Tensors go in and out by Burn's own conversion.
+//! Calls on a backend that is bound at compile time. Burn's own conversions convert the tensors.
 
 use std::any::type_name;
 
@@ -14,7 +14,7 @@ use crate::backend::CrossEntropyOperation;
 use crate::error::CrossEntropyError;
 use crate::operation::{Change, Forward, Inputs, Logits, Options, Role, Saved, Wanted};
 
-/// Runs the operation on `B`; `strategy` is that of an autodiff backend.
+/// Runs the operation on `B`. `strategy` is the checkpointing strategy of an autodiff backend.
 pub(super) fn run<B>(
     strategy: Option<GradientCheckpointingStrategy>,
     logits: Logits<Dispatch>,
@@ -44,7 +44,7 @@ where
     })
 }
 
-/// Whether `B` takes the tensor.
+/// Checks that `B` takes the tensor.
 pub(super) fn check<B>(
     strategy: Option<GradientCheckpointingStrategy>,
     tensor: &DispatchTensor,
@@ -65,13 +65,13 @@ where
     }
 }
 
-/// Takes tensors to a backend.
+/// Converts tensors to those of a backend.
 ///
-/// To an autodiff backend a tensor without autodiff comes as a constant, so that one loss serves training
-/// and validation, and a tensor of another checkpointing strategy as it is: what the node keeps does not
-/// depend on the strategy.
+/// For an autodiff backend a tensor without autodiff becomes a constant, so that one loss serves training
+/// and validation. A tensor of another checkpointing strategy is taken as it is: the state of the node
+/// does not depend on the strategy.
 struct Entrance {
-    /// The strategy of the backend, where it is an autodiff backend.
+    /// Checkpointing strategy of the backend, if it is an autodiff backend.
     strategy: Option<GradientCheckpointingStrategy>,
     /// Autodiff setting of all tensors so far.
     autodiff: DispatchAutodiffContext,
@@ -139,7 +139,7 @@ where
     }
 }
 
-/// A tensor of `B` as a runtime-dispatched one, with the autodiff setting that the inputs had.
+/// Converts a tensor of `B` to a runtime-dispatched tensor with the autodiff setting of the inputs.
 fn dispatched<B>(tensor: FloatTensor<B>, autodiff: DispatchAutodiffContext) -> DispatchTensor
 where
     B: CrossEntropyOperation,
@@ -152,7 +152,7 @@ where
     }
 }
 
-/// An integer tensor of `B` as a runtime-dispatched one.
+/// Converts an integer tensor of `B` to a runtime-dispatched tensor.
 fn dispatched_int<B>(tensor: IntTensor<B>) -> DispatchTensor
 where
     B: CrossEntropyOperation,
@@ -164,7 +164,7 @@ where
     }
 }
 
-/// A type's name without the modules it lies in.
+/// Name of a type without the paths of its modules.
 fn without_paths(type_name: &str) -> String {
     type_name
         .split_inclusive(['<', '>', ',', ' '])

@@ -10,8 +10,8 @@ use crate::backend::cube;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 use crate::backend::host;
 
-/// The first index target that is neither a class nor ignored, its row and its value, where they lie
-/// in the host's memory.
+/// First index target that is neither a class nor ignored: its row and its value. Checks only targets in
+/// the host's memory.
 #[allow(clippy::needless_return)] // By feature.
 pub(crate) fn first_bad_index(
     indices: &DispatchTensor,
@@ -36,7 +36,7 @@ pub(crate) fn first_bad_index(
     HostCheck::Elsewhere
 }
 
-/// Result of a look at values in the host's memory.
+/// Result of a check of values in the host's memory.
 pub(crate) enum HostCheck {
     /// The first bad row, if any.
     Done(Option<(usize, i128)>),
@@ -44,7 +44,7 @@ pub(crate) enum HostCheck {
     Elsewhere,
 }
 
-/// Whether the operation gives right numbers for float tensors of the dtype on the device.
+/// Whether the operation computes correct numbers for float tensors of the dtype on the device.
 pub(crate) fn computes(device: &Device, dtype: DType) -> bool {
     #[cfg(feature = "cube")]
     if dtype == DType::F64
@@ -59,7 +59,7 @@ pub(crate) fn computes(device: &Device, dtype: DType) -> bool {
     ) && device.supports_dtype(dtype)
 }
 
-/// Bytes of the largest buffer that the device allows, where there is a bound.
+/// Number of bytes of the largest buffer that the device allows, if it has a bound.
 pub(crate) fn largest_buffer(device: &Device) -> Option<usize> {
     #[cfg(feature = "cube")]
     if let DispatchDevice::Cube(device) = device.clone().without_autodiff().as_dispatch() {

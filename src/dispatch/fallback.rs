@@ -1,5 +1,5 @@
-//! The operation on a backend without an implementation, and over a shard of the classes on every
-//! backend: in plain tensor operations, outside the graph, with the gradients attached to the loss.
+//! Operation on a backend without an implementation, and over a shard of the classes on every backend:
+//! in plain tensor operations, outside the graph, with the gradients attached to the loss.
 
 use std::convert::Infallible;
 
@@ -17,12 +17,12 @@ use crate::operation::{
 };
 use crate::portable::{self, chunks};
 
-/// The operation on a backend without an implementation.
+/// Runs the operation on a backend without an implementation.
 ///
-/// Where autodiff is on, loss and gradient are computed outside the graph, and the gradient is
-/// attached to the loss as the slope of a term of value 0, so that here too no graph of the
-/// computation is recorded. All of that in the accumulation dtype, so that no gradient is rounded
-/// to half precision before it meets the upstream gradient.
+/// With autodiff, loss and gradient are computed outside the graph, and the gradient is attached to the
+/// loss as the slope of a term of value 0, so that no graph of the computation is recorded. All of this
+/// is in the accumulation dtype, so that no gradient is rounded to half precision before it is multiplied
+/// by the upstream gradient.
 ///
 /// The gradients of an unreduced loss over a projection depend on the upstream gradient of every row, so
 /// there the logits of the chunks are part of the graph, and stay in memory until the backward.
@@ -80,7 +80,7 @@ pub(super) fn cross_entropy(
     }
 }
 
-/// Takes the tensors of a call out of the graph, in the accumulation dtype, and notes those that are tracked.
+/// Takes the tensors of a call out of the graph, in the accumulation dtype, and collects the tracked ones.
 struct Parents {
     float: FloatDType,
     autodiff: DispatchAutodiffContext,
@@ -103,7 +103,7 @@ impl Change<Dispatch, Dispatch> for Parents {
     type Error = Infallible;
 
     fn float(&mut self, tensor: DispatchTensor, role: Role) -> Result<DispatchTensor, Infallible> {
-        // Weights and divisors come without autodiff.
+        // Class weights and divisors have no autodiff.
         if matches!(role, Role::ClassWeights | Role::Divisors) {
             return Ok(tensor);
         }
@@ -121,9 +121,9 @@ impl Change<Dispatch, Dispatch> for Parents {
     }
 }
 
-/// The projection with hidden states of 0 in rows that do not count: the gradient of the weight in the
-/// graph is a product with them, and so NaN where one of them holds it. An unreduced loss comes
-/// without outputs, so nothing else is asked of these rows.
+/// Projection with hidden states of 0 in rows that do not count. The gradient of the weight in the graph
+/// is a product with the hidden states, so a NaN in such a row would reach it. An unreduced loss has no
+/// outputs, so nothing else reads these rows.
 fn counted(
     projection: Projection<Dispatch>,
     inputs: &Inputs<Dispatch>,
@@ -142,7 +142,7 @@ fn counted(
     }
 }
 
-/// The contribution of a shard of the classes to its rows, outside every graph.
+/// Statistics of the rows over a shard of the classes, outside every graph.
 pub(crate) fn shard_statistics(
     logits: DispatchTensor,
     shard: &ShardCall<Dispatch>,
@@ -150,8 +150,7 @@ pub(crate) fn shard_statistics(
     portable::shard_statistics::<Dispatch>(without_autodiff(logits), shard)
 }
 
-/// The loss of all classes, with the gradient of this shard's logits attached as in
-/// [`cross_entropy`].
+/// Loss of all classes, with the gradient of this shard's logits attached as in [`cross_entropy`].
 pub(crate) fn shard_loss(
     logits: DispatchTensor,
     statistics: DispatchTensor,
@@ -172,9 +171,9 @@ pub(crate) fn shard_loss(
     }
 }
 
-/// A term of value 0, in the shape of the loss, whose derivative by `parent` is `gradient`.
+/// Term of value 0, in the shape of the loss, whose derivative by `parent` is `gradient`.
 ///
-/// A parent that is not finite takes no part: 0 times infinity is not 0.
+/// Elements of the parent that are not finite are left out, because 0 times infinity is NaN.
 fn slope_of(
     parent: DispatchTensor,
     gradient: DispatchTensor,
@@ -199,7 +198,7 @@ fn slope_of(
     Dispatch::float_reshape(slope, loss)
 }
 
-/// An untracked tensor with the autodiff setting that the inputs had.
+/// Untracked tensor with the autodiff setting of the inputs.
 fn with_autodiff(tensor: DispatchTensor, autodiff: DispatchAutodiffContext) -> DispatchTensor {
     match autodiff {
         DispatchAutodiffContext::Disabled => tensor,

@@ -1,4 +1,4 @@
-//! From runtime-dispatched tensors to the implementation that takes them, and back.
+//! Way from runtime-dispatched tensors to the implementation that takes them, and back.
 //!
 //! | File | Subject |
 //! |---|---|
@@ -7,9 +7,9 @@
 //! | `fallback` | a call on a backend without an implementation, and over a shard of the classes |
 //! | `device` | facts of a device, and index targets in the host's memory |
 
-// Burn deprecates NdArray; to serve it its name must be said.
+// Burn deprecates NdArray. Its implementation has to name it.
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
-// In a build without a backend of this crate everything goes the portable path.
+// A build without a backend feature uses the portable path only.
 #![cfg_attr(
     not(any(feature = "flex", feature = "ndarray", feature = "cube")),
     allow(unused)

@@ -119,7 +119,7 @@ impl<B: Backend> Call<'_, B> {
             }
             Scores::Logits { x, maximum, others } => {
                 let softmax = self.softmax(x, maximum, others);
-                // Where the sum of the others is below 1, the largest class has more than half the probability.
+                // Where the others add up to less than 1, the largest class has more than half.
                 let dominant = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
                 let dominant = B::bool_and(
                     self.equals_row(x.clone(), maximum.clone()),

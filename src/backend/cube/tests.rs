@@ -1,4 +1,4 @@
-//! What fusion is told of results before they are there.
+//! Tests of the shapes and dtypes of results that fusion gets before it runs the operation.
 
 use super::*;
 use crate::operation::{
@@ -81,7 +81,7 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
     }
 }
 
-/// Fusion believes it without a look at the tensors that come later.
+/// Fusion does not compare the announced shapes and dtypes with the tensors that it gets later.
 #[test]
 fn what_fusion_is_told_of_the_results_is_what_comes() {
     let plain = Options::default().values;

@@ -6,7 +6,7 @@ use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
 use crate::kernel::cpu::{OutputLines, Reduction, TargetRule, Targets as TargetSlices};
 use crate::operation::{Inputs, MaybeFloat, Outputs, RowOutputs, RowReduction, Targets};
 
-/// The inputs of a call in row-major order.
+/// Inputs of a call in row-major order.
 pub(super) struct HostInputs<H> {
     pub(super) targets: HostTargets<H>,
     weights: Option<H>,
@@ -62,7 +62,7 @@ impl<H: HostTensor> HostInputs<H> {
         }
     }
 
-    /// A buffer for the gradient of the distributions, if that is wanted.
+    /// Buffer for the gradient of the distributions, if the gradient is wanted.
     pub(super) fn targets_gradient(&self, wanted: bool) -> Option<H> {
         match &self.targets {
             HostTargets::Distributions(targets) if wanted => {
@@ -73,7 +73,7 @@ impl<H: HostTensor> HostInputs<H> {
     }
 }
 
-/// The outputs of rows as tensors.
+/// Outputs of rows as tensors.
 pub(super) fn row_outputs<A: Arithmetic, B: HostBackend>(
     lines: OutputLines<A>,
     rows: usize,
@@ -90,7 +90,7 @@ pub(super) fn row_outputs<A: Arithmetic, B: HostBackend>(
     }
 }
 
-/// The first index target that is neither a class nor ignored: its row and its value.
+/// First index target that is neither a class nor ignored: its row and its value.
 pub(crate) fn first_bad_index<B: HostBackend>(
     indices: B::Tensor,
     classes: usize,

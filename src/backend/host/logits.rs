@@ -1,4 +1,4 @@
-//! The loss over logits that are a tensor, on slices.
+//! Loss over logits that are a tensor, on slices.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
@@ -37,7 +37,7 @@ pub(super) fn forward<B: HostBackend>(
     in_arithmetic_of!(dtype, solve::<_, B>(logits, &inputs, options, wanted, None))
 }
 
-/// The gradients of logits that were kept.
+/// Gradients of logits that the forward kept.
 pub(super) fn backward<B: HostBackend>(
     logits: FloatTensor<B>,
     inputs: Inputs<B>,
@@ -58,7 +58,7 @@ pub(super) fn backward<B: HostBackend>(
     }
 }
 
-/// The loss, and the gradients that are wanted, for an upstream gradient of 1 if none is given.
+/// Computes the loss and the wanted gradients, for an upstream gradient of 1 if none is given.
 fn solve<A: Arithmetic, B: HostBackend>(
     mut logits: B::Host,
     inputs: &HostInputs<B::Host>,

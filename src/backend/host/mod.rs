@@ -1,5 +1,5 @@
-//! What Flex and NdArray share: their tensors lie in the host's memory, and the kernels of
-//! [`cpu`](crate::kernel::cpu) compute on them. Layout, dtype, allocation; no maths.
+//! Shared code of Flex and NdArray, whose tensors lie in the host's memory. It handles layout, dtype and
+//! allocation; the kernels of [`cpu`](crate::kernel::cpu) compute.
 //!
 //! | File | Subject |
 //! |---|---|
@@ -9,13 +9,13 @@
 //! | `projection` | the loss over a projection |
 //! | `times` | gradients by the upstream gradient |
 //!
-//! The gradient is made in the forward, while a row is in cache. It goes over the logits if nobody
-//! else holds their buffer and they lie in row-major order, else into one new tensor. Logits in any
-//! other order of memory are copied into that order first, and the copy is written over.
+//! The forward computes the gradient, while a row is in cache. The gradient replaces the logits if nobody
+//! else holds that buffer and they lie in row-major order, else it goes into one new tensor. Logits in
+//! another order of memory are first copied into row-major order, and the gradient replaces the copy.
 //!
-//! f16 alone is different: its gradient is made in the backward, over the logits that were kept.
-//! The numbers of f16 end at 6e-8, and the gradient of a mean over many rows lies below; what scales
-//! the loss up for that reason comes with the upstream gradient, and has to be in before rounding.
+//! Only the gradient of f16 is computed in the backward, over the logits that were kept. The smallest
+//! number of f16 is 6e-8, and the gradient of a mean over many rows is below that. A factor that scales
+//! the loss up comes with the upstream gradient, which has to be applied before rounding.
 
 mod inputs;
 mod logits;
@@ -32,7 +32,7 @@ use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
 
-/// Makes a backend compute with the functions below.
+/// Implements the operation for a backend with the functions of this module.
 macro_rules! computes_on_host {
     ($backend:ty) => {
         impl CrossEntropyOperation for $backend {

@@ -1,8 +1,8 @@
-//! The loss over a projection, on slices: its tensors in the dtype of the arithmetic, and the gradients
-//! that it has. Layout, dtype, allocation; no maths.
+//! Loss over a projection, on slices: brings the tensors into the dtype of the arithmetic and allocates
+//! the gradients. The maths is in the kernels.
 //!
-//! Tensors of half precision are widened as a whole: their products, and the gradients until the backward
-//! has multiplied them, are in f32.
+//! Tensors of half precision are widened as a whole. Matrix products are in f32, and gradients too until
+//! the backward has multiplied them by the upstream gradient.
 
 use std::convert::Infallible;
 
@@ -28,8 +28,8 @@ pub(super) fn forward<B: HostBackend>(
     options: &Options,
     wanted: Wanted,
 ) -> Forward<B> {
-    // Each row has an upstream gradient of its own, by which the weight's gradient cannot be multiplied
-    // afterwards.
+    // Without a reduction each row has its own upstream gradient. The weight's gradient is a sum over the
+    // rows and cannot be multiplied by it afterwards.
     let is_remade = !inputs.reduction.is_reduced() && wanted.gradients.any();
     let made = match is_remade {
         true => Wanted {
@@ -48,7 +48,7 @@ pub(super) fn forward<B: HostBackend>(
     }
 }
 
-/// The gradients of a projection that was kept.
+/// Gradients of a projection that the forward kept.
 pub(super) fn backward<B: HostBackend>(
     projection: Projection<B>,
     inputs: Inputs<B>,
@@ -94,8 +94,8 @@ fn solved<B: HostBackend>(
 /// Brings the tensors of a projection into the dtype of the arithmetic.
 struct Widened {
     dtype: DType,
-    /// The gradient of distributions is written in the dtype of the arithmetic; without one distributions
-    /// are read in any dtype.
+    /// Whether distributions get a gradient. Then they need the dtype of the arithmetic, in which the gradient
+    /// is written; else they are read in any dtype.
     has_targets_gradient: bool,
 }
 
@@ -119,7 +119,7 @@ impl<B: Backend> Change<B, B> for Widened {
     }
 }
 
-/// The tensors of a projection in the host's memory.
+/// Tensors of a projection in the host's memory.
 struct HostProjection<H> {
     hidden: H,
     weight: H,
@@ -171,7 +171,7 @@ impl<H: HostTensor> HostProjection<H> {
     }
 }
 
-/// Buffers for the gradients that are wanted.
+/// Tensors for the gradients that are wanted.
 struct GradientTensors<H> {
     hidden: Option<H>,
     weight: Option<H>,

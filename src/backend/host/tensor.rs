@@ -1,26 +1,26 @@
-//! Tensors in the host's memory, and the backends that have such.
+//! Tensors in the host's memory, and the backends with such tensors.
 
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use crate::kernel::cpu::{Floats, FloatsMut, Indices, Instructions, Native};
 
-/// A tensor in the host's memory.
+/// Tensor in the host's memory.
 pub(crate) trait HostTensor: Clone {
     fn shape(&self) -> Shape;
     fn dtype(&self) -> DType;
-    /// The tensor in row-major order, copied only if it is in another.
+    /// Tensor in row-major order, copied only if it has another order.
     fn row_major(self) -> Self;
-    /// The numbers of a float tensor in row-major order.
+    /// Numbers of a float tensor that is in row-major order.
     fn floats(&self) -> Floats<'_>;
-    /// The numbers of a float matrix from its first on, and its strides; `None` where the numbers do not
-    /// lie in one slice.
+    /// Numbers of a float matrix from the first number on, and the strides of the matrix; `None` where the
+    /// numbers do not lie in one slice.
     fn matrix(&self) -> Option<(Floats<'_>, [usize; 2])>;
-    /// The numbers of an integer tensor in row-major order.
+    /// Numbers of an integer tensor that is in row-major order.
     fn indices(&self) -> Indices<'_>;
-    /// Whether the tensor is in row-major order, and no other shares its buffer.
+    /// Whether the tensor is in row-major order, and no other tensor shares its buffer.
     fn is_unshared(&self) -> bool;
-    /// The numbers of a tensor in row-major order to write over; in a copy, if others share them.
+    /// Numbers of a tensor in row-major order to write over; a copy, if other tensors share them.
     fn floats_mut(&mut self) -> FloatsMut<'_>;
     fn zeros(shape: Shape, dtype: DType) -> Self;
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self;
@@ -28,7 +28,7 @@ pub(crate) trait HostTensor: Clone {
     fn of_i32(numbers: Vec<i32>, shape: Shape) -> Self;
 }
 
-/// A backend whose tensors lie in the host's memory, or do once they are opened.
+/// Backend whose tensors lie in the host's memory, at least once they are opened.
 pub(crate) trait HostBackend:
     Backend<FloatTensorPrimitive = Self::Tensor, IntTensorPrimitive = Self::Tensor>
 {
@@ -39,7 +39,7 @@ pub(crate) trait HostBackend:
     fn close(host: Self::Host) -> Self::Tensor;
 }
 
-/// The dtype of the arithmetic: f32 or f64.
+/// Dtype of the arithmetic: f32 or f64.
 pub(super) trait Arithmetic: Native {
     fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H;
 }
@@ -68,7 +68,7 @@ macro_rules! in_arithmetic_of {
 
 pub(super) use in_arithmetic_of;
 
-/// The numbers of a small tensor in row-major order.
+/// Copies the numbers of a small tensor that is in row-major order.
 pub(super) fn numbers<A: Arithmetic, H: HostTensor>(tensor: &H) -> Vec<A> {
     tensor.floats().to_vec(Instructions::best())
 }

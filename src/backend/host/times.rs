@@ -1,4 +1,4 @@
-//! Gradients that were made in the forward, by the upstream gradient.
+//! Products of gradients from the forward with the upstream gradient.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
@@ -9,7 +9,7 @@ use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbe
 use crate::kernel::cpu::{Instructions, Reduction, TargetRule, multiply};
 use crate::operation::{Geometry, Gradients, Inputs, Options, Role};
 
-/// The gradients by the upstream gradient, in the dtype of the tensors that they are of.
+/// Multiplies the gradients by the upstream gradient, and returns each in the dtype of its tensor.
 pub(super) fn by_upstream<B: HostBackend>(
     gradients: Gradients<B>,
     dtype: DType,
@@ -33,7 +33,7 @@ pub(super) fn by_upstream<B: HostBackend>(
     in_dtypes::<B>(multiplied, dtype, targets)
 }
 
-/// The gradients in the dtype of the tensors that they are of.
+/// Converts each gradient to the dtype of its tensor.
 pub(super) fn in_dtypes<B: Backend>(
     gradients: Gradients<B>,
     dtype: DType,
@@ -51,7 +51,7 @@ pub(super) fn in_dtypes<B: Backend>(
     })
 }
 
-/// The gradient of each row by the row's upstream gradient, or by the only one.
+/// Multiplies the gradient of each row by the row's upstream gradient, or all rows by a single one.
 fn rows_times<A: Arithmetic, H: HostTensor>(
     mut gradient: H,
     inputs: &HostInputs<H>,
@@ -78,8 +78,8 @@ fn rows_times<A: Arithmetic, H: HostTensor>(
     gradient
 }
 
-/// One factor per row, 1 where the row does not count: its gradient of 0 stays 0, whatever the upstream
-/// gradient. `None` where that holds for all rows, in a mean over nothing.
+/// One factor per row, 1 where the row does not count, so that its gradient stays 0 for any upstream
+/// gradient. `None` where no row counts.
 fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
     factors: Vec<A>,
     inputs: &HostInputs<H>,
@@ -122,8 +122,8 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
     )
 }
 
-/// The gradient of a projection's tensor by an upstream gradient of one number. A gradient of 0, which no
-/// counted row has reached, stays 0 whatever the number.
+/// Multiplies the gradient of a projection's tensor by an upstream gradient of one number. A gradient of
+/// 0, to which no counted row has contributed, stays 0 for any number.
 fn all_times<A: Arithmetic, H: HostTensor>(mut gradient: H, upstream: &H) -> H {
     let factor = numbers::<A, H>(upstream)[0];
     if factor == A::ONE {

@@ -391,7 +391,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             let is_maximum = targets[row] == maximum;
             let elsewhere = sums.elsewhere[row] + if is_maximum { A::ZERO } else { share };
             let has_majority = others < A::ONE;
-            // A multiple of the logits' gradient of `scale` times a logit's own.
+            // The factors include `self.scale`: the gradient is that of the logits before the scale.
             finished.factor[row] = (total * scale * inverse + pull) * self.scale;
             finished.majority[row] =
                 ((elsewhere - total * others * inverse) * scale + pull) * self.scale;
