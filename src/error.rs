@@ -1,8 +1,8 @@
-//! What can be wrong with a call, in sentences.
+//! Errors of a call, with messages in sentences.
 
 use burn::tensor::{DType, Device, GradientCheckpointingStrategy};
 
-/// Why a cross-entropy could not be computed.
+/// Error of a call: the reason why a cross-entropy could not be computed.
 ///
 /// [`CrossEntropyLoss::try_forward`](crate::CrossEntropyLoss::try_forward) returns it;
 /// [`forward`](crate::CrossEntropyLoss::forward) panics with its text.
@@ -30,9 +30,9 @@ pub enum CrossEntropyError {
     InvalidConfig {
         /// Name of the field.
         field: &'static str,
-        /// What it was set to.
+        /// Value of the field.
         value: String,
-        /// What it may be.
+        /// Values that the field may have.
         expected: &'static str,
     },
     /// The class dimension does not exist in logits of this rank.
@@ -70,7 +70,7 @@ pub enum CrossEntropyError {
         target: Vec<usize>,
         /// The class dimension.
         class_dim: usize,
-        /// The shape the target should have.
+        /// Shape that the target should have.
         expected: Vec<usize>,
     },
     /// The number of class weights is not the number of classes.
@@ -103,16 +103,16 @@ pub enum CrossEntropyError {
          `ignore_indices` is {ignore_indices:?}; correct the label, or add it to `ignore_indices`"
     )]
     TargetOutOfRange {
-        /// The row, counted in row-major order over the target.
+        /// Row of the bad target, counted in row-major order.
         row: usize,
-        /// The target found there.
+        /// Value of the bad target.
         value: i128,
         /// Number of classes.
         classes: usize,
         /// The ignored targets.
         ignore_indices: Vec<i64>,
     },
-    /// The loss is bound to a backend at compile time, and a tensor is on another.
+    /// The loss is bound to a backend at compile time, and a tensor is on another backend.
     #[error(
         "cross-entropy: this loss is bound to the backend {bound}, which cannot take the {tensor} on \
          {device:?}; move the tensor, or use `CrossEntropyLoss` without a backend parameter, which \
@@ -144,13 +144,13 @@ pub enum CrossEntropyError {
          device, or take one of them out of autodiff with `without_autodiff`"
     )]
     CheckpointingMismatch {
-        /// One of them.
+        /// Name of one tensor.
         tensor: &'static str,
-        /// Its strategy.
+        /// Strategy of the one tensor.
         strategy: GradientCheckpointingStrategy,
-        /// The other.
+        /// Name of the other tensor.
         other: &'static str,
-        /// The strategy of the other.
+        /// Strategy of the other tensor.
         other_strategy: GradientCheckpointingStrategy,
     },
     /// A vocabulary shard does not fit.
@@ -159,7 +159,7 @@ pub enum CrossEntropyError {
     /// The tensors of a projection do not fit each other.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
-    /// The dtype cannot be computed with, or not on this device.
+    /// The dtype is not supported, or not on this device.
     #[error(
         "cross-entropy: {tensor} of dtype {dtype:?} cannot be used on {device:?}; cast to one of {}",
         listed(supported)
@@ -171,18 +171,18 @@ pub enum CrossEntropyError {
         dtype: DType,
         /// Its device.
         device: Box<Device>,
-        /// The dtypes that can be used there.
+        /// Dtypes that the device supports.
         supported: Vec<DType>,
     },
 }
 
-/// The dtypes with commas between them.
+/// Joins the names of dtypes with commas.
 fn listed(dtypes: &[DType]) -> String {
     let names: Vec<String> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
     names.join(", ")
 }
 
-/// Why a loss could not be computed over the shards of a vocabulary.
+/// Error of a loss over the shards of a vocabulary.
 ///
 /// ```
 /// use burn_cross_entropy::{CrossEntropyError, ShardError, VocabularyShard};
@@ -211,7 +211,7 @@ pub enum ShardError {
         /// Number of all classes.
         classes: usize,
     },
-    /// There cannot be as many shards.
+    /// The classes cannot be split into this number of shards.
     #[error(
         "cross-entropy: {classes} classes cannot be split into {shards} vocabulary shards; expected \
          at least 1 shard, and at least as many classes as shards"
@@ -222,7 +222,7 @@ pub enum ShardError {
         /// Number of all classes.
         classes: usize,
     },
-    /// The logits are not those of the shard.
+    /// The number of classes of the logits is not that of the shard.
     #[error(
         "cross-entropy: logits of shape {logits:?} have {found} classes in dimension {class_dim}, but \
          the vocabulary shard {start}..{end} has {expected}; give each device the logits of its own \
@@ -285,13 +285,13 @@ pub enum ShardError {
     Probabilities,
 }
 
-/// Why logits could not be made of a projection.
+/// Error of the tensors of a projection.
 ///
 /// [`LinearCrossEntropyLoss::try_forward`](crate::LinearCrossEntropyLoss::try_forward) has an example.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
-    /// The input has other features than the weight.
+    /// The input has another number of features than the weight.
     #[error(
         "cross-entropy: the input of shape {input:?} has {features} features in its last dimension, but \
          the projection weight of shape {weight:?} takes {expected}; the weight is `[features, classes]`, \
@@ -314,7 +314,7 @@ pub enum ProjectionError {
         /// The configured class dimension.
         class_dim: isize,
     },
-    /// The bias has another length than there are classes.
+    /// The length of the bias is not the number of classes.
     #[error(
         "cross-entropy: the bias has {bias} entries, but the projection weight of shape {weight:?} makes \
          {classes} classes",

@@ -1,9 +1,9 @@
-//! The shape of the logits as rows and classes, and the dtype of the arithmetic.
+//! Shape of the logits as rows and classes, and the dtype of the arithmetic.
 
 use burn::tensor::{DType, FloatDType, Shape};
 
-/// The logits seen as `[outer, classes, inner]`: what lies before the class dimension, the classes,
-/// and what lies behind it. There are `outer * inner` rows.
+/// Shape of the logits seen as `[outer, classes, inner]`: the dimensions before the class dimension, the
+/// classes, and the dimensions behind it. There are `outer * inner` rows.
 ///
 /// ```
 /// use burn::tensor::Shape;
@@ -24,7 +24,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of logits of this shape.
+    /// Geometry of logits of this shape.
     pub fn new(logits: &Shape, class_dim: usize) -> Self {
         Self {
             outer: logits[..class_dim].iter().product(),
@@ -54,7 +54,7 @@ impl Geometry {
     }
 }
 
-/// The shape of the logits without the class dimension; `[1]` where nothing else is left.
+/// Shape of the logits without the class dimension; `[1]` for logits of rank 1.
 pub fn row_shape(logits: &Shape, class_dim: usize) -> Shape {
     if logits.num_dims() == 1 {
         return Shape::new([1]);
@@ -64,7 +64,7 @@ pub fn row_shape(logits: &Shape, class_dim: usize) -> Shape {
     shape
 }
 
-/// The dtype that the arithmetic is done in and the loss comes in: f64 for f64, else f32.
+/// Dtype of the arithmetic and of the loss: f64 for f64, else f32.
 pub fn accumulation_dtype(logits: DType) -> FloatDType {
     match logits {
         DType::F64 => FloatDType::F64,

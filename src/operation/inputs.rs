@@ -1,4 +1,4 @@
-//! The tensors of a call besides the logits: targets, class weights, divisors.
+//! Tensors of a call besides the logits: targets, class weights, divisors.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata};
@@ -7,7 +7,7 @@ use burn::tensor::{DType, Shape};
 use super::logits::{Change, MaybeFloat};
 use super::{Options, Role, row_shape};
 
-/// The target of every row.
+/// Targets of all rows.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Targets<B: Backend> {
@@ -27,35 +27,36 @@ impl<B: Backend> Targets<B> {
     }
 }
 
-/// Everything the operation reads besides the logits.
+/// Inputs of the operation besides the logits.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Inputs<B: Backend> {
-    /// The target of every row.
+    /// Targets of all rows.
     #[extension_type]
     pub targets: Targets<B>,
-    /// The rescaling weight of each class, shape `[classes]`; without one every class weighs 1.
+    /// Rescaling weight of each class, shape `[classes]`; without weights every class weighs 1.
     #[extension_type]
     pub weights: MaybeFloat<B>,
-    /// How the losses of the rows become the result.
+    /// Way from the losses of the rows to the result.
     #[extension_type]
     pub reduction: RowReduction<B>,
 }
 
-/// How the losses of the rows become the result.
+/// Way from the losses of the rows to the result.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum RowReduction<B: Backend> {
     /// One loss per row.
     None,
-    /// The sum over the total weight; the z-loss over the number of counted rows.
+    /// The sum of the losses divided by the total weight, plus the sum of the z-losses divided by the number
+    /// of counted rows.
     Mean,
-    /// The sum over a number.
+    /// The sum, divided by a number.
     Sum {
-        /// The number, 1 for a plain sum.
+        /// Divisor of the sum, 1 for a plain sum.
         divisor: f64,
     },
-    /// The sum over numbers that are on the device.
+    /// The sums, divided by divisors that are on the device.
     Normalized {
         /// Divisor of the losses and divisor of the z-losses, shape `[2]`.
         divisors: FloatTensor<B>,
@@ -70,7 +71,7 @@ impl<B: Backend> RowReduction<B> {
 }
 
 impl<B: Backend> Inputs<B> {
-    /// The mean over targets without class weights.
+    /// Inputs of the mean over targets, without class weights.
     pub fn new(targets: Targets<B>) -> Self {
         Self {
             targets,

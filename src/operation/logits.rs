@@ -1,4 +1,4 @@
-//! Where logits come from: a tensor, or a projection that makes them in chunks of rows.
+//! Logits of a call: a tensor, or a projection that makes logits in chunks of rows.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata};
@@ -6,8 +6,7 @@ use burn::tensor::{DType, Shape};
 
 use super::Role;
 
-/// A tensor that may be absent. An enum because tensors crossing Burn's dispatch cannot stand in an
-/// `Option`.
+/// Tensor that may be absent. An enum, because Burn's dispatch does not take tensors in an `Option`.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum MaybeFloat<B: Backend> {
@@ -18,7 +17,7 @@ pub enum MaybeFloat<B: Backend> {
 }
 
 impl<B: Backend> MaybeFloat<B> {
-    /// The tensor, if there is one.
+    /// Tensor, if it is present.
     pub fn into_option(self) -> Option<FloatTensor<B>> {
         match self {
             Self::None => None,
@@ -26,7 +25,7 @@ impl<B: Backend> MaybeFloat<B> {
         }
     }
 
-    /// The tensor, if there is one.
+    /// Reference to the tensor, if it is present.
     pub fn as_option(&self) -> Option<&FloatTensor<B>> {
         match self {
             Self::None => None,
@@ -34,12 +33,12 @@ impl<B: Backend> MaybeFloat<B> {
         }
     }
 
-    /// The tensor, if there is one; none is left.
+    /// Takes the tensor out, if it is present, and leaves none.
     pub(crate) fn take(&mut self) -> Option<FloatTensor<B>> {
         std::mem::replace(self, Self::None).into_option()
     }
 
-    /// The tensor changed.
+    /// Changes the tensor, if it is present.
     pub(crate) fn change<C: Backend, E>(
         self,
         change: impl FnOnce(FloatTensor<B>) -> Result<FloatTensor<C>, E>,
@@ -57,9 +56,9 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
     }
 }
 
-/// A change of every tensor of a call, to another backend or another form.
+/// Change of every tensor of a call, to another backend or another form.
 pub(crate) trait Change<A: Backend, B: Backend> {
-    /// Why a tensor cannot be changed.
+    /// Reason why a tensor cannot be changed.
     type Error;
 
     fn float(&mut self, tensor: FloatTensor<A>, role: Role) -> Result<FloatTensor<B>, Self::Error>;
@@ -67,7 +66,7 @@ pub(crate) trait Change<A: Backend, B: Backend> {
     fn int(&mut self, tensor: IntTensor<A>, role: Role) -> Result<IntTensor<B>, Self::Error>;
 }
 
-/// The logits of a call.
+/// Logits of a call.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Logits<B: Backend> {
@@ -86,7 +85,7 @@ impl<B: Backend> Logits<B> {
         }
     }
 
-    /// A tensor with the dtype and the device of the logits.
+    /// Tensor with the dtype and the device of the logits.
     pub fn tensor(&self) -> &FloatTensor<B> {
         match self {
             Self::Tensor(logits) => logits,
@@ -105,7 +104,7 @@ impl<B: Backend> Logits<B> {
     }
 }
 
-/// Logits `hidden weight + bias`, after a positive logit if there is one.
+/// Projection whose logits are `hidden weight + bias`, after a positive logit if there is one.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Projection<B: Backend> {
@@ -116,24 +115,24 @@ pub struct Projection<B: Backend> {
     /// Biases, shape `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
-    /// Logit of class 0, one per row `[rows]`; the columns of the product follow as classes 1 and so on. It is
-    /// the positive of a contrastive loss.
+    /// Positive logits `[rows]` of a contrastive loss: the logit of class 0 of each row. The columns of the
+    /// product follow as classes 1 and so on.
     #[extension_type]
     pub positive: MaybeFloat<B>,
-    /// Logits of the product that are left out.
+    /// Logits of the product that are excluded.
     #[extension_type]
     pub excluded: Excluded<B>,
-    /// Rows whose logits exist at one time; at least 1.
+    /// Number of rows whose logits exist at one time; at least 1.
     pub rows_per_chunk: usize,
 }
 
-/// Logits of the product that are left out: no class of that row, as if they were -inf.
+/// Logits of the product that are excluded: they are not a class of the row, as if they were -inf.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Excluded<B: Backend> {
-    /// No logit is left out.
+    /// No logit is excluded.
     Nothing,
-    /// Logits whose row and column have the same id are left out.
+    /// Logits whose row and column have the same id are excluded.
     SameId {
         /// One id per row, shape `[rows]`.
         rows: IntTensor<B>,
@@ -143,7 +142,7 @@ pub enum Excluded<B: Backend> {
 }
 
 impl<B: Backend> Projection<B> {
-    /// Number of classes, the positive included.
+    /// Number of classes, including the positive.
     pub fn classes(&self) -> usize {
         let positive = usize::from(matches!(self.positive, MaybeFloat::Some(_)));
         positive + self.weight.shape()[1]
@@ -177,8 +176,8 @@ impl<B: Backend> Projection<B> {
     }
 }
 
-/// Whether a backend that makes gradients by matrix products of the logits' dtype has to make them in the
-/// backward: gradients of f16 must not be rounded before what scales the loss up has reached them.
+/// Whether a backend whose matrix products have the logits' dtype must compute gradients in the backward:
+/// gradients of f16 must not be rounded before the factor that scales the loss up has reached them.
 pub(crate) fn has_gradient_in_f16(
     wanted: super::WantedGradients,
     logits: DType,

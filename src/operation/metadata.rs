@@ -99,7 +99,7 @@ fn gradients_of_nothing() -> GradientsMetadata {
     }
 }
 
-/// Gradients are like the tensors that they are of.
+/// Metadata of the gradients: each has the shape and dtype of its tensor.
 fn gradients(
     logits: &LogitsMetadata,
     inputs: &InputsMetadata,
@@ -158,7 +158,7 @@ impl InputsMetadata {
         }
     }
 
-    /// Whether the backward makes a projection's logits once more, as
+    /// Whether the backward computes a projection's logits again, as
     /// [`chunks`](crate::portable::chunks) does.
     fn is_remade(&self, projection: &ProjectionMetadata, wanted: WantedGradients) -> bool {
         let distributions = self.distributions().map(|targets| targets.dtype);

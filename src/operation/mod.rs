@@ -1,20 +1,20 @@
-//! What one call of the cross-entropy operation takes and gives.
+//! Arguments and results of one call of the cross-entropy operation.
 //!
 //! | File | Subject |
 //! |---|---|
-//! | `logits` | where logits come from: a tensor, or a projection |
+//! | `logits` | the logits: a tensor, or a projection |
 //! | `inputs` | targets, class weights, reduction |
-//! | `options` | the options of the loss; what a call asks for |
+//! | `options` | the options of the loss; the wanted results |
 //! | `results` | loss, saved tensors, outputs of rows, gradients |
 //! | `geometry` | the shape of the logits as rows and classes |
 //! | `metadata` | shapes and dtypes of results that Burn's fusion computes later |
 //! | `shard` | a call over a part of the classes |
 //!
-//! These types travel between the loss, which fills them in from the user's tensors, the backends
-//! and the portable implementation. They hold tensors, shapes and numbers; no maths.
+//! The loss makes these types from the user's tensors; backends and the portable path read them. They
+//! hold tensors, shapes and numbers, but do not compute.
 
-// A call moves these enums a few times; a box would be an allocation. The attribute stands here to cover
-// what the derive macros write, too.
+// A call moves these enums a few times, and a box would be an allocation. The attribute is here, so that
+// it also applies to the code of the derive macros.
 #![allow(clippy::large_enum_variant)]
 
 mod geometry;
@@ -43,7 +43,7 @@ pub(crate) use {
 #[cfg(all(test, feature = "cube"))]
 pub(crate) use logits::ExcludedMetadata;
 
-/// Which tensor of a call a tensor is.
+/// Role of a tensor in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The logits, or probabilities.
@@ -54,20 +54,20 @@ pub enum Role {
     Weight,
     /// Bias of a projection.
     Bias,
-    /// Logit of class 0 beside the product of a projection.
+    /// Positive logits: class 0 beside the product of a projection.
     Positive,
     /// Sample ids of a contrastive loss.
     Ids,
-    /// The target of every row.
+    /// Targets of all rows.
     Targets,
-    /// The rescaling weight of each class.
+    /// Rescaling weights of the classes.
     ClassWeights,
     /// Divisors of a normalised loss.
     Divisors,
 }
 
 impl Role {
-    /// The tensor as error messages call it.
+    /// Name of the tensor in error messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Logits => "logits",

@@ -1,4 +1,4 @@
-//! The options of the loss, resolved against the shape of the logits, and what a call asks for.
+//! Options of the loss, resolved against the shape of the logits, and the wanted results of a call.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use burn::config::Config;
 
 use super::Role;
 
-/// What the mean over nothing is: over no counted row, or with a total weight of 0.
+/// Value of an empty mean: a mean over no counted row, or with a total weight of 0.
 ///
 /// The gradient is 0 in both cases.
 ///
@@ -26,46 +26,46 @@ use super::Role;
 /// ```
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum EmptyReduction {
-    /// NaN, as in PyTorch: the loss says that nothing was learned from.
+    /// NaN, as in PyTorch: the loss shows that no row was counted.
     Nan,
     /// 0: an empty micro-batch adds nothing.
     Zero,
 }
 
-/// What the values of the input tensor are.
+/// Meaning of the values of the input tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputValues {
     /// Logits: multiplied by `scale`, then bent to `cap * tanh(x / cap)` where there is a `cap`.
     Logits {
         /// Factor applied first.
         scale: f64,
-        /// Bound of the magnitude.
+        /// Bound of the logits' magnitude.
         softcap: Option<f64>,
     },
     /// Probabilities.
     Probabilities,
 }
 
-/// The options of the loss, checked and resolved against the shape of the logits.
+/// Options of the loss, checked and resolved against the shape of the logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The dimension that holds the classes.
+    /// Dimension that holds the classes.
     pub class_dim: usize,
-    /// Index targets that count for nothing.
+    /// Index targets that are ignored.
     pub ignore_indices: Arc<[i64]>,
     /// Share of every target that is spread evenly over the classes.
     pub label_smoothing: f64,
-    /// What the values of the input tensor are.
+    /// Meaning of the values of the input tensor.
     pub values: InputValues,
     /// Factor of the squared log-sum-exp.
     pub z_loss: f64,
-    /// The mean over nothing.
+    /// Value of an empty mean.
     pub empty: EmptyReduction,
 }
 
 impl Default for Options {
-    /// The defaults of [`CrossEntropyLossConfig`](crate::CrossEntropyLossConfig), for logits with the
-    /// classes in dimension 1.
+    /// Defaults of [`CrossEntropyLossConfig`](crate::CrossEntropyLossConfig), for logits with the classes in
+    /// dimension 1.
     fn default() -> Self {
         Self {
             class_dim: 1,
@@ -88,24 +88,24 @@ impl Options {
         distributions || self.label_smoothing != 0.0
     }
 
-    /// Numbers of each row that the fused kernels keep for the backward: the maximum and the others,
-    /// and where the shares are spread their sum at the maximum and elsewhere.
+    /// Count of numbers per row that the fused kernels keep for the backward: the maximum and the others,
+    /// and where shares are spread, the sums of the shares at the maximum and elsewhere.
     pub(crate) fn statistics_per_row(&self, distributions: bool) -> usize {
         if self.is_spread(distributions) { 4 } else { 2 }
     }
 }
 
-/// Results that a forward is asked for besides the loss.
+/// Wanted results of a forward besides the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Outputs of each row.
     pub outputs: Outputs,
-    /// Gradients that a backward will ask for; without any no backward follows.
+    /// Gradients of the backward; without any no backward follows.
     pub gradients: WantedGradients,
 }
 
 impl Wanted {
-    /// Gradients alone.
+    /// Wants gradients and no outputs.
     pub fn gradients(gradients: WantedGradients) -> Self {
         Self {
             outputs: Outputs::None,
@@ -120,14 +120,14 @@ pub enum Outputs {
     /// No outputs.
     #[default]
     None,
-    /// All but the entropy.
+    /// All outputs but the entropy.
     Rows,
-    /// All.
+    /// All outputs.
     RowsAndEntropy,
 }
 
 impl Outputs {
-    /// Float numbers of each row.
+    /// Count of float numbers per row.
     pub(crate) fn numbers(self) -> usize {
         match self {
             Self::None => 0,
@@ -137,7 +137,7 @@ impl Outputs {
     }
 }
 
-/// Tensors that a gradient is wanted for. Those of a projection are wanted instead of the logits'.
+/// Tensors that need a gradient. The tensors of a projection replace the logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WantedGradients {
     /// Gradient of the logits (or probabilities).
@@ -155,7 +155,7 @@ pub struct WantedGradients {
 }
 
 impl WantedGradients {
-    /// The logits alone.
+    /// Gradient of the logits only.
     pub const LOGITS: Self = Self {
         logits: true,
         targets: false,
@@ -170,12 +170,12 @@ impl WantedGradients {
         self.of_logits() || self.targets
     }
 
-    /// Whether a gradient of the logits is needed, itself or for what made them.
+    /// Whether the gradient of the logits is needed, for itself or for the tensors of a projection.
     pub fn of_logits(self) -> bool {
         self.logits || self.hidden || self.weight || self.bias || self.positive
     }
 
-    /// The gradients of a projection's logits.
+    /// Gradients to compute over the logits of a projection.
     pub(crate) fn over_logits(self) -> Self {
         Self {
             logits: self.of_logits(),
@@ -184,7 +184,7 @@ impl WantedGradients {
         }
     }
 
-    /// Asks for the gradient of a tensor. Ids, class weights and divisors have none.
+    /// Adds the gradient of a tensor. Ids, class weights and divisors have no gradient.
     pub(crate) fn insert(&mut self, role: Role) {
         match role {
             Role::Logits => self.logits = true,

@@ -1,4 +1,4 @@
-//! The results of a call: the loss, what the backward needs, outputs of rows, gradients.
+//! Results of a call: the loss, saved tensors for the backward, outputs of rows, gradients.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType};
@@ -7,47 +7,47 @@ use burn::tensor::DType;
 use super::Role;
 use super::logits::{Logits, MaybeFloat};
 
-/// The result of a forward.
+/// Result of a forward.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Forward<B: Backend> {
-    /// The loss, in the shape of [`Inputs::loss_shape`](super::Inputs::loss_shape).
+    /// Loss, in the shape of [`Inputs::loss_shape`](super::Inputs::loss_shape).
     pub loss: FloatTensor<B>,
-    /// What the backward needs.
+    /// Saved tensors for the backward.
     #[extension_type]
     pub saved: Saved<B>,
-    /// The outputs that [`Wanted::outputs`](super::Wanted::outputs) asks for.
+    /// Outputs that [`Wanted::outputs`](super::Wanted::outputs) asks for.
     #[extension_type]
     pub outputs: RowOutputs<B>,
 }
 
-/// What the backward needs from the forward besides inputs and options.
+/// Saved tensors, which the backward needs from the forward besides inputs and options.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum Saved<B: Backend> {
-    /// Nothing: no gradient is wanted.
+    /// Nothing, because no gradient is wanted.
     Nothing,
     /// The logits as they came in, and a few numbers per row.
     Statistics {
         /// The logits as they came in.
         logits: FloatTensor<B>,
-        /// The largest value of each row, then the row's sum of `exp(x - maximum)` without the
-        /// maximum's own 1, then what else the implementation wants to know of a row; shape
-        /// `[numbers, rows]`. `p[c]` is `exp(x[c] - maximum) / (1 + others)`: by way of the
-        /// log-sum-exp it would inherit the rounding of numbers as large as the logits.
+        /// The largest value of each row, then the row's others: the sum of `exp(x - maximum)`
+        /// without the 1 of the maximum, then further numbers of the implementation; shape
+        /// `[numbers, rows]`. `p[c]` is `exp(x[c] - maximum) / (1 + others)`: computed from the
+        /// log-sum-exp, it would have the rounding error of numbers as large as the logits.
         statistics: FloatTensor<B>,
-        /// Divisor of the losses and divisor of the z-losses, shape `[2]`; without a meaning where the
-        /// losses were not added up.
+        /// Divisor of the losses and divisor of the z-losses, shape `[2]`; arbitrary numbers without
+        /// a reduction.
         divisors: FloatTensor<B>,
     },
-    /// The logits, or what they are made of, as they came in: the backward starts from there.
+    /// The logits or the projection, as they came in: the backward starts from them.
     Logits(#[extension_type] Logits<B>),
-    /// The gradients for an upstream gradient of 1, which only need multiplying.
+    /// The gradients for an upstream gradient of 1; the backward only multiplies them.
     Gradients {
-        /// Gradients, where the logits are projected maybe in a wider dtype than their tensors.
+        /// Gradients; those of a projection may have a wider dtype than the tensors of the projection.
         #[extension_type]
         gradients: Gradients<B>,
-        /// Dtype of the tensors, the targets aside.
+        /// Dtype of the tensors of the call, except the targets.
         dtype: DType,
     },
 }
@@ -56,27 +56,26 @@ pub enum Saved<B: Backend> {
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub enum RowOutputs<B: Backend> {
-    /// No outputs were asked for.
+    /// No outputs are wanted.
     Nothing,
     /// One column per row.
     PerRow {
-        /// The log-sum-exp (0 of probabilities), the log-probability of the target, and where it is
-        /// asked for the entropy; shape `[numbers, rows]`, in the dtype of the loss. The second is 0
-        /// where the row is ignored, NaN where its target is not a class.
+        /// The log-sum-exp (0 over probabilities), the log-probability of the target, and the entropy
+        /// where it is wanted; shape `[numbers, rows]`, in the dtype of the loss. The log-probability
+        /// is 0 where the row is ignored, NaN where its target is not a class.
         numbers: FloatTensor<B>,
-        /// The class of the largest logit (of several the first; NaN is below all numbers), and how
-        /// many classes stand before that of the target in this order; shape `[2, rows]`, i32. The
-        /// second is -1 where the row does not count. The target of a distribution is its largest
-        /// class.
+        /// The class of the largest logit (of several the first; NaN is below all numbers), and the
+        /// number of classes before the target in this order; shape `[2, rows]`, i32. The number is
+        /// -1 where the row does not count. The target of a distribution is its largest class.
         classes: IntTensor<B>,
-        /// The divisors of a mean: the weight of the rows that count and their number; shape `[2]`, in
-        /// the dtype of the loss.
+        /// The divisors of a mean: the weight of the counted rows and the number of counted rows;
+        /// shape `[2]`, in the dtype of the loss.
         divisors: FloatTensor<B>,
     },
 }
 
 impl<B: Backend> RowOutputs<B> {
-    /// Outputs with every tensor changed: `floats` the numbers, `ints` the classes.
+    /// Changes every tensor of the outputs: `floats` changes the numbers, `ints` the classes.
     pub(crate) fn map<C: Backend>(
         self,
         floats: impl Fn(FloatTensor<B>) -> FloatTensor<C>,
@@ -97,7 +96,7 @@ impl<B: Backend> RowOutputs<B> {
     }
 }
 
-/// The gradients that were asked for, each in the shape and dtype of its tensor.
+/// Wanted gradients, each in the shape and dtype of its tensor.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Gradients<B: Backend> {
@@ -136,7 +135,7 @@ impl<B: Backend> Default for Gradients<B> {
 }
 
 impl<B: Backend> Gradients<B> {
-    /// The gradients of logits and target distributions.
+    /// Gradients of logits and target distributions.
     pub(crate) fn of_loss(logits: Option<FloatTensor<B>>, targets: Option<FloatTensor<B>>) -> Self {
         Self {
             logits: logits.into(),
@@ -145,7 +144,7 @@ impl<B: Backend> Gradients<B> {
         }
     }
 
-    /// Every gradient that there is, changed.
+    /// Changes every gradient that is present.
     pub(crate) fn map(self, change: impl Fn(FloatTensor<B>, Role) -> FloatTensor<B>) -> Self {
         let change = |gradient: MaybeFloat<B>, role| {
             let changed = gradient
@@ -163,7 +162,7 @@ impl<B: Backend> Gradients<B> {
         }
     }
 
-    /// The gradient of a tensor, taken out.
+    /// Takes out the gradient of a tensor.
     pub(crate) fn take(&mut self, role: Role) -> Option<FloatTensor<B>> {
         match role {
             Role::Logits => self.logits.take(),

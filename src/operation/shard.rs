@@ -1,19 +1,19 @@
-//! What one call over a part of the classes takes, where they are divided among devices.
+//! Arguments of a call over a part of the classes, where the classes are divided among devices.
 
 use burn::backend::Backend;
 
 use super::{Inputs, Options};
 
-/// A contiguous part of all classes.
+/// Contiguous part of all classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClassWindow {
-    /// The first class of the part.
+    /// First class of the part.
     pub(crate) first: usize,
-    /// The number of all classes.
+    /// Number of all classes.
     pub(crate) of: usize,
 }
 
-/// What a call over a part of the classes is resolved to.
+/// Call over a part of the classes, checked and resolved.
 pub(crate) struct ShardCall<B: Backend> {
     /// Index targets counted over all classes, the weights of all classes.
     pub(crate) inputs: Inputs<B>,

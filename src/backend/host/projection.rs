@@ -94,8 +94,8 @@ fn solved<B: HostBackend>(
 /// Brings the tensors of a projection into the dtype of the arithmetic.
 struct Widened {
     dtype: DType,
-    /// Whether distributions get a gradient. Then they need the dtype of the arithmetic, in which the gradient
-    /// is written; else they are read in any dtype.
+    /// Whether distributions get a gradient. Then they need the dtype of the arithmetic, in which the
+    /// gradient is written; else they are read in any dtype.
     has_targets_gradient: bool,
 }
 

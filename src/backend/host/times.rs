@@ -79,7 +79,7 @@ fn rows_times<A: Arithmetic, H: HostTensor>(
 }
 
 /// One factor per row, 1 where the row does not count, so that its gradient stays 0 for any upstream
-/// gradient. `None` where no row counts.
+/// gradient. `None` where the divisors are 0, so that all gradients are 0.
 fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
     factors: Vec<A>,
     inputs: &HostInputs<H>,
