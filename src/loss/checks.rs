@@ -1,4 +1,4 @@
-//! The checks of a call: shapes, dtypes, devices, and the range of index targets.
+//! Checks of a call: shapes, dtypes, devices, and the range of index targets.
 
 use burn::backend::ops::IntTensorOps;
 use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
@@ -57,7 +57,8 @@ pub(super) fn check_same_device(
     })
 }
 
-/// All tensors of a call, with their names; those outside autodiff go with all others.
+/// Checks that all tensors of a call, given with names, have one checkpointing strategy. Tensors outside
+/// autodiff fit all others.
 pub(super) fn check_same_checkpointing(
     tensors: &[(&'static str, &DispatchTensor)],
 ) -> Result<(), CrossEntropyError> {
@@ -136,16 +137,16 @@ fn unsupported(
     }
 }
 
-/// When to look at the values of index targets.
+/// Condition for a check of the values of index targets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RangeCheck {
-    /// Where they lie in the host's memory.
+    /// Checks values that lie in the host's memory.
     WhereFree,
-    /// Always, waiting for the device.
+    /// Checks all values, and waits for the device.
     Always,
 }
 
-/// Whether every index target is a class or ignored.
+/// Checks that every index target is a class or ignored.
 pub(super) fn check_range(
     indices: &DispatchTensor,
     classes: usize,
@@ -168,7 +169,7 @@ pub(super) fn check_range(
     }
 }
 
-/// The first index target that is neither a class nor ignored: its row and its value. Waits.
+/// First index target that is neither a class nor ignored: its row and its value. Waits for the device.
 fn first_bad_on_device(
     indices: &DispatchTensor,
     classes: usize,
@@ -190,7 +191,7 @@ fn first_bad_on_device(
     values.enumerate().find(|(_, value)| is_bad(*value))
 }
 
-/// The value, or a panic with the text of the error.
+/// Returns the value, or panics with the text of the error.
 pub(super) fn unwrap<T>(result: Result<T, CrossEntropyError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,4 +1,4 @@
-//! The options of the loss, and the check of their values.
+//! Options of the loss, and the check of the values.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::operation::{EmptyReduction, InputValues, Options};
 /// | Option | Meaning | Default |
 /// |---|---|---|
 /// | [`weight`](Self::weight) | rescaling weight of each class | none |
-/// | [`ignore_indices`](Self::ignore_indices) | index targets that count for nothing | `[-100]` |
+/// | [`ignore_indices`](Self::ignore_indices) | index targets that are ignored | `[-100]` |
 /// | [`label_smoothing`](Self::label_smoothing) | share of the target spread over all classes | 0 |
 /// | [`reduction`](Self::reduction) | `Mean`, `Sum` or `BatchMean` | `Mean` |
 /// | [`logits`](Self::logits) | `false`: the input holds probabilities | `true` |
@@ -22,7 +22,7 @@ use crate::operation::{EmptyReduction, InputValues, Options};
 /// | [`logit_scale`](Self::logit_scale) | multiplies the logits first | 1 |
 /// | [`logit_softcap`](Self::logit_softcap) | `cap * tanh(x / cap)` after the scale | none |
 /// | [`z_loss`](Self::z_loss) | adds `z_loss * lse^2` | 0 |
-/// | [`empty`](Self::empty) | the mean over nothing: `Nan` or `Zero` | `Nan` |
+/// | [`empty`](Self::empty) | value of an empty mean: `Nan` or `Zero` | `Nan` |
 ///
 /// ```
 /// use burn_cross_entropy::CrossEntropyLossConfig;
@@ -40,25 +40,25 @@ pub struct CrossEntropyLossConfig {
     ///
     /// The mean divides by the sum of the weights of the targets, as PyTorch does.
     pub weight: Option<Vec<f32>>,
-    /// Index targets that count for nothing: neither in the loss, nor in its gradient, nor in the
-    /// mean's denominator. Any values, negative or not, also valid classes. Default: `[-100]`.
+    /// Index targets that are ignored: in the loss, in its gradient, and in the divisor of the mean. Any
+    /// values, negative or not, also valid classes. Default: `[-100]`.
     #[config(default = "vec![-100]")]
     pub ignore_indices: Vec<i64>,
     /// Share `e` of every target that is spread evenly over the `C` classes, in `[0, 1]`:
     /// `q = (1 - e) p + e / C`, the definition of Szegedy et al. (2016) and PyTorch. Default: 0.
     #[config(default = 0.0)]
     pub label_smoothing: f32,
-    /// How the losses of the rows become one number. `Auto` is `Mean`. Default: `Mean`.
+    /// Way from the losses of the rows to one number. `Auto` is `Mean`. Default: `Mean`.
     ///
-    /// - `Mean`: the sum over the total weight, see
+    /// - `Mean`: the sum divided by the total weight, see
     ///   [`total_weight`](crate::CrossEntropyLoss::total_weight)
     /// - `Sum`: the sum
-    /// - `BatchMean`: the sum over the number of samples: the size of dimension 0, or of dimension 1
+    /// - `BatchMean`: the sum divided by the number of samples: the size of dimension 0, or of dimension 1
     ///   where dimension 0 holds the classes (1 for logits of rank 1)
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
-    /// Whether the input holds logits; `false`: probabilities `s`, whose loss is `-ln s[target]`.
-    /// Default: `true`.
+    /// Whether the input holds logits. With `false` it holds probabilities `s`, whose loss is
+    /// `-ln s[target]`. Default: `true`.
     ///
     /// `logit_scale`, `logit_softcap` and `z_loss` are for logits only.
     #[config(default = true)]
@@ -67,8 +67,7 @@ pub struct CrossEntropyLossConfig {
     /// which for logits of rank 1 means 0.
     #[config(default = 1)]
     pub class_dim: isize,
-    /// Multiplies the logits before anything else: one over the temperature. Finite, above 0.
-    /// Default: 1.
+    /// Factor of the logits, applied first: one over the temperature. Finite, above 0. Default: 1.
     #[config(default = 1.0)]
     pub logit_scale: f32,
     /// Bends the scaled logits to `cap * tanh(x / cap)`. Finite, above 0. Default: off.
@@ -78,7 +77,7 @@ pub struct CrossEntropyLossConfig {
     /// weigh. Finite, at least 0. Default: 0.
     #[config(default = 0.0)]
     pub z_loss: f32,
-    /// What the mean over nothing is. Default: [`EmptyReduction::Nan`].
+    /// Value of an empty mean. Default: [`EmptyReduction::Nan`].
     #[config(default = "EmptyReduction::Nan")]
     pub empty: EmptyReduction,
 }
@@ -90,7 +89,7 @@ impl Default for CrossEntropyLossConfig {
 }
 
 impl CrossEntropyLossConfig {
-    /// The first value that is out of its range, as an error.
+    /// Checks the values; the first value out of its range is the error.
     pub(super) fn check(&self) -> Result<(), CrossEntropyError> {
         let finite_and_at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
         let finite_and_above_0 = |value: f32| value.is_finite() && value > 0.0;
@@ -172,7 +171,7 @@ fn demand(
     })
 }
 
-/// The options of a configuration in the form that a call needs.
+/// Options of a configuration in the form that a call needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(super) ignore_indices: Arc<[i64]>,
@@ -204,7 +203,7 @@ impl Settings {
         }
     }
 
-    /// The options of a call.
+    /// Options of a call.
     pub(super) fn options(&self, class_dim: usize) -> Options {
         Options {
             class_dim,
@@ -216,7 +215,7 @@ impl Settings {
         }
     }
 
-    /// The settings for log-probabilities, in which label smoothing and z-loss have no part.
+    /// Settings for log-probabilities, without label smoothing and z-loss.
     pub(super) fn of_log_prob(&self) -> Self {
         Self {
             label_smoothing: 0.0,

@@ -1,4 +1,4 @@
-//! The loss module: from the user's tensors to one call of the operation, with every check on the way.
+//! Loss module: checks the user's tensors and makes one call of the operation from them.
 
 use std::marker::PhantomData;
 
@@ -34,7 +34,7 @@ use crate::operation::{
 /// distribution p:  sum_c w[c] q[c] (lse - x[c]),   q = (1-e) p + e/C        + z_loss lse^2
 /// ```
 ///
-/// which are the definitions of PyTorch's `cross_entropy` where it has the option. The rows of `p`
+/// These are the definitions of PyTorch's `cross_entropy` where it has the option. The rows of `p`
 /// need not sum to 1. With `logits = false` the input holds probabilities `s`, and `lse - x[c]`
 /// becomes `-ln s[c]`.
 ///
@@ -54,23 +54,24 @@ use crate::operation::{
 /// - An ignored row adds 0 and gets a gradient of exactly 0, whatever its logits hold.
 /// - `0 * inf` is 0: a class at `-inf` that has no share of the target adds nothing. A target on
 ///   `-inf` gives `+inf`.
-/// - The mean over no counted row is [`EmptyReduction`](crate::EmptyReduction); the gradient is 0.
+/// - The mean over no counted row is the value of [`EmptyReduction`](crate::EmptyReduction); the
+///   gradient is 0.
 /// - A row whose logits hold NaN or `+inf`, or nothing but `-inf`, has a loss of NaN.
 /// - Confident rows keep their relative accuracy: logits `[20, 0, 0]` with target 0 give
 ///   4.12230738e-9.
-/// - A target that is neither a class nor ignored: on the CPU backends Flex and NdArray an error; on
-///   the others, for which the host does not wait, a loss and a gradient of NaN for that row, which adds
-///   nothing to the denominator of the mean. [`check`](Self::check) waits, and looks on every backend.
-/// - No rows at all are an empty mean, and a sum of 0.
+/// - A target that is neither a class nor ignored is an error on the CPU backends Flex and NdArray. On
+///   other backends the host does not wait for the device: the row has a loss and a gradient of NaN and
+///   adds 0 to the divisor of the mean. [`check`](Self::check) waits, and checks on every backend.
+/// - Without any rows a mean is empty, and a sum is 0.
 ///
 /// # Speed and memory
 ///
-/// One pass over the logits, with every option. On Flex and NdArray the gradient is made in the same pass and
-/// written over the logits if nothing else holds their buffer (as when they come straight out of a layer),
-/// else into one new tensor; on a GPU it is made in the backward, in place under the same condition. Without
-/// a gradient nothing of the size of the logits is allocated. All positions of
-/// [`class_dim`](CrossEntropyLossConfig::class_dim) are served without a copy. The result does not depend
-/// on the number of threads. The repository's `docs/performance.md` has the figures and the exceptions.
+/// Every option takes one pass over the logits. On Flex and NdArray the same pass computes the gradient. The
+/// gradient replaces the logits if nothing else holds that buffer (as when the logits come straight out of a
+/// layer), else it goes into one new tensor. On a GPU the backward computes the gradient, in place under the
+/// same condition. Without a gradient nothing of the size of the logits is allocated. No position of
+/// [`class_dim`](CrossEntropyLossConfig::class_dim) needs a copy. The result does not depend on the number
+/// of threads. The repository's `docs/performance.md` has the figures and the exceptions.
 ///
 /// # Backends
 ///
@@ -133,9 +134,9 @@ impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
 }
 
 impl CrossEntropyLossConfig {
-    /// The loss for tensors of every backend: the one in use is that of the tensors' device.
+    /// Makes the loss for tensors of every backend: a call uses the backend of the tensors' device.
     ///
-    /// The class weights are put on `device`, and from there follow each call's logits.
+    /// The class weights are put on `device`. A call on another device copies them there.
     ///
     /// # Panics
     ///
@@ -144,7 +145,7 @@ impl CrossEntropyLossConfig {
         self.init_for::<Dispatch>(device)
     }
 
-    /// The loss bound to the backend `B` at compile time, such as `Autodiff<Flex>`; a tensor of
+    /// Makes the loss bound to the backend `B` at compile time, such as `Autodiff<Flex>`. A tensor of
     /// another backend is an error.
     ///
     /// # Panics
@@ -164,7 +165,7 @@ impl CrossEntropyLossConfig {
         device: &Device,
     ) -> Result<CrossEntropyLoss<B>, CrossEntropyError> {
         self.check()?;
-        // A constant to the model's gradients, so it needs no place in a graph.
+        // The class weights are constants for the model's gradients and need no place in a graph.
         let device = device.clone().without_autodiff();
         let weight = self.weight.as_ref().map(|weight| {
             Tensor::<1>::from_data(weight.as_slice(), (&device, burn::tensor::DType::F32))
@@ -199,26 +200,26 @@ pub fn cross_entropy<const D: usize>(
     CrossEntropyLoss::<Dispatch>::from_parts(None, settings).forward(logits, target)
 }
 
-/// What a call asks for.
+/// Request of a call: reduction and outputs.
 pub(crate) struct Request {
     pub(super) reduction: RequestedReduction,
     pub(super) outputs: Outputs,
 }
 
-/// How the losses of the rows become the result.
-// A call moves it a few times; a box would be an allocation.
+/// Way from the losses of the rows to the result.
+// A call moves this enum a few times; a box would be an allocation.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum RequestedReduction {
     /// One loss per row.
     PerRow,
     /// The reduction of the configuration.
     Configured,
-    /// The sum over a normalizer.
+    /// The sum, divided by a normalizer.
     Over(Normalizer),
 }
 
 impl Request {
-    /// The loss alone.
+    /// Request of the loss without outputs.
     pub(crate) fn loss(reduction: RequestedReduction) -> Self {
         Self {
             reduction,
@@ -227,9 +228,9 @@ impl Request {
     }
 }
 
-/// The result of a call.
+/// Result of a call.
 pub(crate) struct Computed {
-    /// One number, or one in the shape of the rows.
+    /// One loss, or the losses in the shape of the rows.
     pub(crate) loss: DispatchTensor,
     pub(super) outputs: RowOutputs<Dispatch>,
     /// Shape of the rows.
@@ -251,7 +252,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         (self.weight, self.settings)
     }
 
-    /// The loss of a configuration without class weights, none of whose values is checked.
+    /// Makes the loss of a configuration without class weights. Does not check the values.
     pub(crate) fn without_weights(config: &CrossEntropyLossConfig) -> Self {
         Self::from_parts(None, Settings::new(config))
     }
@@ -304,7 +305,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         })
     }
 
-    /// The checks of a call, and its class dimension.
+    /// Checks a call, and returns its class dimension.
     pub(super) fn check_call(
         &self,
         logits: &GivenLogits,
@@ -344,7 +345,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(class_dim)
     }
 
-    /// The reduction that a call asks for.
+    /// Reduction of a call.
     pub(super) fn requested(
         &self,
         reduction: RequestedReduction,
@@ -361,7 +362,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         })
     }
 
-    /// The configured reduction over logits of this shape.
+    /// Configured reduction over logits of this shape.
     fn configured(&self, logits: &Shape, class_dim: usize) -> RowReduction<Dispatch> {
         match self.settings.reduction {
             Reduction::Mean | Reduction::Auto => RowReduction::Mean,
@@ -379,7 +380,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// The checks of index targets for logits on the device.
+    /// Checks index targets for logits on the device.
     pub(super) fn check_indices(
         &self,
         indices: &DispatchTensor,
@@ -393,7 +394,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         check_range(indices, classes, &self.settings.ignore_indices, check)
     }
 
-    /// The class dimension of a projection's logits, the last.
+    /// Class dimension of a projection's logits, which is the last.
     fn class_dim_of_projection(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
         let last = logits.num_dims() - 1;
         match self.settings.class_dim {
@@ -403,11 +404,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// The class dimension in logits of this shape.
+    /// Class dimension in logits of this shape.
     pub(super) fn class_dim(&self, logits: &Shape) -> Result<usize, CrossEntropyError> {
         let rank = logits.num_dims();
         let class_dim = match self.settings.class_dim {
-            // The default, which in a single row can only mean its one dimension.
+            // The default is 1. Logits of rank 1 only have dimension 0.
             1 if rank == 1 => 0,
             dim if dim < 0 => dim + rank as isize,
             dim => dim,
@@ -439,7 +440,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// The class weights beside the logits: on their device, outside every graph.
+    /// Class weights on the device of the logits, outside every graph.
     pub(super) fn weights_on(&self, device: &Device) -> MaybeFloat<Dispatch> {
         match &self.weight {
             None => MaybeFloat::None,

@@ -1,4 +1,4 @@
-//! The calls of the loss.
+//! Calls of the loss.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, TensorMetadata};
@@ -17,7 +17,7 @@ use crate::operation::{MaybeFloat, Outputs, Role, row_shape};
 use crate::portable;
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
-    /// The reduced loss, a tensor of one element.
+    /// Computes the reduced loss, a tensor of one element.
     ///
     /// # Panics
     ///
@@ -31,8 +31,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         unwrap(self.try_forward(logits, target))
     }
 
-    /// The loss of every row: the shape of the logits without the class dimension, for logits of
-    /// rank 1 one element. `reduction` and `empty` have no part in it.
+    /// Computes the loss of every row, in the shape of the logits without the class dimension, for logits
+    /// of rank 1 one element. `reduction` and `empty` do not apply.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -60,8 +60,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         unwrap(self.try_forward_no_reduction(logits, target))
     }
 
-    /// [`forward`](Self::forward) that returns what is wrong. It does not wait for the device either:
-    /// [`check`](Self::check) looks for targets out of range there.
+    /// [`forward`](Self::forward) that returns an error instead of a panic. It does not wait for the device
+    /// either: [`check`](Self::check) finds targets out of range there.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Tensor::from_dispatch(forward.loss))
     }
 
-    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns what is wrong, see
+    /// [`forward_no_reduction`](Self::forward_no_reduction) that returns an error, see
     /// [`try_forward`](Self::try_forward).
     ///
     /// # Errors
@@ -115,8 +115,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(<Tensor<D> as FromRows>::from_rows(forward.loss))
     }
 
-    /// Whether a call would fit: all checks of [`try_forward`](Self::try_forward), and a look at every index
-    /// target on every backend, at the price of waiting for the device.
+    /// Checks a call without computing it: all checks of [`try_forward`](Self::try_forward), and the value of
+    /// every index target on every backend. Waits for the device.
     ///
     /// # Errors
     ///
@@ -150,9 +150,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             .map(|_| ())
     }
 
-    /// The reduced loss, and from the same pass over the logits what
-    /// [`CrossEntropyOutput`](crate::CrossEntropyOutput) has
-    /// besides it, but for the entropy.
+    /// Computes the reduced loss, and in the same pass over the logits the outputs of
+    /// [`CrossEntropyOutput`](crate::CrossEntropyOutput) except the entropy.
     ///
     /// Gradients flow through the loss alone. For gradients of log-probabilities there is
     /// [`log_prob`](Self::log_prob).
@@ -201,13 +200,13 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         unwrap(self.output(logits.into_logits(), target.into_target(), outputs))
     }
 
-    /// The log-probability of each row's target, with gradients: `x[y] - lse`, for a distribution
-    /// `p` the sum of `p[c] (x[c] - lse)`. An ignored row has 0. Of the configuration, `ignore_indices`,
-    /// `class_dim`, `logits`, `logit_scale` and `logit_softcap` have a part in it, class weights,
-    /// label smoothing, z-loss and `reduction` have none.
+    /// Computes the log-probability of each row's target, with gradients: `x[y] - lse`, for a distribution
+    /// `p` the sum of `p[c] (x[c] - lse)`. An ignored row has 0. The options `ignore_indices`, `class_dim`,
+    /// `logits`, `logit_scale` and `logit_softcap` apply; class weights, label smoothing, z-loss and
+    /// `reduction` do not.
     ///
-    /// For objectives that are made of log-probabilities, as those of reinforcement learning. One
-    /// pass over the logits, as [`forward_no_reduction`](Self::forward_no_reduction).
+    /// Serves objectives that are made of log-probabilities, such as in reinforcement learning. Takes one
+    /// pass over the logits, like [`forward_no_reduction`](Self::forward_no_reduction).
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -241,9 +240,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         <Tensor<D> as FromRows>::from_rows(Dispatch::float_neg(forward.loss))
     }
 
-    /// The sum of the losses over a normalizer, a tensor of one element: this batch's share of the
-    /// mean over many, see [`Normalizer`]. `reduction` has no part in it; with a normalizer of 0 the
-    /// loss is what `empty` says, and the gradient 0.
+    /// Computes the sum of the losses divided by a normalizer, a tensor of one element: this batch's share
+    /// of the mean over many batches, see [`Normalizer`]. `reduction` does not apply. With a normalizer of 0
+    /// the loss is the value of `empty`, and the gradient is 0.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -279,9 +278,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Tensor::from_dispatch(unwrap(forward).loss)
     }
 
-    /// The divisors of `Mean` over these targets, see [`Normalizer`]. Nothing waits for the device. (On
-    /// a GPU a target that is not a class counts too, unless it is negative or there are class weights:
-    /// nothing else tells how many classes there are.)
+    /// Computes the divisors of `Mean` over these targets, see [`Normalizer`]. The host does not wait for the
+    /// device. (On a GPU a target that is not a class counts too, unless it is negative or there are class
+    /// weights: the targets alone do not give the number of classes.)
     ///
     /// # Panics
     ///
@@ -296,9 +295,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Normalizer::of_target(total_weight, counted_rows)
     }
 
-    /// The denominator of `Mean`, a tensor of one element in f32 without gradient: for indices the
-    /// sum of the class weights of the targets that are not ignored (their number without class
-    /// weights), for distributions the number of rows.
+    /// Computes the divisor of `Mean`, a tensor of one element in f32 without gradient: for indices the sum
+    /// of the class weights of the targets that are not ignored (without class weights the number of these
+    /// targets), for distributions the number of rows.
     ///
     /// For losses that are accumulated over micro-batches or devices there is
     /// [`normalizer`](Self::normalizer).
@@ -324,7 +323,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         unwrap(self.weigh(target.into_target(), self.weight.as_ref()))
     }
 
-    /// The sum of the weights, or where there are none the number, of the rows that count.
+    /// Sum of the weights of the counted rows; without weights the number of counted rows.
     fn weigh(
         &self,
         target: Target,
@@ -345,8 +344,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let device = device_of(&indices);
         check_int_dtype(indices.dtype(), &device)?;
         B::check(&indices, Role::Targets)?;
-        // Without class weights nothing tells how many classes there are, only that they are
-        // counted from 0.
+        // Without class weights the number of classes is unknown. Negative targets are still bad.
         let classes = self
             .weight
             .as_ref()
@@ -361,7 +359,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Tensor::from_dispatch(total))
     }
 
-    /// The loss with the outputs of rows.
+    /// Computes the loss with the outputs of rows.
     pub(crate) fn output<const D: usize>(
         &self,
         logits: GivenLogits,

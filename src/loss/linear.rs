@@ -1,4 +1,4 @@
-//! The loss and the projection before it in one: the short way to [`ProjectedLogits`].
+//! Loss together with the projection before it: a short form of [`ProjectedLogits`].
 
 use std::marker::PhantomData;
 
@@ -29,17 +29,17 @@ use crate::error::CrossEntropyError;
 /// ```
 #[derive(Config, Debug)]
 pub struct LinearCrossEntropyLossConfig {
-    /// The loss. Every option has the meaning that it has there, but for `class_dim`: the classes are
-    /// in the last dimension, as the projection puts them, and so it is 1, its default, or -1.
+    /// Configuration of the loss over the logits. A projection has its classes in the last dimension, so
+    /// `class_dim` must be 1, the default, or -1.
     #[config(default = "CrossEntropyLossConfig::new()")]
     pub loss: CrossEntropyLossConfig,
-    /// The bytes that logits may take at one time, counted in the dtype that is computed in: f64 for
-    /// f64, f32 for every other. Below the size of one row of logits one row is made at a time, and a
-    /// chunk is never larger than the largest buffer of the device. Default: 64 MiB.
+    /// Number of bytes that logits may take at one time, counted in the dtype of the arithmetic: f64 for
+    /// f64, else f32. A chunk has at least one row, and is at most as large as the largest buffer of the
+    /// device. Default: 64 MiB.
     #[config(default = "64 << 20")]
     pub chunk_bytes: usize,
-    /// Rows that have logits at one time, instead of `chunk_bytes`. At least 1. Default: as many as
-    /// `chunk_bytes` has room for.
+    /// Number of rows that have logits at one time, instead of `chunk_bytes`. At least 1. Default: the
+    /// number of rows that fit into `chunk_bytes`.
     pub chunk_rows: Option<usize>,
 }
 
@@ -50,7 +50,7 @@ impl Default for LinearCrossEntropyLossConfig {
 }
 
 impl LinearCrossEntropyLossConfig {
-    /// The loss for tensors of every backend, see [`CrossEntropyLossConfig::init`].
+    /// Makes the loss for tensors of every backend, see [`CrossEntropyLossConfig::init`].
     ///
     /// # Panics
     ///
@@ -59,7 +59,7 @@ impl LinearCrossEntropyLossConfig {
         self.init_for::<Dispatch>(device)
     }
 
-    /// The loss bound to the backend `B` at compile time, see [`CrossEntropyLossConfig::init_for`].
+    /// Makes the loss bound to the backend `B` at compile time, see [`CrossEntropyLossConfig::init_for`].
     ///
     /// # Panics
     ///
@@ -106,16 +106,16 @@ impl LinearCrossEntropyLossConfig {
     }
 }
 
-/// The cross-entropy of logits that a projection makes, `input weight + bias`, without a tensor of
-/// them: the value and the gradients are those of
+/// Cross-entropy of the logits of a projection, `input weight + bias`, without a tensor of all logits.
+/// Value and gradients are those of
 ///
 /// ```text
 /// CrossEntropyLoss::forward(input.matmul(weight) + bias, target)
 /// ```
 ///
-/// but logits exist for [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) at a time. With 50
-/// thousand classes the logits of 4096 tokens and their gradient take 1.6 GB; here they take 64 MiB,
-/// whatever the number of rows. On a GPU peak memory is a few chunks plus one tensor of the weight's size.
+/// but only [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) of logits exist at a time. With 50
+/// thousand classes the logits of 4096 tokens and the gradient of these take 1.6 GB; here they take 64 MiB
+/// for any number of rows. On a GPU peak memory is a few chunks plus one tensor of the weight's size.
 ///
 /// [`CrossEntropyLoss`] does the same with [`ProjectedLogits`] in all of its methods, such as
 /// [`forward_with_output`](CrossEntropyLoss::forward_with_output) and
@@ -132,31 +132,30 @@ impl LinearCrossEntropyLossConfig {
 ///
 /// # Dtypes
 ///
-/// Input, weight and bias have one dtype, and their gradients come in it. Those of weight and bias are
-/// added up over the chunks in f32 (f64 for f64), whatever it is. On Flex and NdArray all of the
-/// arithmetic is in f32 or f64, for which f16 and bf16 are widened, the weight as a whole. On a
-/// device each product of f16 and bf16 is Burn's and ends in that dtype: the logits of a chunk, as those of
-/// a layer do, and what a chunk adds to the gradients.
+/// Input, weight, bias and all gradients have one dtype. The gradients of weight and bias are added up over
+/// the chunks in f32 (f64 for f64). On Flex and NdArray all of the arithmetic is in f32 or f64: f16 and bf16
+/// are widened, the weight as a whole. On other backends Burn computes each product of f16 and bf16, and
+/// the result has that dtype: the logits of a chunk, as in a layer, and a chunk's part of the gradients.
 ///
 /// # What is computed
 ///
-/// Only tensors that require a gradient get one, and without any only the loss is computed. A reduced
-/// loss makes its gradients in the forward, while a chunk's logits exist: three matrix products. An
-/// unreduced one ([`forward_no_reduction`](Self::forward_no_reduction)) makes the logits once more in the backward, since each row has an upstream gradient of its own; so
-/// does f16 on other backends than Flex and NdArray, whose small gradients must not be rounded before
-/// what scales the loss up has reached them.
+/// Only tensors that require a gradient get one. The gradients of a reduced loss are computed in the
+/// forward, while a chunk's logits exist: three matrix products. An unreduced loss
+/// ([`forward_no_reduction`](Self::forward_no_reduction)) computes the logits again in the backward, since
+/// each row has its own upstream gradient. On backends other than Flex and NdArray f16 computes them again
+/// too: its small gradients must not be rounded before the factor that scales the loss up has reached them.
 ///
-/// Rows that are ignored cost no matrix product on Flex and NdArray, unless the output of rows is asked
-/// for. On a GPU ignored rows are multiplied too: the host does not know which they are.
+/// On Flex and NdArray ignored rows cost no matrix product, unless outputs of rows are wanted. On a GPU
+/// ignored rows are multiplied too, because the host does not know them.
 ///
 /// On a backend without kernels of its own in this crate (LibTorch, Remote) an unreduced loss with gradients
 /// holds the logits of all chunks until the backward.
 ///
-/// A transposed view of an embedding (tied weights) is not copied on Flex and NdArray, but where it is
-/// widened; on a GPU Burn's matrix product decides.
+/// On Flex and NdArray a transposed view of an embedding (tied weights) is copied only to widen it. On a GPU
+/// Burn's matrix product decides.
 ///
-/// An ignored row gets a gradient of exactly 0, whatever its input holds. On Flex and NdArray that is so for
-/// every weight; on a device the weight has to be finite.
+/// An ignored row gets a gradient of exactly 0, whatever its input holds. On Flex and NdArray this holds for
+/// every weight; on other backends the weight has to be finite.
 ///
 /// # Example
 ///
@@ -206,8 +205,8 @@ impl<B: CrossEntropyBackend> ModuleDisplay for LinearCrossEntropyLoss<B> {
 }
 
 impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
-    /// The loss over logits. (It is not a field: `derive(Module)` wants a module of every field's type
-    /// parameters, which a backend is not.)
+    /// Makes the loss over logits. (A field is not possible: `derive(Module)` requires that type parameters of
+    /// fields are modules, and a backend is not a module.)
     fn loss(&self) -> CrossEntropyLoss<B> {
         CrossEntropyLoss::from_parts(self.weight.clone(), self.settings.clone())
     }
@@ -223,7 +222,7 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
             .with_chunk(self.chunk)
     }
 
-    /// The reduced loss, a tensor of one element.
+    /// Computes the reduced loss, a tensor of one element.
     ///
     /// # Panics
     ///
@@ -254,7 +253,7 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
         self.loss().forward(logits, target)
     }
 
-    /// [`forward`](Self::forward) that returns what is wrong.
+    /// [`forward`](Self::forward) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -282,8 +281,8 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
             .try_forward(self.logits(input, weight, bias), target)
     }
 
-    /// The loss of every row, in the shape of the input without its last dimension (for an input of
-    /// rank 1 one element).
+    /// Computes the loss of every row, in the shape of the input without its last dimension (for an input
+    /// of rank 1 one element).
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! Where the logits of a call come from: a tensor, or a projection that makes them in chunks of rows.
+//! Logits that a call takes: a tensor, or a projection that makes logits in chunks of rows.
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
@@ -33,12 +33,12 @@ impl<const D: usize> sealed::IntoLogits for Tensor<D> {
 
 impl<const D: usize> LogitsSource<D> for Tensor<D> {}
 
-/// Logits that a projection makes, `hidden weight + bias`, of which some rows exist at a time.
+/// Logits of a projection, `hidden weight + bias`, of which only a chunk of rows exists at a time.
 ///
-/// Every method of [`CrossEntropyLoss`](crate::CrossEntropyLoss) takes it in the place of a tensor of
-/// logits. The classes are in the last dimension, whatever the rank: `class_dim` of the configuration is 1,
-/// its default, or -1. [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss), which is the shorter way
-/// to the loss itself, says what is computed and what is held in memory.
+/// Every method of [`CrossEntropyLoss`](crate::CrossEntropyLoss) takes projected logits in place of a
+/// tensor. The classes are in the last dimension for every rank: `class_dim` of the configuration must be
+/// 1, the default, or -1. [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss) is a shorter form for
+/// the loss alone, and documents computation and memory.
 ///
 /// | Tensor | Shape |
 /// |---|---|
@@ -69,10 +69,10 @@ pub struct ProjectedLogits<const D: usize> {
 }
 
 impl<const D: usize> ProjectedLogits<D> {
-    /// Bytes of logits that exist at one time without another choice: 64 MiB.
+    /// Default number of bytes of logits that exist at one time: 64 MiB.
     pub const CHUNK_BYTES: usize = 64 << 20;
 
-    /// The logits `hidden weight`.
+    /// Makes the logits `hidden weight`.
     pub fn new(hidden: Tensor<D>, weight: Tensor<2>) -> Self {
         Self {
             hidden,
@@ -82,24 +82,24 @@ impl<const D: usize> ProjectedLogits<D> {
         }
     }
 
-    /// The logits of a layer.
+    /// Makes the logits of a layer.
     pub fn linear(hidden: Tensor<D>, linear: &Linear) -> Self {
         let bias = linear.bias.as_ref().map(|bias| bias.val());
         Self::new(hidden, linear.weight.val()).with_bias(bias)
     }
 
-    /// With a bias `[classes]`.
+    /// Sets the bias `[classes]`.
     pub fn with_bias(self, bias: Option<Tensor<1>>) -> Self {
         Self { bias, ..self }
     }
 
-    /// With another number of bytes that logits may take at one time, as
+    /// Sets the number of bytes that logits may take at one time, as
     /// [`chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
     pub fn with_chunk_bytes(self, bytes: usize) -> Self {
         self.with_chunk(Chunk::Bytes(bytes))
     }
 
-    /// With a number of rows that have logits at one time; 1 for 0.
+    /// Sets the number of rows that have logits at one time; 0 means 1.
     pub fn with_chunk_rows(self, rows: usize) -> Self {
         self.with_chunk(Chunk::Rows(rows.max(1)))
     }
@@ -125,7 +125,7 @@ impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
 impl<const D: usize> LogitsSource<D> for ProjectedLogits<D> {}
 
 /// Logits as a caller gave them.
-// A call moves it a few times; a box would be an allocation.
+// A call moves this enum a few times; a box would be an allocation.
 #[allow(clippy::large_enum_variant)]
 pub enum GivenLogits {
     /// A tensor of logits, or of probabilities.
@@ -142,25 +142,25 @@ pub struct ProjectedTensors {
     pub(crate) weight: DispatchTensor,
     /// Shape `[columns]`.
     pub(crate) bias: Option<DispatchTensor>,
-    /// Logit of class 0, in the shape of the rows.
+    /// Positive logits, in the shape of the rows: the logit of class 0 of each row.
     pub(crate) positive: Option<DispatchTensor>,
     pub(crate) excluded: Option<SameId>,
     pub(crate) chunk: Chunk,
 }
 
-/// Columns of the projection that are not a class of a row with the same id; one dtype.
+/// Ids of rows and columns, in one dtype. A column is not a class of a row with the same id.
 pub(crate) struct SameId {
     /// Ids in the shape of the rows.
     pub(crate) rows: DispatchTensor,
     pub(crate) columns: DispatchTensor,
 }
 
-/// How many rows have logits at one time.
+/// Size of a chunk: the rows that have logits at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
     /// A number of rows.
     Rows(usize),
-    /// The rows that fit into a number of bytes; one at least.
+    /// The rows that fit into a number of bytes; at least one.
     Bytes(usize),
 }
 
@@ -177,7 +177,7 @@ impl Chunk {
 }
 
 impl GivenLogits {
-    /// The shape of the logits.
+    /// Shape of the logits.
     pub(super) fn shape(&self) -> Shape {
         match self {
             Self::Tensor(logits) => logits.shape(),
@@ -185,7 +185,7 @@ impl GivenLogits {
         }
     }
 
-    /// A tensor whose device and dtype are those of the logits.
+    /// Tensor with the device and dtype of the logits.
     pub(super) fn tensor(&self) -> &DispatchTensor {
         match self {
             Self::Tensor(logits) => logits,
@@ -201,7 +201,7 @@ impl GivenLogits {
         }
     }
 
-    /// Whether the tensors fit each other.
+    /// Checks that the tensors fit each other.
     pub(super) fn check(&self) -> Result<(), CrossEntropyError> {
         match self {
             Self::Tensor(_) => Ok(()),
@@ -209,7 +209,7 @@ impl GivenLogits {
         }
     }
 
-    /// The operation's logits and inputs, of a projection over rows in one dimension.
+    /// Logits and inputs of the operation; a projection has its rows in one dimension.
     pub(super) fn into_operation(
         self,
         inputs: Inputs<Dispatch>,
@@ -242,7 +242,7 @@ impl ProjectedTensors {
             .collect()
     }
 
-    /// Whether the tensors fit each other.
+    /// Checks that the tensors fit each other.
     fn check(&self) -> Result<(), CrossEntropyError> {
         let [hidden, weight] = [&self.hidden, &self.weight].map(|tensor| tensor.shape());
         let features = hidden[hidden.num_dims() - 1];
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(of_bytes.rows(100, None), 10);
         assert_eq!(of_bytes.rows(101, Some(4000)), 9);
         assert_eq!(of_bytes.rows(100, Some(250)), 2);
-        // Less than one row cannot be made at a time.
+        // A chunk has at least one row.
         assert_eq!(of_bytes.rows(1001, None), 1);
         assert_eq!(of_bytes.rows(100, Some(99)), 1);
         assert_eq!(of_bytes.rows(0, None), 1000);
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(Chunk::Rows(7).rows(100, Some(250)), 7);
     }
 
-    /// What a device says of itself bounds a chunk: 1 TiB is asked for, no row has more than a buffer.
+    /// The largest buffer of a device bounds a chunk, here of 1 TiB.
     #[cfg(feature = "wgpu")]
     #[test]
     fn the_largest_buffer_is_that_of_the_device() {

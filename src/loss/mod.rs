@@ -1,4 +1,4 @@
-//! What a user touches: the modules, their configuration, the targets and logits they take.
+//! Public interface of the losses: modules, configuration, targets and logits.
 //!
 //! | File | Subject |
 //! |---|---|
