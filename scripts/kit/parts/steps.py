@@ -7,7 +7,7 @@ import re
 # The tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their
 # weights: about the seconds that they have of a limit of 480.
 STRATEGIES = "strategies"
-TESTS = {"fixtures": 15, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
+TESTS = {"fixtures": 45, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
 # Names of the backends in the tests. Their wgpu is Vulkan, because the build has that feature.
 BACKENDS = {"CUDA": "cuda", "Vulkan": "wgpu"}
 OTHER_BACKENDS = ["flex", "ndarray", "cpu", "wgpu", "cuda"]
