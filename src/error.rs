@@ -121,7 +121,7 @@ pub enum CrossEntropyError {
     WrongBackend {
         /// The backend of the loss.
         bound: String,
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
         /// The tensor's device.
         device: Box<Device>,
@@ -165,11 +165,11 @@ pub enum CrossEntropyError {
         listed(supported)
     )]
     UnsupportedDtype {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its dtype.
+        /// Dtype of the tensor.
         dtype: DType,
-        /// Its device.
+        /// Device of the tensor.
         device: Box<Device>,
         /// Dtypes that the device supports.
         supported: Vec<DType>,
@@ -332,9 +332,9 @@ pub enum ProjectionError {
          one of them"
     )]
     Dtype {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its dtype.
+        /// Dtype of the tensor.
         dtype: DType,
         /// The dtype of the input.
         input: DType,
@@ -345,9 +345,9 @@ pub enum ProjectionError {
          them"
     )]
     Device {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its device.
+        /// Device of the tensor.
         device: Box<Device>,
         /// The device of the input.
         input: Box<Device>,

@@ -1,9 +1,9 @@
-//! Tensors brought back into the autodiff that they were in.
+//! Conversion of tensors back to an autodiff setting.
 
 use burn::tensor::kind::Autodiff;
 use burn::tensor::{GradientCheckpointingStrategy, Tensor};
 
-/// With autodiff of that strategy of checkpointing, or without.
+/// Converts a tensor to autodiff with the given checkpointing strategy, or to no autodiff.
 pub(super) fn in_autodiff<const D: usize, K: Autodiff>(
     tensor: Tensor<D, K>,
     strategy: Option<GradientCheckpointingStrategy>,

@@ -1,13 +1,13 @@
-//! What can be wrong with a part of contrastive learning, in sentences.
+//! Errors of contrastive learning, with messages in sentences.
 
 use burn::tensor::{DType, Device};
 
 use crate::error::CrossEntropyError;
 
-/// Why a contrastive loss could not be computed, a queue of negatives did not take its keys, or a momentum
-/// update could not be made.
+/// Error of a contrastive loss, of a queue of negatives that did not take its keys, or of a momentum
+/// update.
 ///
-/// The `try_` forms return it; the others panic with its text.
+/// Functions with `try_` return the error; the others panic with the text of the error.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -29,13 +29,13 @@ pub enum ContrastiveError {
     /// A value of a configuration is outside its range.
     #[error("{part}: `{field}` is {value}, expected {expected}")]
     InvalidConfig {
-        /// What is configured.
+        /// Name of the configured part.
         part: &'static str,
         /// Name of the value.
         field: &'static str,
-        /// What it was set to.
+        /// Value of the field.
         value: String,
-        /// What it may be.
+        /// Values that the field may have.
         expected: &'static str,
     },
     /// The keys have another number of features than the queue.
@@ -50,7 +50,7 @@ pub enum ContrastiveError {
         /// Number of features of the queue.
         expected: usize,
     },
-    /// The queue keeps ids, and the keys came without.
+    /// The queue keeps ids, and the keys came without ids.
     #[error(
         "negative queue: this queue keeps an id for each key, but the {keys} keys came without; use \
          `push_with_ids`, or configure the queue with `ids` false"
@@ -59,13 +59,13 @@ pub enum ContrastiveError {
         /// Number of keys.
         keys: usize,
     },
-    /// The queue keeps no ids, and the keys came with some.
+    /// The queue does not keep ids, and the keys came with ids.
     #[error(
         "negative queue: the keys came with ids, which this queue does not keep; use `push`, or \
          configure the queue with `ids` true"
     )]
     IdsUnexpected,
-    /// There are not as many ids as keys.
+    /// The number of ids is not the number of keys.
     #[error("negative queue: there are {ids} ids for {keys} keys, expected one for each")]
     IdsLength {
         /// Number of ids.
@@ -79,38 +79,38 @@ pub enum ContrastiveError {
          with `to_device`"
     )]
     Device {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its device.
+        /// Device of the tensor.
         given: Box<Device>,
         /// The device of the queue.
         queue: Box<Device>,
     },
-    /// A tensor has another dtype than what the queue holds.
+    /// A tensor has another dtype than the tensors in the queue.
     #[error(
         "negative queue: the {tensor} are of dtype {given:?}, but those in the queue are of {queue:?}; cast \
          them, or `clear` the queue, which takes on the dtype of the first keys"
     )]
     Dtype {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its dtype.
+        /// Dtype of the tensor.
         given: DType,
-        /// The dtype of the tensors in the queue.
+        /// Dtype of the tensors in the queue.
         queue: DType,
     },
-    /// Features that are not computed with.
+    /// Features have a dtype that is not supported.
     #[error(
         "contrastive learning: `{tensor}` is of dtype {dtype:?}, expected a floating-point dtype; \
          `dequantize` it"
     )]
     Quantized {
-        /// Which tensor.
+        /// Name of the tensor.
         tensor: &'static str,
-        /// Its dtype.
+        /// Dtype of the tensor.
         dtype: DType,
     },
-    /// Two tensors of a contrastive loss have other numbers of rows.
+    /// Two tensors of a contrastive loss have different numbers of rows.
     #[error(
         "contrastive loss: `{}` has shape {:?} and `{}` has shape {:?}, expected as many rows: each row \
          has its positive in the same row of the other",
@@ -122,7 +122,7 @@ pub enum ContrastiveError {
         /// Name and shape of the other.
         other: (&'static str, [usize; 2]),
     },
-    /// Two tensors of a contrastive loss have other numbers of features.
+    /// Two tensors of a contrastive loss have different numbers of features.
     #[error(
         "contrastive loss: `{}` has shape {:?} and `{}` has shape {:?}, expected the same number of \
          features in dimension 1",
@@ -134,18 +134,18 @@ pub enum ContrastiveError {
         /// Name and shape of the other.
         other: (&'static str, [usize; 2]),
     },
-    /// Two tensors of a contrastive loss are of two kinds.
+    /// Two tensors of a contrastive loss differ in dtype, device or autodiff.
     #[error(
         "contrastive loss: the {what} of `{}` is {} and that of `{}` is {}, expected the same; convert one \
          of them",
         one.0, one.1, other.0, other.1
     )]
     Unlike {
-        /// What differs.
+        /// Name of the property that differs.
         what: &'static str,
-        /// Name of one tensor, and what it has.
+        /// Name of one tensor, and the value of its property.
         one: (&'static str, String),
-        /// Name of the other, and what it has.
+        /// Name of the other tensor, and the value of its property.
         other: (&'static str, String),
     },
     /// Ids are on another device than the features.
@@ -154,7 +154,7 @@ pub enum ContrastiveError {
          them with `to_device`"
     )]
     SampleIdDevice {
-        /// What the ids belong to.
+        /// Owner of the ids: queries or negatives.
         of: &'static str,
         /// Device of the ids.
         ids: Box<Device>,
@@ -172,14 +172,14 @@ pub enum ContrastiveError {
         /// Dtype of the negatives' ids.
         negatives: DType,
     },
-    /// There are not as many ids as queries or negatives.
+    /// The number of ids is not the number of queries or negatives.
     #[error("contrastive loss: there are {ids} ids for {rows} {of}, expected one for each")]
     SampleIds {
-        /// What the ids belong to.
+        /// Owner of the ids: queries or negatives.
         of: &'static str,
         /// Number of ids.
         ids: usize,
-        /// Number of what has them.
+        /// Number of queries or negatives.
         rows: usize,
     },
     /// There are no keys to choose from.
@@ -197,14 +197,14 @@ pub enum ContrastiveError {
          it, or use -100 for a query without a positive"
     )]
     PositiveOutOfRange {
-        /// The row.
+        /// Row of the index.
         row: usize,
-        /// The index found there.
+        /// Value of the index.
         value: i128,
         /// Number of keys.
         keys: usize,
     },
-    /// There are not as many positives as queries.
+    /// The number of positives is not the number of queries.
     #[error(
         "contrastive loss: `positive` has {positives} indices for {queries} queries, expected one for each"
     )]
@@ -217,23 +217,23 @@ pub enum ContrastiveError {
     /// The loss over the similarities could not be computed.
     #[error("contrastive loss: of the similarities of queries (rows) to keys (classes), {0}")]
     Loss(Box<CrossEntropyError>),
-    /// The modules of a momentum update are not two of a kind.
+    /// The modules of a momentum update have different parameters.
     #[error(
         "momentum update: the modules differ at parameter {parameter}: the online module has {online}, \
          the target {target}; make the target from the online module, with `online.valid()`"
     )]
     DifferentModules {
-        /// Which parameter, counted from 0 in the order of visiting.
+        /// Number of the parameter, counted from 0 in the order of visiting.
         parameter: usize,
-        /// What the online module has there: path, kind and shape, or nothing.
+        /// Parameter of the online module: path, kind and shape, or nothing.
         online: String,
-        /// What the target has there.
+        /// Parameter of the target: path, kind and shape, or nothing.
         target: String,
     },
 }
 
 impl From<CrossEntropyError> for ContrastiveError {
-    /// An error of the loss, in words of queries and keys where the caller's tensors are behind it.
+    /// Converts an error of the loss. Errors of the caller's tensors become errors of queries and keys.
     fn from(error: CrossEntropyError) -> Self {
         match error {
             CrossEntropyError::NoClasses { logits, .. } => Self::NoKeys { queries: logits[0] },

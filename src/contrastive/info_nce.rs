@@ -1,4 +1,4 @@
-//! The contrastive loss: the cross-entropy of similarities, whose matrix exists in chunks of rows only.
+//! Contrastive loss: the cross-entropy of similarities, whose matrix exists in chunks of rows only.
 
 mod config;
 mod features;
@@ -35,7 +35,7 @@ use crate::operation::Outputs;
 /// ```
 ///
 /// which is the cross-entropy of the logits `[q.k, q.n_0, q.n_1, ..] / t` with target 0: the positive
-/// stands at index 0 ([`moco_logits`] makes them as a tensor). The mean over the rows is the loss.
+/// is at index 0 ([`moco_logits`] makes the logits as a tensor). The mean over the rows is the loss.
 ///
 /// # Forms
 ///
@@ -48,22 +48,21 @@ use crate::operation::Outputs;
 ///
 /// # Options
 ///
-/// As in [`InfoNceLossConfig`]. A learnable temperature is a parameter of the module, the logarithm of
-/// `1 / t` in f32, and gets its gradient in f32 whatever the dtype of the features.
+/// [`InfoNceLossConfig`] has the options. A learnable temperature is a parameter of the module, the
+/// logarithm of `1 / t` in f32. The gradient of the parameter is in f32 for every dtype of the features.
 ///
 /// # Memory
 ///
-/// Similarities exist for [`chunk_bytes`](InfoNceLossConfig::chunk_bytes) at a time, as the logits of
-/// [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss): `[rows, negatives]` is never held, however
-/// many negatives there are. Only what requires a gradient gets one, so a queue costs none.
+/// Only [`chunk_bytes`](InfoNceLossConfig::chunk_bytes) of similarities exist at a time, as of the logits
+/// of [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss). The matrix `[rows, negatives]` is never
+/// held, for any number of negatives. Only tensors that require a gradient get one; a queue does not.
 ///
 /// # Edge cases
 ///
-/// Features of length 0, or with no number from 1.2e-38 on, have no direction: normalised, they stay as they
-/// are. Without negatives the
-/// loss of a row is 0. Over no queries the mean is NaN, as that of
-/// [`CrossEntropyLoss`](crate::CrossEntropyLoss). Where the keys are the classes, there has to be one:
-/// `forward_in_batch` over no rows and `forward_pairs` over no keys are errors.
+/// Features of length 0, or without a number of at least 1.2e-38, have no direction: normalisation leaves
+/// them as they are. Without negatives the loss of a row is 0. Without queries the mean is NaN, as in
+/// [`CrossEntropyLoss`](crate::CrossEntropyLoss). Where the keys are the classes, at least one key is
+/// needed: `forward_in_batch` without rows and `forward_pairs` without keys are errors.
 ///
 /// # Example
 ///
@@ -91,7 +90,7 @@ use crate::operation::Outputs;
 #[derive(Module, Debug)]
 #[module(custom_display)]
 pub struct InfoNceLoss<B: CrossEntropyBackend = Dispatch> {
-    /// The logarithm of one over the temperature, where it is learnt.
+    /// Logarithm of one over the temperature, where the temperature is learnt.
     log_scale: Option<Param<Tensor<1>>>,
     #[module(skip)]
     settings: Settings,
@@ -112,17 +111,18 @@ impl<B: CrossEntropyBackend> ModuleDisplay for InfoNceLoss<B> {
     }
 }
 
-/// Which samples queries and negatives are of: a negative with the id of the query is none to it.
+/// Ids of the samples of queries and negatives. A negative with the id of a query is excluded for that
+/// query.
 #[derive(Clone, Debug)]
 pub struct SampleIds {
     /// One id for each query.
     pub queries: Tensor<1, Int>,
-    /// One id for each negative, in the dtype of those of the queries.
+    /// One id for each negative, in the dtype of the queries' ids.
     pub negatives: Tensor<1, Int>,
 }
 
 impl SampleIds {
-    /// Beside queries on the device.
+    /// Checks the ids beside queries on the device, and converts them.
     fn same(self, device: &Device) -> Result<SameId, ContrastiveError> {
         for (of, ids) in [("queries", &self.queries), ("negatives", &self.negatives)] {
             if ids.device().without_autodiff() != device.clone().without_autodiff() {
@@ -147,8 +147,8 @@ impl SampleIds {
 }
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
-    /// The mean loss of queries `[N, F]` with their positives `[N, F]`, against negatives `[K, F]` that
-    /// they have in common: momentum contrast.
+    /// Computes the mean loss of queries `[N, F]` with one positive each, `[N, F]`, against common negatives
+    /// `[K, F]`: momentum contrast.
     ///
     /// # Panics
     ///
@@ -177,8 +177,8 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.loss(similarities, target)
     }
 
-    /// [`forward`](Self::forward) without the negatives that have the id of the query: the old key of a
-    /// sample, which a queue still holds, is no negative of the sample itself.
+    /// [`forward`](Self::forward) without the negatives that have the id of the query: an old key that a
+    /// queue still holds is not a negative of its own sample.
     ///
     /// # Panics
     ///
@@ -220,8 +220,8 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.loss(similarities, target)
     }
 
-    /// The loss of [`forward`](Self::forward) and what the same pass knows of every row, such as whether
-    /// the positive was the most similar (`predicted` is 0), see
+    /// Computes the loss of [`forward`](Self::forward) and in the same pass the outputs of every row, such as
+    /// whether the positive was the most similar (`predicted` is 0), see
     /// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output).
     ///
     /// # Panics
@@ -253,8 +253,8 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         Ok(loss.output::<2>(logits, Target::of_indices(target), Outputs::Rows)?)
     }
 
-    /// The mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the other
-    /// view, the negatives are other rows of the batch, see [`InBatch`].
+    /// Computes the mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the
+    /// other view, the negatives are other rows of the batch, see [`InBatch`].
     ///
     /// # Panics
     ///
@@ -300,14 +300,14 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }
     }
 
-    /// The mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`: of row `i` the row
-    /// `positive[i]`; all other rows are its negatives. A row without a positive has the index -100, and
-    /// is ignored.
+    /// Computes the mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`. Row `i` has the
+    /// positive `positive[i]`; all other keys are negatives of the row. A row without a positive has the
+    /// index -100, and is ignored.
     ///
     /// # Panics
     ///
     /// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or, on the CPU
-    /// backends, if an index is no row of the keys.
+    /// backends, if an index is not a row of the keys.
     pub fn forward_pairs(
         &self,
         query: Tensor<2>,

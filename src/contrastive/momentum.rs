@@ -1,4 +1,4 @@
-//! The module that follows another: momentum encoders, targets, averages of weights.
+//! Momentum update of a module that follows another: momentum encoders, targets, averages of weights.
 
 mod parameters;
 
@@ -13,7 +13,7 @@ use self::parameters::check_same_parameters;
 use super::autodiff::in_autodiff;
 use super::error::{ContrastiveError, unwrap};
 
-/// How far a target stays where it is, see [`momentum_update`]. A number is one too, with the default for
+/// Momentum of a target, see [`momentum_update`]. A number converts into a momentum with the default for
 /// buffers.
 ///
 /// ```
@@ -24,14 +24,14 @@ use super::error::{ContrastiveError, unwrap};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Momentum {
-    /// The share of itself that the target keeps, in `[0, 1]`.
+    /// Share of itself that the target keeps, in `[0, 1]`.
     pub value: f64,
-    /// What becomes of the tensors that are not trained. Default: [`Buffers::Average`].
+    /// Update of the tensors that are not trained. Default: [`Buffers::Average`].
     pub buffers: Buffers,
 }
 
 impl Momentum {
-    /// With that momentum, in `[0, 1]`.
+    /// Makes a momentum of `value`, in `[0, 1]`.
     pub fn new(value: f64) -> Self {
         Self {
             value,
@@ -39,7 +39,7 @@ impl Momentum {
         }
     }
 
-    /// With that choice for buffers.
+    /// Sets the update of buffers.
     pub fn with_buffers(self, buffers: Buffers) -> Self {
         Self { buffers, ..self }
     }
@@ -51,20 +51,20 @@ impl From<f64> for Momentum {
     }
 }
 
-/// What a momentum update does to buffers: the tensors of a module that are not trained.
+/// Update of buffers, the tensors of a module that are not trained.
 ///
-/// These are running statistics, such as those of [`burn::nn::BatchNorm`], float parameters whose gradients
+/// Buffers are running statistics, such as in [`burn::nn::BatchNorm`], float parameters whose gradients
 /// are turned off in the online module (`no_grad`, `freeze`), integers and booleans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Buffers {
-    /// The target's move as parameters do. What has no average, integers, booleans and quantized tensors, is
-    /// copied.
+    /// The buffers of the target move as parameters do. Integers, booleans and quantized tensors have no
+    /// average and are copied.
     #[default]
     Average,
-    /// The target takes those of the online module.
+    /// The target takes the buffers of the online module.
     Copy,
-    /// The target keeps its own, for targets that run in training mode and so have statistics of
-    /// their own, as the key encoder of MoCo.
+    /// The target keeps its own buffers, for targets that run in training mode and so have their own
+    /// statistics, such as the key encoder of MoCo.
     Keep,
 }
 
@@ -78,9 +78,9 @@ pub enum Buffers {
 /// on which both agree stays the same bit for bit. The key encoder of MoCo follows its query encoder
 /// with a momentum of 0.999; a [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives one for each step.
 ///
-/// Parameters are paired in the order of visiting, not by their ids. The target's keep their ids,
-/// whether they require gradients, their device, and their dtype: those of the online module are moved and
-/// cast. No graph is recorded.
+/// Parameters are paired in the order of visiting, not by ids. Parameters of the target keep id, device,
+/// dtype and whether they require gradients: values of the online module are moved and cast. No graph is
+/// recorded.
 ///
 /// # Buffers
 ///
@@ -99,8 +99,8 @@ pub enum Buffers {
 ///   dtypes differ), whatever they hold, NaN included.
 /// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are lost, so
 ///   that a target in bf16 stands still at a high momentum: keep it in f32.
-/// - Infinities of buffers, such as those of masks, are averaged as the formula says: those of one sign stay.
-/// - Of a trained parameter the difference overflows beyond the dtype's largest number.
+/// - Infinities in buffers, such as masks, are averaged by the formula: equal infinities stay.
+/// - For a trained parameter the difference `online - target` may overflow the dtype.
 ///
 /// ```
 /// use burn::module::Module;
@@ -134,7 +134,7 @@ pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Mom
     unwrap(try_momentum_update(online, target, momentum))
 }
 
-/// [`momentum_update`] that returns what is wrong.
+/// [`momentum_update`] that returns an error instead of a panic.
 ///
 /// # Errors
 ///
@@ -168,10 +168,10 @@ pub fn try_momentum_update<M: Module>(
     }
     check_same_parameters(online, &target)?;
     let mut online_values = Values(VecDeque::new());
-    // `valid` takes tensors out of their graphs, keeps whether they are trained, and finishes updates of
-    // running statistics that wait for the next forward.
+    // `valid` takes tensors out of graphs, keeps whether they are trained, and finishes updates of running
+    // statistics that wait for the next forward.
     online.valid().visit(&mut online_values);
-    // For the last of these alone: an update that waits in the target would undo what is written now.
+    // This finishes updates that wait in the target: they would overwrite the values that are written now.
     drop(target.valid());
     Ok(target.map(&mut Follower {
         online: online_values.0,
@@ -179,13 +179,13 @@ pub fn try_momentum_update<M: Module>(
     }))
 }
 
-/// A tensor of the online module, of any rank and kind, without autodiff.
+/// Tensor of the online module, of any rank and kind, without autodiff.
 struct Value {
     tensor: DispatchTensor,
     trained: bool,
 }
 
-/// The tensors of a module without autodiff.
+/// Tensors of a module, without autodiff.
 struct Values(VecDeque<Value>);
 
 impl Values {
@@ -197,7 +197,7 @@ impl Values {
 
 impl ModuleVisitor for Values {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // What a parameter is configured to is known to `train` alone while it is outside autodiff.
+        // Outside autodiff only `train` knows whether a parameter is configured to require gradients.
         let trained = param.clone().train().is_require_grad();
         self.add(param.base(), trained);
     }
@@ -211,7 +211,7 @@ impl ModuleVisitor for Values {
     }
 }
 
-/// Moves the target.
+/// Mapper that moves the parameters of the target.
 struct Follower {
     online: VecDeque<Value>,
     momentum: Momentum,
@@ -275,7 +275,7 @@ impl ModuleMapper for Follower {
     }
 }
 
-/// One tensor moved towards another, both without autodiff.
+/// Moves one tensor towards another, both without autodiff.
 fn moved<const D: usize>(
     target: Tensor<D>,
     online: Tensor<D>,
@@ -296,13 +296,13 @@ fn moved<const D: usize>(
         dtype => dtype,
     };
     let [target, online] = [target, online].map(|tensor| in_dtype(tensor, wide));
-    // Not a sum of two products: in f32 the shares 0.9999 and 0.0001 do not add up to 1, and where the
-    // online module stands still, the target would come to rest 1.7e-4 beside it.
+    // A sum of two products would be less exact: in f32 the shares 0.9999 and 0.0001 do not add up to 1. If
+    // the online module stands still, the target would come to rest 1.7e-4 beside it.
     let step = (online.clone() - target.clone()).mul_scalar(1.0 - momentum);
     let moved = if trained {
         target + step
     } else {
-        // Masks hold infinities, which have no difference. What is trained is spared the passes.
+        // Masks hold infinities, whose difference is NaN. Trained parameters skip these passes.
         let average = target.clone() * momentum + online * (1.0 - momentum);
         average.mask_where(step.clone().is_finite(), target + step)
     };
@@ -325,7 +325,7 @@ fn on_device<const D: usize, K: Autodiff>(tensor: Tensor<D, K>, device: &Device)
     }
 }
 
-/// A tensor where another was: on its device, with autodiff if it had that.
+/// Puts a tensor in place of another: on the device of `replaced`, with autodiff if `replaced` has it.
 fn in_place_of<const D: usize, K: Autodiff>(
     replaced: &Tensor<D, K>,
     tensor: Tensor<D, K>,

@@ -1,4 +1,4 @@
-//! The keys of earlier steps, which are the negatives of a step.
+//! Queue of the keys of earlier steps, which are the negatives of a step.
 
 mod module;
 mod ring;
@@ -28,18 +28,18 @@ use super::error::{ContrastiveError, unwrap};
 /// ```
 #[derive(Config, Debug)]
 pub struct NegativeQueueConfig {
-    /// How many keys the queue holds at most: at least 1.
+    /// Largest number of keys in the queue: at least 1.
     pub capacity: usize,
     /// Number of features of each key: at least 1.
     pub features: usize,
-    /// Whether the queue keeps an id for each key, such as the number of the sample that it is of: the
-    /// old key of a sample is no negative of the sample itself. Default: `false`.
+    /// Whether the queue keeps an id for each key, such as the number of the sample: the old key of a sample
+    /// is not a negative of the sample itself. Default: `false`.
     #[config(default = false)]
     pub ids: bool,
 }
 
 impl NegativeQueueConfig {
-    /// An empty queue on the device.
+    /// Makes an empty queue on the device.
     ///
     /// # Panics
     ///
@@ -66,7 +66,7 @@ impl NegativeQueueConfig {
     }
 }
 
-/// Records hold these numbers in 32 bits, which every backend has.
+/// Checks a size. Records hold sizes in 32 bits, which every backend has.
 fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> {
     if (1..=i32::MAX as usize).contains(&size) {
         return Ok(());
@@ -79,7 +79,7 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
     })
 }
 
-/// A queue of the newest keys: the negatives of momentum contrast.
+/// Queue of the newest keys: the negatives of momentum contrast.
 ///
 /// A ring of `capacity` rows. The `k`-th key since the queue was made or cleared takes row
 /// `k mod capacity`, the place of the oldest one once the queue is full. What lies where does not
@@ -140,15 +140,15 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
 /// <https://arxiv.org/abs/1911.05722>.
 #[derive(Clone)]
 pub struct NegativeQueue {
-    /// [capacity, features], without autodiff.
+    /// Keys `[capacity, features]`, without autodiff.
     keys: Tensor<2>,
-    /// [capacity], without autodiff.
+    /// Ids `[capacity]`, without autodiff.
     ids: Option<Tensor<1, Int>>,
     ring: Ring,
     param_ids: ParamIds,
 }
 
-/// Under which the state stands in records and groups.
+/// Ids of the queue's tensors in records and groups.
 #[derive(Clone, Copy)]
 struct ParamIds {
     keys: ParamId,
@@ -167,7 +167,7 @@ impl ParamIds {
 }
 
 impl NegativeQueue {
-    /// Puts keys `[n, features]` in, for which the oldest ones make room.
+    /// Adds keys `[n, features]`, which replace the oldest keys of a full queue.
     ///
     /// # Panics
     ///
@@ -176,7 +176,7 @@ impl NegativeQueue {
         unwrap(self.try_push(keys));
     }
 
-    /// Puts keys `[n, features]` in with their ids `[n]`, for which the oldest ones make room.
+    /// Adds keys `[n, features]` with ids `[n]`, which replace the oldest keys of a full queue.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -256,17 +256,17 @@ impl NegativeQueue {
         self.ids.as_ref().map(|ids| self.filled(ids))
     }
 
-    /// How many keys there are.
+    /// Number of keys in the queue.
     pub fn len(&self) -> usize {
         self.ring.len()
     }
 
-    /// Whether there are no keys.
+    /// Whether the queue has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many keys there can be.
+    /// Largest number of keys in the queue.
     pub fn capacity(&self) -> usize {
         self.ring.capacity()
     }
@@ -276,7 +276,7 @@ impl NegativeQueue {
         self.keys.dims()[1]
     }
 
-    /// The row that the next key takes: in a full queue that of the oldest.
+    /// Row that the next key takes: in a full queue the row of the oldest key.
     pub fn position(&self) -> usize {
         self.ring.next()
     }
@@ -333,7 +333,7 @@ impl NegativeQueue {
         })
     }
 
-    /// What was checked.
+    /// Adds keys and ids that are already checked.
     fn put(&mut self, keys: Tensor<2>, ids: Option<Tensor<1, Int>>) {
         let spans = self.ring.push(keys.dims()[0]);
         write(&mut self.keys, keys.without_autodiff(), &spans);
@@ -342,7 +342,7 @@ impl NegativeQueue {
         }
     }
 
-    /// The rows that hold something.
+    /// Rows of a tensor that hold keys or ids.
     fn filled<const D: usize, K: Basic>(&self, held: &Tensor<D, K>) -> Tensor<D, K> {
         if self.len() == self.capacity() {
             held.clone()
@@ -352,7 +352,7 @@ impl NegativeQueue {
     }
 }
 
-/// Writes a batch where it goes. Another dtype means that nothing was held.
+/// Writes a batch into its rows. The dtype differs only if the queue was empty.
 fn write<const D: usize, K: Numeric>(held: &mut Tensor<D, K>, batch: Tensor<D, K>, spans: &[Span]) {
     if held.dtype() != batch.dtype() && !spans.is_empty() {
         *held = Tensor::zeros(held.shape(), (&held.device(), batch.dtype()));

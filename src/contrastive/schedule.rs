@@ -1,17 +1,18 @@
-//! How the momentum of a target encoder grows over a training.
+//! Schedule of the momentum of a target encoder over a training.
 
 use std::f64::consts::FRAC_PI_2;
 
 use super::error::{ContrastiveError, unwrap};
 
-/// The momentum of a target encoder over the steps of a training: from `base` along half a cosine to 1.
+/// Schedule of the momentum of a target encoder over the steps of a training: from `base` along half a
+/// cosine to 1.
 ///
 /// ```text
 /// m(t) = 1 - (1 - base) (cos(pi t / steps) + 1) / 2
 /// ```
 ///
-/// It grows with every step, so that the target follows quickly while there is much to learn, and stands
-/// still at the end. MoCo v3 has it with a base of 0.99, BYOL with 0.996.
+/// The momentum grows with every step. The target follows quickly while there is much to learn, and
+/// stands still at the end. MoCo v3 uses a base of 0.99, BYOL 0.996.
 ///
 /// # Edge cases
 ///
@@ -37,7 +38,7 @@ pub struct MomentumSchedule {
 }
 
 impl MomentumSchedule {
-    /// From `base`, in `[0, 1]`, to 1 in that many steps.
+    /// Makes a schedule from `base`, in `[0, 1]`, to 1 in `steps` steps.
     ///
     /// # Panics
     ///
@@ -63,7 +64,7 @@ impl MomentumSchedule {
         })
     }
 
-    /// The momentum of a step, counted from 0.
+    /// Momentum of a step; steps count from 0.
     pub fn at(&self, step: usize) -> f64 {
         if step >= self.steps {
             return 1.0;

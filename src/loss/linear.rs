@@ -205,8 +205,8 @@ impl<B: CrossEntropyBackend> ModuleDisplay for LinearCrossEntropyLoss<B> {
 }
 
 impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
-    /// Makes the loss over logits. (A field is not possible: `derive(Module)` requires that type parameters of
-    /// fields are modules, and a backend is not a module.)
+    /// Makes the loss over logits. (A field is not possible: `derive(Module)` requires that the type
+    /// parameters of fields are modules, and a backend is not a module.)
     fn loss(&self) -> CrossEntropyLoss<B> {
         CrossEntropyLoss::from_parts(self.weight.clone(), self.settings.clone())
     }

@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(Chunk::Rows(7).rows(100, Some(250)), 7);
     }
 
-    /// The largest buffer of a device bounds a chunk, here of 1 TiB.
+    /// The largest buffer of the device bounds a chunk for which 1 TiB is requested.
     #[cfg(feature = "wgpu")]
     #[test]
     fn the_largest_buffer_is_that_of_the_device() {

@@ -1,4 +1,4 @@
-//! The options of the contrastive loss.
+//! Options of the contrastive loss.
 
 use std::marker::PhantomData;
 
@@ -13,16 +13,16 @@ use crate::contrastive::error::{ContrastiveError, unwrap};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
-/// Which rows of a batch are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
+/// Choice of the rows of a batch that are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
     /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the queries `q1`
     /// and `q2` of two views and their keys `k1` and `k2` of the momentum encoder, is
     /// `2 t (loss(q1, k2) + loss(q2, k1))`.
     OneSided,
-    /// The mean of that and of the same with the views exchanged, as in CLIP.
+    /// The mean of [`OneSided`](Self::OneSided) and of the same with the views exchanged, as in CLIP.
     Symmetric,
-    /// NT-Xent of SimCLR: of a row of either view all other rows of both, but for itself.
+    /// NT-Xent of SimCLR: a row of either view has all other rows of both views as negatives.
     NtXent,
 }
 
@@ -42,30 +42,29 @@ pub enum InBatch {
 /// ```
 #[derive(Config, Debug)]
 pub struct InfoNceLossConfig {
-    /// What similarities are divided by: positive and finite; the first value of a learnable one.
-    /// Default: 0.07, of MoCo and CLIP.
+    /// Divisor of the similarities: positive and finite. A learnable temperature starts with this value.
+    /// Default: 0.07, from MoCo and CLIP.
     #[config(default = 0.07)]
     pub temperature: f32,
-    /// Whether the temperature is learnt: the logarithm of one over it is then a parameter. Default:
-    /// `false`.
+    /// Whether the temperature is learnt: the logarithm of one over the temperature is then a parameter.
+    /// Default: `false`.
     #[config(default = false)]
     pub learnable: bool,
-    /// The largest number that a learnable temperature lets similarities be multiplied by. Default: 100,
-    /// of CLIP.
+    /// Largest factor of the similarities, one over the temperature, of a learnable temperature. Default:
+    /// 100, from CLIP.
     #[config(default = 100.0)]
     pub max_scale: f32,
     /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
     #[config(default = true)]
     pub normalize: bool,
-    /// Which rows are the negatives in [`InfoNceLoss::forward_in_batch`]. Default:
-    /// [`InBatch::Symmetric`].
+    /// Choice of the negatives in [`InfoNceLoss::forward_in_batch`]. Default: [`InBatch::Symmetric`].
     #[config(default = "InBatch::Symmetric")]
     pub in_batch: InBatch,
-    /// How the losses of the rows become the result: `Mean` (or `Auto`, the same), or `Sum`. Default:
+    /// Way from the losses of the rows to the result: `Mean` (or `Auto`, the same), or `Sum`. Default:
     /// `Mean`.
     #[config(default = "Reduction::Mean")]
     pub reduction: Reduction,
-    /// The bytes that similarities may take at one time, see
+    /// Number of bytes that similarities may take at one time, see
     /// [`LinearCrossEntropyLossConfig::chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
     /// Default: 64 MiB.
     #[config(default = "64 << 20")]
@@ -78,7 +77,7 @@ impl Default for InfoNceLossConfig {
     }
 }
 
-/// The options in the form that a call needs.
+/// Options in the form that a call needs.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) temperature: f32,
@@ -90,7 +89,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The loss over the similarities.
+    /// Makes the loss over the similarities.
     pub(super) fn loss<B: CrossEntropyBackend>(&self) -> CrossEntropyLoss<B> {
         let config = CrossEntropyLossConfig::new().with_reduction(self.reduction.clone());
         CrossEntropyLoss::without_weights(&config)
@@ -109,7 +108,7 @@ impl Settings {
 }
 
 impl InfoNceLossConfig {
-    /// The loss for tensors of every backend; a learnable temperature is on the device.
+    /// Makes the loss for tensors of every backend; a learnable temperature is on the device.
     ///
     /// # Panics
     ///
@@ -118,7 +117,7 @@ impl InfoNceLossConfig {
         self.init_for::<Dispatch>(device)
     }
 
-    /// The loss bound to the backend `B` at compile time, see
+    /// Makes the loss bound to the backend `B` at compile time, see
     /// [`CrossEntropyLossConfig::init_for`](crate::CrossEntropyLossConfig::init_for).
     ///
     /// # Panics

@@ -1,10 +1,10 @@
-//! Features before they are compared: whether they fit each other, and their length.
+//! Features before they are compared: checks that they fit each other, and normalisation.
 
 use burn::tensor::{DType, Tensor};
 
 use crate::contrastive::error::ContrastiveError;
 
-/// Two tensors have as many rows.
+/// Checks that two tensors have the same number of rows.
 pub(super) fn check_rows(
     (name, tensor): (&'static str, &Tensor<2>),
     (other_name, other): (&'static str, &Tensor<2>),
@@ -18,7 +18,7 @@ pub(super) fn check_rows(
     }
 }
 
-/// Query, positive and negatives fit each other.
+/// Checks that query, positive and negatives fit each other.
 pub(super) fn check_with_positive(
     query: &Tensor<2>,
     positive: &Tensor<2>,
@@ -27,11 +27,11 @@ pub(super) fn check_with_positive(
     check_rows(("query", query), ("positive", positive))?;
     check_beside(("query", query), ("positive", positive))?;
     check_beside(("query", query), ("negatives", negatives))?;
-    // Both may be in autodiff where the query is not.
+    // Positive and negatives may be in autodiff where the query is not.
     check_beside(("positive", positive), ("negatives", negatives))
 }
 
-/// Quantized numbers are not computed with.
+/// Refuses quantized features.
 fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), ContrastiveError> {
     match tensor.dtype() {
         dtype @ DType::QFloat(_) => Err(ContrastiveError::Quantized {
@@ -42,7 +42,7 @@ fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), Contras
     }
 }
 
-/// Two tensors can be computed with: as many features, one dtype, one device, one autodiff.
+/// Checks that two tensors have the same number of features, dtype, device and autodiff.
 pub(super) fn check_beside(
     (name, tensor): (&'static str, &Tensor<2>),
     (other_name, other): (&'static str, &Tensor<2>),
@@ -84,7 +84,7 @@ pub(super) fn check_beside(
 /// Rows of length 1. Those without a normal number of f32 are left as they are, with the gradient of what is
 /// left as it is: that of a direction would be infinite there.
 pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
-    // Not every backend has sums over tensors without elements.
+    // Some backends cannot sum over tensors without elements.
     if features.shape().num_elements() == 0 {
         return features;
     }
@@ -105,7 +105,7 @@ pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     (moderate / length).cast(dtype)
 }
 
-/// The similarity of each row to the same row of the other tensor.
+/// Similarity of each row to the same row of the other tensor.
 pub(super) fn similarity_of_rows(one: Tensor<2>, other: Tensor<2>) -> Tensor<1> {
     let dtype = one.dtype();
     if one.shape().num_elements() == 0 {
@@ -115,17 +115,17 @@ pub(super) fn similarity_of_rows(one: Tensor<2>, other: Tensor<2>) -> Tensor<1> 
     product.sum_dim(1).cast(dtype).squeeze_dim(1)
 }
 
-/// The similarities of each row to all rows of the other tensor, `[N, K]`.
+/// Similarities of each row to all rows of the other tensor, `[N, K]`.
 pub(super) fn products(one: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
     let [rows, features] = one.dims();
     match rows * features {
-        // Not every backend multiplies tensors without elements.
+        // Some backends cannot multiply tensors without elements.
         0 => Tensor::zeros([rows, other.dims()[0]], (&one.device(), one.dtype())),
         _ => one.matmul(other.transpose()),
     }
 }
 
-/// Half precision widened: squares and sums of it have too few digits and too small a range.
+/// Widens half precision, in which squares and sums have too few digits and too small a range.
 pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
     match features.dtype() {
         DType::F16 | DType::BF16 => features.cast(DType::F32),
@@ -133,7 +133,8 @@ pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// A product, because the gradient of Burn's `div_scalar` has one over the number in f32, also for f64.
+/// Divides by the temperature. Multiplies by the inverse, because the gradient of Burn's `div_scalar` has
+/// the inverse in f32, also for f64.
 pub(super) fn over(tensor: Tensor<2>, temperature: f32) -> Tensor<2> {
     tensor.mul_scalar(1.0 / f64::from(temperature))
 }

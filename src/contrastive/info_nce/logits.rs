@@ -1,4 +1,4 @@
-//! The logits of momentum contrast, for those who want to see them.
+//! Logits of momentum contrast as a tensor.
 
 use burn::tensor::Tensor;
 
@@ -6,12 +6,12 @@ use super::config::check_positive;
 use super::features::{check_with_positive, over, products, similarity_of_rows};
 use crate::contrastive::error::unwrap;
 
-/// The logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query `[N, F]` to its
-/// own positive `[N, F]` at index 0, then those to all negatives `[K, F]`, over the temperature. The
-/// target of every row is 0.
+/// Computes the logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query
+/// `[N, F]` to its positive `[N, F]` at index 0, then the similarities to all negatives `[K, F]`, all
+/// divided by the temperature. The target of every row is 0.
 ///
-/// For those who want to see them; [`InfoNceLoss::forward`](super::InfoNceLoss::forward) gives their loss
-/// without holding them. The features are taken as they are.
+/// [`InfoNceLoss::forward`](super::InfoNceLoss::forward) computes the loss without holding the logits. The
+/// features are not normalised.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -39,7 +39,7 @@ pub fn moco_logits(
     unwrap(check_with_positive(&query, &positive, &negatives));
     let own = similarity_of_rows(query.clone(), positive).unsqueeze_dim(1);
     let logits = match negatives.dims()[0] {
-        // Not every backend joins tensors without elements.
+        // Some backends cannot concatenate tensors without elements.
         0 => own,
         _ => Tensor::cat(vec![own, products(query, negatives)], 1),
     };

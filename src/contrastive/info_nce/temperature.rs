@@ -1,4 +1,4 @@
-//! The temperature, fixed or learnt, as the number that queries are multiplied by.
+//! Temperature, fixed or learnt, as a factor of the queries.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
@@ -8,8 +8,8 @@ use crate::contrastive::autodiff::in_autodiff;
 use crate::dispatch::CrossEntropyBackend;
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
-    /// One over the temperature, which the similarities are multiplied by: `[1]` on the device, in f32; with
-    /// its gradient where it is learnt.
+    /// Factor of the similarities, one over the temperature: `[1]` on the device, in f32; with a gradient
+    /// where the temperature is learnt.
     pub fn scale(&self, device: &Device) -> Tensor<1> {
         let scale = match &self.log_scale {
             None => {
@@ -19,7 +19,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             Some(log_scale) => {
                 let free = log_scale.val();
                 let largest = self.settings.max_scale.ln();
-                // The gradient is that of the parameter, also where it stands at the bound.
+                // The parameter gets a gradient also at the bound.
                 let plain = free.clone().without_autodiff();
                 let beyond = plain.clone() - plain.clamp_max(largest);
                 (free - beyond).exp()
@@ -32,7 +32,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }
     }
 
-    /// The temperature that is in use. Waits for the device where it is learnt.
+    /// Temperature that is in use. Waits for the device where the temperature is learnt.
     pub fn temperature(&self) -> f32 {
         match &self.log_scale {
             None => self.settings.temperature,
@@ -43,13 +43,13 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }
     }
 
-    /// With the parameter of the temperature brought back to its bound, as CLIP does after every step
-    /// of the optimizer. Without this the parameter may go on beyond the bound, where it changes nothing.
+    /// Moves the parameter of the temperature back to its bound, as CLIP does after every step of the
+    /// optimizer. Without this the parameter may move beyond the bound, where it has no effect.
     pub fn clamp_scale(mut self) -> Self {
         let largest = self.settings.max_scale.ln();
         self.log_scale = self.log_scale.map(|parameter| {
             parameter.map(|value| {
-                // The result is a leaf again, which an optimizer finds the gradient of.
+                // The result is a leaf again, so that an optimizer finds its gradient.
                 let strategy = value.gradient_checkpointing_strategy();
                 let require_grad = value.is_require_grad();
                 let bounded = value.without_autodiff().clamp_max(largest);
@@ -59,7 +59,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self
     }
 
-    /// Queries over the temperature: their products with the keys are the logits.
+    /// Queries divided by the temperature: the products of these with the keys are the logits.
     pub(super) fn scaled(&self, query: Tensor<2>) -> Tensor<2> {
         if self.log_scale.is_none() {
             return over(query, self.settings.temperature);

@@ -1,11 +1,11 @@
-//! Whether two modules have the same parameters, so that they can be paired.
+//! Check that two modules have the same parameters, so that they can be paired.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Shape, Tensor};
 
 use crate::contrastive::error::ContrastiveError;
 
-/// Names, kinds and shapes are the same, in the order of visiting.
+/// Checks that names, kinds and shapes are the same, in the order of visiting.
 pub(super) fn check_same_parameters<M: Module>(
     online: &M,
     target: &M,
@@ -34,7 +34,7 @@ pub(super) fn check_same_parameters<M: Module>(
     })
 }
 
-/// The parameters of a module in the order of visiting.
+/// Parameters of a module in the order of visiting.
 #[derive(Default)]
 struct Parameters {
     path: Vec<String>,

@@ -1,8 +1,7 @@
-//! The queue as a part of a user's module: visited, mapped, moved and recorded.
+//! Implementation of the module traits for the queue: visits, maps, moves and records.
 //!
-//! By hand, because a derived module records parameters alone, and the position and the length are
-//! numbers of the host: they become a tensor where a record is written or read, and else cost no
-//! device anything.
+//! It is written by hand, because a derived module records only parameters. Position and length are
+//! numbers of the host: they become a tensor only where a record is written or read.
 
 use std::fmt;
 
@@ -20,8 +19,8 @@ const KEYS: &str = "keys";
 const IDS: &str = "ids";
 const RING: &str = "ring";
 
-/// The numbers of a queue as a record holds them. The first three tell whether the tensors beside them
-/// were taken: one of another shape is left out by Burn, which only complains if it is asked to.
+/// Numbers of a queue in a record. The first three tell whether the tensors of the record were loaded:
+/// Burn skips a tensor of another shape, and reports it only on request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Numbers {
     capacity: i32,
@@ -46,7 +45,7 @@ impl Numbers {
         }
     }
 
-    /// As a parameter that makes its tensor only when somebody looks at it.
+    /// Converts the numbers to a parameter that makes its tensor only when it is read.
     fn as_param(self, queue: &NegativeQueue) -> Param<Tensor<1, Int>> {
         let Self {
             capacity,
@@ -82,14 +81,14 @@ impl Numbers {
         })
     }
 
-    /// The ring of a queue whose numbers were `before`, after these were loaded.
+    /// Ring of a queue whose numbers were `before`, after `loaded` was loaded.
     fn ring(loaded: Option<Self>, before: Self, ring: Ring) -> Ring {
         let nothing = Ring::new(ring.capacity());
         let Some(loaded) = loaded else {
             return nothing;
         };
         if (loaded.capacity, loaded.features) != (before.capacity, before.features) {
-            // The keys of the record did not fit either, so those from before are still there.
+            // The keys of the record did not fit either, so the queue still has its old keys.
             return ring;
         }
         if loaded.ids < before.ids {
@@ -126,7 +125,7 @@ impl Module for NegativeQueue {
         let keys = mapper.map_float(Param::initialized(self.param_ids.keys, self.keys));
         mapper.exit_module(KEYS, CONTAINER);
         self.param_ids.keys = keys.id;
-        // Whatever a mapper does to parameters, keys stay constants.
+        // Keys stay constants, whatever a mapper does to parameters.
         self.keys = keys.into_value().without_autodiff();
 
         if let Some(ids) = self.ids {
@@ -141,7 +140,7 @@ impl Module for NegativeQueue {
         let numbers = mapper.map_int(numbers);
         mapper.exit_module(RING, CONTAINER);
         self.param_ids.ring = numbers.id;
-        // Most mappers let it be, and then no device is waited for.
+        // Most mappers do not touch the parameter, and then the host does not wait for the device.
         if numbers.is_initialized() {
             let loaded = Numbers::read(numbers.into_value());
             self.ring = Numbers::ring(loaded, before, self.ring);
@@ -149,7 +148,7 @@ impl Module for NegativeQueue {
         self
     }
 
-    /// None: keys are not trained.
+    /// Number of parameters: 0, because keys are not trained.
     fn num_params(&self) -> usize {
         0
     }

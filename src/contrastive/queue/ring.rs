@@ -1,8 +1,8 @@
-//! Where the rows of a batch go in a ring: numbers of the host, no tensors.
+//! Places of the rows of a batch in a ring, as numbers of the host.
 
 use std::ops::Range;
 
-/// Which rows of a ring hold something, and which is next.
+/// State of a ring: the rows that are filled, and the next row.
 ///
 /// The `k`-th row since the ring was empty goes to row `k mod capacity`, in batches of any size: what lies
 /// where does not depend on how the rows came in.
@@ -13,7 +13,7 @@ pub(super) struct Ring {
     len: usize,
 }
 
-/// A part of a batch and the rows of the ring that it goes to, of the same number.
+/// Part of a batch, and the same number of rows of the ring that take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) batch: Range<usize>,
@@ -29,7 +29,7 @@ impl Ring {
         }
     }
 
-    /// A ring that was in use; `None` for numbers that it cannot have.
+    /// Restores a ring; `None` for numbers that a ring cannot have.
     pub(super) fn restored(capacity: usize, next: usize, len: usize) -> Option<Self> {
         // Rows fill up from 0, so until the ring is full the next one is the first that is free.
         let possible = next < capacity && (len == capacity || len == next);
@@ -52,8 +52,8 @@ impl Ring {
         self.len
     }
 
-    /// Where a batch of that many rows goes: one span, or two that wrap, none for an empty batch. Of a
-    /// batch larger than the ring the last rows are kept.
+    /// Adds a batch of `rows` rows and returns its spans: one, or two if it wraps, none for an empty batch.
+    /// Of a batch larger than the ring, the last rows are kept.
     pub(super) fn push(&mut self, rows: usize) -> Vec<Span> {
         let dropped = rows.saturating_sub(self.capacity);
         let first = (self.next + dropped % self.capacity) % self.capacity;
