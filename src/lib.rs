@@ -127,7 +127,7 @@ pub use loss::{
 };
 pub use operation::EmptyReduction;
 
-/// What the tests of the GPU kernels turn by hand.
+/// Controls of the GPU kernels for tests.
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub mod testing {

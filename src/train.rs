@@ -51,9 +51,9 @@
 //! assert!(output.item.loss.into_scalar::<f32>() > 0.0);
 //! ```
 //!
-//! Burn's `AccuracyMetric`, `TopKAccuracyMetric`, `PerplexityMetric` and `LossMetric` take it, with no
-//! logits kept for them. Ignored rows count in none of them, so their `with_pad_token` is not needed.
-//! To leave them out the adaptors wait for the device, on the thread of the metrics.
+//! Burn's `AccuracyMetric`, `TopKAccuracyMetric`, `PerplexityMetric` and `LossMetric` take this output,
+//! so that no logits are kept. These metrics leave ignored rows out, so `with_pad_token` is not needed. To
+//! leave rows out, the adaptors wait for the device, on the thread of the metrics.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ use burn::train::metric::{
 use crate::CrossEntropyOutput;
 
 impl<const R: usize> ItemLazy for CrossEntropyOutput<R> {
-    /// Takes everything out of the graph, and sends off what is still to be computed.
+    /// Takes all tensors out of the graph, and starts computations that are still queued.
     fn sync(self) -> Result<Self, ExecutionError> {
         self.loss.device().flush()?;
         Ok(Self {
@@ -85,7 +85,7 @@ impl<const R: usize> ItemLazy for CrossEntropyOutput<R> {
     }
 }
 
-/// The numbers of the rows that count, in one dimension. Waits for the device.
+/// Log-probabilities and ranks of the counted rows, in one dimension. Waits for the device.
 fn of_counted_rows<const R: usize>(output: &CrossEntropyOutput<R>) -> (Tensor<1>, Tensor<1, Int>) {
     let log_prob: Tensor<R> = output.log_prob.clone();
     let log_prob: Tensor<1> = log_prob.flatten(0, R - 1);
@@ -99,15 +99,14 @@ fn of_counted_rows<const R: usize>(output: &CrossEntropyOutput<R>) -> (Tensor<1>
 }
 
 impl<const R: usize> Adaptor<LossInput> for CrossEntropyOutput<R> {
-    /// The loss as it is. Burn's metric takes the mean over batches; [`RowLossMetric`] that over
-    /// rows.
+    /// Passes the loss on. Burn's metric takes the mean over batches, [`RowLossMetric`] the mean over rows.
     fn adapt(&self) -> LossInput {
         LossInput::new(self.loss.clone())
     }
 }
 
 impl<const R: usize> Adaptor<AccuracyInput> for CrossEntropyOutput<R> {
-    /// Two classes in place of all, "wrong" and "right", of which the second is every target.
+    /// Replaces the classes by two, "wrong" and "right"; the target of every row is "right".
     fn adapt(&self) -> AccuracyInput {
         let (_, rank) = of_counted_rows(self);
         let right = rank.clone().equal_scalar(0).float().unsqueeze_dim(1);
@@ -116,30 +115,30 @@ impl<const R: usize> Adaptor<AccuracyInput> for CrossEntropyOutput<R> {
     }
 }
 
-/// The largest `k` of Burn's `TopKAccuracyMetric` over a [`CrossEntropyOutput`]; it panics beyond.
-/// [`CrossEntropyOutput::in_top`] has no such bound.
+/// Largest `k` of Burn's `TopKAccuracyMetric` over a [`CrossEntropyOutput`]; the metric panics for a larger
+/// `k`. [`CrossEntropyOutput::in_top`] has no such bound.
 pub const LARGEST_TOP_K: usize = 128;
 
 impl<const R: usize> Adaptor<TopKAccuracyInput> for CrossEntropyOutput<R> {
-    /// [`LARGEST_TOP_K`] places in place of the classes, in falling order, of which the target's rank
-    /// is the target.
+    /// Replaces the classes by [`LARGEST_TOP_K`] places in falling order; the target is the place of the
+    /// target's rank.
     fn adapt(&self) -> TopKAccuracyInput {
         let (_, rank) = of_counted_rows(self);
         let [rows] = rank.dims();
         let places = Tensor::<1, Int>::arange(0..LARGEST_TOP_K as i64, &rank.device());
         let places: Tensor<2> = places.float().neg().unsqueeze();
-        // There may be no rows, which `expand` refuses.
+        // `expand` refuses a tensor without rows, so a sum broadcasts.
         let places = Tensor::zeros([rows, LARGEST_TOP_K], &rank.device()) + places;
         TopKAccuracyInput::new(places, rank)
     }
 }
 
 impl<const R: usize> Adaptor<PerplexityInput> for CrossEntropyOutput<R> {
-    /// Two classes in place of all, "the target" and "any other", with the logarithms of their
-    /// probabilities as logits.
+    /// Replaces the classes by two, "the target" and "any other", whose logits are the logarithms of the
+    /// probabilities.
     fn adapt(&self) -> PerplexityInput {
         let (log_prob, rank) = of_counted_rows(self);
-        // At most 0 but for rounding.
+        // Without rounding a log-probability is at most 0.
         let log_prob = log_prob.clamp_max(0.0);
         let others = log_prob.clone().exp().neg().log1p();
         let logits = Tensor::stack(vec![log_prob, others], 1);
@@ -147,12 +146,12 @@ impl<const R: usize> Adaptor<PerplexityInput> for CrossEntropyOutput<R> {
     }
 }
 
-/// What [`RowLossMetric`] takes.
+/// Input of [`RowLossMetric`].
 #[derive(Clone, Debug)]
 pub struct RowLossInput {
-    /// The mean of the batch.
+    /// Mean loss of the batch.
     mean: Tensor<1>,
-    /// What it is the mean over.
+    /// Divisor of the mean.
     total_weight: Tensor<1>,
     counted_rows: Tensor<1>,
 }
@@ -167,16 +166,16 @@ impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
     }
 }
 
-/// The loss, whose mean over an epoch is that over its rows.
+/// Metric of the loss, whose mean over an epoch is the mean over the rows of the epoch.
 ///
 /// Burn's `LossMetric` takes the mean over batches, in which a row of a batch with many ignored rows
-/// weighs more than a row of another. Here each batch weighs what its rows do: as many as are counted,
-/// or with class weights [`total_weight`](CrossEntropyOutput::total_weight). So the epoch's value is
-/// the loss of the whole epoch as one batch. (But for the z-loss beside class weights, which is
-/// averaged over rows whatever they weigh.) A batch without counted rows is left out.
+/// weighs more than a row of another. Here the weight of a batch is the number of counted rows, or with
+/// class weights [`total_weight`](CrossEntropyOutput::total_weight). So the epoch's value is the loss of
+/// the whole epoch as one batch. (The z-loss beside class weights is an exception: its mean is over rows
+/// without weights.) A batch without counted rows is left out.
 ///
-/// Whatever the `reduction`, the mean is shown. (What burn-train's dashboard shows in the middle of an epoch it
-/// makes of the batches' means and numbers of rows itself, without the class weights.)
+/// The metric shows the mean for every `reduction`. (In the middle of an epoch burn-train's dashboard
+/// computes its own value from the batches' means and numbers of rows, without the class weights.)
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -205,7 +204,7 @@ impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
 #[derive(Clone)]
 pub struct RowLossMetric {
     name: MetricName,
-    /// Sum of the batches' means, each times what the batch weighs.
+    /// Sum of the batches' means, each times the weight of the batch.
     sum: f64,
     weight: f64,
     rows: usize,
@@ -219,7 +218,7 @@ impl Default for RowLossMetric {
 }
 
 impl RowLossMetric {
-    /// A metric with the name `Row Loss`.
+    /// Makes a metric with the name `Row Loss`.
     pub fn new() -> Self {
         Self {
             name: Arc::new("Row Loss".to_string()),
@@ -243,7 +242,7 @@ impl Metric for RowLossMetric {
         input: &RowLossInput,
         _metadata: &MetricMetadata,
     ) -> Result<SerializedEntry, TensorReadError> {
-        // One wait for the three of them.
+        // One tensor for the three numbers needs one wait only.
         let numbers = [&input.mean, &input.total_weight, &input.counted_rows];
         let numbers = Tensor::cat(numbers.map(Clone::clone).to_vec(), 0).try_into_data()?;
         let numbers: Vec<f64> = numbers.iter::<f64>().collect();
@@ -256,7 +255,7 @@ impl Metric for RowLossMetric {
             self.rows += rows as usize;
         }
         self.current = NumericEntry::Aggregated {
-            // Times a count of 0 it has to be 0.
+            // Burn multiplies the value by the count. For a count of 0 the product has to be 0, not NaN.
             aggregated_value: if weight > 0.0 { mean } else { 0.0 },
             count: rows as usize,
         };

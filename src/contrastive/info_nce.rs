@@ -162,7 +162,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         unwrap(self.try_forward(query, positive, negatives))
     }
 
-    /// [`forward`](Self::forward) that returns what is wrong.
+    /// [`forward`](Self::forward) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         unwrap(self.try_forward_with_ids(query, positive, negatives, ids))
     }
 
-    /// [`forward_with_ids`](Self::forward_with_ids) that returns what is wrong.
+    /// [`forward_with_ids`](Self::forward_with_ids) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         unwrap(self.try_forward_with_output(query, positive, negatives))
     }
 
-    /// [`forward_with_output`](Self::forward_with_output) that returns what is wrong.
+    /// [`forward_with_output`](Self::forward_with_output) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -263,7 +263,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         unwrap(self.try_forward_in_batch(a, b))
     }
 
-    /// [`forward_in_batch`](Self::forward_in_batch) that returns what is wrong.
+    /// [`forward_in_batch`](Self::forward_in_batch) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -317,7 +317,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         unwrap(self.with_pairs(query, keys, positive))
     }
 
-    /// [`forward_pairs`](Self::forward_pairs) that returns what is wrong.
+    /// [`forward_pairs`](Self::forward_pairs) that returns an error instead of a panic.
     ///
     /// # Errors
     ///

@@ -48,7 +48,7 @@ impl NegativeQueueConfig {
         unwrap(self.try_init(device))
     }
 
-    /// [`init`](Self::init) that returns what is wrong with the configuration.
+    /// [`init`](Self::init) that returns an error for a bad configuration.
     ///
     /// # Errors
     ///
@@ -197,7 +197,7 @@ impl NegativeQueue {
         unwrap(self.try_push_with_ids(keys, ids));
     }
 
-    /// [`push`](Self::push) that returns what is wrong, and then leaves the queue as it was.
+    /// [`push`](Self::push) that returns an error, and then leaves the queue as it was.
     ///
     /// # Errors
     ///
@@ -214,7 +214,7 @@ impl NegativeQueue {
         Ok(())
     }
 
-    /// [`push_with_ids`](Self::push_with_ids) that returns what is wrong, and then leaves the queue as it
+    /// [`push_with_ids`](Self::push_with_ids) that returns an error, and then leaves the queue as it
     /// was.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ impl MomentumSchedule {
         unwrap(Self::try_cosine(base, steps))
     }
 
-    /// [`cosine`](Self::cosine) that returns what is wrong.
+    /// [`cosine`](Self::cosine) that returns an error instead of a panic.
     ///
     /// # Errors
     ///

@@ -68,7 +68,7 @@ impl LinearCrossEntropyLossConfig {
         unwrap(self.try_init_for(device))
     }
 
-    /// [`init_for`](Self::init_for) that returns what is wrong with the configuration.
+    /// [`init_for`](Self::init_for) that returns an error for a bad configuration.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The divisors of a mean: computed apart from the loss, added up over micro-batches and devices, and
-//! given to it.
+//! Divisors of a mean, which are computed apart from the loss, added up over micro-batches and devices, and
+//! given to the loss.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -9,19 +9,19 @@ use burn::tensor::{DType, Device, Tensor};
 
 use crate::error::CrossEntropyError;
 
-/// The divisors of the mean over many batches: of the sum of their losses, and of the sum of their z-losses.
+/// Divisors of the mean over many batches: of the sum of the losses, and of the sum of the z-losses.
 ///
-/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) makes it of a target, `+` and
-/// `sum()` add those of several, and
-/// [`CrossEntropyLoss::forward_normalized`](crate::CrossEntropyLoss::forward_normalized) takes it. A
-/// one-element `Tensor<1>` converts into a normalizer that uses it for both numbers. The numbers are f32, also those of a loss
-/// in f64: exact for up to 16.7 million rows without class weights.
+/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) makes a normalizer of a target, `+`
+/// and `sum()` add several, and
+/// [`CrossEntropyLoss::forward_normalized`](crate::CrossEntropyLoss::forward_normalized) takes one. A
+/// one-element `Tensor<1>` converts into a normalizer that uses it for both numbers. The numbers are f32,
+/// also for a loss in f64: exact for up to 16.7 million rows without class weights.
 ///
 /// # Accumulation
 ///
-/// A batch that does not fit into memory is split into micro-batches. The mean of their means is not
-/// the mean of the batch where they have different numbers of counted rows; the losses over the
-/// normalizer of the whole batch add up to it, and so do the gradients:
+/// A batch that does not fit into memory is split into micro-batches. If these have different numbers of
+/// counted rows, the mean of the micro-batches' means is not the mean of the batch. Losses that are divided
+/// by the normalizer of the whole batch add up to the mean of the batch, and so do the gradients:
 ///
 /// ```
 /// use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -67,8 +67,8 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// A normalizer of two numbers, tensors of one element each: the divisor of the losses, and the divisor of the
-    /// z-losses.
+    /// Makes a normalizer of two numbers, tensors of one element each: the divisor of the losses, and the
+    /// divisor of the z-losses.
     ///
     /// ```
     /// use burn::tensor::{Device, Tensor};
@@ -99,7 +99,7 @@ impl Normalizer {
         self.counted_rows.clone()
     }
 
-    /// Both numbers as one tensor, beside the logits.
+    /// Both numbers as one tensor on the device of the logits.
     pub(super) fn on(self, device: &Device) -> Result<DispatchTensor, CrossEntropyError> {
         let Self {
             total_weight,
@@ -116,7 +116,7 @@ impl Normalizer {
     }
 }
 
-/// Brings numbers of two losses into one dtype, so that they can be added.
+/// Casts a number to f32, so that numbers of different losses can be added.
 fn in_f32(number: Tensor<1>) -> Tensor<1> {
     if number.dtype() == DType::F32 {
         number
@@ -134,7 +134,7 @@ impl From<Tensor<1>> for Normalizer {
 impl Add for Normalizer {
     type Output = Self;
 
-    /// The normalizer of the rows of both. The result is on the device of the first.
+    /// Normalizer of the rows of both, on the device of the first.
     fn add(self, other: Self) -> Self {
         let device = self.total_weight.device();
         Self {
@@ -147,7 +147,7 @@ impl Add for Normalizer {
 impl Sum for Normalizer {
     /// # Panics
     ///
-    /// If there are none: nothing tells the device.
+    /// If there are no normalizers, because then the device is unknown.
     fn sum<I: Iterator<Item = Self>>(normalizers: I) -> Self {
         normalizers
             .reduce(Add::add)
@@ -156,7 +156,7 @@ impl Sum for Normalizer {
 }
 
 impl Normalizer {
-    /// The divisors of a target, made by the loss.
+    /// Normalizer of a target, from the divisors that the loss has computed.
     pub(super) fn of_target(total_weight: Tensor<1>, counted_rows: Tensor<1>) -> Self {
         Self {
             total_weight,

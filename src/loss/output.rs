@@ -1,4 +1,4 @@
-//! The outputs of a forward besides the loss.
+//! Outputs of a forward besides the loss.
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata, get_or_init_device_settings};
@@ -7,13 +7,13 @@ use burn::tensor::{Bool, Int, Shape, Slice, Tensor};
 use crate::operation::RowOutputs;
 use crate::portable::cast_int;
 
-/// The loss, and the outputs of every row from the same pass over the logits.
+/// Loss, and the outputs of every row from the same pass over the logits.
 ///
-/// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output) makes it; `R` is
-/// the rank of the rows, 1 below the rank of the logits (1 for logits of rank 1). Gradients flow through `loss` alone; the other
-/// tensors are constants, and nothing waits for the device. With the feature `train` it is what a
-/// `TrainStep` and the metrics of `burn-train` take, as it is. (Of distributions on a GPU, the largest
-/// class takes one more read of them.)
+/// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output) returns an output.
+/// `R` is the rank of the rows, 1 below the rank of the logits (1 for logits of rank 1). Gradients flow only
+/// through `loss`; the other tensors are constants, and the host does not wait for the device. With the
+/// feature `train` a `TrainStep` and the metrics of `burn-train` take an output. (On a GPU the largest
+/// classes of distributions take one more read of the distributions.)
 ///
 /// | | ignored row | row whose target is not a class (on a GPU) |
 /// |---|---|---|
@@ -44,24 +44,24 @@ use crate::portable::cast_int;
 pub struct CrossEntropyOutput<const R: usize> {
     /// The reduced loss, a tensor of one element.
     pub loss: Tensor<1>,
-    /// The log-sum-exp of each row's logits, after scale and softcap; 0 of probabilities.
+    /// The log-sum-exp of each row's logits, after scale and softcap; 0 for probabilities.
     pub lse: Tensor<R>,
-    /// The log-probability of each row's target, of a distribution `p` the sum of `p[c] ln q[c]`.
-    /// Class weights, label smoothing and z-loss have no part in it.
+    /// The log-probability of each row's target; for a distribution `p` the sum of `p[c] ln q[c]`.
+    /// Class weights, label smoothing and z-loss do not apply.
     pub log_prob: Tensor<R>,
     /// The class of each row's largest logit, of several the first; NaN is below all numbers.
     pub predicted: Tensor<R, Int>,
-    /// How many classes stand before the target's: those with a larger logit, and those of the same
-    /// logit that come earlier. The target is among the top `k` where it is below `k`. The target of
-    /// a distribution is its largest class.
+    /// The number of classes before the target: classes with a larger logit, and earlier classes with
+    /// the same logit. The target is among the top `k` where its rank is below `k`. The target of a
+    /// distribution is its largest class.
     pub target_rank: Tensor<R, Int>,
-    /// The denominator of `Mean`, see
+    /// The divisor of `Mean`, see
     /// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight).
     pub total_weight: Tensor<1>,
-    /// The number of rows that count, see [`counted`](Self::counted).
+    /// The number of counted rows, see [`counted`](Self::counted).
     pub counted_rows: Tensor<1>,
-    /// The entropy of each row's probabilities in nats, if
-    /// [`forward_with_entropy`](crate::CrossEntropyLoss::forward_with_entropy) was asked.
+    /// The entropy of each row's probabilities in nats, if the output is from
+    /// [`forward_with_entropy`](crate::CrossEntropyLoss::forward_with_entropy).
     pub entropy: Option<Tensor<R>>,
     /// Divisor of the sum of the losses.
     #[cfg_attr(not(feature = "train"), allow(dead_code))]
@@ -76,7 +76,7 @@ pub(crate) enum Divisor {
     Number(f64),
 }
 
-/// The tensors of an output, of which those with a number for each row have the shape `[.., rows]`.
+/// Tensors of an output; tensors with a number per row have the shape `[.., rows]`.
 pub struct OutputTensors {
     pub(super) loss: DispatchTensor,
     pub(super) outputs: RowOutputs<Dispatch>,
@@ -122,12 +122,12 @@ impl<const R: usize> CrossEntropyOutput<R> {
         }
     }
 
-    /// Where the predicted class is the target; false where the row is ignored.
+    /// Mask of the rows whose predicted class is the target; false where the row is ignored.
     pub fn correct(&self) -> Tensor<R, Bool> {
         self.target_rank.clone().equal_scalar(0)
     }
 
-    /// Where the target is among the `k` classes of the largest logits; false where the row is
+    /// Mask of the rows whose target is among the `k` classes of the largest logits; false where the row is
     /// ignored.
     ///
     /// ```
@@ -148,7 +148,7 @@ impl<const R: usize> CrossEntropyOutput<R> {
             .bool_and(self.counted())
     }
 
-    /// The mean loss of the rows, whatever the loss was reduced by.
+    /// Mean loss of the rows, for every reduction of the loss.
     #[cfg(feature = "train")]
     pub(crate) fn mean(&self) -> Tensor<1> {
         match self.divided_by {
@@ -157,18 +157,18 @@ impl<const R: usize> CrossEntropyOutput<R> {
         }
     }
 
-    /// Where the row counts: it is not ignored, and its target is a class.
+    /// Mask of the counted rows, which are not ignored and whose target is a class.
     pub fn counted(&self) -> Tensor<R, Bool> {
         self.target_rank.clone().greater_equal_scalar(0)
     }
 }
 
-/// The one index `at` of a dimension.
+/// Slice of the single index `at` of a dimension.
 fn part(at: isize) -> Slice {
     Slice::new(at, Some(at + 1), 1)
 }
 
-/// A window of numbers in another shape.
+/// Window of numbers in another shape.
 fn line(lines: &DispatchTensor, window: &[Slice], shape: &Shape) -> DispatchTensor {
     Dispatch::float_reshape(Dispatch::float_slice(lines.clone(), window), shape.clone())
 }

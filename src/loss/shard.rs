@@ -1,4 +1,4 @@
-//! The loss over a vocabulary that is divided among devices.
+//! Loss over a vocabulary that is divided among devices.
 
 use std::ops::Range;
 
@@ -15,11 +15,11 @@ use crate::operation::shard::{ClassWindow, ShardCall};
 use crate::operation::{Geometry, InputValues, Inputs, Role, Targets};
 use crate::portable::{combined_statistics, statistics_per_row};
 
-/// A contiguous part of the classes, whose logits are on one device.
+/// Contiguous part of the classes, whose logits are on one device.
 ///
-/// A layer that projects onto a large vocabulary is divided among devices by its classes: each holds
-/// a part of the weights, computes its part of the logits, and never sees the others'. The loss needs
-/// of every part only a few numbers per row ([`ShardStatistics`]):
+/// A layer that projects onto a large vocabulary is divided among devices by its classes: each device holds
+/// a part of the weights and computes its part of the logits, without the logits of the others. The loss
+/// needs only a few numbers per row of every part ([`ShardStatistics`]):
 ///
 /// 1. each device computes the statistics of its shard, [`CrossEntropyLoss::shard_statistics`];
 /// 2. the devices exchange them, and [combine](ShardStatistics::combine) those of all shards;
@@ -68,7 +68,7 @@ pub struct VocabularyShard {
 }
 
 impl VocabularyShard {
-    /// The part `range` of `classes` classes.
+    /// Makes the part `range` of `classes` classes.
     ///
     /// # Panics
     ///
@@ -77,7 +77,7 @@ impl VocabularyShard {
         unwrap(Self::try_new(range, classes))
     }
 
-    /// [`new`](Self::new) that returns what is wrong.
+    /// [`new`](Self::new) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl VocabularyShard {
         Ok(Self { range, classes })
     }
 
-    /// All classes in parts whose sizes differ by one at most, the larger ones first.
+    /// Splits all classes into parts whose sizes differ by at most one, the larger parts first.
     ///
     /// ```
     /// use burn_cross_entropy::VocabularyShard;
@@ -111,7 +111,7 @@ impl VocabularyShard {
         unwrap(Self::try_split(classes, shards))
     }
 
-    /// [`split`](Self::split) that returns what is wrong.
+    /// [`split`](Self::split) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -129,18 +129,18 @@ impl VocabularyShard {
         Ok((0..shards).map(shard).collect())
     }
 
-    /// The classes of this shard.
+    /// Range of the classes of this shard.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// The number of all classes.
+    /// Number of all classes.
     pub fn classes(&self) -> usize {
         self.classes
     }
 }
 
-/// What the logits of some classes contribute to the loss of every row: a tensor of shape
+/// Contribution of the logits of some classes to the loss of every row: a tensor of shape
 /// `[numbers, rows]`, in f32 (f64 for logits of f64), without gradient.
 ///
 /// With `x` the logits of a row after `logit_scale` and `logit_softcap`, `m` the largest, `y` the
@@ -150,40 +150,40 @@ impl VocabularyShard {
 /// |---|---|---|
 /// | 0 | `m` | |
 /// | 1 | `sum_c exp(x[c] - m) - 1` | without the 1 of the largest, so that confident rows keep their digits |
-/// | 2 | `x[y]` | 0 where the target is another's class |
+/// | 2 | `x[y]` | 0 where the target is a class of another shard |
 /// | 3 | `sum_c w[c] (m - x[c])` | lines 3 to 5 with label smoothing only |
 /// | 4 | `w` of the largest | |
 /// | 5 | sum of the other `w` | |
 ///
 /// In a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
-/// Columns are rows in row-major order. The columns of ignored rows hold what their logits come to.
+/// Columns are rows in row-major order. Columns of ignored rows are computed like all others.
 ///
-/// [`CrossEntropyLoss::shard_statistics`] makes them; [`VocabularyShard`] has an example.
+/// [`CrossEntropyLoss::shard_statistics`] computes the statistics; [`VocabularyShard`] has an example.
 ///
-/// # Sending them
+/// # Exchange
 ///
-/// [`into_tensor`](Self::into_tensor) and [`from_tensor`](Self::from_tensor) are for what moves tensors
-/// between devices, such as an all-gather. `3 * rows` numbers are sent for each shard (`6 * rows` with
-/// label smoothing), whatever the number of classes.
+/// [`into_tensor`](Self::into_tensor) and [`from_tensor`](Self::from_tensor) are for operations that move
+/// tensors between devices, such as an all-gather. Each shard sends `3 * rows` numbers (`6 * rows` with
+/// label smoothing), for any number of classes.
 #[derive(Clone, Debug)]
 pub struct ShardStatistics {
     lines: Tensor<2>,
 }
 
 impl ShardStatistics {
-    /// The statistics that another device's [`into_tensor`](Self::into_tensor) gave.
+    /// Makes statistics from a tensor that another device got from [`into_tensor`](Self::into_tensor).
     pub fn from_tensor(lines: Tensor<2>) -> Self {
         Self {
             lines: lines.without_autodiff(),
         }
     }
 
-    /// The lines above.
+    /// Tensor of the lines that [`ShardStatistics`] describes.
     pub fn into_tensor(self) -> Tensor<2> {
         self.lines
     }
 
-    /// The statistics on another device.
+    /// Moves the statistics to another device.
     pub fn to_device(self, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         if self.lines.device() == device {
@@ -194,10 +194,11 @@ impl ShardStatistics {
         }
     }
 
-    /// The statistics of the classes of both, on the device of the first. In any order and grouping,
-    /// up to rounding; in the same order, the same bits on every device.
+    /// Combines the statistics of two shards into those of all classes of both, on the device of the first.
+    /// Any order and grouping gives the same numbers up to rounding; the same order gives the same bits on
+    /// every device.
     ///
-    /// With `m` and `o` lines 0 and 1, and the shard of the larger maximum first, those of both are
+    /// With `m` and `o` for lines 0 and 1, and the shard of the larger maximum first, the combined lines are
     /// `m` and `o + (o' + 1) exp(m' - m)`.
     ///
     /// # Panics
@@ -207,7 +208,7 @@ impl ShardStatistics {
         unwrap(self.try_combine(other))
     }
 
-    /// [`combine`](Self::combine) that returns what is wrong.
+    /// [`combine`](Self::combine) that returns an error instead of a panic.
     ///
     /// # Errors
     ///
@@ -228,11 +229,11 @@ impl ShardStatistics {
         })
     }
 
-    /// The statistics of the classes of all, on the device of the first.
+    /// Combines the statistics of all shards, on the device of the first.
     ///
     /// # Panics
     ///
-    /// As [`combine`](Self::combine), and if there are none.
+    /// As [`combine`](Self::combine), and if there are no statistics.
     pub fn combined(statistics: impl IntoIterator<Item = Self>) -> Self {
         let combined = statistics.into_iter().reduce(Self::combine);
         unwrap(combined.ok_or(ShardError::NoStatistics.into()))
@@ -247,21 +248,21 @@ impl ShardStatistics {
     }
 }
 
-/// A call over one shard, checked.
+/// Call over one shard, checked.
 struct Checked {
     logits: DispatchTensor,
     call: ShardCall<Dispatch>,
 }
 
 impl Checked {
-    /// The loss of all classes, by the combined statistics of all shards.
+    /// Loss of all classes, from the combined statistics of all shards.
     fn loss(self, combined: &ShardStatistics) -> Result<Tensor<1>, CrossEntropyError> {
         let statistics = self.beside(combined)?;
         let loss = fallback::shard_loss(self.logits, statistics, &self.call);
         Ok(Tensor::from_dispatch(loss))
     }
 
-    /// Statistics of these rows, beside the logits.
+    /// Checks that the statistics are of these rows, and moves them to the device of the logits.
     fn beside(&self, statistics: &ShardStatistics) -> Result<DispatchTensor, CrossEntropyError> {
         let options = &self.call.options;
         let rows = Geometry::new(&self.logits.shape(), options.class_dim).rows();
@@ -272,14 +273,14 @@ impl Checked {
 }
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
-    /// What the logits of one shard contribute to the loss, see [`VocabularyShard`] for the whole and
-    /// an example. No gradient flows through it, and nothing waits for the device.
+    /// Computes the statistics of one shard, see [`VocabularyShard`] for the steps and an example. No
+    /// gradient flows through the statistics, and the host does not wait for the device.
     ///
     /// The logits have the shape that [`forward`](Self::forward) takes, with the shard's classes alone
     /// in the class dimension. Targets are class indices of the whole vocabulary, and so are the class
     /// weights of the loss.
     ///
-    /// In plain tensor operations on every backend, several of them of the size of the logits.
+    /// Every backend computes this in plain tensor operations, with several tensors of the logits' size.
     ///
     /// # Panics
     ///
@@ -306,8 +307,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// The reduced loss of the whole vocabulary, a tensor of one element: the same on every device.
-    /// Its gradient is that of this shard's logits.
+    /// Computes the reduced loss of the whole vocabulary, a tensor of one element: the same on every device.
+    /// The gradient is that of this shard's logits.
     ///
     /// `logits`, `target` and `shard` are those that [`shard_statistics`](Self::shard_statistics) was
     /// given, and `combined` are the [combined](ShardStatistics::combined) statistics of all shards; of
@@ -411,7 +412,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Checked { logits, call })
     }
 
-    /// The logits are those of the shard, the class weights those of the vocabulary.
+    /// Checks that the logits have the classes of the shard, and the class weights those of the vocabulary.
     fn check_shard(
         &self,
         logits: &Shape,

@@ -1,11 +1,11 @@
-//! The targets that the loss takes, told apart at compile time.
+//! Targets that the loss takes, distinguished at compile time.
 
 use burn::backend::DispatchTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::output::{CrossEntropyOutput, OutputTensors};
 
-/// A target for logits of rank `D`, for `D` from 1 to 8.
+/// Target for logits of rank `D`, for `D` from 1 to 8.
 ///
 /// | Type | Meaning |
 /// |---|---|
@@ -13,7 +13,7 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 /// | `Tensor<D, Int>` | the same with the class dimension kept at size 1, as in an unsqueezed label map |
 /// | `Tensor<D>` | a distribution over the classes per row, in the shape of the logits; gradients flow into it when it requires them |
 ///
-/// A target of any other type is refused by the compiler:
+/// The compiler refuses a target of any other type:
 ///
 /// ```compile_fail
 /// use burn::tensor::{Device, Int, Tensor};
@@ -40,17 +40,17 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 )]
 pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
-/// A tensor of class indices or of distributions, of any rank.
+/// Tensor of class indices or of distributions, of any rank.
 ///
 /// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), where its example is, and
 /// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take it.
 pub trait TargetTensor: sealed::IntoTarget {}
 
-/// A rank that logits can have, and the type of an unreduced loss for it.
+/// Rank that logits can have, with the type of an unreduced loss for that rank.
 pub trait LogitsRank: sealed::FromRows {}
 
-/// The losses of the rows of logits of rank `D`: `Tensor<{D - 1}>`, for `D = 1` a `Tensor<1>` of one
-/// element.
+/// Type of the losses of the rows of logits of rank `D`: `Tensor<{D - 1}>`, for `D = 1` a `Tensor<1>` of
+/// one element.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -65,11 +65,11 @@ pub trait LogitsRank: sealed::FromRows {}
 /// ```
 pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 
-/// The output for logits of rank `D`: [`CrossEntropyOutput<{D - 1}>`](CrossEntropyOutput), for `D = 1` a
-/// `CrossEntropyOutput<1>`.
+/// Type of the output for logits of rank `D`: [`CrossEntropyOutput<{D - 1}>`](CrossEntropyOutput), for
+/// `D = 1` a `CrossEntropyOutput<1>`.
 pub type OutputOf<const D: usize> = <Tensor<D> as sealed::FromRows>::Output;
 
-/// A target of either kind.
+/// Target of either kind.
 #[derive(Clone)]
 pub enum Target {
     /// Class indices.
@@ -79,7 +79,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Indices have no gradient, and their own autodiff setting must not conflict with that of the logits.
+    /// Makes a target of indices, without autodiff: indices have no gradient, and a different autodiff
+    /// setting must not conflict with that of the logits.
     pub(crate) fn of_indices<const D: usize>(indices: Tensor<D, Int>) -> Self {
         Self::Indices(indices.without_autodiff().into_dispatch())
     }
