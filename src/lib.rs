@@ -87,11 +87,11 @@
 //!
 //! # Contrastive learning
 //!
-//! [`InfoNceLoss`] is the loss of queries against their positives and negatives, those of a queue (MoCo) or
-//! those of the batch (SimCLR, CLIP), at a fixed or a learnt temperature.
-//! A [`NegativeQueue`] keeps the keys of earlier steps as negatives, and [`momentum_update`] lets the encoder
-//! that makes them follow the one that is trained, with a momentum that a [`MomentumSchedule`](contrastive::MomentumSchedule) gives. Both
-//! work on any module and every backend, in plain tensor operations.
+//! [`InfoNceLoss`] is the loss of queries against positives and negatives, with the negatives from a queue
+//! (MoCo) or from the batch (SimCLR, CLIP), at a fixed or a learnt temperature. A [`NegativeQueue`] keeps the
+//! keys of earlier steps as negatives. With [`momentum_update`] the key encoder follows the trained encoder,
+//! with a momentum from a [`MomentumSchedule`](contrastive::MomentumSchedule). Both work on every backend,
+//! in plain tensor operations.
 //!
 //! # Layers
 //!

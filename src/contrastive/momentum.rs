@@ -76,7 +76,8 @@ pub enum Buffers {
 ///
 /// for each float parameter, computed as `target + (1 - momentum) * (online - target)`, so that a parameter
 /// on which both agree stays the same bit for bit. The key encoder of MoCo follows its query encoder
-/// with a momentum of 0.999; a [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives one for each step.
+/// with a momentum of 0.999. A [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives a momentum
+/// for each step.
 ///
 /// Parameters are paired in the order of visiting, not by ids. Parameters of the target keep id, device,
 /// dtype and whether they require gradients: values of the online module are moved and cast. No graph is
@@ -97,8 +98,8 @@ pub enum Buffers {
 ///
 /// - A momentum of 1 leaves the bits of every parameter, 0 gives those of the online module (cast, if the
 ///   dtypes differ), whatever they hold, NaN included.
-/// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are lost, so
-///   that a target in bf16 stands still at a high momentum: keep it in f32.
+/// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are
+///   lost, so that a target in bf16 stands still at a high momentum: keep the target in f32.
 /// - Infinities in buffers, such as masks, are averaged by the formula: equal infinities stay.
 /// - For a trained parameter the difference `online - target` may overflow the dtype.
 ///

@@ -99,10 +99,10 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
 ///
 /// # In a module
 ///
-/// The queue is a [`Module`](burn::module::Module), for itself or as a field of a user's. It follows its
-/// module to other devices, and is saved in records and loaded from them with all it holds, its position and its
-/// length. It counts no parameters, an optimizer does not change it, and no setting makes it require
-/// gradients. A clone is a queue of its own.
+/// The queue is a [`Module`](burn::module::Module), alone or as a field of a user's module. It follows the
+/// module to other devices, and records save and load its keys, its position and its length. It has no
+/// parameters, an optimizer does not change it, and no setting makes it require gradients. A clone is an
+/// independent queue.
 ///
 /// A record fits a queue of the same capacity and features. Where it is loaded in part, the queue
 /// takes the position and the length with the keys they belong to or not at all, and is empty where ids
@@ -110,9 +110,9 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
 ///
 /// # Speed and memory
 ///
-/// A push writes the new rows into the ring in place, unless something else holds the keys of the queue, such as a
-/// graph before its backward: then the ring is copied once. Push after the backward. [`len`](Self::len)
-/// and the like are numbers of the host and wait for no device.
+/// A push writes the new rows into the ring in place, unless something else holds the keys of the queue,
+/// such as a graph before its backward: then the ring is copied once. Push after the backward.
+/// [`len`](Self::len) and the other sizes are numbers of the host and do not wait for a device.
 ///
 /// # Example
 ///

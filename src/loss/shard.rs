@@ -22,7 +22,7 @@ use crate::portable::{combined_statistics, statistics_per_row};
 /// needs only a few numbers per row of every part ([`ShardStatistics`]):
 ///
 /// 1. each device computes the statistics of its shard, [`CrossEntropyLoss::shard_statistics`];
-/// 2. the devices exchange them, and [combine](ShardStatistics::combine) those of all shards;
+/// 2. the devices exchange the statistics, and [combine](ShardStatistics::combine) those of all shards;
 /// 3. each device computes the loss from them, [`CrossEntropyLoss::forward_shard`]: the same number on
 ///    every device, with the gradient of its own logits.
 ///

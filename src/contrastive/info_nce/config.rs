@@ -16,8 +16,8 @@ use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 /// Choice of the rows of a batch that are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
-    /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the queries `q1`
-    /// and `q2` of two views and their keys `k1` and `k2` of the momentum encoder, is
+    /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the
+    /// queries `q1` and `q2` of two views and the keys `k1` and `k2` of the momentum encoder, is
     /// `2 t (loss(q1, k2) + loss(q2, k1))`.
     OneSided,
     /// The mean of [`OneSided`](Self::OneSided) and of the same with the views exchanged, as in CLIP.

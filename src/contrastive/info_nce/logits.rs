@@ -27,8 +27,8 @@ use crate::contrastive::error::unwrap;
 ///
 /// # Panics
 ///
-/// With the text of a [`ContrastiveError`](crate::contrastive::ContrastiveError) if the tensors do not fit each other, or
-/// the temperature is not positive and finite.
+/// With the text of a [`ContrastiveError`](crate::contrastive::ContrastiveError) if the tensors do not
+/// fit each other, or the temperature is not positive and finite.
 pub fn moco_logits(
     query: Tensor<2>,
     positive: Tensor<2>,
