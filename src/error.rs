@@ -37,7 +37,7 @@ pub enum CrossEntropyError {
     },
     /// The class dimension does not exist in logits of this rank.
     #[error(
-        "cross-entropy: `class_dim` is {class_dim}, which is no dimension of logits of rank {rank}; \
+        "cross-entropy: `class_dim` is {class_dim}, which is not a dimension of logits of rank {rank}; \
          expected {lowest}..={highest}",
         lowest = -(*rank as isize),
         highest = *rank as isize - 1

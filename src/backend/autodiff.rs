@@ -80,13 +80,12 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> CrossEntropyOperation for 
             },
         };
         // The number of parents of a node is a constant of its type.
-        let Parents { roles, nodes, .. } = parents;
-        match nodes.len() {
-            1 => call.record::<C, 1>(roles, nodes),
-            2 => call.record::<C, 2>(roles, nodes),
-            3 => call.record::<C, 3>(roles, nodes),
-            4 => call.record::<C, 4>(roles, nodes),
-            _ => call.record::<C, 5>(roles, nodes),
+        match parents.count {
+            1 => call.record::<C, 1>(parents.nodes),
+            2 => call.record::<C, 2>(parents.nodes),
+            3 => call.record::<C, 3>(parents.nodes),
+            4 => call.record::<C, 4>(parents.nodes),
+            _ => call.record::<C, 5>(parents.nodes),
         }
     }
 
@@ -113,9 +112,13 @@ fn unwrapped<T>(result: Result<T, Infallible>) -> T {
 #[derive(Default)]
 struct Parents {
     wanted: WantedGradients,
-    roles: Vec<Role>,
-    nodes: Vec<NodeGuard>,
+    /// In an array, because a call must not allocate.
+    nodes: Nodes,
+    count: usize,
 }
+
+/// Parents of a node: at most hidden states, weight, bias, positive logits and distributions.
+type Nodes = [Option<(Role, NodeGuard)>; 5];
 
 impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> for Parents {
     type Error = Infallible;
@@ -132,8 +135,8 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> 
             self.wanted.insert(role);
         }
         let (tensor, node) = tensor.into_parts();
-        self.roles.push(role);
-        self.nodes.push(node);
+        self.nodes[self.count] = Some((role, node));
+        self.count += 1;
         Ok(tensor)
     }
 
@@ -154,8 +157,7 @@ impl<B: CrossEntropyOperation> Call<B> {
     /// Runs the forward and, where a parent is tracked, records the node. Outputs are constants of the graph.
     fn record<C: CheckpointStrategy, const PARENTS: usize>(
         self,
-        roles: Vec<Role>,
-        nodes: Vec<NodeGuard>,
+        mut nodes: Nodes,
     ) -> Forward<Autodiff<B, C>> {
         let Self {
             logits,
@@ -163,10 +165,12 @@ impl<B: CrossEntropyOperation> Call<B> {
             options,
             wanted,
         } = self;
-        let (Ok(roles), Ok(nodes)) = (<[_; PARENTS]>::try_from(roles), nodes.try_into()) else {
-            unreachable!("the number of parents was matched");
+        let parents: [_; PARENTS] =
+            std::array::from_fn(|at| nodes[at].take().expect("each parent was collected"));
+        let node = CrossEntropy {
+            roles: parents.each_ref().map(|(role, _)| *role),
         };
-        let node = CrossEntropy::<PARENTS> { roles };
+        let nodes = parents.map(|(_, node)| node);
         // Compute bound: to recompute the loss, the logits would have to be kept, which are all that
         // checkpointing could free.
         let (loss, outputs) = match node.prepare::<C>(nodes).compute_bound().stateful() {

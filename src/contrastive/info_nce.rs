@@ -249,7 +249,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
         let (similarities, target) = self.with_positive(query, positive, negatives)?;
         let loss: CrossEntropyLoss<B> = self.settings.loss();
-        let logits = GivenLogits::Projected(similarities);
+        let logits = GivenLogits::projected(similarities);
         Ok(loss.output::<2>(logits, Target::of_indices(target), Outputs::Rows)?)
     }
 
@@ -387,7 +387,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     ) -> Result<Tensor<1>, ContrastiveError> {
         let loss: CrossEntropyLoss<B> = self.settings.loss();
         let request = Request::loss(RequestedReduction::Configured);
-        let logits = GivenLogits::Projected(similarities);
+        let logits = GivenLogits::projected(similarities);
         let computed = loss.compute(logits, Target::of_indices(target), request)?;
         Ok(Tensor::from_dispatch(computed.loss))
     }

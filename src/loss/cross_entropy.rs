@@ -264,9 +264,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: Target,
         request: Request,
     ) -> Result<Computed, CrossEntropyError> {
-        let class_dim = self.check_call(&logits, &target, RangeCheck::WhereFree)?;
         let shape = logits.shape();
         let device = device_of(logits.tensor());
+        let class_dim = self.check_call(&logits, &target, &device, RangeCheck::WhereFree)?;
         let inputs = Inputs {
             targets: match target {
                 Target::Indices(indices) => Targets::Indices(indices),
@@ -310,6 +310,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         &self,
         logits: &GivenLogits,
         target: &Target,
+        device: &Device,
         check: RangeCheck,
     ) -> Result<usize, CrossEntropyError> {
         logits.check()?;
@@ -326,20 +327,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 class_dim,
             });
         }
-        let tensor = logits.tensor();
-        let device = device_of(tensor);
-        check_float_dtype("logits", tensor.dtype(), &device)?;
+        check_float_dtype("logits", logits.tensor().dtype(), device)?;
         match target {
             Target::Indices(indices) => {
                 check_same_checkpointing(&logits.tensors())?;
-                self.check_indices(indices, &device, shape[class_dim], check)?;
+                self.check_indices(indices, device, shape[class_dim], check)?;
             }
             Target::Distributions(targets) => {
-                check_same_device(&device, targets)?;
+                check_same_device(device, targets)?;
                 let mut tensors = logits.tensors();
                 tensors.push(("target distributions", targets));
                 check_same_checkpointing(&tensors)?;
-                check_float_dtype("target distributions", targets.dtype(), &device)?;
+                check_float_dtype("target distributions", targets.dtype(), device)?;
             }
         }
         Ok(class_dim)

@@ -146,7 +146,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         if let Target::Distributions(targets) = &target {
             B::check(targets, Role::Targets)?;
         }
-        self.check_call(&logits, &target, RangeCheck::Always)
+        let device = device_of(logits.tensor());
+        self.check_call(&logits, &target, &device, RangeCheck::Always)
             .map(|_| ())
     }
 

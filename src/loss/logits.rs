@@ -111,7 +111,7 @@ impl<const D: usize> ProjectedLogits<D> {
 
 impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
     fn into_logits(self) -> GivenLogits {
-        GivenLogits::Projected(ProjectedTensors {
+        GivenLogits::projected(ProjectedTensors {
             hidden: self.hidden.into_dispatch(),
             weight: self.weight.into_dispatch(),
             bias: self.bias.map(Tensor::into_dispatch),
@@ -131,7 +131,7 @@ pub enum GivenLogits {
     /// A tensor of logits, or of probabilities.
     Tensor(DispatchTensor),
     /// The tensors of a projection.
-    Projected(ProjectedTensors),
+    Projected(Box<ProjectedTensors>),
 }
 
 /// The tensors of a projection.
@@ -177,6 +177,11 @@ impl Chunk {
 }
 
 impl GivenLogits {
+    /// In a box, so that a tensor of logits does not pay for moves of its size.
+    pub(crate) fn projected(tensors: ProjectedTensors) -> Self {
+        Self::Projected(Box::new(tensors))
+    }
+
     /// Shape of the logits.
     pub(super) fn shape(&self) -> Shape {
         match self {
