@@ -1,6 +1,6 @@
 //! Errors of contrastive learning, with messages in sentences.
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, GradientCheckpointingStrategy};
 
 use crate::error::CrossEntropyError;
 
@@ -134,19 +134,41 @@ pub enum ContrastiveError {
         /// Name and shape of the other.
         other: (&'static str, [usize; 2]),
     },
-    /// Two tensors of a contrastive loss differ in dtype, device or autodiff.
+    /// Two tensors of a contrastive loss have different dtypes.
     #[error(
-        "contrastive loss: the {what} of `{}` is {} and that of `{}` is {}, expected the same; convert one \
+        "contrastive loss: the dtype of `{}` is {:?} and that of `{}` is {:?}, expected the same; convert one \
          of them",
         one.0, one.1, other.0, other.1
     )]
-    Unlike {
-        /// Name of the property that differs.
-        what: &'static str,
-        /// Name of one tensor, and the value of its property.
-        one: (&'static str, String),
-        /// Name of the other tensor, and the value of its property.
-        other: (&'static str, String),
+    Dtypes {
+        /// Name and dtype of one tensor.
+        one: (&'static str, DType),
+        /// Name and dtype of the other.
+        other: (&'static str, DType),
+    },
+    /// Two tensors of a contrastive loss have different devices.
+    #[error(
+        "contrastive loss: the device of `{}` is {:?} and that of `{}` is {:?}, expected the same; convert one \
+         of them",
+        one.0, one.1, other.0, other.1
+    )]
+    Devices {
+        /// Name and device of one tensor.
+        one: (&'static str, Box<Device>),
+        /// Name and device of the other.
+        other: (&'static str, Box<Device>),
+    },
+    /// Two tensors of a contrastive loss have different checkpointing strategies.
+    #[error(
+        "contrastive loss: the gradient checkpointing of `{}` is {:?} and that of `{}` is {:?}, expected the same; convert one \
+         of them",
+        one.0, one.1, other.0, other.1
+    )]
+    Checkpointing {
+        /// Name and strategy of one tensor.
+        one: (&'static str, GradientCheckpointingStrategy),
+        /// Name and strategy of the other.
+        other: (&'static str, GradientCheckpointingStrategy),
     },
     /// Ids are on another device than the features.
     #[error(

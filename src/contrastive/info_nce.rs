@@ -9,12 +9,12 @@ use std::marker::PhantomData;
 
 use burn::backend::Dispatch;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
 use self::features::{
-    check_beside, check_rows, check_with_positive, similarity_of_rows, unit_length,
+    Named, check_beside, check_rows, check_with_positive, similarity_of_rows, unit_length,
 };
 pub use self::logits::moco_logits;
 use super::error::{ContrastiveError, unwrap};
@@ -96,6 +96,47 @@ pub struct InfoNceLoss<B: CrossEntropyBackend = Dispatch> {
     settings: Settings,
     #[module(skip)]
     backend: PhantomData<fn() -> B>,
+}
+
+impl InfoNceLossConfig {
+    /// Makes the loss for tensors of every backend; a learnable temperature is on the device.
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init(&self, device: &Device) -> InfoNceLoss {
+        self.init_for::<Dispatch>(device)
+    }
+
+    /// Makes the loss bound to the backend `B` at compile time, see
+    /// [`CrossEntropyLossConfig::init_for`](crate::CrossEntropyLossConfig::init_for).
+    ///
+    /// # Panics
+    ///
+    /// If a value is out of its range; the text names the field and the value.
+    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> InfoNceLoss<B> {
+        unwrap(self.try_init_for(device))
+    }
+
+    /// [`init_for`](Self::init_for) that returns an error for a bad configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ContrastiveError::InvalidConfig`] for the first value that is out of its range.
+    pub fn try_init_for<B: CrossEntropyBackend>(
+        &self,
+        device: &Device,
+    ) -> Result<InfoNceLoss<B>, ContrastiveError> {
+        self.check()?;
+        Ok(InfoNceLoss {
+            log_scale: self.learnable.then(|| {
+                let first = TensorData::from([-self.temperature.ln()]);
+                Param::from_tensor(Tensor::from_data(first, (device, DType::F32)))
+            }),
+            settings: self.settings(),
+            backend: PhantomData,
+        })
+    }
 }
 
 impl<B: CrossEntropyBackend> ModuleDisplay for InfoNceLoss<B> {
@@ -273,8 +314,8 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         a: Tensor<2>,
         b: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        check_rows(("a", &a), ("b", &b))?;
-        check_beside(("a", &a), ("b", &b))?;
+        check_rows(Named::new("a", &a), Named::new("b", &b))?;
+        check_beside(Named::new("a", &a), Named::new("b", &b))?;
         let rows = a.dims()[0] as i64;
         let device = a.device().without_autodiff();
         let rows_themselves = || Tensor::<1, Int>::arange(0..rows, &device);
@@ -355,7 +396,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        check_beside(("query", &query), ("keys", &keys))?;
+        check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
         let (query, keys) = (self.normalised(query), self.normalised(keys));
         self.pairs(self.scaled(query), keys, positive)
     }

@@ -131,9 +131,14 @@ impl CrossEntropyLossConfig {
             self.z_loss,
             "a finite number of at least 0",
         )?;
-        if self.logits {
-            return Ok(());
+        match self.logits {
+            true => Ok(()),
+            false => self.check_for_probabilities(),
         }
+    }
+
+    /// The first option that only logits can have, as an error.
+    fn check_for_probabilities(&self) -> Result<(), CrossEntropyError> {
         demand(
             self.logit_scale == 1.0,
             "logit_scale",

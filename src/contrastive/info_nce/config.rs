@@ -1,19 +1,14 @@
 //! Options of the contrastive loss.
 
-use std::marker::PhantomData;
-
-use burn::backend::Dispatch;
 use burn::config::Config;
-use burn::module::{Content, Param};
+use burn::module::Content;
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::InfoNceLoss;
-use crate::contrastive::error::{ContrastiveError, unwrap};
+use crate::contrastive::error::ContrastiveError;
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
-/// Choice of the rows of a batch that are the negatives of a row, see [`InfoNceLoss::forward_in_batch`].
+/// Choice of the rows of a batch that are the negatives of a row, see [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch).
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
     /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the
@@ -26,7 +21,7 @@ pub enum InBatch {
     NtXent,
 }
 
-/// Configuration of [`InfoNceLoss`].
+/// Configuration of [`InfoNceLoss`](crate::InfoNceLoss).
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -57,7 +52,7 @@ pub struct InfoNceLossConfig {
     /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
     #[config(default = true)]
     pub normalize: bool,
-    /// Choice of the negatives in [`InfoNceLoss::forward_in_batch`]. Default: [`InBatch::Symmetric`].
+    /// Choice of the negatives in [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch). Default: [`InBatch::Symmetric`].
     #[config(default = "InBatch::Symmetric")]
     pub in_batch: InBatch,
     /// Way from the losses of the rows to the result: `Mean` (or `Auto`, the same), or `Sum`. Default:
@@ -108,34 +103,8 @@ impl Settings {
 }
 
 impl InfoNceLossConfig {
-    /// Makes the loss for tensors of every backend; a learnable temperature is on the device.
-    ///
-    /// # Panics
-    ///
-    /// If a value is out of its range; the text names the field and the value.
-    pub fn init(&self, device: &Device) -> InfoNceLoss {
-        self.init_for::<Dispatch>(device)
-    }
-
-    /// Makes the loss bound to the backend `B` at compile time, see
-    /// [`CrossEntropyLossConfig::init_for`](crate::CrossEntropyLossConfig::init_for).
-    ///
-    /// # Panics
-    ///
-    /// If a value is out of its range; the text names the field and the value.
-    pub fn init_for<B: CrossEntropyBackend>(&self, device: &Device) -> InfoNceLoss<B> {
-        unwrap(self.try_init_for(device))
-    }
-
-    /// [`init_for`](Self::init_for) that returns an error for a bad configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`ContrastiveError::InvalidConfig`] for the first value that is out of its range.
-    pub fn try_init_for<B: CrossEntropyBackend>(
-        &self,
-        device: &Device,
-    ) -> Result<InfoNceLoss<B>, ContrastiveError> {
+    /// The first value that is out of its range, as an error.
+    pub(super) fn check(&self) -> Result<(), ContrastiveError> {
         check_positive("temperature", self.temperature)?;
         check_positive("max_scale", self.max_scale)?;
         if matches!(self.reduction, Reduction::BatchMean) {
@@ -152,21 +121,18 @@ impl InfoNceLossConfig {
                 "at least one over `max_scale`, where it is learnable",
             ));
         }
-        Ok(InfoNceLoss {
-            log_scale: self.learnable.then(|| {
-                let first = TensorData::from([-self.temperature.ln()]);
-                Param::from_tensor(Tensor::from_data(first, (device, DType::F32)))
-            }),
-            settings: Settings {
-                temperature: self.temperature,
-                max_scale: self.max_scale,
-                normalize: self.normalize,
-                in_batch: self.in_batch,
-                chunk: Chunk::Bytes(self.chunk_bytes),
-                reduction: self.reduction.clone(),
-            },
-            backend: PhantomData,
-        })
+        Ok(())
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            temperature: self.temperature,
+            max_scale: self.max_scale,
+            normalize: self.normalize,
+            in_batch: self.in_batch,
+            chunk: Chunk::Bytes(self.chunk_bytes),
+            reduction: self.reduction.clone(),
+        }
     }
 }
 

@@ -4,16 +4,27 @@ use burn::tensor::{DType, Tensor};
 
 use crate::contrastive::error::ContrastiveError;
 
+/// A tensor, with the name that the caller knows it by.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    name: &'static str,
+    tensor: &'a Tensor<2>,
+}
+
+impl<'a> Named<'a> {
+    pub(super) fn new(name: &'static str, tensor: &'a Tensor<2>) -> Self {
+        Self { name, tensor }
+    }
+}
+
 /// Checks that two tensors have the same number of rows.
-pub(super) fn check_rows(
-    (name, tensor): (&'static str, &Tensor<2>),
-    (other_name, other): (&'static str, &Tensor<2>),
-) -> Result<(), ContrastiveError> {
-    match tensor.dims()[0] == other.dims()[0] {
+pub(super) fn check_rows(one: Named<'_>, other: Named<'_>) -> Result<(), ContrastiveError> {
+    let (rows, other_rows) = (one.tensor.dims(), other.tensor.dims());
+    match rows[0] == other_rows[0] {
         true => Ok(()),
         false => Err(ContrastiveError::Rows {
-            one: (name, tensor.dims()),
-            other: (other_name, other.dims()),
+            one: (one.name, rows),
+            other: (other.name, other_rows),
         }),
     }
 }
@@ -24,18 +35,21 @@ pub(super) fn check_with_positive(
     positive: &Tensor<2>,
     negatives: &Tensor<2>,
 ) -> Result<(), ContrastiveError> {
-    check_rows(("query", query), ("positive", positive))?;
-    check_beside(("query", query), ("positive", positive))?;
-    check_beside(("query", query), ("negatives", negatives))?;
+    let query = Named::new("query", query);
+    let positive = Named::new("positive", positive);
+    let negatives = Named::new("negatives", negatives);
+    check_rows(query, positive)?;
+    check_beside(query, positive)?;
+    check_beside(query, negatives)?;
     // Positive and negatives may be in autodiff where the query is not.
-    check_beside(("positive", positive), ("negatives", negatives))
+    check_beside(positive, negatives)
 }
 
 /// Refuses quantized features.
-fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), ContrastiveError> {
-    match tensor.dtype() {
+fn check_float(features: Named<'_>) -> Result<(), ContrastiveError> {
+    match features.tensor.dtype() {
         dtype @ DType::QFloat(_) => Err(ContrastiveError::Quantized {
-            tensor: name,
+            tensor: features.name,
             dtype,
         }),
         _ => Ok(()),
@@ -43,40 +57,38 @@ fn check_float((name, tensor): (&'static str, &Tensor<2>)) -> Result<(), Contras
 }
 
 /// Checks that two tensors have the same number of features, dtype, device and autodiff.
-pub(super) fn check_beside(
-    (name, tensor): (&'static str, &Tensor<2>),
-    (other_name, other): (&'static str, &Tensor<2>),
-) -> Result<(), ContrastiveError> {
-    if tensor.dims()[1] != other.dims()[1] {
+pub(super) fn check_beside(one: Named<'_>, other: Named<'_>) -> Result<(), ContrastiveError> {
+    let (shape, other_shape) = (one.tensor.dims(), other.tensor.dims());
+    if shape[1] != other_shape[1] {
         return Err(ContrastiveError::OtherFeatures {
-            one: (name, tensor.dims()),
-            other: (other_name, other.dims()),
+            one: (one.name, shape),
+            other: (other.name, other_shape),
         });
     }
-    let differ = |what: &'static str, one: String, another: String| {
-        Err(ContrastiveError::Unlike {
-            what,
-            one: (name, one),
-            other: (other_name, another),
-        })
-    };
-    check_float((name, tensor))?;
-    check_float((other_name, other))?;
-    let (one, another) = (tensor.dtype(), other.dtype());
-    if one != another {
-        return differ("dtype", format!("{one:?}"), format!("{another:?}"));
+    check_float(one)?;
+    check_float(other)?;
+    let (dtype, other_dtype) = (one.tensor.dtype(), other.tensor.dtype());
+    if dtype != other_dtype {
+        return Err(ContrastiveError::Dtypes {
+            one: (one.name, dtype),
+            other: (other.name, other_dtype),
+        });
     }
-    let (one, another) = (tensor.device(), other.device());
-    if one.clone().without_autodiff() != another.clone().without_autodiff() {
-        return differ("device", format!("{one:?}"), format!("{another:?}"));
+    let (device, other_device) = (one.tensor.device(), other.tensor.device());
+    if device.clone().without_autodiff() != other_device.clone().without_autodiff() {
+        return Err(ContrastiveError::Devices {
+            one: (one.name, device.into()),
+            other: (other.name, other_device.into()),
+        });
     }
-    let strategies = [tensor, other].map(|tensor| tensor.gradient_checkpointing_strategy());
+    let strategies = [one, other].map(|named| named.tensor.gradient_checkpointing_strategy());
     match strategies {
-        [Some(one), Some(another)] if one != another => differ(
-            "gradient checkpointing",
-            format!("{one:?}"),
-            format!("{another:?}"),
-        ),
+        [Some(strategy), Some(other_strategy)] if strategy != other_strategy => {
+            Err(ContrastiveError::Checkpointing {
+                one: (one.name, strategy),
+                other: (other.name, other_strategy),
+            })
+        }
         _ => Ok(()),
     }
 }

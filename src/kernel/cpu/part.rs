@@ -158,7 +158,7 @@ impl<A: Native> Constants<'_, A> {
             targets_gradient,
         } = scratch;
         let distribution = task.distributions.map(|part| match A::runs(part) {
-            Some(own) => own.row(geometry, row),
+            Some(native) => native.row(geometry, row),
             None => {
                 let numbers = sized(distribution, geometry.classes);
                 part.load_row(geometry, row, numbers, instructions);
@@ -175,34 +175,8 @@ impl<A: Native> Constants<'_, A> {
             wants_gradient: task.output.is_some(),
             outputs: None,
         };
-        let losses = match (&task.logits, &mut task.output) {
-            (logits, Some(output)) => match A::runs_mut(output) {
-                Some(own) => {
-                    let x = own.row_mut(geometry, row);
-                    if let Some(logits) = logits {
-                        logits.load_row(geometry, row, x, instructions);
-                    }
-                    self.write(&mut unit, x, spare)
-                }
-                None => {
-                    let x = sized(x, geometry.classes);
-                    let logits = logits.as_ref().unwrap_or(output);
-                    logits.load_row(geometry, row, x, instructions);
-                    let losses = self.write(&mut unit, x, spare);
-                    output.store_row(geometry, row, x, instructions);
-                    losses
-                }
-            },
-            (Some(logits), None) => match A::runs(logits) {
-                Some(own) => self.read(&mut unit, own.row(geometry, row), spare),
-                None => {
-                    let x = sized(x, geometry.classes);
-                    logits.load_row(geometry, row, x, instructions);
-                    self.read(&mut unit, x, spare)
-                }
-            },
-            (None, None) => unreachable!("the logits are read or written over"),
-        };
+        let logits = (task.logits.as_ref(), task.output.as_mut());
+        let losses = self.losses_of_row(row, &mut unit, logits, x, spare);
         if let Some(outputs) = &unit.outputs {
             self.note(outputs, &losses, row..row + 1, resolved, task);
         }
@@ -210,6 +184,47 @@ impl<A: Native> Constants<'_, A> {
             part.store_row(geometry, row, targets_gradient, instructions);
         }
         losses
+    }
+
+    /// Losses of a row by its logits, which stand in the first part, or in the second, where their gradient
+    /// goes.
+    fn losses_of_row(
+        &self,
+        row: usize,
+        unit: &mut Unit<'_, A, 1>,
+        logits: (Option<&Part<'_>>, Option<&mut Part<'_>>),
+        x: &mut Vec<A>,
+        spare: &mut Vec<A>,
+    ) -> Losses<A, 1> {
+        let (geometry, instructions) = (&self.geometry, self.instructions);
+        match logits {
+            (logits, Some(output)) => match A::runs_mut(output) {
+                Some(native) => {
+                    let x = native.row_mut(geometry, row);
+                    if let Some(logits) = logits {
+                        logits.load_row(geometry, row, x, instructions);
+                    }
+                    self.write(unit, x, spare)
+                }
+                None => {
+                    let x = sized(x, geometry.classes);
+                    let logits = logits.unwrap_or(output);
+                    logits.load_row(geometry, row, x, instructions);
+                    let losses = self.write(unit, x, spare);
+                    output.store_row(geometry, row, x, instructions);
+                    losses
+                }
+            },
+            (Some(logits), None) => match A::runs(logits) {
+                Some(native) => self.read(unit, native.row(geometry, row), spare),
+                None => {
+                    let x = sized(x, geometry.classes);
+                    logits.load_row(geometry, row, x, instructions);
+                    self.read(unit, x, spare)
+                }
+            },
+            (None, None) => unreachable!("the logits are read or written over"),
+        }
     }
 
     /// Computes rows in the lanes of blocks. Several units are read and written together, for longer runs of
