@@ -125,7 +125,7 @@ impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
 impl<const D: usize> LogitsSource<D> for ProjectedLogits<D> {}
 
 /// Logits as a caller gave them.
-// A call moves this enum a few times; a box would be an allocation.
+// A box for the tensor, too, would be an allocation in every call.
 #[allow(clippy::large_enum_variant)]
 pub enum GivenLogits {
     /// A tensor of logits, or of probabilities.

@@ -105,6 +105,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The same outputs without gradients: no backward follows.
+    pub(crate) fn without_gradients(self) -> Self {
+        Self {
+            gradients: WantedGradients::default(),
+            ..self
+        }
+    }
+
     /// Wants gradients and no outputs.
     pub fn gradients(gradients: WantedGradients) -> Self {
         Self {

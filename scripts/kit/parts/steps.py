@@ -5,7 +5,7 @@ import os
 import re
 
 # The tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their
-# weights: about the seconds that they have of a limit of 480.
+# weights; `run --list` prints the seconds that each step has of the limit.
 STRATEGIES = "strategies"
 TESTS = {"fixtures": 45, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
 # Names of the backends in the tests. Their wgpu is Vulkan, because the build has that feature.

@@ -20,10 +20,7 @@ pub(super) fn forward<B: HostBackend>(
     let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
     let dtype = logits.dtype();
     if has_gradient_in_f16(wanted.gradients, dtype, inputs.distributions_dtype()) {
-        let without_gradients = Wanted {
-            gradients: WantedGradients::default(),
-            ..wanted
-        };
+        let without_gradients = wanted.without_gradients();
         let kept = logits.clone();
         let forward = in_arithmetic_of!(
             dtype,

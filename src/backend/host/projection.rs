@@ -32,10 +32,7 @@ pub(super) fn forward<B: HostBackend>(
     // rows and cannot be multiplied by it afterwards.
     let is_remade = !inputs.reduction.is_reduced() && wanted.gradients.any();
     let made = match is_remade {
-        true => Wanted {
-            gradients: WantedGradients::default(),
-            ..wanted
-        },
+        true => wanted.without_gradients(),
         false => wanted,
     };
     let forward = solved(projection.clone(), inputs, options, made, None);

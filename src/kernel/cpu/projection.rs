@@ -11,7 +11,7 @@
 //! gradient replaces the logits.
 //!
 //! `portable::chunks` does the same with a backend's own matrix product. On Flex that takes 1.3 to 1.5 times
-//! as long, and 4.5 to 5.3 times where three rows in four are ignored (docs/performance.md), which is why
+//! as long, and 4.5 to 5.4 times where three rows in four are ignored (docs/performance.md), which is why
 //! the CPU backends have this file.
 
 use std::ops::Range;

@@ -53,10 +53,7 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
     let is_remade = !inputs.reduction.is_reduced()
         || has_gradient_in_f16(gradients, projection.hidden.dtype(), distributions);
     if is_remade || !gradients.any() {
-        let wanted = Wanted {
-            gradients: WantedGradients::default(),
-            ..wanted
-        };
+        let wanted = wanted.without_gradients();
         let on_chunk = |logits, inputs| L::forward(logits, inputs, options, wanted);
         let mut forward = losses(&projection, inputs, options, on_chunk);
         if gradients.any() {
