@@ -24,7 +24,7 @@ const QUEUE: usize = 1024;
 const MOMENTUM: f64 = 0.99;
 /// Training digits whose labels are used to measure.
 const LABELLED: usize = 50;
-const TEMPERATURE: f32 = 0.2;
+const TEMPERATURE: f64 = 0.2;
 
 #[derive(Module, Debug)]
 struct Encoder {

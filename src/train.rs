@@ -95,13 +95,23 @@ fn of_counted_rows<const R: usize>(output: &CrossEntropyOutput<R>) -> (Tensor<1>
         .greater_equal_scalar(0)
         .argwhere()
         .flatten(0, 1);
-    (log_prob.select(0, counted.clone()), rank.select(0, counted))
+    let log_prob = log_prob.select(0, counted.clone());
+    // A row without a distribution is behind every place, also behind the last class.
+    let spoiled = log_prob.clone().is_nan();
+    let rank = rank.select(0, counted);
+    let rank = rank.mask_fill(spoiled, i64::from(i32::MAX));
+    (log_prob, rank)
 }
 
 impl<const R: usize> Adaptor<LossInput> for CrossEntropyOutput<R> {
-    /// Passes the loss on. Burn's metric takes the mean over batches, [`RowLossMetric`] the mean over rows.
+    /// Passes the loss on; nothing for a batch without counted rows, which Burn's metric then leaves out. Burn's
+    /// metric takes the mean over batches, [`RowLossMetric`] the mean over rows. Waits for the device.
     fn adapt(&self) -> LossInput {
-        LossInput::new(self.loss.clone())
+        let total = self.total_weight.clone().into_scalar::<f64>();
+        LossInput::new(match total {
+            0.0 => self.loss.clone().slice(0..0),
+            _ => self.loss.clone(),
+        })
     }
 }
 

@@ -14,7 +14,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use self::config::Settings;
 pub use self::config::{InBatch, InfoNceLossConfig};
 use self::features::{
-    Named, check_beside, check_rows, check_with_positive, similarity_of_rows, unit_length,
+    Named, check_beside, check_rows, check_with_positive, in_f32_at_least, similarity_of_rows,
+    unit_length,
 };
 pub use self::logits::moco_logits;
 use super::error::{ContrastiveError, unwrap};
@@ -433,7 +434,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         Ok(Tensor::from_dispatch(computed.loss))
     }
 
+    /// Features in f32 at least, of length 1 where that is wanted.
     fn normalised(&self, features: Tensor<2>) -> Tensor<2> {
+        let features = in_f32_at_least(features);
         match self.settings.normalize {
             true => unit_length(features),
             false => features,

@@ -28,6 +28,9 @@ pub struct Momentum {
     pub value: f64,
     /// Update of the tensors that are not trained. Default: [`Buffers::Average`].
     pub buffers: Buffers,
+    /// Whether the target keeps its own elements where those of the online module are NaN or infinite, without
+    /// a wait for the device: a NaN would stay in the target for good. Default: `false`.
+    pub finite_only: bool,
 }
 
 impl Momentum {
@@ -36,12 +39,21 @@ impl Momentum {
         Self {
             value,
             buffers: Buffers::Average,
+            finite_only: false,
         }
     }
 
     /// Sets the update of buffers.
     pub fn with_buffers(self, buffers: Buffers) -> Self {
         Self { buffers, ..self }
+    }
+
+    /// Sets whether elements that are not finite stay out of the target.
+    pub fn with_finite_only(self, finite_only: bool) -> Self {
+        Self {
+            finite_only,
+            ..self
+        }
     }
 }
 
@@ -248,10 +260,21 @@ impl ModuleMapper for Follower {
         if momentum == 1.0 {
             return param;
         }
+        let finite_only = self.momentum.finite_only;
         param.map(|target| {
             let strategy = target.gradient_checkpointing_strategy();
             let require_grad = target.is_require_grad();
-            let moved = moved(target.without_autodiff(), online, momentum, trained);
+            let target = target.without_autodiff();
+            let online = on_device(online, &target.device());
+            let kept = (finite_only && !is_quantized(online.dtype())).then(|| target.clone());
+            let not_finite = kept
+                .is_some()
+                .then(|| online.clone().is_finite().bool_not());
+            let moved = moved(target, online, momentum, trained);
+            let moved = match (not_finite, kept) {
+                (Some(not_finite), Some(kept)) => moved.mask_where(not_finite, kept),
+                _ => moved,
+            };
             in_autodiff(moved, strategy).set_require_grad(require_grad)
         })
     }
@@ -276,17 +299,15 @@ impl ModuleMapper for Follower {
     }
 }
 
-/// Moves one tensor towards another, both without autodiff.
+/// Moves one tensor towards another, both without autodiff and on one device.
 fn moved<const D: usize>(
     target: Tensor<D>,
     online: Tensor<D>,
     momentum: f64,
     trained: bool,
 ) -> Tensor<D> {
-    let online = on_device(online, &target.device());
     let dtype = target.dtype();
-    let quantized = |dtype: DType| matches!(dtype, DType::QFloat(_));
-    if quantized(dtype) || quantized(online.dtype()) {
+    if is_quantized(dtype) || is_quantized(online.dtype()) {
         return online;
     }
     if momentum == 0.0 {
@@ -308,6 +329,10 @@ fn moved<const D: usize>(
         average.mask_where(step.clone().is_finite(), target + step)
     };
     in_dtype(moved, dtype)
+}
+
+fn is_quantized(dtype: DType) -> bool {
+    matches!(dtype, DType::QFloat(_))
 }
 
 fn in_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {

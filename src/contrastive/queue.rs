@@ -6,7 +6,7 @@ mod ring;
 use burn::config::Config;
 use burn::module::ParamId;
 use burn::tensor::kind::{Basic, Numeric};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use self::ring::{Ring, Span};
 use super::error::{ContrastiveError, unwrap};
@@ -18,6 +18,7 @@ use super::error::{ContrastiveError, unwrap};
 /// | [`capacity`](Self::capacity) | how many keys it holds at most | |
 /// | [`features`](Self::features) | features of each key | |
 /// | [`ids`](Self::ids) | whether each key has an id | `false` |
+/// | [`finite_only`](Self::finite_only) | whether keys that are not finite stay out | `false` |
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -36,6 +37,11 @@ pub struct NegativeQueueConfig {
     /// is not a negative of the sample itself. Default: `false`.
     #[config(default = false)]
     pub ids: bool,
+    /// Whether keys that hold NaN or an infinity stay out, without a wait for the device. Such a key would make
+    /// every loss NaN until it is replaced. Its row keeps what it held: the old key (and id), or zeros in a row
+    /// that had none. Default: `false`.
+    #[config(default = false)]
+    pub finite_only: bool,
 }
 
 impl NegativeQueueConfig {
@@ -61,6 +67,7 @@ impl NegativeQueueConfig {
             keys: Tensor::zeros([self.capacity, self.features], &device),
             ids: self.ids.then(|| Tensor::zeros([self.capacity], &device)),
             ring: Ring::new(self.capacity),
+            finite_only: self.finite_only,
             param_ids: ParamIds::new(),
         })
     }
@@ -145,6 +152,8 @@ pub struct NegativeQueue {
     /// Ids `[capacity]`, without autodiff.
     ids: Option<Tensor<1, Int>>,
     ring: Ring,
+    /// Whether keys that are not finite stay out.
+    finite_only: bool,
     param_ids: ParamIds,
 }
 
@@ -336,9 +345,15 @@ impl NegativeQueue {
     /// Adds keys and ids that are already checked.
     fn put(&mut self, keys: Tensor<2>, ids: Option<Tensor<1, Int>>) {
         let spans = self.ring.push(keys.dims()[0]);
-        write(&mut self.keys, keys.without_autodiff(), &spans);
+        let keys = keys.without_autodiff();
+        let refused = self.finite_only.then(|| {
+            let not_finite = keys.clone().is_finite().bool_not();
+            not_finite.any_dim(1)
+        });
+        write(&mut self.keys, keys, &spans, refused.as_ref());
         if let (Some(held), Some(ids)) = (&mut self.ids, ids) {
-            write(held, ids.without_autodiff(), &spans);
+            let refused = refused.map(|refused| refused.squeeze_dim(1));
+            write(held, ids.without_autodiff(), &spans, refused.as_ref());
         }
     }
 
@@ -352,13 +367,23 @@ impl NegativeQueue {
     }
 }
 
-/// Writes a batch into its rows. The dtype differs only if the queue was empty.
-fn write<const D: usize, K: Numeric>(held: &mut Tensor<D, K>, batch: Tensor<D, K>, spans: &[Span]) {
+/// Writes a batch into its rows, but for the refused ones. The dtype differs only if the queue was empty.
+fn write<const D: usize, K: Numeric>(
+    held: &mut Tensor<D, K>,
+    batch: Tensor<D, K>,
+    spans: &[Span],
+    refused: Option<&Tensor<D, Bool>>,
+) {
     if held.dtype() != batch.dtype() && !spans.is_empty() {
         *held = Tensor::zeros(held.shape(), (&held.device(), batch.dtype()));
     }
     for span in spans {
-        let rows = batch.clone().slice(span.batch.clone());
+        let mut rows = batch.clone().slice(span.batch.clone());
+        if let Some(refused) = refused {
+            let refused = refused.clone().slice(span.batch.clone());
+            let old = held.clone().slice(span.ring.clone());
+            rows = rows.mask_where(refused.expand(old.shape()), old);
+        }
         held.inplace(|held| held.slice_assign(span.ring.clone(), rows));
     }
 }

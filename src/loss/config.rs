@@ -7,7 +7,7 @@ use burn::config::Config;
 use burn::nn::loss::Reduction;
 
 use crate::error::CrossEntropyError;
-use crate::operation::{EmptyReduction, InputValues, Options};
+use crate::operation::{EmptyReduction, InputValues, Options, Ties};
 
 /// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
@@ -47,7 +47,7 @@ pub struct CrossEntropyLossConfig {
     /// Share `e` of every target that is spread evenly over the `C` classes, in `[0, 1]`:
     /// `q = (1 - e) p + e / C`, the definition of Szegedy et al. (2016) and PyTorch. Default: 0.
     #[config(default = 0.0)]
-    pub label_smoothing: f32,
+    pub label_smoothing: f64,
     /// Way from the losses of the rows to one number. `Auto` is `Mean`. Default: `Mean`.
     ///
     /// - `Mean`: the sum divided by the total weight, see
@@ -69,14 +69,14 @@ pub struct CrossEntropyLossConfig {
     pub class_dim: isize,
     /// Factor of the logits, applied first: one over the temperature. Finite, above 0. Default: 1.
     #[config(default = 1.0)]
-    pub logit_scale: f32,
+    pub logit_scale: f64,
     /// Bends the scaled logits to `cap * tanh(x / cap)`. Finite, above 0. Default: off.
-    pub logit_softcap: Option<f32>,
+    pub logit_softcap: Option<f64>,
     /// Adds `z_loss * lse^2` to every counted row, which keeps the logits from drifting (PaLM,
     /// Chowdhery et al. 2022). Under `Mean` it is averaged over the counted rows, whatever they
     /// weigh. Finite, at least 0. Default: 0.
     #[config(default = 0.0)]
-    pub z_loss: f32,
+    pub z_loss: f64,
     /// Value of an empty mean. Default: [`EmptyReduction::Nan`].
     #[config(default = "EmptyReduction::Nan")]
     pub empty: EmptyReduction,
@@ -91,8 +91,9 @@ impl Default for CrossEntropyLossConfig {
 impl CrossEntropyLossConfig {
     /// Checks the values; the first value out of its range is the error.
     pub(super) fn check(&self) -> Result<(), CrossEntropyError> {
+        // The arithmetic is in f32, except for logits of f64.
         let finite_and_at_least_0 = |value: f32| value.is_finite() && value >= 0.0;
-        let finite_and_above_0 = |value: f32| value.is_finite() && value > 0.0;
+        let finite_and_above_0 = |value: f64| (value as f32).is_finite() && value as f32 > 0.0;
         if let Some(weight) = &self.weight
             && let Some((class, value)) = weight
                 .iter()
@@ -126,7 +127,7 @@ impl CrossEntropyLossConfig {
             )?;
         }
         demand(
-            finite_and_at_least_0(self.z_loss),
+            finite_and_at_least_0(self.z_loss as f32),
             "z_loss",
             self.z_loss,
             "a finite number of at least 0",
@@ -180,12 +181,14 @@ fn demand(
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(super) ignore_indices: Arc<[i64]>,
-    pub(super) label_smoothing: f32,
+    pub(super) label_smoothing: f64,
     pub(super) reduction: Reduction,
     pub(super) values: InputValues,
     pub(super) class_dim: isize,
-    pub(super) z_loss: f32,
+    pub(super) z_loss: f64,
     pub(super) empty: EmptyReduction,
+    /// Order of equal scores, which a contrastive loss sets.
+    pub(super) ties: Ties,
 }
 
 impl Settings {
@@ -196,8 +199,8 @@ impl Settings {
             reduction: config.reduction.clone(),
             values: if config.logits {
                 InputValues::Logits {
-                    scale: config.logit_scale.into(),
-                    softcap: config.logit_softcap.map(f64::from),
+                    scale: config.logit_scale,
+                    softcap: config.logit_softcap,
                 }
             } else {
                 InputValues::Probabilities
@@ -205,6 +208,7 @@ impl Settings {
             class_dim: config.class_dim,
             z_loss: config.z_loss,
             empty: config.empty,
+            ties: Ties::ByClass,
         }
     }
 
@@ -213,11 +217,17 @@ impl Settings {
         Options {
             class_dim,
             ignore_indices: self.ignore_indices.clone(),
-            label_smoothing: self.label_smoothing.into(),
+            label_smoothing: self.label_smoothing,
             values: self.values,
-            z_loss: self.z_loss.into(),
+            z_loss: self.z_loss,
             empty: self.empty,
+            ties: self.ties,
         }
+    }
+
+    /// Factor of the differences of scores.
+    pub(super) fn scale_of_scores(&self) -> f64 {
+        self.options(0).scale_of_scores()
     }
 
     /// Settings for log-probabilities, without label smoothing and z-loss.

@@ -20,7 +20,7 @@ use super::target::{CrossEntropyTarget, Target};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Inputs, Logits, MaybeFloat, Outputs, Role, RowOutputs, RowReduction, Targets, Wanted,
+    Inputs, Logits, MaybeFloat, Outputs, Role, RowOutputs, RowReduction, Targets, Ties, Wanted,
     WantedGradients, row_shape,
 };
 
@@ -252,9 +252,13 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         (self.weight, self.settings)
     }
 
-    /// Makes the loss of a configuration without class weights. Does not check the values.
-    pub(crate) fn without_weights(config: &CrossEntropyLossConfig) -> Self {
-        Self::from_parts(None, Settings::new(config))
+    /// Makes the loss over similarities, without class weights. Does not check the values.
+    pub(crate) fn of_similarities(config: &CrossEntropyLossConfig) -> Self {
+        let settings = Settings {
+            ties: Ties::TargetLoses,
+            ..Settings::new(config)
+        };
+        Self::from_parts(None, settings)
     }
 
     /// Runs a call.

@@ -52,7 +52,8 @@ pub struct CrossEntropyOutput<const R: usize> {
     /// The class of each row's largest logit, of several the first; NaN is below all numbers.
     pub predicted: Tensor<R, Int>,
     /// The number of classes before the target: classes with a larger logit, and earlier classes with
-    /// the same logit. The target is among the top `k` where its rank is below `k`. The target of a
+    /// the same logit; the last rank where the row has no distribution (a NaN or plus infinity, or nothing
+    /// but minus infinity). The target is among the top `k` where its rank is below `k`. The target of a
     /// distribution is its largest class.
     pub target_rank: Tensor<R, Int>,
     /// The divisor of `Mean`, see
@@ -122,13 +123,21 @@ impl<const R: usize> CrossEntropyOutput<R> {
         }
     }
 
-    /// Mask of the rows whose predicted class is the target; false where the row is ignored.
+    /// Mask of the rows whose predicted class is the target; false where the row is ignored, and where it has no
+    /// distribution.
     pub fn correct(&self) -> Tensor<R, Bool> {
-        self.target_rank.clone().equal_scalar(0)
+        let first = self.target_rank.clone().equal_scalar(0);
+        first.bool_and(self.has_distribution())
+    }
+
+    /// Mask of the rows whose log-probability is a number. A row with NaN or plus infinity among its logits has
+    /// none, nor has one of nothing but minus infinity.
+    fn has_distribution(&self) -> Tensor<R, Bool> {
+        self.log_prob.clone().is_nan().bool_not()
     }
 
     /// Mask of the rows whose target is among the `k` classes of the largest logits; false where the row is
-    /// ignored.
+    /// ignored, and where it has no distribution.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -146,6 +155,7 @@ impl<const R: usize> CrossEntropyOutput<R> {
         rank.clone()
             .lower_scalar(below.min(i32::MAX.into()))
             .bool_and(self.counted())
+            .bool_and(self.has_distribution())
     }
 
     /// Mean loss of the rows, for every reduction of the loss.

@@ -143,15 +143,16 @@ impl VocabularyShard {
 /// Contribution of the logits of some classes to the loss of every row: a tensor of shape
 /// `[numbers, rows]`, in f32 (f64 for logits of f64), without gradient.
 ///
-/// With `x` the logits of a row after `logit_scale` and `logit_softcap`, `m` the largest, `y` the
-/// target and `w` the class weights (1 without), its lines are
+/// With `x` the logits of a row (with a `logit_softcap` the capped ones), `s` the `logit_scale` (1 with a
+/// softcap, which has applied it), `m` the largest `x`, `y` the target and `w` the class weights (1 without),
+/// its lines are
 ///
 /// | Line | | |
 /// |---|---|---|
 /// | 0 | `m` | |
-/// | 1 | `sum_c exp(x[c] - m) - 1` | without the 1 of the largest, so that confident rows keep their digits |
+/// | 1 | `sum_c exp((x[c] - m) s) - 1` | without the 1 of the largest, so that confident rows keep their digits |
 /// | 2 | `x[y]` | 0 where the target is a class of another shard |
-/// | 3 | `sum_c w[c] (m - x[c])` | lines 3 to 5 with label smoothing only |
+/// | 3 | `sum_c w[c] (m - x[c]) s` | lines 3 to 5 with label smoothing only |
 /// | 4 | `w` of the largest | |
 /// | 5 | sum of the other `w` | |
 ///
@@ -168,13 +169,20 @@ impl VocabularyShard {
 #[derive(Clone, Debug)]
 pub struct ShardStatistics {
     lines: Tensor<2>,
+    /// Factor of the differences of scores.
+    scale: f64,
 }
 
 impl ShardStatistics {
-    /// Makes statistics from a tensor that another device got from [`into_tensor`](Self::into_tensor).
-    pub fn from_tensor(lines: Tensor<2>) -> Self {
+    /// Makes statistics of a loss from a tensor that another device got from
+    /// [`into_tensor`](Self::into_tensor), with the same configuration.
+    pub fn from_tensor<B: CrossEntropyBackend>(
+        lines: Tensor<2>,
+        loss: &CrossEntropyLoss<B>,
+    ) -> Self {
         Self {
             lines: lines.without_autodiff(),
+            scale: loss.settings.scale_of_scores(),
         }
     }
 
@@ -191,6 +199,7 @@ impl ShardStatistics {
         }
         Self {
             lines: self.lines.to_device(&device),
+            ..self
         }
     }
 
@@ -199,7 +208,7 @@ impl ShardStatistics {
     /// every device.
     ///
     /// With `m` and `o` for lines 0 and 1, and the shard of the larger maximum first, the combined lines are
-    /// `m` and `o + (o' + 1) exp(m' - m)`.
+    /// `m` and `o + (o' + 1) exp((m' - m) s)`.
     ///
     /// # Panics
     ///
@@ -222,10 +231,11 @@ impl ShardStatistics {
         let other = other.to_device(&self.lines.device());
         let dtype = self.lines.dtype();
         let other = other.lines.cast(dtype);
-        let lines =
-            combined_statistics::<Dispatch>(self.lines.into_dispatch(), other.into_dispatch());
+        let (lines, other) = (self.lines.into_dispatch(), other.into_dispatch());
+        let lines = combined_statistics::<Dispatch>(lines, other, self.scale);
         Ok(Self {
             lines: Tensor::from_dispatch(lines),
+            ..self
         })
     }
 
@@ -304,6 +314,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let lines = fallback::shard_statistics(logits, &call);
         ShardStatistics {
             lines: Tensor::from_dispatch(lines),
+            scale: self.settings.scale_of_scores(),
         }
     }
 
@@ -320,9 +331,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     /// shares `a[c] = w[c] q[c]` over all classes, and without z-loss:
     ///
     /// ```text
-    /// lse     = M + ln(1 + O)
-    /// d x[c]  = A exp(x[c] - M) / (1 + O) - a[c]
-    ///         = (A - a[c]) - A O / (1 + O)          where that is more than half the probability
+    /// lse     = M s + ln(1 + O)
+    /// d x[c]  = s (A exp((x[c] - M) s) / (1 + O) - a[c])
+    ///         = s ((A - a[c]) - A O / (1 + O))          where that is more than half the probability
     /// ```
     ///
     /// Where the layers before the projection are on every device, their gradient is the sum of what

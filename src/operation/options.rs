@@ -46,6 +46,28 @@ pub enum InputValues {
     Probabilities,
 }
 
+/// Order of classes that have equal scores, in the outputs of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Ties {
+    /// The earlier class is first, as in the argmax of other libraries.
+    #[default]
+    ByClass,
+    /// The target is last, also among scores that differ by no more than the rounding of a product of two
+    /// features. Contrastive losses have their positive at a fixed class, and a model that cannot tell the
+    /// keys apart must not look as if it did.
+    TargetLoses,
+}
+
+/// Rounding of a product of two features, in units of its last place: two orders of adding some thousand
+/// terms rarely differ by more.
+pub(crate) const ROUNDINGS_OF_A_PRODUCT: f64 = 16.0;
+
+/// `scale / cap`: factor of the logits in a softcap's hyperbolic tangent, kept within f32, because infinity
+/// times a logit of 0 would be NaN.
+pub(crate) fn bend_of(scale: f64, cap: f64) -> f64 {
+    (scale / cap).min(f32::MAX.into())
+}
+
 /// Options of the loss, checked and resolved against the shape of the logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
@@ -61,6 +83,8 @@ pub struct Options {
     pub z_loss: f64,
     /// Value of an empty mean.
     pub empty: EmptyReduction,
+    /// Order of equal scores.
+    pub ties: Ties,
 }
 
 impl Default for Options {
@@ -77,6 +101,20 @@ impl Default for Options {
             },
             z_loss: 0.0,
             empty: EmptyReduction::Nan,
+            ties: Ties::ByClass,
+        }
+    }
+}
+
+impl Options {
+    /// Factor of the differences of scores. A softcap has applied the scale to the scores.
+    pub(crate) fn scale_of_scores(&self) -> f64 {
+        match self.values {
+            InputValues::Logits {
+                scale,
+                softcap: None,
+            } => scale,
+            _ => 1.0,
         }
     }
 }

@@ -5,13 +5,14 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
 use super::counting::Counting;
-use super::elementary::{cast, full, log1p, reshape_scalar, sum_classes, tanh};
+use super::elementary::{cast, full, log1p, reshape_scalar, scaled_difference, sum_classes, tanh};
 use crate::operation::shard::ClassWindow;
 use crate::operation::{
     Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, Targets, accumulation_dtype,
+    bend_of,
 };
 
-/// Source of the surprisals: transformed logits with their row statistics, or probabilities.
+/// Source of the surprisals: scores of logits with the row statistics, or probabilities.
 pub(super) enum Scores<B: Backend> {
     Logits {
         x: FloatTensor<B>,
@@ -81,23 +82,25 @@ impl<'a, B: Backend> Call<'a, B> {
         cast::<B>(B::float_reshape(tensor, self.geometry.full()), self.float)
     }
 
-    /// Scale and softcap of the logits; the identity for probabilities.
+    /// Scores of logits: the logits, or with a softcap the capped ones. The identity for probabilities.
     pub(super) fn transformed(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let InputValues::Logits { scale, softcap } = self.options.values else {
+        let InputValues::Logits {
+            scale,
+            softcap: Some(cap),
+        } = self.options.values
+        else {
             return x;
         };
-        let x = if scale == 1.0 {
-            x
-        } else {
-            B::float_mul_scalar(x, scale.into())
-        };
-        match softcap {
-            None => x,
-            Some(cap) => {
-                let bent = tanh::<B>(B::float_div_scalar(x, cap.into()), self.bool);
-                B::float_mul_scalar(bent, cap.into())
-            }
-        }
+        let bent = B::float_mul_scalar(x.clone(), bend_of(scale, cap).into());
+        let capped = B::float_mul_scalar(tanh::<B>(bent, self.bool), cap.into());
+        // Infinite logits are masks, not numbers: they pass.
+        let infinite = B::float_is_inf(x.clone(), self.bool);
+        B::float_mask_where(capped, infinite, x)
+    }
+
+    /// Difference of scores, as one of scaled logits.
+    pub(super) fn difference(&self, a: FloatTensor<B>, b: FloatTensor<B>) -> FloatTensor<B> {
+        scaled_difference::<B>(a, b, self.options.scale_of_scores())
     }
 
     pub(super) fn scores(&self, logits: FloatTensor<B>) -> Scores<B> {
@@ -127,7 +130,7 @@ impl<'a, B: Backend> Call<'a, B> {
         maximum: FloatTensor<B>,
     ) -> FloatTensor<B> {
         let ties = sum_classes::<B>(B::bool_into_float(is_maximum.clone(), self.float));
-        let others = B::float_exp(B::float_sub(x, maximum));
+        let others = B::float_exp(self.difference(x, maximum));
         let others = sum_classes::<B>(B::float_mask_fill(others, is_maximum, 0.0.into()));
         B::float_add(others, B::float_sub_scalar(ties, 1.0.into()))
     }
@@ -152,7 +155,7 @@ impl<'a, B: Backend> Call<'a, B> {
     pub(super) fn surprisals(&self, scores: &Scores<B>) -> FloatTensor<B> {
         match scores {
             Scores::Logits { x, maximum, others } => B::float_add(
-                B::float_sub(maximum.clone(), x.clone()),
+                self.difference(maximum.clone(), x.clone()),
                 log1p::<B>(others.clone(), self.bool),
             ),
             Scores::Probabilities(s) => B::float_neg(B::float_log(s.clone())),
@@ -164,10 +167,14 @@ impl<'a, B: Backend> Call<'a, B> {
         match scores {
             Scores::Logits {
                 maximum, others, ..
-            } => Some(B::float_add(
-                maximum.clone(),
-                log1p::<B>(others.clone(), self.bool),
-            )),
+            } => {
+                let maximum = match self.options.scale_of_scores() {
+                    1.0 => maximum.clone(),
+                    scale => B::float_mul_scalar(maximum.clone(), scale.into()),
+                };
+                let above = log1p::<B>(others.clone(), self.bool);
+                Some(B::float_add(maximum, above))
+            }
             Scores::Probabilities(_) => None,
         }
     }

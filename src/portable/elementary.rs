@@ -78,6 +78,23 @@ pub(super) fn reshape_scalar<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<
     B::float_reshape(tensor, Shape::new([1, 1, 1]))
 }
 
+/// `(a - b) scale`. A factor below 1 is applied in two steps, so that they overflow only where the result does.
+pub(super) fn scaled_difference<B: Backend>(
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    if scale == 1.0 {
+        return B::float_sub(a, b);
+    }
+    let before = if scale < 1.0 { 0.5 } else { 1.0 };
+    let [a, b] = [a, b].map(|tensor| match before {
+        1.0 => tensor,
+        _ => B::float_mul_scalar(tensor, before.into()),
+    });
+    B::float_mul_scalar(B::float_sub(a, b), (scale / before).into())
+}
+
 /// `ln(1 + s)` for `s >= 0`, accurate for small `s` on devices whose `log1p` is `log(1 + s)`. Below a
 /// quarter by the series of `2 atanh(s / (2 + s))`, cut off beneath the precision of f64.
 pub(super) fn log1p<B: Backend>(s: FloatTensor<B>, bool_dtype: BoolDType) -> FloatTensor<B> {

@@ -7,7 +7,7 @@ use burn::tensor::FloatDType;
 use super::call::{Call, Divisor, Rows, Scores};
 use super::elementary::{cast, full, reshape_scalar, sum_classes, tanh_slope};
 use crate::operation::{
-    Gradients, InputValues, Inputs, MaybeFloat, Options, Targets, WantedGradients,
+    Gradients, InputValues, Inputs, MaybeFloat, Options, Targets, WantedGradients, bend_of,
 };
 
 /// Gradients of logits, for an upstream gradient in the shape of the loss. Computes the statistics if
@@ -139,7 +139,7 @@ impl<B: Backend> Call<'_, B> {
         maximum: &FloatTensor<B>,
         others: &FloatTensor<B>,
     ) -> FloatTensor<B> {
-        let exponential = B::float_exp(B::float_sub(x.clone(), maximum.clone()));
+        let exponential = B::float_exp(self.difference(x.clone(), maximum.clone()));
         let sum = B::float_add_scalar(others.clone(), 1.0.into());
         B::float_div(exponential, sum)
     }
@@ -193,7 +193,7 @@ impl<B: Backend> Call<'_, B> {
         let gradient = match softcap {
             None => gradient,
             Some(cap) => {
-                let v = B::float_mul_scalar(logits, (scale / cap).into());
+                let v = B::float_mul_scalar(logits, bend_of(scale, cap).into());
                 B::float_mul(gradient, tanh_slope::<B>(v))
             }
         };

@@ -2,11 +2,11 @@
 
 use burn::backend::Backend;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::tensor::{IntDType, Shape};
+use burn::tensor::{FloatDType, IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
-use crate::operation::{Inputs, Outputs, RowOutputs, Targets};
+use crate::operation::{Inputs, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties};
 
 /// Scores with the order of their classes.
 struct Order<B: Backend> {
@@ -38,7 +38,6 @@ impl<B: Backend> Call<'_, B> {
             Scores::Logits { x, .. } => (x, lse.unwrap_or_else(zero)),
             Scores::Probabilities(s) => (s, zero()),
         };
-        let order = self.order(x.clone());
         let (target, class) = match (&inputs.targets, &rows.counting) {
             (Targets::Indices(_), Some(counting)) => {
                 let class = cast_int::<B>(counting.index.clone(), IntDType::I32);
@@ -50,13 +49,20 @@ impl<B: Backend> Call<'_, B> {
             }
             (Targets::Indices(_), None) => unreachable!("indices are always counted"),
         };
+        let order = match self.options.ties {
+            Ties::ByClass => self.order(x.clone()),
+            Ties::TargetLoses => self.order(self.with_lower_target(x.clone(), class.clone())),
+        };
         let surprisals = self.surprisals(scores);
         let none = B::float_equal_elem(target.clone(), 0.0.into(), self.bool);
         let log_prob = B::float_mul(target, B::float_neg(surprisals.clone()));
         let log_prob = sum_classes::<B>(B::float_mask_fill(log_prob, none, 0.0.into()));
         let log_prob = rows.settle(self.spoiled(log_prob, scores));
 
-        let rank = self.rank(&order, class);
+        // A row without a log-probability has no distribution: its target is last.
+        let spoiled = B::float_is_nan(log_prob.clone(), self.bool);
+        let last = self.geometry.classes as i64 - 1;
+        let rank = B::int_mask_fill(self.rank(&order, class), spoiled, last.into());
         let rank = match &rows.counting {
             None => rank,
             Some(counting) => B::int_mask_fill(rank, counting.dropped(), (-1i64).into()),
@@ -89,9 +95,7 @@ impl<B: Backend> Call<'_, B> {
         let not_a_number = B::float_is_nan(x.clone(), self.bool);
         let scores = B::float_mask_fill(x, not_a_number, f64::NEG_INFINITY.into());
         let count = self.geometry.classes as i64;
-        let classes = B::int_arange(0..count, &self.device, IntDType::I32);
-        let classes = B::int_reshape(classes, self.geometry.per_class());
-        let classes = B::int_expand(classes, self.geometry.full());
+        let classes = self.classes();
         let largest = B::float_max_dim(scores.clone(), 1);
         let below = B::bool_not(self.equals_row(scores.clone(), largest));
         let candidates = B::int_mask_fill(classes.clone(), below, count.into());
@@ -100,6 +104,28 @@ impl<B: Backend> Call<'_, B> {
             first: B::int_min_dim(candidates, 1),
             classes,
         }
+    }
+
+    /// Scores with the target's lowered by the rounding of a product of two features.
+    fn with_lower_target(&self, x: FloatTensor<B>, class: IntTensor<B>) -> FloatTensor<B> {
+        let [epsilon, least] = match self.float {
+            FloatDType::F64 => [f64::EPSILON, f64::MIN_POSITIVE],
+            _ => [f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
+        };
+        let rounding = (ROUNDINGS_OF_A_PRODUCT * epsilon).into();
+        let slack = B::float_mul_scalar(B::float_abs(x.clone()), rounding);
+        let lowered = B::float_sub(x.clone(), B::float_clamp_min(slack, least.into()));
+        let full = self.geometry.full();
+        let is_target = B::int_equal(self.classes(), B::int_expand(class, full), self.bool);
+        B::float_mask_where(x, is_target, lowered)
+    }
+
+    /// Number of each class, shape `[outer, classes, inner]`.
+    fn classes(&self) -> IntTensor<B> {
+        let count = self.geometry.classes as i64;
+        let classes = B::int_arange(0..count, &self.device, IntDType::I32);
+        let classes = B::int_reshape(classes, self.geometry.per_class());
+        B::int_expand(classes, self.geometry.full())
     }
 
     /// Number of classes before the target: the classes of a larger score, and the earlier classes of the

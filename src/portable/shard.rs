@@ -1,18 +1,18 @@
 //! Loss over classes that are divided among devices: the steps that each device computes alone.
 //!
-//! With `x` the logits of a row in one shard, `m` their maximum, `y` the row's target and `w` the
-//! class weights, the statistics of the row are the following lines of one tensor:
+//! With `x` the logits of a row in one shard (with a softcap the capped ones), `s` the logit scale (1 with a
+//! softcap, which has applied it), `m` the largest `x`, `y` the row's target and `w` the class weights, the statistics of the row are the following lines of one tensor:
 //!
 //! ```text
 //! 0  m
-//! 1  sum_c exp(x[c] - m) - 1            the others: without the maximum's own 1
+//! 1  sum_c exp((x[c] - m) s) - 1            the others: without the maximum's own 1
 //! 2  x[y], 0 where y is in another shard
 //! ```
 //!
 //! and where labels are smoothed
 //!
 //! ```text
-//! 3  sum_c w[c] (m - x[c])
+//! 3  sum_c w[c] (m - x[c]) s
 //! 4  w at the maximum                   apart from the rest, so that neither has to be had by a
 //! 5  sum of w elsewhere                 subtraction
 //! ```
@@ -25,7 +25,7 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, Shape, Slice};
 
 use super::call::{Call, Rows, Scores};
-use super::elementary::{cast, data, full, log1p, sum_classes};
+use super::elementary::{cast, data, full, log1p, scaled_difference, sum_classes};
 use crate::operation::shard::ShardCall;
 use crate::operation::{Inputs, MaybeFloat, Options};
 
@@ -76,13 +76,15 @@ pub(crate) fn shard_loss<B: Backend>(
     (loss, gradient)
 }
 
-/// Statistics of the classes of two shards together, shape `[numbers, rows]`.
+/// Statistics of the classes of two shards together, shape `[numbers, rows]`. `scale` is the factor of the
+/// differences of scores.
 ///
 /// The others are measured from the larger maximum, so that no sum of a confident row is a difference
 /// from 1.
 pub(crate) fn combined_statistics<B: Backend>(
     first: FloatTensor<B>,
     second: FloatTensor<B>,
+    scale: f64,
 ) -> FloatTensor<B> {
     let [numbers, rows] = first.shape().dims();
     if rows == 0 {
@@ -93,7 +95,7 @@ pub(crate) fn combined_statistics<B: Backend>(
     let pair = Pair::<B>::new(first, second, bool_dtype);
     let (large, small) = pair.ordered(MAXIMUM);
     // A maximum of -inf has no distance from the larger one, and its sums are 0. The gap becomes 0.
-    let gap = B::float_sub(small.clone(), large.clone());
+    let gap = scaled_difference::<B>(small.clone(), large.clone(), scale);
     let nothing = is_minus_infinity::<B>(small, bool_dtype);
     let gap = B::float_mask_fill(gap, nothing, 0.0.into());
     let one_more = |others| B::float_add_scalar(others, 1.0.into());
@@ -220,7 +222,7 @@ impl<B: Backend> Call<'_, B> {
 
         let weights = B::float_expand(self.class_weights(inputs), self.geometry.full());
         let weightless = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
-        let spread = B::float_mul(weights.clone(), B::float_sub(measured_from, x));
+        let spread = B::float_mul(weights.clone(), self.difference(measured_from, x));
         let spread = sum_classes::<B>(B::float_mask_fill(spread, weightless, 0.0.into()));
         let elsewhere = B::float_mask_fill(weights.clone(), is_maximum.clone(), 0.0.into());
         let at_maximum = B::float_mask_fill(weights, B::bool_not(is_maximum), 0.0.into());
@@ -293,7 +295,7 @@ impl<B: Backend> Call<'_, B> {
     ) -> FloatTensor<B> {
         let log_sum = log1p::<B>(self.number(statistics, OTHERS), self.bool);
         let [maximum, target] = [MAXIMUM, TARGET].map(|at| self.number(statistics, at));
-        let surprisal = B::float_add(B::float_sub(maximum, target), log_sum.clone());
+        let surprisal = B::float_add(self.difference(maximum, target), log_sum.clone());
         let none = B::float_equal_elem(shares.target.clone(), 0.0.into(), self.bool);
         let losses = B::float_mul(shares.target.clone(), surprisal);
         let losses = B::float_mask_fill(losses, none, 0.0.into());

@@ -225,12 +225,12 @@ fn each_config_value_out_of_range_is_named_with_its_value() {
             "`label_smoothing` is -0.1",
         ),
         (
-            new().with_label_smoothing(f32::NAN),
+            new().with_label_smoothing(f64::NAN),
             "`label_smoothing` is NaN",
         ),
         (new().with_logit_scale(0.0), "`logit_scale` is 0.0"),
         (
-            new().with_logit_scale(f32::INFINITY),
+            new().with_logit_scale(f64::INFINITY),
             "`logit_scale` is inf",
         ),
         (
@@ -238,7 +238,7 @@ fn each_config_value_out_of_range_is_named_with_its_value() {
             "`logit_softcap` is -1.0",
         ),
         (new().with_z_loss(-1.0), "`z_loss` is -1.0"),
-        (new().with_z_loss(f32::NAN), "`z_loss` is NaN"),
+        (new().with_z_loss(f64::NAN), "`z_loss` is NaN"),
         (
             new().with_weight(Some(vec![1.0, -2.0])),
             "`weight` is -2 for class 1",

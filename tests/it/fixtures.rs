@@ -65,15 +65,15 @@ impl Options {
         CrossEntropyLossConfig::new()
             .with_weight(self.weight.clone())
             .with_ignore_indices(self.ignore_indices.clone())
-            .with_label_smoothing(self.label_smoothing as f32)
+            .with_label_smoothing(self.label_smoothing)
             .with_reduction(match self.reduction.as_str() {
                 "sum" => Reduction::Sum,
                 "batch_mean" => Reduction::BatchMean,
                 _ => Reduction::Mean,
             })
-            .with_logit_scale(self.logit_scale as f32)
-            .with_logit_softcap(self.logit_softcap.map(|cap| cap as f32))
-            .with_z_loss(self.z_loss as f32)
+            .with_logit_scale(self.logit_scale)
+            .with_logit_softcap(self.logit_softcap)
+            .with_z_loss(self.z_loss)
             .with_empty(match self.empty.as_str() {
                 "zero" => EmptyReduction::Zero,
                 _ => EmptyReduction::Nan,

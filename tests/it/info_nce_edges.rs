@@ -77,7 +77,7 @@ fn what_cannot_be_configured_is_said(device: &Device) {
             "`temperature` is 0",
         ),
         (
-            InfoNceLossConfig::new().with_max_scale(f32::NAN),
+            InfoNceLossConfig::new().with_max_scale(f64::NAN),
             "`max_scale` is NaN",
         ),
         (

@@ -263,7 +263,7 @@ fn labels_of_zero_name_the_positive_at_index_0(device: &Device) {
     let logits = Tensor::cat(vec![column, rest], 1);
     let temperature = 0.07;
     let loss = CrossEntropyLossConfig::new()
-        .with_logit_scale(1.0 / temperature as f32)
+        .with_logit_scale(1.0 / temperature)
         .init(device);
     let found = numbers(loss.forward(logits.clone(), Tensor::<1, Int>::zeros([3], device)))[0];
     let info_nce: f64 = positives

@@ -1,10 +1,14 @@
-//! Targets, class weights and reduction of a call as slices.
+//! Targets, class weights and reduction of a call as slices, and its results as tensors.
 
+use burn::backend::Backend;
 use burn::tensor::{DType, Shape};
 
 use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
-use crate::kernel::cpu::{OutputLines, Reduction, TargetRule, Targets as TargetSlices};
-use crate::operation::{Inputs, MaybeFloat, Outputs, RowOutputs, RowReduction, Targets};
+use crate::kernel::cpu::{OutputLines, Reduction, Solution, TargetRule, Targets as TargetSlices};
+use crate::operation::{
+    Forward, Gradients, Inputs, MaybeFloat, Outputs, RowOutputs, RowReduction, Saved, Targets,
+    Wanted, WantedGradients, row_shape,
+};
 
 /// Inputs of a call in row-major order.
 pub(super) struct HostInputs<H> {
@@ -73,8 +77,41 @@ impl<H: HostTensor> HostInputs<H> {
     }
 }
 
+/// Loss and outputs of a call as tensors; nothing is saved yet.
+pub(super) fn results<A: Arithmetic, B: HostBackend>(
+    solution: Solution<A>,
+    reduction: Reduction,
+    logits: &Shape,
+    class_dim: usize,
+    wanted: Wanted,
+) -> Forward<B> {
+    let rows = row_shape(logits, class_dim);
+    let count = rows.num_elements();
+    let shape = match reduction {
+        Reduction::PerRow => rows,
+        Reduction::Mean | Reduction::Over(_) => Shape::new([1]),
+    };
+    Forward {
+        loss: B::close(A::host(solution.losses, shape)),
+        outputs: row_outputs::<A, B>(solution.outputs, count, wanted.outputs),
+        saved: Saved::Nothing,
+    }
+}
+
+/// The gradients in `dtype`, saved where a backward follows.
+pub(super) fn saved<B: Backend>(
+    gradients: Gradients<B>,
+    dtype: DType,
+    wanted: WantedGradients,
+) -> Saved<B> {
+    match wanted.any() {
+        false => Saved::Nothing,
+        true => Saved::Gradients { gradients, dtype },
+    }
+}
+
 /// Outputs of rows as tensors.
-pub(super) fn row_outputs<A: Arithmetic, B: HostBackend>(
+fn row_outputs<A: Arithmetic, B: HostBackend>(
     lines: OutputLines<A>,
     rows: usize,
     outputs: Outputs,

@@ -1,14 +1,13 @@
 //! Loss over logits that are a tensor, on slices.
 
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::Shape;
 
-use super::inputs::{HostInputs, row_outputs};
+use super::inputs::{HostInputs, results, saved};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
-use crate::kernel::cpu::{Buffers, Call, Instructions, Reduction};
+use crate::kernel::cpu::{Buffers, Call, Instructions};
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
-    has_gradient_in_f16, row_shape,
+    has_gradient_in_f16,
 };
 
 pub(super) fn forward<B: HostBackend>(
@@ -101,27 +100,15 @@ fn solve<A: Arithmetic, B: HostBackend>(
         });
         (solution, Some(gradient))
     };
-    let rows = call.geometry.rows();
+    let gradients = Gradients::of_loss(gradient.map(B::close), targets.map(B::close));
     Forward {
-        loss: B::close(A::host(
-            solution.losses,
-            loss_shape(inputs.reduction, &shape, options.class_dim),
-        )),
-        outputs: row_outputs::<A, B>(solution.outputs, rows, wanted.outputs),
-        saved: match wanted.gradients.any() {
-            false => Saved::Nothing,
-            true => Saved::Gradients {
-                gradients: Gradients::of_loss(gradient.map(B::close), targets.map(B::close)),
-                dtype,
-            },
-        },
-    }
-}
-
-/// Shape of the loss over logits of this shape.
-pub(super) fn loss_shape(reduction: Reduction, logits: &Shape, class_dim: usize) -> Shape {
-    match reduction {
-        Reduction::PerRow => row_shape(logits, class_dim),
-        Reduction::Mean | Reduction::Over(_) => Shape::new([1]),
+        saved: saved(gradients, dtype, wanted.gradients),
+        ..results::<A, B>(
+            solution,
+            inputs.reduction,
+            &shape,
+            options.class_dim,
+            wanted,
+        )
     }
 }

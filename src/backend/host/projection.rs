@@ -10,8 +10,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use super::inputs::{HostInputs, row_outputs};
-use super::logits::loss_shape;
+use super::inputs::{HostInputs, results, saved};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use super::times::in_dtypes;
 use crate::kernel::cpu::{
@@ -251,18 +250,15 @@ fn solve<A: Arithmetic, B: HostBackend>(
     };
     let solution = call.solve(gradients.slices());
     let logits = Shape::new([rows, classes]);
+    let dtype = projection.hidden.dtype();
     Forward {
-        loss: B::close(A::host(
-            solution.losses,
-            loss_shape(inputs.reduction, &logits, options.class_dim),
-        )),
-        outputs: row_outputs::<A, B>(solution.outputs, rows, wanted.outputs),
-        saved: match wanted.gradients.any() {
-            false => Saved::Nothing,
-            true => Saved::Gradients {
-                gradients: gradients.close(),
-                dtype: projection.hidden.dtype(),
-            },
-        },
+        saved: saved(gradients.close(), dtype, wanted.gradients),
+        ..results::<A, B>(
+            solution,
+            inputs.reduction,
+            &logits,
+            options.class_dim,
+            wanted,
+        )
     }
 }

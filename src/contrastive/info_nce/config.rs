@@ -40,7 +40,7 @@ pub struct InfoNceLossConfig {
     /// Divisor of the similarities: positive and finite. A learnable temperature starts with this value.
     /// Default: 0.07, from MoCo and CLIP.
     #[config(default = 0.07)]
-    pub temperature: f32,
+    pub temperature: f64,
     /// Whether the temperature is learnt: the logarithm of one over the temperature is then a parameter.
     /// Default: `false`.
     #[config(default = false)]
@@ -48,7 +48,7 @@ pub struct InfoNceLossConfig {
     /// Largest factor of the similarities, one over the temperature, of a learnable temperature. Default:
     /// 100, from CLIP.
     #[config(default = 100.0)]
-    pub max_scale: f32,
+    pub max_scale: f64,
     /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
     #[config(default = true)]
     pub normalize: bool,
@@ -75,8 +75,8 @@ impl Default for InfoNceLossConfig {
 /// Options in the form that a call needs.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) temperature: f32,
-    pub(super) max_scale: f32,
+    pub(super) temperature: f64,
+    pub(super) max_scale: f64,
     pub(super) normalize: bool,
     pub(super) in_batch: InBatch,
     pub(super) chunk: Chunk,
@@ -87,7 +87,7 @@ impl Settings {
     /// Makes the loss over the similarities.
     pub(super) fn loss<B: CrossEntropyBackend>(&self) -> CrossEntropyLoss<B> {
         let config = CrossEntropyLossConfig::new().with_reduction(self.reduction.clone());
-        CrossEntropyLoss::without_weights(&config)
+        CrossEntropyLoss::of_similarities(&config)
     }
 
     pub(super) fn display(&self, content: Content) -> Option<Content> {
@@ -136,8 +136,10 @@ impl InfoNceLossConfig {
     }
 }
 
-pub(super) fn check_positive(field: &'static str, value: f32) -> Result<(), ContrastiveError> {
-    match value.is_finite() && value > 0.0 && (1.0 / value).is_finite() {
+pub(super) fn check_positive(field: &'static str, value: f64) -> Result<(), ContrastiveError> {
+    // The arithmetic is in f32, except for features of f64.
+    let (value_in_f32, inverse) = (value as f32, (1.0 / value) as f32);
+    match value_in_f32.is_finite() && value_in_f32 > 0.0 && inverse.is_finite() {
         true => Ok(()),
         false => Err(invalid(field, value.to_string(), "positive and finite")),
     }

@@ -100,31 +100,27 @@ pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
     if features.shape().num_elements() == 0 {
         return features;
     }
-    let dtype = features.dtype();
-    let wide = in_f32_at_least(features);
     // The largest number of a row becomes 1, so that no square leaves the range of the dtype. The direction
     // does not depend on it, and so the gradient does not go through it.
-    let largest = wide
+    let largest = features
         .clone()
         .detach()
         .set_require_grad(false)
         .abs()
         .max_dim(1);
     let nothing = largest.clone().lower_elem(f32::MIN_POSITIVE);
-    let moderate = wide / largest.mask_fill(nothing.clone(), 1.0);
+    let moderate = features / largest.mask_fill(nothing.clone(), 1.0);
     let square = (moderate.clone() * moderate.clone()).sum_dim(1);
     let length = square.mask_fill(nothing, 1.0).sqrt();
-    (moderate / length).cast(dtype)
+    moderate / length
 }
 
 /// Similarity of each row to the same row of the other tensor.
 pub(super) fn similarity_of_rows(one: Tensor<2>, other: Tensor<2>) -> Tensor<1> {
-    let dtype = one.dtype();
     if one.shape().num_elements() == 0 {
-        return Tensor::zeros([one.dims()[0]], (&one.device(), dtype));
+        return Tensor::zeros([one.dims()[0]], (&one.device(), one.dtype()));
     }
-    let product = in_f32_at_least(one) * in_f32_at_least(other);
-    product.sum_dim(1).cast(dtype).squeeze_dim(1)
+    (one * other).sum_dim(1).squeeze_dim(1)
 }
 
 /// Similarities of each row to all rows of the other tensor, `[N, K]`.
@@ -137,7 +133,8 @@ pub(super) fn products(one: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// Widens half precision, in which squares and sums have too few digits and too small a range.
+/// Widens half precision: in it squares and sums have too few digits and too small a range, and a logit that
+/// was rounded would not equal the same logit that was not.
 pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
     match features.dtype() {
         DType::F16 | DType::BF16 => features.cast(DType::F32),
@@ -147,6 +144,6 @@ pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
 
 /// Divides by the temperature. Multiplies by the inverse, because the gradient of Burn's `div_scalar` has
 /// the inverse in f32, also for f64.
-pub(super) fn over(tensor: Tensor<2>, temperature: f32) -> Tensor<2> {
-    tensor.mul_scalar(1.0 / f64::from(temperature))
+pub(super) fn over(tensor: Tensor<2>, temperature: f64) -> Tensor<2> {
+    tensor.mul_scalar(1.0 / temperature)
 }

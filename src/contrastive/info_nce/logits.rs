@@ -3,12 +3,14 @@
 use burn::tensor::Tensor;
 
 use super::config::check_positive;
-use super::features::{check_with_positive, over, products, similarity_of_rows};
+use super::features::{check_with_positive, in_f32_at_least, over, products, similarity_of_rows};
 use crate::contrastive::error::unwrap;
 
 /// Computes the logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query
 /// `[N, F]` to its positive `[N, F]` at index 0, then the similarities to all negatives `[K, F]`, all
-/// divided by the temperature. The target of every row is 0.
+/// divided by the temperature. The target of every row is 0. Logits of features in half precision are in
+/// f32: rounded to 8 or 11 bits and multiplied by one over the temperature, they would be coarser than the
+/// differences between keys.
 ///
 /// [`InfoNceLoss::forward`](super::InfoNceLoss::forward) computes the loss without holding the logits. The
 /// features are not normalised.
@@ -33,10 +35,11 @@ pub fn moco_logits(
     query: Tensor<2>,
     positive: Tensor<2>,
     negatives: Tensor<2>,
-    temperature: f32,
+    temperature: f64,
 ) -> Tensor<2> {
     unwrap(check_positive("temperature", temperature));
     unwrap(check_with_positive(&query, &positive, &negatives));
+    let [query, positive, negatives] = [query, positive, negatives].map(in_f32_at_least);
     let own = similarity_of_rows(query.clone(), positive).unsqueeze_dim(1);
     let logits = match negatives.dims()[0] {
         // Some backends cannot concatenate tensors without elements.

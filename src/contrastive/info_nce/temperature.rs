@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::InfoNceLoss;
-use super::features::{in_f32_at_least, over};
+use super::features::over;
 use crate::contrastive::autodiff::in_autodiff;
 use crate::dispatch::CrossEntropyBackend;
 
@@ -13,7 +13,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     pub fn scale(&self, device: &Device) -> Tensor<1> {
         let scale = match &self.log_scale {
             None => {
-                let scale = TensorData::from([1.0 / self.settings.temperature]);
+                let scale = TensorData::from([(1.0 / self.settings.temperature) as f32]);
                 return Tensor::from_data(scale, (device, DType::F32));
             }
             Some(log_scale) => {
@@ -33,12 +33,12 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     }
 
     /// Temperature that is in use. Waits for the device where the temperature is learnt.
-    pub fn temperature(&self) -> f32 {
+    pub fn temperature(&self) -> f64 {
         match &self.log_scale {
             None => self.settings.temperature,
             Some(log_scale) => {
                 let device = log_scale.val().device();
-                1.0 / self.scale(&device).into_scalar::<f32>()
+                1.0 / f64::from(self.scale(&device).into_scalar::<f32>())
             }
         }
     }
@@ -64,9 +64,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         if self.log_scale.is_none() {
             return over(query, self.settings.temperature);
         }
-        let dtype = query.dtype();
-        let wide = in_f32_at_least(query);
-        let scale = self.scale(&wide.device()).cast(wide.dtype());
-        (wide * scale.unsqueeze::<2>()).cast(dtype)
+        let scale = self.scale(&query.device()).cast(query.dtype());
+        query * scale.unsqueeze::<2>()
     }
 }

@@ -176,6 +176,7 @@ impl<A: Native> Call<'_, A> {
             values: options.values,
             z_loss: A::of(options.z_loss),
             outputs: self.outputs,
+            ties: options.ties,
             scales: Scales {
                 main: A::of(share(divisors[0])),
                 penalty: A::of(share(divisors[1])),

@@ -3,7 +3,7 @@
 use super::instructions::Instructions;
 use super::shares::Shares;
 use super::targets::{Indices, TargetRule};
-use crate::operation::{Geometry, InputValues, Outputs};
+use crate::operation::{Geometry, InputValues, Outputs, Ties};
 
 /// Constants of a call: target rule, shares, scales, instruction set.
 pub(super) struct Constants<'a, A> {
@@ -15,6 +15,7 @@ pub(super) struct Constants<'a, A> {
     pub(super) values: InputValues,
     pub(super) z_loss: A,
     pub(super) outputs: Outputs,
+    pub(super) ties: Ties,
     pub(super) scales: Scales<'a, A>,
     pub(super) instructions: Instructions,
 }

@@ -29,6 +29,8 @@ pub(crate) trait Float:
     const TWO: Self;
     const INFINITY: Self;
     const NAN: Self;
+    /// Distance of 1 to the next larger number.
+    const EPSILON: Self;
 
     /// Smallest argument of `exp` with a normal result; below it `exp` is 0.
     const EXP_FLOOR: Self;
@@ -176,6 +178,7 @@ macro_rules! float {
             const TWO: Self = 2.0;
             const INFINITY: Self = $float::INFINITY;
             const NAN: Self = $float::NAN;
+            const EPSILON: Self = $float::EPSILON;
             const LOG2_E: Self = std::$float::consts::LOG2_E;
             const SMALLEST: Self = $float::MIN_POSITIVE;
             $($constants)*

@@ -6,7 +6,7 @@
 //! | `threads` | the parts on several threads |
 //! | `part` | one part of the rows, one unit of rows after the other |
 //! | `unit` | the steps of the computation over the rows of a unit |
-//! | `softmax`, `probabilities` | the maths |
+//! | `row_loss`; `softmax`, `probabilities` | what a loss has to compute; the maths |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
@@ -34,6 +34,7 @@ mod probabilities;
 mod products;
 mod projection;
 mod ranks;
+mod row_loss;
 mod rows;
 mod shares;
 mod softmax;
@@ -42,7 +43,7 @@ mod targets;
 mod threads;
 mod unit;
 
-pub(crate) use self::call::{Buffers, Call, Reduction};
+pub(crate) use self::call::{Buffers, Call, Reduction, Solution};
 pub(crate) use self::instructions::Instructions;
 pub(crate) use self::multiply::multiply;
 pub(crate) use self::products::Matrix;

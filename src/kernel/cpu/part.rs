@@ -364,10 +364,11 @@ impl<A: Native> Constants<'_, A> {
                 slots.entropy[at] = entropy[lane];
             }
             slots.predicted[at] = outputs.predicted[lane] as i32;
-            slots.rank[at] = if counts {
-                outputs.rank[lane] as i32
-            } else {
-                -1
+            slots.rank[at] = match counts {
+                false => -1,
+                // A row without a log-probability has no distribution: its target is last.
+                true if is_nan(log_prob[lane]) => self.geometry.classes as i32 - 1,
+                true => outputs.rank[lane] as i32,
             };
         }
     }
@@ -443,6 +444,11 @@ impl<A: Native> Constants<'_, A> {
             }
         }
     }
+}
+
+/// Comparison that holds for NaN alone.
+fn is_nan<A: Float>(number: A) -> bool {
+    number.partial_cmp(&number).is_none()
 }
 
 /// Sum in f64, with eight partial sums: a single sum would wait for each addition.

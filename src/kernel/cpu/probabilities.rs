@@ -2,7 +2,7 @@
 
 use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, of_lane};
 use super::float::Float;
-use super::instructions::Task;
+use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
 use super::shares::Shares;
 use super::softmax::at;
@@ -15,86 +15,14 @@ pub(crate) struct Probabilities<'a, A, const W: usize> {
     pub(crate) shares: Option<Shares<'a, A>>,
 }
 
-/// Task: losses of rows whose probabilities are `s`.
-pub(crate) struct LossOf<'a, A, const W: usize> {
-    pub(crate) probabilities: Probabilities<'a, A, W>,
-    pub(crate) s: &'a [A],
-}
-
-impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
-    type Output = Losses<A, W>;
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) -> Losses<A, W> {
-        self.probabilities.losses::<FMA>(self.s)
+impl<A: Float, const W: usize> RowLoss<A, W> for Probabilities<'_, A, W> {
+    fn with_distribution_alone(self) -> Option<Self> {
+        let shares = Some(self.shares?.apart_from_distribution()?);
+        Some(Self { shares, ..self })
     }
-}
-
-/// Task: losses of rows; the gradient replaces the probabilities `s`.
-pub(crate) struct GradientOver<'a, A, const W: usize> {
-    pub(crate) probabilities: Probabilities<'a, A, W>,
-    pub(crate) s: &'a mut [A],
-}
-
-impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
-    type Output = Losses<A, W>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Losses<A, W> {
-        let Self { probabilities, s } = self;
-        let losses = probabilities.losses::<FMA>(s);
-        let mut at_target = [A::ZERO; W];
-        for row in 0..W {
-            let share = probabilities.rows.share[row];
-            if share != A::ZERO {
-                let s = s[at::<W>(probabilities.rows.class[row], row)];
-                at_target[row] = share / s * probabilities.rows.scale[row];
-            }
-        }
-        match probabilities.shares {
-            None => s.fill(A::ZERO),
-            Some(shares) => probabilities.spread_gradient(&shares, s),
-        }
-        for row in 0..W {
-            let at = at::<W>(probabilities.rows.class[row], row);
-            s[at] = s[at] - at_target[row];
-        }
-        losses
-    }
-}
-
-/// Task: gradient of the rows' distributions.
-pub(crate) struct TargetsGradient<'a, A, const W: usize> {
-    pub(crate) probabilities: Probabilities<'a, A, W>,
-    pub(crate) s: &'a [A],
-    pub(crate) gradient: &'a mut [A],
-}
-
-impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
-    type Output = ();
-
-    /// `-(1 - e) weight[c] ln s[c]`, 0 where the factor of the logarithm is 0.
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Self {
-            probabilities,
-            s,
-            gradient,
-        } = self;
-        let shares = probabilities.shares.expect("distributions have shares");
-        gradient.copy_from_slice(s);
-        let mut gradient = Write::new(gradient, A::ONE);
-        let mut visitor = Slopes::<A, W, FMA> {
-            rows: probabilities.rows,
-            shares,
-        };
-        gradient.visit(0..gradient.steps(), &mut visitor);
-    }
-}
-
-impl<A: Float, const W: usize> Probabilities<'_, A, W> {
-    #[inline(always)]
-    fn losses<const FMA: bool>(&self, s: &[A]) -> Losses<A, W> {
+    fn losses<const FMA: bool>(self, s: &[A]) -> Losses<A, W> {
         let mut main = match self.shares {
             None => [A::ZERO; W],
             Some(shares) => spread_losses::<A, W, FMA>(&shares, s),
@@ -117,13 +45,55 @@ impl<A: Float, const W: usize> Probabilities<'_, A, W> {
     }
 
     #[inline(always)]
-    fn spread_gradient(&self, shares: &Shares<'_, A>, s: &mut [A]) {
-        let mut s = Write::new(s, A::ONE);
-        let mut visitor = Quotients {
-            rows: self.rows,
-            shares: *shares,
-        };
-        s.visit(0..s.steps(), &mut visitor);
+    fn gradient_over<const FMA: bool>(self, s: &mut [A]) -> Losses<A, W> {
+        let losses = self.losses::<FMA>(s);
+        let mut at_target = [A::ZERO; W];
+        for row in 0..W {
+            let share = self.rows.share[row];
+            if share != A::ZERO {
+                let s = s[at::<W>(self.rows.class[row], row)];
+                at_target[row] = share / s * self.rows.scale[row];
+            }
+        }
+        match self.shares {
+            None => s.fill(A::ZERO),
+            Some(shares) => {
+                let rows = self.rows;
+                let mut blocks = Write::new(s, A::ONE);
+                blocks.visit(0..blocks.steps(), &mut Quotients { rows, shares });
+            }
+        }
+        for row in 0..W {
+            let at = at::<W>(self.rows.class[row], row);
+            s[at] = s[at] - at_target[row];
+        }
+        losses
+    }
+
+    /// `-(1 - e) weight[c] ln s[c]`, 0 where the factor of the logarithm is 0.
+    #[inline(always)]
+    fn targets_gradient<const FMA: bool>(self, s: &[A], gradient: &mut [A]) {
+        let shares = self.shares.expect("distributions have shares");
+        gradient.copy_from_slice(s);
+        let mut gradient = Write::new(gradient, A::ONE);
+        let rows = self.rows;
+        let mut visitor = Slopes::<A, W, FMA> { rows, shares };
+        gradient.visit(0..gradient.steps(), &mut visitor);
+    }
+
+    /// `sum_c s[c] (-ln s[c])`; a class of probability 0 adds 0.
+    #[inline(always)]
+    fn entropy<const FMA: bool>(self, s: &[A]) -> [A; W] {
+        let mut s = Read::new(s, A::ONE);
+        let mut entropy = Total::new();
+        for first in (0..s.steps()).step_by(RUN) {
+            let mut visitor = OwnSurprisals::<A, FMA> {
+                run: [A::ZERO; LANES],
+            };
+            s.visit(first..s.steps().min(first + RUN), &mut visitor);
+            entropy.add(&visitor.run);
+        }
+        entropy.finish::<W>()
     }
 }
 
@@ -143,29 +113,6 @@ fn spread_losses<A: Float, const W: usize, const FMA: bool>(
         losses.add(&visitor.run);
     }
     losses.finish::<W>()
-}
-
-/// Task: entropy of rows whose probabilities are `s`.
-pub(crate) struct Entropy<'a, A, const W: usize> {
-    pub(crate) s: &'a [A],
-}
-
-impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
-    type Output = [A; W];
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) -> [A; W] {
-        let mut s = Read::new(self.s, A::ONE);
-        let mut entropy = Total::new();
-        for first in (0..s.steps()).step_by(RUN) {
-            let mut visitor = OwnSurprisals::<A, FMA> {
-                run: [A::ZERO; LANES],
-            };
-            s.visit(first..s.steps().min(first + RUN), &mut visitor);
-            entropy.add(&visitor.run);
-        }
-        entropy.finish::<W>()
-    }
 }
 
 /// Adds up `-s ln s`; a class of probability 0 adds 0.

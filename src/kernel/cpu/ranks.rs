@@ -1,14 +1,18 @@
 //! Order of a row's classes: by their scores, the largest first. Of equal scores the earlier class is
-//! first. NaN is below all numbers.
+//! first. NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower
+//! by the rounding of its logit.
 
 use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
 use super::float::Float;
 use super::instructions::Task;
 use super::softmax::at;
+use crate::operation::{ROUNDINGS_OF_A_PRODUCT, Ties};
 
 /// Task: first class of the largest score in each of `W` rows whose scores are `x`.
 pub(crate) struct First<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
+    /// Classes that lose ties.
+    pub(crate) losers: Option<[usize; W]>,
 }
 
 impl<A: Float, const W: usize> Task for First<'_, A, W> {
@@ -16,12 +20,23 @@ impl<A: Float, const W: usize> Task for First<'_, A, W> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> [usize; W] {
-        let mut best = Best {
+        let mut best = Best::<A> {
             score: [-A::INFINITY; LANES],
             step: [A::ZERO; LANES],
         };
         let mut x = Read::new(self.x, -A::INFINITY);
-        x.visit(0..x.steps(), &mut best);
+        let steps = 0..x.steps();
+        match self.losers {
+            None => x.visit(steps, &mut best),
+            Some(losers) => {
+                let mut lowered = Lowered {
+                    step: steps_of::<A, W>(losers),
+                    score: scores_of(self.x, losers).map(lowered),
+                    best: &mut best,
+                };
+                x.visit(steps, &mut lowered);
+            }
+        }
         let mut classes = [0; W];
         for row in 0..W {
             let mut score = -A::INFINITY;
@@ -42,6 +57,7 @@ impl<A: Float, const W: usize> Task for First<'_, A, W> {
 pub(crate) struct Before<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
     pub(crate) class: [usize; W],
+    pub(crate) ties: Ties,
 }
 
 impl<A: Float, const W: usize> Task for Before<'_, A, W> {
@@ -49,11 +65,11 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> [usize; W] {
-        let mut score = [A::ZERO; W];
-        for row in 0..W {
-            let x = self.x[at::<W>(self.class[row], row)];
-            score[row] = or_lowest(x);
-        }
+        let scores = scores_of(self.x, self.class);
+        let score = match self.ties {
+            Ties::ByClass => scores,
+            Ties::TargetLoses => scores.map(lowered),
+        };
         let mut steps_before = [A::ZERO; LANES];
         for lane in 0..LANES {
             steps_before[lane] = A::of(steps_before_class::<W>(self.class[lane % W], lane) as f64);
@@ -70,8 +86,30 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
         for lane in 0..LANES {
             before[lane % W] += counter.before[lane].to_f64() as usize;
         }
+        for row in 0..W {
+            // A target is above its own lowered score.
+            before[row] -= usize::from(scores[row] > score[row]);
+        }
         before
     }
+}
+
+/// Scores of one class of each row; NaN is the lowest score.
+#[inline(always)]
+fn scores_of<A: Float, const W: usize>(x: &[A], class: [usize; W]) -> [A; W] {
+    let mut scores = [A::ZERO; W];
+    for row in 0..W {
+        scores[row] = or_lowest(x[at::<W>(class[row], row)]);
+    }
+    scores
+}
+
+/// Score of a target that loses ties: lower by the rounding of a product of two features.
+fn lowered<A: Float>(score: A) -> A {
+    let size = if score < A::ZERO { -score } else { score };
+    let slack = size * A::of(ROUNDINGS_OF_A_PRODUCT) * A::EPSILON;
+    let least = A::SMALLEST;
+    score - if slack > least { slack } else { least }
 }
 
 /// Replaces NaN by the lowest score.
@@ -114,6 +152,46 @@ impl<A: Float> Visitor<A> for Best<A> {
         }
         *block
     }
+}
+
+/// Shows the blocks to [`Best`], with a lower score for one class of each row.
+struct Lowered<'b, A, const W: usize> {
+    /// Step of the class, in the lane that holds it; -1 in the other lanes.
+    step: Block<A>,
+    score: [A; W],
+    best: &'b mut Best<A>,
+}
+
+impl<A: Float, const W: usize> Visitor<A> for Lowered<'_, A, W> {
+    #[inline(always)]
+    fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
+        let at = A::of(step as f64);
+        let mut lowered = *block;
+        for lane in 0..LANES {
+            let score = of_lane(&self.score, lane);
+            lowered[lane] = if self.step[lane] == at {
+                score
+            } else {
+                block[lane]
+            };
+        }
+        self.best.visit(step, &lowered);
+        *block
+    }
+}
+
+/// Step whose block holds the class of a row, in the lane that holds it; -1 in the other lanes.
+#[inline(always)]
+fn steps_of<A: Float, const W: usize>(class: [usize; W]) -> Block<A> {
+    let mut steps = [-A::ONE; LANES];
+    for row in 0..W {
+        let (step, lane) = match W {
+            1 => (class[row] / LANES, class[row] % LANES),
+            _ => (class[row], row),
+        };
+        steps[lane] = A::of(step as f64);
+    }
+    steps
 }
 
 struct Counter<A, const W: usize> {

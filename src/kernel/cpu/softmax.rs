@@ -22,8 +22,10 @@ use super::blocks::{
 };
 use super::float::Float;
 use super::instructions::Task;
+use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
 use super::shares::Shares;
+use crate::operation::bend_of;
 
 /// `W` rows of logits, see [`blocks`](super::blocks).
 #[derive(Clone, Copy)]
@@ -31,130 +33,117 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) rows: &'a Rows<A, W>,
     /// Absent where only the target's class has a share.
     pub(crate) shares: Option<Shares<'a, A>>,
-    /// Factor of the logits.
-    pub(crate) scale: A,
+    pub(crate) scale: Scale<A>,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
 }
 
-/// Task: losses of rows whose logits are `x`.
-pub(crate) struct LossOf<'a, A, const W: usize> {
-    pub(crate) softmax: Softmax<'a, A, W>,
-    pub(crate) x: &'a [A],
+/// Factor of the logits. Differences of logits are taken before the factor where it is at least 1. A smaller
+/// factor is applied in two steps, so that they overflow only where the result does.
+#[derive(Clone, Copy)]
+pub(crate) struct Scale<A> {
+    whole: A,
+    /// Factor of the logits before a difference, a power of two.
+    before: A,
+    /// Factor of the difference.
+    after: A,
 }
 
-impl<A: Float, const W: usize> Task for LossOf<'_, A, W> {
-    type Output = Losses<A, W>;
+impl<A: Float> Scale<A> {
+    pub(crate) fn new(scale: f64) -> Self {
+        let before = if scale < 1.0 { 0.5 } else { 1.0 };
+        Self {
+            whole: A::of(scale),
+            before: A::of(before),
+            after: A::of(scale / before),
+        }
+    }
+
+    /// `(a - b)` times the factor, with `offset` of `b`.
+    #[inline(always)]
+    fn difference<const FMA: bool>(self, a: A, offset: A) -> A {
+        a.mul_add::<FMA>(self.before, offset) * self.after
+    }
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Losses<A, W> {
-        let targets = self.softmax.target_logits(self.x);
-        let mut x = Read::new(self.x, -A::INFINITY);
-        let sums = self.softmax.sums::<FMA>(&mut x);
-        self.softmax.finish::<FMA>(&sums, &targets).losses
+    fn offset(self, b: A) -> A {
+        -(b * self.before)
     }
 }
 
-/// Task: losses of rows. The gradient replaces the logits `x`, or if it is not wanted, the exponentials
-/// do.
-pub(crate) struct GradientOver<'a, A, const W: usize> {
-    pub(crate) softmax: Softmax<'a, A, W>,
-    pub(crate) x: &'a mut [A],
-    pub(crate) wanted: bool,
-}
-
-impl<A: Float, const W: usize> Task for GradientOver<'_, A, W> {
-    type Output = Losses<A, W>;
+impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
+    fn with_distribution_alone(self) -> Option<Self> {
+        let shares = Some(self.shares?.apart_from_distribution()?);
+        Some(Self { shares, ..self })
+    }
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Losses<A, W> {
-        let Self { softmax, x, wanted } = self;
-        let targets = softmax.target_logits(x);
+    fn losses<const FMA: bool>(self, x: &[A]) -> Losses<A, W> {
+        let targets = self.target_logits(x);
+        let sums = self.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
+        self.finish::<FMA>(&sums, &targets).losses
+    }
+
+    #[inline(always)]
+    fn gradient_over<const FMA: bool>(self, x: &mut [A]) -> Losses<A, W> {
+        let targets = self.target_logits(x);
         let mut blocks = Write::new(x, -A::INFINITY);
-        let sums = softmax.sums::<FMA>(&mut blocks);
-        let finished = softmax.finish::<FMA>(&sums, &targets);
-        if !wanted {
-            return finished.losses;
-        }
-        match softmax.shares {
+        let sums = self.sums::<FMA>(&mut blocks);
+        let finished = self.finish::<FMA>(&sums, &targets);
+        let (softmax, steps) = (&self, 0..blocks.steps());
+        match self.shares {
             None => blocks.visit(
-                0..blocks.steps(),
+                steps,
                 &mut Gradient::<A, W, FMA, false> {
-                    softmax: &softmax,
+                    softmax,
                     finished: &finished,
                 },
             ),
             Some(_) => blocks.visit(
-                0..blocks.steps(),
+                steps,
                 &mut Gradient::<A, W, FMA, true> {
-                    softmax: &softmax,
+                    softmax,
                     finished: &finished,
                 },
             ),
         }
-        softmax.subtract_targets(x, &finished);
+        self.subtract_targets(x, &finished);
         finished.losses
     }
-}
-
-/// Task: gradient of the rows' distributions.
-pub(crate) struct TargetsGradient<'a, A, const W: usize> {
-    pub(crate) softmax: Softmax<'a, A, W>,
-    pub(crate) x: &'a [A],
-    pub(crate) gradient: &'a mut [A],
-}
-
-impl<A: Float, const W: usize> Task for TargetsGradient<'_, A, W> {
-    type Output = ();
 
     /// `(1 - e) weight[c] (lse - x[c])`, 0 where the factor of the difference is 0.
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Self {
-            softmax,
-            x,
-            gradient,
-        } = self;
-        let shares = softmax.shares.expect("distributions have shares");
-        let targets = softmax.target_logits(x);
-        let sums = softmax.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
-        let Finished { above, .. } = softmax.finish::<FMA>(&sums, &targets);
+    fn targets_gradient<const FMA: bool>(self, x: &[A], gradient: &mut [A]) {
+        let shares = self.shares.expect("distributions have shares");
+        let targets = self.target_logits(x);
+        let sums = self.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
+        let Finished { above, .. } = self.finish::<FMA>(&sums, &targets);
         gradient.copy_from_slice(x);
         let mut gradient = Write::new(gradient, -A::INFINITY);
-        let mut visitor = Slopes {
-            softmax: &softmax,
+        let mut visitor = Slopes::<A, W, FMA> {
+            softmax: &self,
             shares,
-            maximum: &sums.maximum,
+            offset: &self.offsets(&sums.maximum),
             above: &above,
         };
         gradient.visit(0..gradient.steps(), &mut visitor);
     }
-}
-
-/// Task: entropy of rows.
-pub(crate) struct Entropy<'a, A, const W: usize> {
-    pub(crate) softmax: Softmax<'a, A, W>,
-    pub(crate) x: &'a [A],
-}
-
-impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
-    type Output = [A; W];
 
     /// `sum_c p[c] (m - x[c]) + (lse - m)`; a class of probability 0 adds 0 to the sum.
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> [A; W] {
-        let Self { softmax, x } = self;
-        let plain = Softmax {
-            shares: None,
-            ..softmax
-        };
+    fn entropy<const FMA: bool>(self, x: &[A]) -> [A; W] {
         let mut x = Read::new(x, -A::INFINITY);
+        let plain = Self {
+            shares: None,
+            ..self
+        };
         let sums = plain.sums::<FMA>(&mut x);
+        let offset = self.offsets(&sums.maximum);
         let mut gaps = Total::new();
         for first in (0..x.steps()).step_by(RUN) {
             let mut visitor = Gaps::<A, W, FMA> {
-                softmax: &softmax,
-                maximum: &sums.maximum,
+                softmax: &self,
+                offset: &offset,
                 run: [A::ZERO; LANES],
             };
             x.visit(first..x.steps().min(first + RUN), &mut visitor);
@@ -172,7 +161,8 @@ impl<A: Float, const W: usize> Task for Entropy<'_, A, W> {
 /// Adds up `exp(x - m) (m - x)`.
 struct Gaps<'a, A, const W: usize, const FMA: bool> {
     softmax: &'a Softmax<'a, A, W>,
-    maximum: &'a [A; W],
+    /// See [`Scale::difference`].
+    offset: &'a [A; W],
     run: Block<A>,
 }
 
@@ -180,7 +170,8 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Gaps<'_, A, W, FM
     #[inline(always)]
     fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
         for lane in 0..LANES {
-            let gap = (of_lane(self.maximum, lane) - block[lane]) * self.softmax.scale;
+            let scale = self.softmax.scale;
+            let gap = -scale.difference::<FMA>(block[lane], of_lane(self.offset, lane));
             let exponential = (-gap).exp::<FMA>();
             let term = exponential * gap;
             self.run[lane] += if exponential == A::ZERO {
@@ -193,20 +184,22 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Gaps<'_, A, W, FM
     }
 }
 
-struct Slopes<'a, A, const W: usize> {
+struct Slopes<'a, A, const W: usize, const FMA: bool> {
     softmax: &'a Softmax<'a, A, W>,
     shares: Shares<'a, A>,
-    maximum: &'a [A; W],
+    /// See [`Scale::difference`].
+    offset: &'a [A; W],
     above: &'a [A; W],
 }
 
-impl<A: Float, const W: usize> Visitor<A> for Slopes<'_, A, W> {
+impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Slopes<'_, A, W, FMA> {
     #[inline(always)]
     fn visit(&mut self, step: usize, block: &Block<A>) -> Block<A> {
         let factors = self.shares.slopes::<W>(step);
         let mut slopes = [A::ZERO; LANES];
         for lane in 0..LANES {
-            let gap = (of_lane(self.maximum, lane) - block[lane]) * self.softmax.scale;
+            let scale = self.softmax.scale;
+            let gap = -scale.difference::<FMA>(block[lane], of_lane(self.offset, lane));
             let factor = factors[lane];
             let slope = factor * (gap + of_lane(self.above, lane));
             let slope = if factor == A::ZERO { A::ZERO } else { slope };
@@ -236,10 +229,10 @@ struct Finished<A, const W: usize> {
     above: [A; W],
     /// Factor of the exponentials.
     factor: [A; W],
-    /// Gradient at the majority class: a class of more than half the probability.
-    majority: [A; W],
-    /// Exponential of the majority class; in a row without one 2, which no exponential equals.
-    majority_exponential: [A; W],
+    /// Gradient at the dominant class, a class of more than half the probability.
+    dominant: [A; W],
+    /// Exponential of the dominant class; in a row without one 2, which no exponential equals.
+    dominant_exponential: [A; W],
     /// Number to subtract from the gradient at the target.
     at_target: [A; W],
 }
@@ -274,6 +267,16 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             logits[row] = x[at::<W>(self.rows.class[row], row)];
         }
         logits
+    }
+
+    /// Offsets of the rows' maxima, see [`Scale::difference`].
+    #[inline(always)]
+    fn offsets(&self, maximum: &[A; W]) -> [A; W] {
+        let mut offsets = [A::ZERO; W];
+        for row in 0..W {
+            offsets[row] = self.scale.offset(maximum[row]);
+        }
+        offsets
     }
 
     #[inline(always)]
@@ -312,6 +315,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         x: &mut impl Blocks<A>,
         maximum: [A; W],
     ) -> Sums<A, W> {
+        let offset = self.offsets(&maximum);
         let mut others = Total::new();
         let [mut gaps, mut at_maximum, mut elsewhere] = [Total::new(); 3];
         let steps = x.steps();
@@ -320,6 +324,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             let mut visitor = Exponentials::<A, W, FMA, SHARES> {
                 softmax: self,
                 maximum: &maximum,
+                offset: &offset,
                 run: &mut run,
             };
             x.visit(first..steps.min(first + RUN), &mut visitor);
@@ -357,15 +362,16 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             },
             above: zero,
             factor: zero,
-            majority: zero,
-            majority_exponential: zero,
+            dominant: zero,
+            dominant_exponential: zero,
             at_target: zero,
         };
         for row in 0..W {
             let share = self.rows.share[row];
             let maximum = sums.maximum[row];
             let others = sums.others[row];
-            let gap = (maximum - targets[row]) * self.scale;
+            let offset = self.scale.offset(maximum);
+            let gap = -self.scale.difference::<FMA>(targets[row], offset);
             let target_loss = if share == A::ZERO {
                 A::ZERO
             } else {
@@ -374,7 +380,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             let spread = sums.at_maximum[row] + sums.elsewhere[row];
             let total = share + spread;
             let above = others.ln_1p::<FMA>();
-            let lse = maximum * self.scale + above;
+            let factor = self.scale.whole;
+            let lse = maximum * factor + above;
             finished.above[row] = above;
             finished.losses.main[row] = sums.gaps[row] + target_loss + total * above;
             finished.losses.penalty[row] = self.z_loss * lse * lse;
@@ -390,16 +397,16 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             };
             let is_maximum = targets[row] == maximum;
             let elsewhere = sums.elsewhere[row] + if is_maximum { A::ZERO } else { share };
-            let has_majority = others < A::ONE;
-            // The factors include `self.scale`: the gradient is that of the logits before the scale.
-            finished.factor[row] = (total * scale * inverse + pull) * self.scale;
-            finished.majority[row] =
-                ((elsewhere - total * others * inverse) * scale + pull) * self.scale;
-            finished.majority_exponential[row] = if has_majority { A::ONE } else { A::TWO };
-            finished.at_target[row] = if share == A::ZERO || (has_majority && is_maximum) {
+            let has_dominant = others < A::ONE;
+            // The gradient is that of the logits before the factor.
+            finished.factor[row] = (total * scale * inverse + pull) * factor;
+            finished.dominant[row] =
+                ((elsewhere - total * others * inverse) * scale + pull) * factor;
+            finished.dominant_exponential[row] = if has_dominant { A::ONE } else { A::TWO };
+            finished.at_target[row] = if share == A::ZERO || (has_dominant && is_maximum) {
                 A::ZERO
             } else {
-                share * scale * self.scale
+                share * scale * factor
             };
         }
         finished
@@ -438,6 +445,8 @@ impl<A: Float> Visitor<A> for Largest<A> {
 struct Exponentials<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
     softmax: &'a Softmax<'a, A, W>,
     maximum: &'a [A; W],
+    /// See [`Scale::difference`].
+    offset: &'a [A; W],
     run: &'a mut Run<A>,
 }
 
@@ -449,11 +458,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
         let Self {
             softmax,
             maximum,
+            offset,
             run,
         } = self;
         let mut exponentials = [A::ZERO; LANES];
         for lane in 0..LANES {
-            let gap = (block[lane] - of_lane(maximum, lane)) * softmax.scale;
+            let offset = of_lane(offset, lane);
+            let gap = softmax.scale.difference::<FMA>(block[lane], offset);
             let exponential = gap.exp::<FMA>();
             // The test is not `gap == 0`, because a small factor can make the gap of another logit
             // 0 too. The gap of the maximum is 0, or NaN where the maximum is infinite; then the
@@ -465,7 +476,8 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
         if SHARES && let Some(shares) = &softmax.shares {
             let shares = shares.block::<W>(step);
             for lane in 0..LANES {
-                let gap = (of_lane(maximum, lane) - block[lane]) * softmax.scale;
+                let offset = of_lane(offset, lane);
+                let gap = -softmax.scale.difference::<FMA>(block[lane], offset);
                 let share = shares[lane];
                 let term = share * gap;
                 run.gaps[lane] += if share == A::ZERO { A::ZERO } else { term };
@@ -499,13 +511,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             let exponential = exponentials[lane];
             let mut slope = exponential * of_lane(&finished.factor, lane);
             if SHARES {
-                let scale = of_lane(&softmax.rows.scale, lane) * softmax.scale;
+                let scale = of_lane(&softmax.rows.scale, lane) * softmax.scale.whole;
                 slope = shares[lane].mul_add::<FMA>(-scale, slope);
             }
             // Both numbers are loaded before the choice: a choice between two loads does not vectorise.
-            let majority = of_lane(&finished.majority, lane);
-            let is_majority = exponential == of_lane(&finished.majority_exponential, lane);
-            gradient[lane] = if is_majority { majority } else { slope };
+            let dominant = of_lane(&finished.dominant, lane);
+            let is_dominant = exponential == of_lane(&finished.dominant_exponential, lane);
+            gradient[lane] = if is_dominant { dominant } else { slope };
         }
         gradient
     }
@@ -520,8 +532,10 @@ pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
 /// Softcap over scaled logits.
 #[derive(Clone, Copy)]
 pub(crate) struct Softcap<A> {
-    pub(crate) scale: A,
-    pub(crate) cap: A,
+    scale: A,
+    cap: A,
+    /// `scale / cap`.
+    bend: A,
 }
 
 impl<A: Float> Softcap<A> {
@@ -529,11 +543,12 @@ impl<A: Float> Softcap<A> {
         Self {
             scale: A::of(scale),
             cap: A::of(cap),
+            bend: A::of(bend_of(scale, cap)),
         }
     }
 }
 
-/// Replaces logits by `cap tanh(scale logit / cap)`.
+/// Replaces logits by `cap tanh(scale logit / cap)`. Infinite logits are masks, not numbers: they stay.
 pub(crate) struct Bend<'a, A> {
     pub(crate) softcap: Softcap<A>,
     pub(crate) x: &'a mut [A],
@@ -544,9 +559,12 @@ impl<A: Float> Task for Bend<'_, A> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Softcap { scale, cap } = self.softcap;
+        let Softcap { cap, bend, .. } = self.softcap;
         for x in self.x {
-            *x = cap * (*x * scale / cap).tanh::<FMA>();
+            let logit = *x;
+            let capped = cap * (logit * bend).tanh::<FMA>();
+            let is_infinite = logit == A::INFINITY || logit == -A::INFINITY;
+            *x = if is_infinite { logit } else { capped };
         }
     }
 }
@@ -563,9 +581,9 @@ impl<A: Float> Task for Unbend<'_, A> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Softcap { scale, cap } = self.softcap;
+        let Softcap { scale, bend, .. } = self.softcap;
         for (gradient, &logit) in self.gradient.iter_mut().zip(self.logits) {
-            *gradient = *gradient * (logit * scale / cap).tanh_slope::<FMA>() * scale;
+            *gradient = *gradient * (logit * bend).tanh_slope::<FMA>() * scale;
         }
     }
 }

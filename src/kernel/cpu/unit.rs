@@ -2,12 +2,13 @@
 
 use super::constants::Constants;
 use super::float::Float;
-use super::probabilities::{self, Probabilities};
+use super::probabilities::Probabilities;
 use super::ranks::{Before, First};
+use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
-use super::softmax::{self, Bend, Softcap, Softmax, Unbend};
-use crate::operation::{InputValues, Outputs};
+use super::softmax::{Bend, Scale, Softcap, Softmax, Unbend};
+use crate::operation::{InputValues, Outputs, Ties};
 
 /// Numbers of one unit besides its logits.
 pub(super) struct Unit<'a, A, const W: usize> {
@@ -21,55 +22,40 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) outputs: Option<RowOutputs<A, W>>,
 }
 
+/// Logits (or probabilities) of a unit, and what becomes of them.
+enum Numbers<'x, A> {
+    Read(&'x [A]),
+    /// The gradient replaces them.
+    Replaced(&'x mut [A]),
+}
+
 impl<A: Float> Constants<'_, A> {
     /// Computes the losses. The gradient, if it is wanted, replaces the logits (or probabilities) `x`.
-    /// Otherwise `x` is overwritten too.
+    /// Otherwise a softcap overwrites `x` too.
     pub(super) fn write<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
         x: &mut [A],
         spare: &mut Vec<A>,
     ) -> Losses<A, W> {
-        let instructions = self.instructions;
-        match self.values {
-            InputValues::Probabilities => {
-                self.outputs_of_probabilities(unit, x);
-                self.probabilities_targets_gradient(unit, x);
-                let probabilities = probabilities_of(unit);
-                if !unit.wants_gradient {
-                    return instructions.run(probabilities::LossOf {
-                        probabilities,
-                        s: x,
-                    });
-                }
-                instructions.run(probabilities::GradientOver {
-                    probabilities,
-                    s: x,
-                })
-            }
-            InputValues::Logits {
-                scale,
-                softcap: None,
-            } => self.write_logits(unit, A::of(scale), x),
-            InputValues::Logits {
-                scale,
-                softcap: Some(cap),
-            } => {
-                let softcap = Softcap::new(scale, cap);
-                spare.clear();
-                spare.extend_from_slice(x);
-                instructions.run(Bend { softcap, x });
-                let losses = self.write_logits(unit, A::ONE, x);
-                if unit.wants_gradient {
-                    instructions.run(Unbend {
-                        softcap,
-                        logits: spare,
-                        gradient: x,
-                    });
-                }
-                losses
-            }
+        let softcap = self.softcap();
+        if let Some(softcap) = softcap {
+            spare.clear();
+            spare.extend_from_slice(x);
+            self.instructions.run(Bend { softcap, x });
         }
+        if !unit.wants_gradient {
+            return self.losses(unit, Numbers::Read(x));
+        }
+        let losses = self.losses(unit, Numbers::Replaced(x));
+        if let Some(softcap) = softcap {
+            self.instructions.run(Unbend {
+                softcap,
+                logits: spare,
+                gradient: x,
+            });
+        }
+        losses
     }
 
     /// Computes the losses of the logits (or probabilities) `x`, which stay as they are.
@@ -79,162 +65,111 @@ impl<A: Float> Constants<'_, A> {
         x: &[A],
         spare: &mut Vec<A>,
     ) -> Losses<A, W> {
-        let instructions = self.instructions;
+        let Some(softcap) = self.softcap() else {
+            return self.losses(unit, Numbers::Read(x));
+        };
+        spare.clear();
+        spare.extend_from_slice(x);
+        self.instructions.run(Bend { softcap, x: spare });
+        self.losses(unit, Numbers::Read(spare))
+    }
+
+    fn softcap(&self) -> Option<Softcap<A>> {
         match self.values {
-            InputValues::Probabilities => {
-                self.outputs_of_probabilities(unit, x);
-                self.probabilities_targets_gradient(unit, x);
-                let probabilities = probabilities_of(unit);
-                instructions.run(probabilities::LossOf {
-                    probabilities,
-                    s: x,
-                })
-            }
-            InputValues::Logits {
-                scale,
-                softcap: None,
-            } => self.read_logits(unit, A::of(scale), x),
             InputValues::Logits {
                 scale,
                 softcap: Some(cap),
-            } => {
-                let softcap = Softcap::new(scale, cap);
-                spare.clear();
-                spare.extend_from_slice(x);
-                instructions.run(Bend { softcap, x: spare });
-                self.read_logits(unit, A::ONE, spare)
+            } => Some(Softcap::new(scale, cap)),
+            _ => None,
+        }
+    }
+
+    fn losses<const W: usize>(&self, unit: &mut Unit<'_, A, W>, x: Numbers<'_, A>) -> Losses<A, W> {
+        let Unit {
+            rows,
+            shares,
+            targets_gradient,
+            outputs,
+            ..
+        } = unit;
+        let (rows, shares) = (&*rows, *shares);
+        let targets_gradient = targets_gradient.take();
+        match self.values {
+            InputValues::Probabilities => {
+                let loss = Probabilities { rows, shares };
+                *outputs = self.outputs(loss, rows, shares, x.numbers());
+                self.finish(loss, targets_gradient, x)
+            }
+            InputValues::Logits { scale, softcap } => {
+                let loss = Softmax {
+                    rows,
+                    shares,
+                    // The softcap has applied the scale.
+                    scale: Scale::new(softcap.map_or(scale, |_| 1.0)),
+                    z_loss: self.z_loss,
+                };
+                *outputs = self.outputs(loss, rows, shares, x.numbers());
+                self.finish(loss, targets_gradient, x)
             }
         }
     }
 
-    fn write_logits<const W: usize>(
+    fn finish<L: RowLoss<A, W>, const W: usize>(
         &self,
-        unit: &mut Unit<'_, A, W>,
-        scale: A,
-        x: &mut [A],
+        loss: L,
+        targets_gradient: Option<&mut [A]>,
+        x: Numbers<'_, A>,
     ) -> Losses<A, W> {
-        self.outputs_of_logits(unit, scale, x);
-        self.logits_targets_gradient(unit, scale, x);
-        let softmax = self.softmax_of(unit, scale);
-        self.instructions.run(softmax::GradientOver {
-            softmax,
-            x,
-            wanted: unit.wants_gradient,
+        if let Some(gradient) = targets_gradient {
+            self.instructions.run(TargetsGradient {
+                loss,
+                x: x.numbers(),
+                gradient,
+            });
+        }
+        match x {
+            Numbers::Read(x) => self.instructions.run(LossesOf { loss, x }),
+            Numbers::Replaced(x) => self.instructions.run(GradientOver { loss, x }),
+        }
+    }
+
+    /// Outputs of the rows besides their losses, where they are wanted.
+    fn outputs<L: RowLoss<A, W>, const W: usize>(
+        &self,
+        loss: L,
+        rows: &Rows<A, W>,
+        shares: Option<Shares<'_, A>>,
+        x: &[A],
+    ) -> Option<RowOutputs<A, W>> {
+        if self.outputs == Outputs::None {
+            return None;
+        }
+        let instructions = self.instructions;
+        let first = |x, losers| instructions.run(First::<A, W> { x, losers });
+        let distribution = shares.and_then(|shares| shares.distribution);
+        let class = distribution.map_or(rows.class, |shares| first(shares, None));
+        let losers = (self.ties == Ties::TargetLoses).then_some(class);
+        let ties = self.ties;
+        let entropy = || instructions.run(EntropyOf { loss, x });
+        // The loss of the distribution alone is minus its log-probability.
+        let log_prob = |loss| {
+            let losses = instructions.run(LossesOf { loss, x });
+            losses.main.map(|loss| -loss)
+        };
+        Some(RowOutputs {
+            predicted: first(x, losers),
+            rank: instructions.run(Before::<A, W> { x, class, ties }),
+            log_prob: loss.with_distribution_alone().map(log_prob),
+            entropy: (self.outputs == Outputs::RowsAndEntropy).then(entropy),
         })
-    }
-
-    fn read_logits<const W: usize>(
-        &self,
-        unit: &mut Unit<'_, A, W>,
-        scale: A,
-        x: &[A],
-    ) -> Losses<A, W> {
-        self.outputs_of_logits(unit, scale, x);
-        self.logits_targets_gradient(unit, scale, x);
-        let softmax = self.softmax_of(unit, scale);
-        self.instructions.run(softmax::LossOf { softmax, x })
-    }
-
-    fn outputs_of_logits<const W: usize>(&self, unit: &mut Unit<'_, A, W>, scale: A, x: &[A]) {
-        if self.outputs == Outputs::None {
-            return;
-        }
-        let mut outputs = self.ranks(unit, x);
-        if self.outputs == Outputs::RowsAndEntropy {
-            let softmax = self.softmax_of(unit, scale);
-            outputs.entropy = Some(self.instructions.run(softmax::Entropy { softmax, x }));
-        }
-        if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
-            // The loss has the shares of the distribution alone.
-            let softmax = Softmax {
-                shares: Some(shares),
-                ..self.softmax_of(unit, scale)
-            };
-            let losses = self.instructions.run(softmax::LossOf { softmax, x });
-            outputs.log_prob = Some(losses.main.map(|loss| -loss));
-        }
-        unit.outputs = Some(outputs);
-    }
-
-    fn outputs_of_probabilities<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
-        if self.outputs == Outputs::None {
-            return;
-        }
-        let mut outputs = self.ranks(unit, s);
-        if self.outputs == Outputs::RowsAndEntropy {
-            outputs.entropy = Some(self.instructions.run(probabilities::Entropy { s }));
-        }
-        if let Some(shares) = unit.shares.and_then(Shares::apart_from_distribution) {
-            let probabilities = Probabilities {
-                shares: Some(shares),
-                ..probabilities_of(unit)
-            };
-            let losses = self
-                .instructions
-                .run(probabilities::LossOf { probabilities, s });
-            outputs.log_prob = Some(losses.main.map(|loss| -loss));
-        }
-        unit.outputs = Some(outputs);
-    }
-
-    fn ranks<const W: usize>(&self, unit: &Unit<'_, A, W>, x: &[A]) -> RowOutputs<A, W> {
-        let first = |x| self.instructions.run(First::<A, W> { x });
-        let distribution = unit.shares.and_then(|shares| shares.distribution);
-        let class = distribution.map_or(unit.rows.class, first);
-        RowOutputs {
-            predicted: first(x),
-            rank: self.instructions.run(Before::<A, W> { x, class }),
-            log_prob: None,
-            entropy: None,
-        }
-    }
-
-    fn logits_targets_gradient<const W: usize>(
-        &self,
-        unit: &mut Unit<'_, A, W>,
-        scale: A,
-        x: &[A],
-    ) {
-        if let Some(gradient) = unit.targets_gradient.take() {
-            let softmax = self.softmax_of(unit, scale);
-            self.instructions.run(softmax::TargetsGradient {
-                softmax,
-                x,
-                gradient,
-            });
-        }
-    }
-
-    fn probabilities_targets_gradient<const W: usize>(&self, unit: &mut Unit<'_, A, W>, s: &[A]) {
-        if let Some(gradient) = unit.targets_gradient.take() {
-            let probabilities = probabilities_of(unit);
-            self.instructions.run(probabilities::TargetsGradient {
-                probabilities,
-                s,
-                gradient,
-            });
-        }
-    }
-
-    fn softmax_of<'u, const W: usize>(
-        &self,
-        unit: &'u Unit<'_, A, W>,
-        scale: A,
-    ) -> Softmax<'u, A, W> {
-        Softmax {
-            rows: &unit.rows,
-            shares: unit.shares,
-            scale,
-            z_loss: self.z_loss,
-        }
     }
 }
 
-fn probabilities_of<'u, A: Float, const W: usize>(
-    unit: &'u Unit<'_, A, W>,
-) -> Probabilities<'u, A, W> {
-    Probabilities {
-        rows: &unit.rows,
-        shares: unit.shares,
+impl<A> Numbers<'_, A> {
+    fn numbers(&self) -> &[A] {
+        match self {
+            Self::Read(x) => x,
+            Self::Replaced(x) => x,
+        }
     }
 }

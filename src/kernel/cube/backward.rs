@@ -18,8 +18,8 @@ use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p, tanh_slope};
 use super::plan::{Along, Tile};
-use super::spec::{Extent, Numbers, Span, Spec, Values, ZLoss, span};
-use super::state::{scale_of_scores, scores};
+use super::spec::{Extent, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
+use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
@@ -70,48 +70,37 @@ struct Lanes<A: Float, N: Size> {
     targets_place: RowPlace,
 }
 
-/// Numbers that the classes of one row share.
-#[derive(CubeType, Clone, Copy)]
-#[expand(derive(Clone, Copy))]
-struct Common<A: Float> {
-    maximum: A,
-    above: A,
-    factor: A,
-    scale: A,
-    has_dominant: A,
-    dominant_at_target: A,
-    dominant_elsewhere: A,
-    at_target: A,
-    class: u32,
-    counts: A,
-    dropped: A,
-    targets_scale: A,
-}
-
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     logits: &[Vector<F, N>],
     inputs: Inputs<A, P, I, N>,
     mut gradients: Gradients<F, P, N>,
     from_forward: FromForward<A>,
-    numbers: Numbers,
-    extent: Extent,
+    uniforms: Uniforms,
     #[comptime] spec: Spec,
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let span = span(&extent, tile);
+    let span = span(&uniforms.extent, tile);
     if !span.exists {
         terminate!();
     }
-    let lanes = lanes_of_slot::<A, P, I, K, N>(
-        &inputs,
-        &from_forward,
-        span.slot,
-        &numbers,
-        &extent,
-        spec.clone(),
-    );
+    let mut lanes = Lanes::<A, N>::new(span.slot, &uniforms.extent, tile);
+    let rows = match comptime!(tile.along) {
+        Along::Classes => 1,
+        Along::Positions => N::value().comptime(),
+    };
+    #[unroll]
+    for lane in 0..rows {
+        lanes.set_row::<P, I, K>(
+            lane,
+            span.slot,
+            &inputs,
+            &from_forward,
+            &uniforms,
+            spec.clone(),
+        );
+    }
     let mut counts = true.runtime();
     if comptime!(tile.along == Along::Classes && !spec.has_distributions) {
         counts = lanes.counts.extract(0usize) == A::new(1.0);
@@ -119,43 +108,24 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
             lanes.drop_row(&mut gradients, &span, tile);
         }
     }
-    let mut walk = Walk::new(&span, counts, &extent, tile);
+    let mut walk = Walk::new(&span, counts, &uniforms.extent, tile);
+    let numbers = &uniforms.numbers;
+    let spec = comptime!(&spec);
     if comptime!(tile.is_single_block) {
         if walk.base < walk.end {
             let block = walk.load(logits, &inputs, comptime!(tile.unroll - 1), tile);
-            lanes.write_block(
-                &block,
-                &walk,
-                &inputs,
-                &mut gradients,
-                &numbers,
-                comptime!(&spec),
-            );
+            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
         }
     } else {
         let end_of_blocks = walk.end_of_blocks(tile);
         while walk.base < end_of_blocks {
             let block = walk.load(logits, &inputs, tile.unroll, tile);
-            lanes.write_block(
-                &block,
-                &walk,
-                &inputs,
-                &mut gradients,
-                &numbers,
-                comptime!(&spec),
-            );
+            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
             walk.base += comptime!(steps_of_block(tile));
         }
         if walk.base < walk.end {
             let block = walk.load(logits, &inputs, 0u32, tile);
-            lanes.write_block(
-                &block,
-                &walk,
-                &inputs,
-                &mut gradients,
-                &numbers,
-                comptime!(&spec),
-            );
+            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
         }
     }
 }
@@ -257,8 +227,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
         let along = comptime!(spec.tile.along);
-        let scale = scale_of_scores::<A>(numbers, spec);
-        let exponential = ((x - self.maximum) * Vector::new(scale)).exp();
+        let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
         let mut slope = exponential * self.factor;
         if comptime!(spec.is_spread) {
             slope -= shares * self.scale;
@@ -326,7 +295,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         match comptime!(spec.values) {
             Values::Probabilities => zeros::<A, N>() - ln(x),
             Values::Logits | Values::Scaled | Values::Capped => {
-                let gap = (self.maximum - x) * Vector::new(scale_of_scores::<A>(numbers, spec));
+                let gap = scaled_difference(self.maximum, x, numbers, spec);
                 select_many(x.equal(&self.maximum), zeros(), gap) + self.above
             }
         }
@@ -339,132 +308,142 @@ impl<A: Float, N: Size> Lanes<A, N> {
 }
 
 #[cube]
-fn lanes_of_slot<A: Float, P: Float, I: Int, K: Int, N: Size>(
-    inputs: &Inputs<A, P, I, N>,
-    from_forward: &FromForward<A>,
-    slot: usize,
-    numbers: &Numbers,
-    extent: &Extent,
-    #[comptime] spec: Spec,
-) -> Lanes<A, N> {
-    let rows = match comptime!(spec.tile.along) {
-        Along::Classes => 1,
-        Along::Positions => N::value().comptime(),
-    };
-    let first = common_of_row::<A, P, I, K, N>(
-        inputs,
-        from_forward,
-        slot * rows,
-        numbers,
-        extent,
-        spec.clone(),
-    );
-    let mut lanes = Lanes::<A, N> {
-        maximum: Vector::new(first.maximum),
-        above: Vector::new(first.above),
-        factor: Vector::new(first.factor),
-        scale: Vector::new(first.scale),
-        has_dominant: Vector::new(first.has_dominant),
-        dominant_at_target: Vector::new(first.dominant_at_target),
-        dominant_elsewhere: Vector::new(first.dominant_elsewhere),
-        at_target: Vector::new(first.at_target),
-        class: Vector::new(first.class),
-        counts: Vector::new(first.counts),
-        dropped: Vector::new(first.dropped),
-        targets_scale: Vector::new(first.targets_scale),
-        place: RowPlace::new(slot, extent.gradient, extent, spec.tile),
-        targets_place: RowPlace::new(slot, extent.targets_gradient, extent, spec.tile),
-    };
-    #[unroll]
-    for lane in 1..rows {
-        let row = slot * rows + lane;
-        let common = common_of_row::<A, P, I, K, N>(
-            inputs,
-            from_forward,
-            row,
-            numbers,
-            extent,
-            spec.clone(),
-        );
-        lanes.maximum.insert(lane, common.maximum);
-        lanes.above.insert(lane, common.above);
-        lanes.factor.insert(lane, common.factor);
-        lanes.scale.insert(lane, common.scale);
-        lanes.has_dominant.insert(lane, common.has_dominant);
-        lanes
-            .dominant_at_target
-            .insert(lane, common.dominant_at_target);
-        lanes
-            .dominant_elsewhere
-            .insert(lane, common.dominant_elsewhere);
-        lanes.at_target.insert(lane, common.at_target);
-        lanes.class.insert(lane, common.class);
-        lanes.counts.insert(lane, common.counts);
-        lanes.dropped.insert(lane, common.dropped);
-        lanes.targets_scale.insert(lane, common.targets_scale);
+impl<A: Float, N: Size> Lanes<A, N> {
+    /// Lanes before their rows are set.
+    fn new(slot: usize, extent: &Extent, #[comptime] tile: Tile) -> Lanes<A, N> {
+        Lanes::<A, N> {
+            maximum: zeros(),
+            above: zeros(),
+            factor: zeros(),
+            scale: zeros(),
+            has_dominant: zeros(),
+            dominant_at_target: zeros(),
+            dominant_elsewhere: zeros(),
+            at_target: zeros(),
+            class: Vector::new(0u32),
+            counts: zeros(),
+            dropped: zeros(),
+            targets_scale: zeros(),
+            place: RowPlace::new(slot, extent.gradient, extent, tile),
+            targets_place: RowPlace::new(slot, extent.targets_gradient, extent, tile),
+        }
     }
-    lanes
-}
 
-#[cube]
-fn common_of_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
-    inputs: &Inputs<A, P, I, N>,
-    from_forward: &FromForward<A>,
-    row: usize,
-    numbers: &Numbers,
-    extent: &Extent,
-    #[comptime] spec: Spec,
-) -> Common<A> {
-    let zero = A::new(0.0);
-    let one = A::new(1.0);
-    let target = target_of::<A, P, I, K, N>(inputs, row, extent);
-    let share = share_of_target::<A, P, I, N>(inputs, &target, numbers);
-    let scale = from_forward.scale_of_row(row, 0usize);
-    let penalty_scale = from_forward.scale_of_row(row, 1usize);
-    let mut common = Common::<A> {
-        maximum: zero,
-        above: zero,
-        factor: zero,
-        scale,
-        has_dominant: zero,
-        dominant_at_target: zero,
-        dominant_elsewhere: zero,
-        at_target: share,
-        class: target.class,
-        counts: select(target.counts, one, zero),
-        dropped: select(target.is_bad, numbers.nan.get::<A>(), zero),
-        targets_scale: scale,
-    };
-    #[comptime]
-    if let ComptimeOption::Some(statistics) = &from_forward.statistics {
-        let maximum = statistics[row];
-        let others = statistics[extent.rows + row];
+    /// Sets the numbers of the row of a lane; along classes of the row of all lanes.
+    fn set_row<P: Float, I: Int, K: Int>(
+        &mut self,
+        #[comptime] lane: usize,
+        slot: usize,
+        inputs: &Inputs<A, P, I, N>,
+        from_forward: &FromForward<A>,
+        uniforms: &Uniforms,
+        #[comptime] spec: Spec,
+    ) {
+        let (zero, one) = (A::new(0.0), A::new(1.0));
+        let (numbers, along) = (&uniforms.numbers, comptime!(spec.tile.along));
+        let row = match comptime!(along) {
+            Along::Classes => slot,
+            Along::Positions => slot * N::value().comptime() + lane,
+        };
+        let target = target_of::<A, P, I, K, N>(inputs, row, &uniforms.extent);
+        let row = RowOfLane::<A> {
+            row,
+            share: share_of_target::<A, P, I, N>(inputs, &target, numbers),
+            scale: from_forward.scale_of_row(row, 0usize),
+            penalty_scale: from_forward.scale_of_row(row, 1usize),
+            lane,
+        };
+        let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
+        set(&mut self.class, lane, target.class, along);
+        set(
+            &mut self.counts,
+            lane,
+            select(target.counts, one, zero),
+            along,
+        );
+        set(&mut self.dropped, lane, dropped, along);
+        set(&mut self.targets_scale, lane, row.scale, along);
+        #[comptime]
+        match &from_forward.statistics {
+            ComptimeOption::None => {
+                set(&mut self.scale, lane, row.scale, along);
+                set(&mut self.at_target, lane, row.share, along);
+            }
+            ComptimeOption::Some(statistics) => {
+                self.set_statistics(statistics, &row, uniforms, comptime!(&spec));
+            }
+        }
+    }
+
+    /// Sets the numbers that a row of logits has from its statistics.
+    fn set_statistics(
+        &mut self,
+        statistics: &[A],
+        row: &RowOfLane<A>,
+        uniforms: &Uniforms,
+        #[comptime] spec: &Spec,
+    ) {
+        let (zero, one) = (A::new(0.0), A::new(1.0));
+        let (lane, along) = (comptime!(row.lane), comptime!(spec.tile.along));
+        let (rows, scale, share) = (uniforms.extent.rows, row.scale, row.share);
+        let maximum = statistics[row.row];
+        let others = statistics[rows + row.row];
         let mut at_maximum = zero;
         let mut elsewhere = zero;
         if comptime!(spec.is_spread) {
-            at_maximum = statistics[2 * extent.rows + row];
-            elsewhere = statistics[3 * extent.rows + row];
+            at_maximum = statistics[2 * rows + row.row];
+            elsewhere = statistics[3 * rows + row.row];
         }
-        let scale_of_scores = scale_of_scores::<A>(numbers, comptime!(&spec));
         let above = ln_1p::<A>(others);
         let inverse = one / (one + others);
-        let total = share + at_maximum + elsewhere;
+        let inner = scale_of_scores::<A>(&uniforms.numbers, spec);
         let mut pull = zero;
         if comptime!(spec.z_loss != ZLoss::Off) {
-            let lse = maximum * scale_of_scores + above;
-            pull = A::new(2.0) * numbers.z_loss.get::<A>() * lse * penalty_scale * inverse;
+            let lse = maximum * inner + above;
+            let factor = A::new(2.0) * uniforms.numbers.z_loss.get::<A>();
+            pull = factor * lse * row.penalty_scale * inverse;
         }
+        let total = share + at_maximum + elsewhere;
         let rest = total * others * inverse;
-        common.maximum = maximum;
-        common.above = above;
-        common.factor = (total * scale * inverse + pull) * scale_of_scores;
-        common.has_dominant = select(others < one, one, zero);
-        common.dominant_at_target = ((elsewhere - rest) * scale + pull) * scale_of_scores;
-        common.dominant_elsewhere = ((elsewhere + share - rest) * scale + pull) * scale_of_scores;
-        common.at_target = share * scale * scale_of_scores;
-        common.scale = scale * scale_of_scores;
+        let has_dominant = select(others < one, one, zero);
+        let at_target = ((elsewhere - rest) * scale + pull) * inner;
+        let not_at_target = ((elsewhere + share - rest) * scale + pull) * inner;
+        let factor = (total * scale * inverse + pull) * inner;
+        set(&mut self.maximum, lane, maximum, along);
+        set(&mut self.above, lane, above, along);
+        set(&mut self.factor, lane, factor, along);
+        set(&mut self.scale, lane, scale * inner, along);
+        set(&mut self.has_dominant, lane, has_dominant, along);
+        set(&mut self.dominant_at_target, lane, at_target, along);
+        set(&mut self.dominant_elsewhere, lane, not_at_target, along);
+        set(&mut self.at_target, lane, share * scale * inner, along);
     }
-    common
+}
+
+/// Row of a lane, with the factors of its gradient.
+#[derive(CubeType)]
+struct RowOfLane<A: Float> {
+    row: usize,
+    /// Share that an index target adds to its class.
+    share: A,
+    scale: A,
+    penalty_scale: A,
+    #[cube(comptime)]
+    lane: usize,
+}
+
+/// Sets one lane; along classes all lanes, which belong to one row.
+#[cube]
+fn set<T: Scalar, N: Size>(
+    lanes: &mut Vector<T, N>,
+    #[comptime] lane: usize,
+    number: T,
+    #[comptime] along: Along,
+) {
+    match comptime!(along) {
+        Along::Classes => *lanes = Vector::new(number),
+        Along::Positions => lanes.insert(lane, number),
+    }
 }
 
 #[cube]

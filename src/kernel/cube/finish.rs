@@ -4,8 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p};
-use super::spec::{Numbers, Spec, Values, ZLoss};
-use super::state::{Row, scale_of_scores};
+use super::spec::{Numbers, Spec, Uniforms, Values, ZLoss};
+use super::state::{Row, scale_of_scores, scaled_difference};
 use super::targets::Target;
 use crate::operation::Outputs;
 
@@ -38,17 +38,18 @@ pub(crate) struct Finished<A: Float> {
     rank: i32,
 }
 
+/// Concludes a row from its sums, its target's logit and the share that an index target adds to its class.
 #[cube]
 pub(crate) fn finish<A: Float>(
     sums: Row<A>,
     target: Target,
     logit: A,
     share: A,
-    numbers: &Numbers,
+    uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) -> Finished<A> {
     let zero = A::new(0.0);
-    let nan = numbers.nan.get::<A>();
+    let numbers = &uniforms.numbers;
     let mut finished = Finished::<A> {
         loss: sums.gaps,
         penalty: zero,
@@ -60,42 +61,20 @@ pub(crate) fn finish<A: Float>(
         log_prob: zero - sums.outputs.surprisal_sum,
         entropy: sums.outputs.entropy_sum,
         predicted: sums.outputs.class,
-        rank: select(target.counts, i32::cast_from(sums.outputs.before), -1i32),
+        rank: i32::cast_from(sums.outputs.before),
     };
-    if comptime!(spec.values == Values::Probabilities) {
-        let ln_of_probability = ln::<A, Const<1>>(Vector::new(logit)).extract(0usize);
-        if comptime!(!spec.has_distributions) {
-            finished.log_prob = ln_of_probability;
-        }
-        finished.loss += select(share == zero, zero, share * (zero - ln_of_probability));
-    } else {
-        let scale = scale_of_scores::<A>(numbers, comptime!(&spec));
-        // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
-        let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
-        // A row of masked classes only has no distribution.
-        let others = select(sums.all == zero, nan, others);
-        let above = ln_1p::<A>(others);
-        // Equal numbers are not subtracted: one of them may have been computed with more digits.
-        let gap = select(logit == sums.maximum, zero, (sums.maximum - logit) * scale);
-        let total = share + sums.at_maximum + sums.elsewhere;
-        let loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
-        finished.loss = loss;
-        finished.others = others;
-        let lse = sums.maximum * scale + above;
-        finished.lse = lse;
-        finished.entropy = sums.outputs.entropy_sum / (others + A::new(1.0)) + above;
-        finished.log_prob = match comptime!(spec.has_distributions) {
-            true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
-            false => zero - (gap + above),
-        };
-        if comptime!(spec.z_loss != ZLoss::Off) {
-            finished.penalty = numbers.z_loss.get::<A>() * lse * lse;
-        }
-        if comptime!(spec.z_loss == ZLoss::Added) {
-            finished.loss += finished.penalty;
+    match comptime!(spec.values) {
+        Values::Probabilities => finished.take_probability(logit, share, comptime!(&spec)),
+        Values::Logits | Values::Scaled | Values::Capped => {
+            finished.take_logit(sums, logit, share, numbers, comptime!(&spec))
         }
     }
-    let dropped = select(target.is_bad, nan, zero);
+    // NaN is below every number, also below minus infinity.
+    let is_number = finished.log_prob >= numbers.lowest.get::<A>();
+    let last = i32::cast_from(uniforms.extent.classes) - 1;
+    let rank = select(is_number, finished.rank, last);
+    finished.rank = select(target.counts, rank, -1i32);
+    let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
     finished.loss = select(target.counts, finished.loss, dropped);
     finished.penalty = select(target.counts, finished.penalty, dropped);
     finished.log_prob = select(target.counts, finished.log_prob, dropped);
@@ -104,6 +83,56 @@ pub(crate) fn finish<A: Float>(
 
 #[cube]
 impl<A: Float> Finished<A> {
+    /// Takes in the probability of an index target.
+    fn take_probability(&mut self, probability: A, share: A, #[comptime] spec: &Spec) {
+        let zero = A::new(0.0);
+        let ln_of_probability = ln::<A, Const<1>>(Vector::new(probability)).extract(0usize);
+        if comptime!(!spec.has_distributions) {
+            self.log_prob = ln_of_probability;
+        }
+        self.loss += select(share == zero, zero, share * (zero - ln_of_probability));
+    }
+
+    /// Takes in the logit of an index target, and the sums of the row.
+    fn take_logit(
+        &mut self,
+        sums: Row<A>,
+        logit: A,
+        share: A,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let zero = A::new(0.0);
+        // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
+        let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
+        // A row of masked classes only has no distribution.
+        let others = select(sums.all == zero, numbers.nan.get::<A>(), others);
+        let above = ln_1p::<A>(others);
+        // Equal numbers are not subtracted: one of them may have been computed with more digits.
+        let below = scaled_difference::<A, Const<1>>(
+            Vector::new(sums.maximum),
+            Vector::new(logit),
+            numbers,
+            spec,
+        );
+        let gap = select(logit == sums.maximum, zero, below.extract(0usize));
+        let total = share + sums.at_maximum + sums.elsewhere;
+        self.loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
+        self.others = others;
+        self.lse = sums.maximum * scale_of_scores::<A>(numbers, spec) + above;
+        self.entropy = sums.outputs.entropy_sum / (others + A::new(1.0)) + above;
+        self.log_prob = match comptime!(spec.has_distributions) {
+            true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
+            false => zero - (gap + above),
+        };
+        if comptime!(spec.z_loss != ZLoss::Off) {
+            self.penalty = numbers.z_loss.get::<A>() * self.lse * self.lse;
+        }
+        if comptime!(spec.z_loss == ZLoss::Added) {
+            self.loss += self.penalty;
+        }
+    }
+
     pub(crate) fn write(
         &self,
         results: &mut Results<A>,

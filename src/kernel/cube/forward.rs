@@ -18,8 +18,8 @@ use super::layout::{place_of_class, start_of_row};
 use super::outputs::RowOutputs;
 use super::plan::Along;
 use super::scan::scan;
-use super::spec::{Extent, Numbers, Span, Spec, span};
-use super::state::{Row, State, scale_of_scores, scores};
+use super::spec::{Extent, Numbers, Span, Spec, Uniforms, span};
+use super::state::{Row, State, scores};
 use super::targets::{Inputs, share_of_target, target_of};
 use crate::operation::Outputs;
 
@@ -31,37 +31,20 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
     inputs: Inputs<A, P, I, N>,
     parts: ComptimeOption<&[A]>,
     mut results: Results<A>,
-    numbers: Numbers,
-    extent: Extent,
+    uniforms: Uniforms,
     #[comptime] spec: Spec,
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
-    let span = span(&extent, tile);
-    let scale = scale_of_scores::<A>(&numbers, comptime!(&spec));
-    let start = start_of_row(span.slot, extent.inner, &extent.logits, tile.has_positions);
-    let mut state = State::<A, N, M>::new(&numbers);
+    let span = span(&uniforms.extent, tile);
+    let mut state = State::<A, N, M>::new(&uniforms.numbers);
     #[comptime]
     match parts {
-        ComptimeOption::None => scan::<F, A, P, I, K, N, M>(
-            logits,
-            &inputs,
-            &mut state,
-            &span,
-            &numbers,
-            &extent,
-            spec.clone(),
-        ),
+        ComptimeOption::None => {
+            scan::<F, A, P, I, K, N, M>(logits, &inputs, &mut state, &span, &uniforms, spec.clone())
+        }
         ComptimeOption::Some(parts) => {
-            let mut base = 0usize;
-            while base < extent.parts {
-                let part = base + span.unit;
-                if part < extent.parts {
-                    let sums = read_part(parts, span.slot, part, &extent, comptime!(spec.clone()));
-                    state.merge(State::of_row(sums), scale, comptime!(&spec));
-                }
-                base += comptime!(tile.units as usize);
-            }
+            merge_parts(parts, &mut state, &span, &uniforms, spec.clone());
         }
     }
     match comptime!(tile.along) {
@@ -69,47 +52,127 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
         {
             #[unroll]
             for lane in 0..N::value().comptime() {
-                let row = span.slot * N::value().comptime() + lane;
-                let target = target_of::<A, P, I, K, N>(&inputs, row, &extent);
-                let place = place_of_class(start, target.class as usize, &extent.logits);
-                let logit = scores::<F, A, N>(logits[place], &numbers, spec.values).extract(lane);
-                let sums = state.row(lane);
-                if comptime!(tile.in_parts) {
-                    if span.exists {
-                        let parts = &mut results.losses;
-                        write_part(parts, sums, row, &span, &extent, spec.clone());
-                    }
-                } else if span.exists {
-                    let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
-                    let finished = finish(sums, target, logit, share, &numbers, spec.clone());
-                    finished.write(&mut results, row, extent.rows, spec.clone());
+                let place = RowOfUnit::new(&span, N::value().comptime(), lane);
+                if span.exists {
+                    conclude::<F, A, P, I, K, N>(
+                        logits,
+                        &inputs,
+                        &mut results,
+                        state.row(lane),
+                        &place,
+                        &uniforms,
+                        spec.clone(),
+                    );
                 }
             }
         }
         Along::Classes => {
-            let sums = sums_of_group(state, scale, spec.clone());
+            let sums = sums_of_group(state, &uniforms.numbers, spec.clone());
+            let place = RowOfUnit::new(&span, 1usize, 0usize);
             if span.unit == 0 && span.exists {
-                if comptime!(tile.in_parts) {
-                    write_part(
-                        &mut results.losses,
-                        sums,
-                        span.slot,
-                        &span,
-                        &extent,
-                        spec.clone(),
-                    );
-                } else {
-                    let target = target_of::<A, P, I, K, N>(&inputs, span.slot, &extent);
-                    let lanes = N::value().comptime();
-                    let class = target.class as usize;
-                    let place = place_of_class(start, class / lanes, &extent.logits);
-                    let logit = scores::<F, A, N>(logits[place], &numbers, spec.values)
-                        .extract_dynamic(class % lanes);
-                    let share = share_of_target::<A, P, I, N>(&inputs, &target, &numbers);
-                    let finished = finish(sums, target, logit, share, &numbers, spec.clone());
-                    finished.write(&mut results, span.slot, extent.rows, spec.clone());
-                }
+                conclude::<F, A, P, I, K, N>(
+                    logits,
+                    &inputs,
+                    &mut results,
+                    sums,
+                    &place,
+                    &uniforms,
+                    spec.clone(),
+                );
             }
+        }
+    }
+}
+
+/// Row that a unit concludes, and the part of it.
+#[derive(CubeType)]
+struct RowOfUnit {
+    row: usize,
+    slot: usize,
+    part: usize,
+    /// Lane of the row in the vectors of the slot.
+    #[cube(comptime)]
+    lane: usize,
+}
+
+#[cube]
+impl RowOfUnit {
+    fn new(span: &Span, #[comptime] rows_of_slot: usize, #[comptime] lane: usize) -> RowOfUnit {
+        RowOfUnit {
+            row: span.slot * rows_of_slot + lane,
+            slot: span.slot,
+            part: span.part,
+            lane,
+        }
+    }
+}
+
+/// Merges the unit's share of the parts of a row into `state`.
+#[cube]
+fn merge_parts<A: Float, N: Size, M: Size>(
+    parts: &[A],
+    state: &mut State<A, N, M>,
+    span: &Span,
+    uniforms: &Uniforms,
+    #[comptime] spec: Spec,
+) {
+    let extent = &uniforms.extent;
+    let mut base = 0usize;
+    while base < extent.parts {
+        let part = base + span.unit;
+        if part < extent.parts {
+            let sums = read_part(parts, span.slot, part, extent, comptime!(spec.clone()));
+            state.merge(State::of_row(sums), &uniforms.numbers, comptime!(&spec));
+        }
+        base += comptime!(spec.tile.units as usize);
+    }
+}
+
+/// Writes the results of a row, or the sums of a part of it.
+#[cube]
+fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    results: &mut Results<A>,
+    sums: Row<A>,
+    place: &RowOfUnit,
+    uniforms: &Uniforms,
+    #[comptime] spec: Spec,
+) {
+    let extent = &uniforms.extent;
+    if comptime!(spec.tile.in_parts) {
+        write_part(&mut results.losses, sums, place, extent, spec.clone());
+    } else {
+        let target = target_of::<A, P, I, K, N>(inputs, place.row, extent);
+        let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
+        let share = share_of_target::<A, P, I, N>(inputs, &target, &uniforms.numbers);
+        let finished = finish(sums, target, logit, share, uniforms, spec.clone());
+        finished.write(results, place.row, extent.rows, spec.clone());
+    }
+}
+
+/// Score of a class of the row.
+#[cube]
+fn score_of<F: Float, A: Float, N: Size>(
+    logits: &[Vector<F, N>],
+    place: &RowOfUnit,
+    class: u32,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) -> A {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let has_positions = comptime!(spec.tile.has_positions);
+    let start = start_of_row(place.slot, extent.inner, &extent.logits, has_positions);
+    let class = class as usize;
+    match comptime!(spec.tile.along) {
+        Along::Positions => {
+            let at = place_of_class(start, class, &extent.logits);
+            scores::<F, A, N>(logits[at], numbers, spec.values).extract(place.lane)
+        }
+        Along::Classes => {
+            let lanes = N::value().comptime();
+            let at = place_of_class(start, class / lanes, &extent.logits);
+            scores::<F, A, N>(logits[at], numbers, spec.values).extract_dynamic(class % lanes)
         }
     }
 }
@@ -118,13 +181,13 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
 #[cube]
 fn sums_of_group<A: Float, N: Size, M: Size>(
     state: State<A, N, M>,
-    scale: A,
+    numbers: &Numbers,
     #[comptime] spec: Spec,
 ) -> Row<A> {
     let mut state = state;
     let mut group = Group::<A>::new(comptime!(spec.tile.group()));
     let maximum = group.maximum(state.maximum.extract(0usize));
-    state.rise_to(Vector::new(maximum), scale, comptime!(&spec));
+    state.rise_to(Vector::new(maximum), numbers, comptime!(&spec));
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
     let outputs = match comptime!(spec.outputs) {
         Outputs::None => RowOutputs::nothing(),
@@ -151,13 +214,12 @@ fn sums_of_group<A: Float, N: Size, M: Size>(
 fn write_part<A: Float>(
     parts: &mut [A],
     sums: Row<A>,
-    row: usize,
-    span: &Span,
+    place: &RowOfUnit,
     extent: &Extent,
     #[comptime] spec: Spec,
 ) {
     let field = extent.rows * extent.parts;
-    let at = row * extent.parts + span.part;
+    let at = place.row * extent.parts + place.part;
     parts[at] = sums.maximum;
     parts[at + field] = sums.others;
     parts[at + 2 * field] = sums.all;

@@ -13,13 +13,15 @@ use super::forward::losses_of_rows;
 use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
-use super::spec::{ExtentLaunch, NumbersLaunch, Spec, Values, ZLoss};
+use super::spec::{ExtentLaunch, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
 use super::targets::InputsLaunch;
 use super::totals::{
-    CountsLaunch, DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes,
-    totals_of_rows,
+    DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
-use crate::operation::{EmptyReduction, Geometry, InputValues, Options, Wanted};
+use crate::operation::{
+    EmptyReduction, Geometry, InputValues, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, Ties, Wanted,
+    bend_of,
+};
 
 /// Numbers in the memory of a device.
 #[derive(Clone, Debug)]
@@ -64,6 +66,14 @@ impl FromForwardBuffers {
             statistics.map_or(0, |statistics| statistics.length),
             self.upstream.length,
         ]
+    }
+
+    fn arguments<A: Float>(&self) -> FromForwardLaunch<A> {
+        FromForwardLaunch::new(
+            self.statistics.as_ref().map(Buffer::argument).into(),
+            self.divisors.as_ref().map(Buffer::argument).into(),
+            self.upstream.argument(),
+        )
     }
 
     /// Number of buffers that are present.
@@ -119,6 +129,25 @@ pub(crate) struct RowResults {
     pub(crate) numbers: Option<Buffer>,
     /// `[2, rows]`, i32; absent where outputs are not wanted.
     pub(crate) classes: Option<Buffer>,
+}
+
+/// Reduction of the losses: its results, and its distribution over cubes.
+struct Totals {
+    loss: Option<Buffer>,
+    divisors: Buffer,
+    cubes: usize,
+    spec: TotalsSpec,
+}
+
+impl Totals {
+    /// Buffers that the last kernel writes.
+    fn outcome<A: Float>(&self) -> OutcomeLaunch<A> {
+        OutcomeLaunch::new(
+            ComptimeOptionArgs::None,
+            self.loss.as_ref().map(Buffer::argument).into(),
+            Some(self.divisors.argument()).into(),
+        )
+    }
 }
 
 impl Buffer {
@@ -208,8 +237,7 @@ impl Call<'_> {
                     argument(numbers).into(),
                     argument(classes).into(),
                 ),
-                self.numbers(),
-                self.extent(plan, [None, None]),
+                UniformsLaunch::new(self.numbers(), self.extent(plan, [None, None])),
                 self.spec(plan),
                 self.dtypes(),
             );
@@ -221,33 +249,41 @@ impl Call<'_> {
         const ROWS_OF_ONE_CUBE: usize = 4096;
         const ROWS_OF_A_UNIT: usize = 8;
         const MOST_CUBES: usize = 1024;
-        let arithmetic = self.arithmetic();
         let spec = self.totals_spec(losses);
-        let units = spec.group.units as usize;
         let rows = self.geometry.rows();
         let cubes = match rows {
             // For so few rows, starting a second kernel takes longer than one cube.
             ..=ROWS_OF_ONE_CUBE => 1,
-            _ => rows.div_ceil(units * ROWS_OF_A_UNIT).min(MOST_CUBES),
+            _ => {
+                let rows_of_a_cube = spec.group.units as usize * ROWS_OF_A_UNIT;
+                rows.div_ceil(rows_of_a_cube).min(MOST_CUBES)
+            }
         };
-        let loss = losses.map(|_| Buffer::new(&self.client, arithmetic, 1));
-        let divisors = Buffer::new(&self.client, arithmetic, 2);
-        let partials = (cubes > 1).then(|| Buffer::new(&self.client, arithmetic, cubes * SUMS));
-        let counts = || CountsLaunch::new(rows, self.geometry.classes, cubes);
-        let given_divisors = || match &self.reduction {
-            Reduction::OverBuffer(divisors) => Some(divisors.argument()),
-            _ => None,
+        let new = |length| Buffer::new(&self.client, self.arithmetic(), length);
+        let totals = Totals {
+            loss: losses.map(|_| new(1)),
+            divisors: new(2),
+            cubes,
+            spec,
         };
-        let address_type = self.address_type([losses.map_or(0, |losses| losses.length)]);
-        let cube_dim = CubeDim::new_1d(spec.group.units);
+        let partials = (cubes > 1).then(|| new(cubes * SUMS));
+        self.launch_totals(&totals, losses, partials.as_ref());
+        if let Some(partials) = partials {
+            self.launch_totals_of_cubes(&totals, &partials);
+        }
+        (totals.loss, totals.divisors)
+    }
+
+    fn launch_totals(&self, totals: &Totals, losses: Option<&Buffer>, partials: Option<&Buffer>) {
+        let arithmetic = self.arithmetic();
         // SAFETY: rows and classes are clamped, as in the launch of the losses. Cubes without rows
         // read nothing and write nothing.
         unsafe {
             totals_of_rows::launch_unchecked(
                 &self.client,
-                self.cube_count(cubes),
-                cube_dim,
-                address_type,
+                self.cube_count(totals.cubes),
+                CubeDim::new_1d(totals.spec.group.units),
+                self.address_type([losses.map_or(0, |losses| losses.length)]),
                 losses.map(Buffer::argument).into(),
                 InputsLaunch::new(
                     self.indices().map(Buffer::argument).into(),
@@ -256,37 +292,46 @@ impl Call<'_> {
                     ComptimeOptionArgs::None,
                     self.ignored(),
                 ),
-                match &partials {
-                    None => conclusion(loss.as_ref(), &divisors),
+                match partials {
+                    None => totals.outcome(),
                     Some(partials) => OutcomeLaunch::new(
                         Some(partials.argument()).into(),
                         ComptimeOptionArgs::None,
                         ComptimeOptionArgs::None,
                     ),
                 },
-                given_divisors().into(),
-                self.mean(),
-                counts(),
-                spec.clone(),
+                self.given_divisors().map(Buffer::argument).into(),
+                self.mean(totals.cubes),
+                totals.spec.clone(),
                 [arithmetic, arithmetic, self.index(), self.comparison()],
             );
-            if let Some(partials) = partials {
-                totals_of_cubes::launch_unchecked(
-                    &self.client,
-                    CubeCount::Static(1, 1, 1),
-                    cube_dim,
-                    address_type,
-                    partials.argument(),
-                    conclusion(loss.as_ref(), &divisors),
-                    given_divisors().into(),
-                    self.mean(),
-                    counts(),
-                    spec,
-                    arithmetic,
-                );
-            }
         }
-        (loss, divisors)
+    }
+
+    fn launch_totals_of_cubes(&self, totals: &Totals, partials: &Buffer) {
+        // SAFETY: the only cube reads the sums that every cube has written, and writes one loss and two
+        // divisors.
+        unsafe {
+            totals_of_cubes::launch_unchecked(
+                &self.client,
+                CubeCount::Static(1, 1, 1),
+                CubeDim::new_1d(totals.spec.group.units),
+                self.address_type([partials.length]),
+                partials.argument(),
+                totals.outcome(),
+                self.given_divisors().map(Buffer::argument).into(),
+                self.mean(totals.cubes),
+                totals.spec.clone(),
+                self.arithmetic(),
+            );
+        }
+    }
+
+    fn given_divisors(&self) -> Option<&Buffer> {
+        match &self.reduction {
+            Reduction::OverBuffer(divisors) => Some(divisors),
+            _ => None,
+        }
     }
 
     fn totals_spec(&self, losses: Option<&Buffer>) -> TotalsSpec {
@@ -309,8 +354,11 @@ impl Call<'_> {
         }
     }
 
-    fn mean(&self) -> MeanLaunch {
+    fn mean(&self, cubes: usize) -> MeanLaunch {
         MeanLaunch::new(
+            self.geometry.rows(),
+            self.geometry.classes,
+            cubes,
             self.number(match self.options.empty {
                 EmptyReduction::Nan => f64::NAN,
                 EmptyReduction::Zero => 0.0,
@@ -336,9 +384,17 @@ impl Call<'_> {
         if places.iter().all(is_new) && (buffers > bindings || few_buffers) {
             // WebGPU guarantees 8 buffers only. A second launch reads everything again.
             let [logits, targets] = places;
-            self.gradients(from_forward, [logits, None]);
-            return self.gradients(from_forward, [None, targets]);
+            self.launch_gradients(from_forward, [logits, None]);
+            return self.launch_gradients(from_forward, [None, targets]);
         }
+        self.launch_gradients(from_forward, places);
+    }
+
+    fn launch_gradients(
+        &self,
+        from_forward: &FromForwardBuffers,
+        places: [Option<GradientBuffer>; 2],
+    ) {
         let inputs = [Some(&self.logits), self.distributions()];
         let layout = |at: usize| match &places[at] {
             Some(GradientBuffer::New(full)) => Some(full.layout),
@@ -357,6 +413,7 @@ impl Call<'_> {
         };
         let layouts = [layout(0), layout(1)];
         let plan = self.plan(layouts.into_iter().flatten());
+        let lengths = places.iter().map(length).chain(from_forward.lengths());
         // SAFETY: rows and classes are clamped, as in the launch of the losses. A gradient replaces its
         // own tensor only where nobody else holds that tensor. Each element is written by the unit that
         // read it, after the read.
@@ -365,22 +422,13 @@ impl Call<'_> {
                 &self.client,
                 self.cube_count(plan.cubes()),
                 CubeDim::new_1d(plan.units_per_cube()),
-                self.address_type(places.iter().map(length).chain(from_forward.lengths())),
+                self.address_type(lengths),
                 plan.vector_size,
                 self.logits.buffer.argument(),
                 self.inputs(true),
                 GradientsLaunch::new(argument(0).into(), argument(1).into()),
-                FromForwardLaunch::new(
-                    from_forward
-                        .statistics
-                        .as_ref()
-                        .map(Buffer::argument)
-                        .into(),
-                    from_forward.divisors.as_ref().map(Buffer::argument).into(),
-                    from_forward.upstream.argument(),
-                ),
-                self.numbers(),
-                self.extent(&plan, layouts),
+                from_forward.arguments(),
+                UniformsLaunch::new(self.numbers(), self.extent(&plan, layouts)),
                 self.spec(&plan),
                 self.dtypes(),
             );
@@ -425,6 +473,10 @@ impl Call<'_> {
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
             outputs: self.wanted.outputs,
+            ties: match self.wanted.outputs {
+                Outputs::None => Ties::ByClass,
+                Outputs::Rows | Outputs::RowsAndEntropy => self.options.ties,
+            },
             z_loss: match (self.options.z_loss == 0.0, &self.reduction) {
                 (true, _) => ZLoss::Off,
                 (false, Reduction::PerRow) => ZLoss::Added,
@@ -478,19 +530,26 @@ impl Call<'_> {
             InputValues::Logits { scale, softcap } => (scale, softcap.unwrap_or(1.0)),
             InputValues::Probabilities => (1.0, 1.0),
         };
+        let before = if scale < 1.0 { 0.5 } else { 1.0 };
+        let [least_finite, slack, least_positive] = match self.arithmetic() {
+            ElemType::Float(FloatKind::F64) => [f64::MIN, f64::EPSILON, f64::MIN_POSITIVE],
+            _ => [f32::MIN, f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
+        };
+        let slack = slack * ROUNDINGS_OF_A_PRODUCT;
         let smoothing = self.options.label_smoothing;
         NumbersLaunch::new(
             self.number(1.0 - smoothing),
             self.number(smoothing / self.geometry.classes as f64),
             self.number(scale),
+            self.number(before),
+            self.number(scale / before),
             self.number(cap),
-            self.number(scale / cap),
+            self.number(bend_of(scale, cap)),
             self.number(self.options.z_loss),
-            self.number(match self.arithmetic() {
-                ElemType::Float(FloatKind::F64) => f64::MIN,
-                _ => f32::MIN.into(),
-            }),
+            self.number(least_finite),
             self.number(f64::NEG_INFINITY),
+            self.number(slack),
+            self.number(least_positive),
             self.number(f64::NAN),
         )
     }
@@ -573,15 +632,6 @@ impl Call<'_> {
     fn cube_count(&self, cubes: usize) -> CubeCount {
         cubecl::calculate_cube_count_elemwise(&self.client, cubes, CubeDim::new_1d(1))
     }
-}
-
-/// Buffers that the last kernel of a reduction writes.
-fn conclusion<A: Float>(loss: Option<&Buffer>, divisors: &Buffer) -> OutcomeLaunch<A> {
-    OutcomeLaunch::new(
-        ComptimeOptionArgs::None,
-        loss.map(Buffer::argument).into(),
-        Some(divisors.argument()).into(),
-    )
 }
 
 /// The dtype that numbers of this dtype are computed in.

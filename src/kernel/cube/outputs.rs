@@ -2,7 +2,8 @@
 //! entropy, and the log-likelihood of a distribution.
 //!
 //! Classes are ordered by their scores, the largest first. Of equal scores the earlier class is first.
-//! NaN is below all numbers.
+//! NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower by the
+//! rounding of its logit.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -12,12 +13,12 @@ use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
-use crate::operation::Outputs;
+use crate::operation::{Outputs, Ties};
 
 /// Base of the two digits of a class or a count of classes; each digit is exact in the arithmetic.
 const SPLIT: u32 = 4096;
 
-/// Target of each lane's row, with its score.
+/// Target of each lane's row, with the score that orders it.
 #[derive(CubeType)]
 pub(crate) struct RankedClass<A: Float, N: Size> {
     pub(crate) score: Vector<A, N>,
@@ -126,7 +127,10 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         if comptime!(spec.outputs != Outputs::None) {
             let along = comptime!(spec.tile.along);
             let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
-            let x = or_lowest(x, numbers.lowest.get::<A>());
+            let mut x = or_lowest(x, numbers.lowest.get::<A>());
+            if comptime!(spec.ties == Ties::TargetLoses) {
+                x = select_many(classes.equal(&ranked.class), ranked.score, x);
+            }
             let is_better = x.greater_than(&self.best);
             self.class = select_many(is_better, classes, self.class);
             self.best = select_many(is_better, x, self.best);
@@ -289,6 +293,18 @@ impl<A: Float> RowOutputs<A> {
             share_sum: parts[at + 7 * field],
         }
     }
+}
+
+/// Score of a target that loses ties: lower by the rounding of a product of two features.
+#[cube]
+pub(crate) fn lowered<A: Float, N: Size>(score: Vector<A, N>, numbers: &Numbers) -> Vector<A, N> {
+    let zero = zeros::<A, N>();
+    let size = select_many(score.less_than(&zero), zero - score, score);
+    let slack = max(
+        size * Vector::new(numbers.slack.get::<A>()),
+        Vector::new(numbers.least_positive.get::<A>()),
+    );
+    score - slack
 }
 
 /// Class whose rank is wanted.

@@ -4,14 +4,14 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::layout::{place_of_class, start_of_row};
-use super::outputs::{RankedClass, class_to_rank, or_lowest};
+use super::outputs::{RankedClass, class_to_rank, lowered, or_lowest};
 use super::plan::Along;
-use super::spec::{Extent, Numbers, Span, Spec};
+use super::spec::{Span, Spec, Uniforms};
 use super::state::{State, scores};
 use super::sum::zeros;
 use super::targets::{Inputs, target_of};
 use super::walk::{Walk, steps_of_block};
-use crate::operation::Outputs;
+use crate::operation::{Outputs, Ties};
 
 /// Blocks that one run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
@@ -23,19 +23,18 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
     inputs: &Inputs<A, P, I, N>,
     state: &mut State<A, N, M>,
     span: &Span,
-    numbers: &Numbers,
-    extent: &Extent,
+    uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) {
     let tile = comptime!(spec.tile);
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
     let mut takes_any = comptime!(spec.adds_anything()).runtime();
     if comptime!(tile.along == Along::Classes && spec.outputs == Outputs::None) {
         // The logits of a row that does not count are not read.
         let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
         takes_any = takes_any && target.counts;
     }
-    let ranked =
-        class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, numbers, extent, spec.clone());
+    let ranked = class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, uniforms, spec.clone());
     let mut walk = Walk::new(span, takes_any, extent, tile);
     if comptime!(tile.is_single_block) {
         if walk.base < walk.end {
@@ -67,10 +66,10 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     logits: &[Vector<F, N>],
     inputs: &Inputs<A, P, I, N>,
     span: &Span,
-    numbers: &Numbers,
-    extent: &Extent,
+    uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) -> RankedClass<A, N> {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
     let mut ranked = RankedClass::<A, N> {
         score: zeros(),
         class: Vector::new(0u32),
@@ -108,6 +107,9 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             }
         }
         ranked.score = or_lowest(ranked.score, numbers.lowest.get::<A>());
+        if comptime!(spec.ties == Ties::TargetLoses) {
+            ranked.score = lowered(ranked.score, numbers);
+        }
     }
     ranked
 }

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::layout::Strides;
 use super::plan::Tile;
-use crate::operation::Outputs;
+use crate::operation::{Outputs, Ties};
 
 /// Meaning of the input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +40,8 @@ pub(crate) struct Spec {
     /// Whether the targets are distributions.
     pub(crate) has_distributions: bool,
     pub(crate) outputs: Outputs,
+    /// Order of equal scores; of no meaning without outputs.
+    pub(crate) ties: Ties,
     pub(crate) z_loss: ZLoss,
 }
 
@@ -73,6 +75,10 @@ pub(crate) struct Numbers {
     pub(crate) even: InputScalar,
     /// Factor of the logits.
     pub(crate) scale: InputScalar,
+    /// Power of two that multiplies scores before their difference is taken.
+    pub(crate) before: InputScalar,
+    /// Factor of the difference: `scale / before`.
+    pub(crate) after: InputScalar,
     /// Bound of the softcap.
     pub(crate) cap: InputScalar,
     /// `scale / cap`.
@@ -83,6 +89,10 @@ pub(crate) struct Numbers {
     pub(crate) least_finite: InputScalar,
     /// Minus infinity: shader languages have no literal for it.
     pub(crate) lowest: InputScalar,
+    /// Rounding of a product of two features, as a share of it.
+    pub(crate) slack: InputScalar,
+    /// The least positive number of full precision.
+    pub(crate) least_positive: InputScalar,
     /// NaN: shader languages have no literal for it.
     pub(crate) nan: InputScalar,
 }
@@ -107,6 +117,13 @@ pub(crate) struct Extent {
     pub(crate) gradient: Strides,
     /// Strides of the distributions' gradient.
     pub(crate) targets_gradient: Strides,
+}
+
+/// Arguments of a call that all units share.
+#[derive(CubeType, CubeLaunch)]
+pub(crate) struct Uniforms {
+    pub(crate) numbers: Numbers,
+    pub(crate) extent: Extent,
 }
 
 /// Share of a row's classes that a unit visits.

@@ -81,9 +81,14 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
     }
 
     /// Moves all sums to a maximum that is at least the old one.
-    pub(crate) fn rise_to(&mut self, maximum: Vector<A, M>, scale: A, #[comptime] spec: &Spec) {
+    pub(crate) fn rise_to(
+        &mut self,
+        maximum: Vector<A, M>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
         let stays = self.maximum.equal(&maximum);
-        let rise = (maximum - self.maximum) * Vector::new(scale);
+        let rise = scaled_difference(maximum, self.maximum, numbers, spec);
         let fall = (zeros::<A, M>() - rise).exp();
         let exponentials = self.all.value();
         self.outputs.rise(stays, exponentials, rise, fall, spec);
@@ -104,15 +109,20 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
     fn rise_to_lanes(&mut self, scores: Vector<A, N>, numbers: &Numbers, #[comptime] spec: &Spec) {
         let largest = largest_of_rows::<A, N, M>(scores, spec.tile.along);
         let maximum = larger(self.maximum, largest);
-        self.rise_to(maximum, scale_of_scores::<A>(numbers, spec), spec);
+        self.rise_to(maximum, numbers, spec);
     }
 
     /// Takes in another state of the same row.
-    pub(crate) fn merge(&mut self, other: State<A, N, M>, scale: A, #[comptime] spec: &Spec) {
+    pub(crate) fn merge(
+        &mut self,
+        other: State<A, N, M>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
         let mut other = other;
         let maximum = larger(self.maximum, other.maximum);
-        self.rise_to(maximum, scale, spec);
-        other.rise_to(maximum, scale, spec);
+        self.rise_to(maximum, numbers, spec);
+        other.rise_to(maximum, numbers, spec);
         self.others.add(other.others.value());
         self.all.add(other.all.value());
         self.gaps.add(other.gaps.value());
@@ -280,14 +290,14 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             }
             self.outputs.take(surprisal, own_shares, spec);
         } else {
-            let scale = Vector::new(scale_of_scores::<A>(numbers, spec));
             let is_below = x.less_than(&self.maximum);
-            let exponential = ((x - self.maximum) * scale).exp();
+            let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
             self.all += exponential;
             self.others += select_many(is_below, exponential, zeros());
             if comptime!(spec.is_spread || spec.outputs != Outputs::None) {
                 // Equal infinities are not subtracted: the difference would be NaN.
-                let gap = select_many(is_below, (self.maximum - x) * scale, zeros());
+                let gap = scaled_difference(self.maximum, x, numbers, spec);
+                let gap = select_many(is_below, gap, zeros());
                 if comptime!(spec.is_spread) {
                     self.gaps += times(shares, gap);
                     self.at_maximum += select_many(is_below, zeros(), shares);
@@ -317,7 +327,11 @@ pub(crate) fn scores<F: Float, A: Float, N: Size>(
         Values::Logits | Values::Scaled | Values::Probabilities => x,
         Values::Capped => {
             let cap = Vector::new(numbers.cap.get::<A>());
-            cap * tanh(x * Vector::new(numbers.bend.get::<A>()))
+            let capped = cap * tanh(x * Vector::new(numbers.bend.get::<A>()));
+            // Infinite logits are masks, not numbers: they pass.
+            let lowest = Vector::new(numbers.lowest.get::<A>());
+            let is_infinite = x.equal(&lowest).or(x.equal(&(zeros::<A, N>() - lowest)));
+            select_many(is_infinite, x, capped)
         }
     }
 }
@@ -328,6 +342,24 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
     match comptime!(spec.values) {
         Values::Scaled => numbers.scale.get::<A>(),
         Values::Logits | Values::Capped | Values::Probabilities => A::new(1.0),
+    }
+}
+
+/// `(a - b)` times the factor of the differences of scores. A factor below 1 is applied in two steps, so that
+/// they overflow only where the result does.
+#[cube]
+pub(crate) fn scaled_difference<A: Float, N: Size>(
+    a: Vector<A, N>,
+    b: Vector<A, N>,
+    numbers: &Numbers,
+    #[comptime] spec: &Spec,
+) -> Vector<A, N> {
+    match comptime!(spec.values) {
+        Values::Scaled => {
+            let before = Vector::new(numbers.before.get::<A>());
+            (a * before - b * before) * Vector::new(numbers.after.get::<A>())
+        }
+        Values::Logits | Values::Capped | Values::Probabilities => a - b,
     }
 }
 

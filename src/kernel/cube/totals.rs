@@ -33,9 +33,13 @@ pub(crate) const SUMS: usize = 4;
 /// that a unit has hundreds of terms.
 const TERMS_OF_A_RUN: usize = 32;
 
-/// Numbers of a reduction besides the numbers of every call.
+/// Sizes and numbers of a reduction.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Mean {
+    pub(crate) rows: usize,
+    pub(crate) classes: usize,
+    /// Number of cubes that share the rows.
+    pub(crate) cubes: usize,
     /// Result of a mean whose divisor is 0.
     pub(crate) empty: InputScalar,
     /// Divisor, where the host gives it.
@@ -59,15 +63,6 @@ struct CubeSums<A: Float> {
     counted: A,
 }
 
-/// Sizes of a reduction.
-#[derive(CubeType, CubeLaunch)]
-pub(crate) struct Counts {
-    pub(crate) rows: usize,
-    pub(crate) classes: usize,
-    /// Number of cubes that share the rows.
-    pub(crate) cubes: usize,
-}
-
 /// Buffers that the kernels write.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Outcome<A: Float> {
@@ -87,12 +82,11 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     mut outcome: Outcome<A>,
     given_divisors: ComptimeOption<&[A]>,
     mean: Mean,
-    counts: Counts,
     #[comptime] spec: TotalsSpec,
     #[define(A, P, I, K)] _dtypes: [ElemType; 4],
 ) {
-    let rows = counts.rows;
-    let length = rows.div_ceil(counts.cubes);
+    let rows = mean.rows;
+    let length = rows.div_ceil(mean.cubes);
     let first = (CUBE_POS * length).min(rows);
     let end = (first + length).min(rows);
     let mut sums = Sums::<A>::nothing();
@@ -115,7 +109,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                     #[comptime]
                     if let ComptimeOption::Some(indices) = &inputs.indices {
                         let ignored = &inputs.ignored;
-                        let target = target_of_row::<I, K>(indices, row, counts.classes, ignored);
+                        let target = target_of_row::<I, K>(indices, row, mean.classes, ignored);
                         let weight = inputs.weight(target.class as usize);
                         let weight = select(target.counts, weight, A::new(0.0));
                         sums.weight.add(Vector::new(weight));
@@ -129,7 +123,7 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
         sums.end_run();
     }
     let sums = sums.of_cube(comptime!(spec.group));
-    if UNIT_POS == 0 && CUBE_POS < counts.cubes {
+    if UNIT_POS == 0 && CUBE_POS < mean.cubes {
         #[comptime]
         match &mut outcome.partials {
             ComptimeOption::Some(partials) => sums.write(partials),
@@ -147,18 +141,17 @@ pub(crate) fn totals_of_cubes<A: Float>(
     mut outcome: Outcome<A>,
     given_divisors: ComptimeOption<&[A]>,
     mean: Mean,
-    counts: Counts,
     #[comptime] spec: TotalsSpec,
     #[define(A)] _dtype: ElemType,
 ) {
     let mut sums = Sums::<A>::nothing();
     let units = comptime!(spec.group.units as usize);
     let mut base = 0usize;
-    while base < counts.cubes {
-        let end_of_run = counts.cubes.min(base + TERMS_OF_A_RUN * units);
+    while base < mean.cubes {
+        let end_of_run = mean.cubes.min(base + TERMS_OF_A_RUN * units);
         while base < end_of_run {
             let cube = base + UNIT_POS as usize;
-            if cube < counts.cubes {
+            if cube < mean.cubes {
                 let at = cube * SUMS;
                 sums.loss.add(Vector::new(partials[at]));
                 sums.penalty.add(Vector::new(partials[at + 1]));

@@ -20,7 +20,7 @@ struct Case {
     form: String,
     features: usize,
     tensors: Vec<Vec<f64>>,
-    temperature: f32,
+    temperature: f64,
     normalize: bool,
     reduction: String,
     query_ids: Option<Vec<i64>>,
@@ -74,7 +74,7 @@ impl Case {
         Problem {
             form,
             tensors: self.tensors.clone(),
-            log_scale: -f64::from(self.temperature).ln(),
+            log_scale: -self.temperature.ln(),
             config,
             upstream: self.upstream,
         }

@@ -15,7 +15,7 @@ use crate::common::tolerance::{assert_numbers, of_projection};
 const QUERIES: usize = 37;
 const FEATURES: usize = 33;
 const NEGATIVES: usize = 517;
-const TEMPERATURE: f32 = 0.125;
+const TEMPERATURE: f64 = 0.125;
 const UPSTREAM: f64 = -1.75;
 
 /// The id of a query, which many negatives have too.

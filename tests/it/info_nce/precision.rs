@@ -16,7 +16,7 @@ use super::{FORMS, Form, Gradients, Problem};
 use crate::common::run::numbers;
 use crate::common::tolerance::assert_numbers;
 
-const TEMPERATURE: f32 = 0.3;
+const TEMPERATURE: f64 = 0.3;
 
 fn unit_roundoff(dtype: DType) -> f64 {
     match dtype {

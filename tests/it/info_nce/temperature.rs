@@ -26,7 +26,7 @@ fn the_temperature_is_bounded(device: &Device) {
     let (_, expected) = problem.gradients();
     assert_numbers("temperature", &found, &[expected], 2e-5);
     let back = Module::map(warmer.clamp_scale(), &mut Added(-1.0));
-    let expected = 1.0 / (20.0 * (-1f32).exp());
+    let expected = 1.0 / (20.0 * (-1f64).exp());
     assert!((back.temperature() - expected).abs() < 1e-5);
 }
 

@@ -70,7 +70,7 @@ fn what_does_not_fit_is_said(device: &Device) {
         combined.clone().try_combine(smooth),
         &["have shape [6, 4], expected [3, 4]"],
     );
-    let foreign = || ShardStatistics::from_tensor(Tensor::zeros([2, 4], device));
+    let foreign = || ShardStatistics::from_tensor(Tensor::zeros([2, 4], device), &loss);
     assert_says(foreign().try_combine(foreign()), &["have shape [2, 4]"]);
 
     let weighed = CrossEntropyLossConfig::new()
