@@ -250,3 +250,13 @@ fn the_oracle_agrees_with_pytorch() {
     let differences = differences(oracle::solve, tolerance::of(DType::F64));
     assert!(differences.is_empty(), "{differences:#?}");
 }
+
+#[test]
+fn the_two_oracles_agree_on_the_fixtures() {
+    let difference = |case: &Case| {
+        let difference = crate::oracles::difference(&case.problem())?;
+        Some(format!("{}: {difference}", case.name))
+    };
+    let differences: Vec<String> = CASES.iter().filter_map(difference).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+}

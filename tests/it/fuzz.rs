@@ -1,9 +1,9 @@
-//! Compares random problems with the portable path in f64, or with the oracle on a device without f64.
+//! Compares random problems with the oracle.
 
 use burn::tensor::Device;
 
 use crate::common::backends::{is_host, is_processor, on_every_backend};
-use crate::common::random::random_problems_agree;
+use crate::common::random::{number_of_problems, random_problems_agree};
 
 /// Cases on the host: a build without optimisation runs them in a few seconds.
 const CASES_OF_THE_HOST: u32 = 200;
@@ -12,7 +12,7 @@ const CASES_OF_THE_PROCESSOR: u32 = 80;
 /// Cases on other devices, whose compilers take several times as long for kernels with the same source.
 const CASES_OF_A_SHADER: u32 = 20;
 
-fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
+fn a_random_problem_agrees_with_the_oracle(device: &Device) {
     let default = if is_host(device) {
         CASES_OF_THE_HOST
     } else if is_processor(device) {
@@ -20,10 +20,7 @@ fn a_random_problem_agrees_with_the_portable_path(device: &Device) {
     } else {
         CASES_OF_A_SHADER
     };
-    let number = std::env::var("FUZZ_CASES").map_or(default, |number| {
-        number.parse().expect("FUZZ_CASES is a number")
-    });
-    random_problems_agree(number, device);
+    random_problems_agree(number_of_problems(default), device);
 }
 
-on_every_backend!(a_random_problem_agrees_with_the_portable_path,);
+on_every_backend!(a_random_problem_agrees_with_the_oracle,);

@@ -23,6 +23,7 @@ mod metrics;
 mod modules;
 mod momentum;
 mod onnx;
+mod oracles;
 mod outputs;
 mod properties;
 mod queue;

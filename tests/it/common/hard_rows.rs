@@ -82,7 +82,8 @@ pub fn classes_at_minus_infinity_have_no_part(device: &Device) {
                 let problem = masked(Problem::random(&shape, class_dim, soft, 9)).unreduced();
                 let weighed = problem.clone().with_weights();
                 let weighed = weighed.with_config(|config| config.with_logit_scale(0.5));
-                for problem in [problem, weighed] {
+                let capped = capped(&problem);
+                for problem in [problem, weighed, capped] {
                     assert_agrees(&problem, Form::default(), device);
                 }
             }
@@ -115,6 +116,12 @@ fn masked(mut problem: Problem) -> Problem {
     problem
 }
 
+/// An infinite logit is a mask, which a softcap does not turn into a number.
+fn capped(problem: &Problem) -> Problem {
+    let problem = problem.clone();
+    problem.with_config(|config| config.with_logit_scale(0.7).with_logit_softcap(Some(4.0)))
+}
+
 /// Makes rows without a distribution, next to others in a block of 64 and in the rest of the last block.
 fn spoil(problem: &mut Problem, rows: &[usize]) {
     let last = problem.classes() - 1;
@@ -143,7 +150,8 @@ pub fn a_row_without_a_distribution_spoils_no_other(device: &Device) {
                 spoil(&mut problem, &spoiled);
                 let weighed = problem.clone().with_weights();
                 let weighed = weighed.with_config(|config| config.with_label_smoothing(0.1));
-                for problem in [problem.clone(), problem.unreduced(), weighed] {
+                let capped = capped(&problem);
+                for problem in [problem.clone(), problem.unreduced(), weighed, capped] {
                     assert_spoiled_alone(&problem, &spoiled, device);
                 }
             }
@@ -192,4 +200,26 @@ pub fn an_ignored_row_has_a_gradient_of_zero_in_every_layout(device: &Device) {
             }
         }
     }
+}
+
+/// The problems of the tests above in small layouts, without what they expect.
+pub fn problems() -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for classes in [3, 65] {
+        for (shape, class_dim) in [(vec![19, classes], 1), (vec![2, classes, 9], 1)] {
+            for soft in [false, true] {
+                let (confident, _) = confident(&shape, class_dim, soft);
+                let random = Problem::random(&shape, class_dim, soft, 9);
+                let mut spoiled = random.clone();
+                spoil(&mut spoiled, &[0, 1, 5, 9, 17]);
+                let masked = masked(random).unreduced();
+                for problem in [confident, masked, spoiled.clone(), spoiled.unreduced()] {
+                    problems.push(capped(&problem));
+                    problems.push(problem.clone().with_every_option());
+                    problems.push(problem);
+                }
+            }
+        }
+    }
+    problems
 }

@@ -21,35 +21,35 @@ struct Row {
     ignored: bool,
 }
 
+/// The numbers of one row and what it takes to put them into the results.
+struct Parts<'a> {
+    problem: &'a Problem,
+    row: &'a Row,
+    /// The shares of the classes in the loss, and their sum.
+    share: Vec<f64>,
+    total_share: f64,
+    softmax: Softmax,
+    roundings: f64,
+    /// The gradient of the result by the row's loss and by its z-loss.
+    main_scale: f64,
+    z_scale: f64,
+    /// Whether the losses have a divisor of 0.
+    mean_is_empty: bool,
+}
+
+/// The divisors of the losses and of the z-losses.
+#[derive(Clone, Copy)]
+struct Divisors {
+    main: f64,
+    z: f64,
+}
+
 /// Loss and gradients of a problem.
 pub fn solve(problem: &Problem) -> Outcome {
-    let config = &problem.config;
-    let classes = problem.classes();
-    let smoothing = f64::from(config.label_smoothing);
-    let z = f64::from(config.z_loss);
-    let class_weight = |class: usize| {
-        config
-            .weight
-            .as_ref()
-            .map_or(1.0, |weight| f64::from(weight[class]))
-    };
-
     let rows: Vec<Row> = (0..problem.rows())
         .map(|row| row_of(problem, row))
         .collect();
-    let total: f64 = rows.iter().map(|row| row.weight).sum();
-    let counted = rows.iter().filter(|row| !row.ignored).count() as f64;
-
-    // The divisors of a row's main loss and z-loss.
-    let (main_by, z_by) = if problem.unreduced || is_sum(config) {
-        (1.0, 1.0)
-    } else if is_batch_mean(config) {
-        let samples = batch_size(problem) as f64;
-        (samples, samples)
-    } else {
-        (total, counted)
-    };
-
+    let divisors = divisors(problem, &rows);
     let mut main_losses = vec![0.0; rows.len()];
     let mut z_losses = vec![0.0; rows.len()];
     let mut logits_gradient = vec![0.0; problem.logits.len()];
@@ -59,108 +59,29 @@ pub fn solve(problem: &Problem) -> Outcome {
         logits_gradient: vec![0.0; problem.logits.len()],
         targets_gradient: vec![0.0; problem.logits.len()],
     };
-    for (index, row) in rows.iter().enumerate() {
-        if row.ignored {
-            continue;
-        }
-        let upstream = problem.upstream[if problem.unreduced { index } else { 0 }];
-        let share: Vec<f64> = (0..classes)
-            .map(|class| {
-                let smoothed = (1.0 - smoothing) * row.target[class] + smoothing / classes as f64;
-                class_weight(class) * smoothed
-            })
-            .collect();
-        let Softmax {
-            surprisal,
-            lse,
-            lse_terms,
-        } = softmax(&row.values, config.logits);
-        let roundings = roundings(problem, &row.values);
-        let total_share: f64 = share.iter().sum();
-        main_losses[index] = (0..classes)
-            .filter(|class| share[*class] != 0.0)
-            .map(|class| share[class] * surprisal[class])
-            .sum();
-        z_losses[index] = if z == 0.0 { 0.0 } else { z * lse * lse };
-        terms.loss[index] = total_share * roundings + 2.0 * z * lse.abs() * (lse_terms + roundings);
-
-        let main_scale = if main_by == 0.0 {
-            0.0
-        } else {
-            upstream / main_by
-        };
-        let z_scale = if z_by == 0.0 { 0.0 } else { upstream / z_by };
-        for class in 0..classes {
+    for (index, row) in rows.iter().enumerate().filter(|(_, row)| !row.ignored) {
+        let parts = parts(problem, row, index, divisors);
+        main_losses[index] = parts.main_loss();
+        z_losses[index] = parts.z_loss();
+        terms.loss[index] = parts.loss_terms();
+        for class in 0..problem.classes() {
             let at = problem.at(index, class);
-            let slope = if config.logits {
-                let probability = (-surprisal[class]).exp();
-                // This is sum_c a[c] p - a, arranged as p sum_{others} a - a (1 - p), so that nothing cancels
-                // where p is near 1.
-                let others = sum_without(&share, class, total_share);
-                let missing = if probability <= 0.5 {
-                    1.0 - probability
-                } else {
-                    (0..classes)
-                        .filter(|other| *other != class)
-                        .map(|other| (-surprisal[other]).exp())
-                        .sum()
-                };
-                let main = probability * others - share[class] * missing;
-                let scale = row.slopes[class] * row.conditions[class] * main_scale;
-                terms.logits_gradient[at] = scale.abs()
-                    * (1.0 + roundings)
-                    * if probability <= 0.5 {
-                        probability * (others + share[class]) + share[class]
-                    } else {
-                        missing * (others + share[class]) + others
-                    };
-                let penalty = if z == 0.0 {
-                    0.0
-                } else {
-                    let slope = 2.0 * z * probability;
-                    terms.logits_gradient[at] +=
-                        (slope * z_scale * row.slopes[class]).abs() * (lse_terms + roundings);
-                    slope * lse
-                };
-                (main * main_scale + penalty * z_scale) * row.slopes[class]
-            } else if share[class] == 0.0 {
-                0.0
-            } else {
-                -share[class] / row.values[class] * main_scale
-            };
-            logits_gradient[at] = slope;
-            let factor = (1.0 - smoothing) * class_weight(class);
-            terms.targets_gradient[at] = (factor * main_scale).abs() * roundings;
-            targets_gradient[at] = if factor == 0.0 {
-                0.0
-            } else {
-                factor * surprisal[class] * main_scale
-            };
+            (logits_gradient[at], terms.logits_gradient[at]) = parts.logits_slope(class);
+            (targets_gradient[at], terms.targets_gradient[at]) = parts.targets_slope(class);
         }
     }
-
     let loss = if problem.unreduced {
         let pairs = main_losses.iter().zip(&z_losses);
         pairs.map(|(main, z)| main + z).collect()
     } else {
-        let least = if main_by == 0.0 {
-            z_by
-        } else {
-            main_by.min(z_by)
-        };
+        let Divisors { main, z } = divisors;
+        let least = if main == 0.0 { z } else { main.min(z) };
         if least != 0.0 {
             terms.loss = vec![terms.loss.iter().sum::<f64>() / least];
         }
-        let divided = |losses: &[f64], by: f64| {
-            if by == 0.0 {
-                empty_value(config)
-            } else {
-                losses.iter().sum::<f64>() / by
-            }
-        };
-        let mut loss = divided(&main_losses, main_by);
-        if z != 0.0 {
-            loss += divided(&z_losses, z_by);
+        let mut loss = divided(problem, &main_losses, main);
+        if problem.config.z_loss != 0.0 {
+            loss += divided(problem, &z_losses, z);
         }
         vec![loss]
     };
@@ -175,6 +96,160 @@ pub fn solve(problem: &Problem) -> Outcome {
     }
 }
 
+fn divisors(problem: &Problem, rows: &[Row]) -> Divisors {
+    let config = &problem.config;
+    let (main, z) = if problem.unreduced || is_sum(config) {
+        (1.0, 1.0)
+    } else if is_batch_mean(config) {
+        let samples = batch_size(problem) as f64;
+        (samples, samples)
+    } else {
+        let counted = rows.iter().filter(|row| !row.ignored).count();
+        (rows.iter().map(|row| row.weight).sum(), counted as f64)
+    };
+    Divisors { main, z }
+}
+
+/// The sum of the losses over their divisor. A row without a distribution shows even where the divisor is 0.
+fn divided(problem: &Problem, losses: &[f64], by: f64) -> f64 {
+    let sum = sum(losses.iter().copied());
+    if by == 0.0 && !sum.is_nan() {
+        empty_value(&problem.config)
+    } else {
+        sum / by
+    }
+}
+
+fn class_weight(problem: &Problem, class: usize) -> f64 {
+    let weight = &problem.config.weight;
+    weight.as_ref().map_or(1.0, |w| f64::from(w[class]))
+}
+
+fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> Parts<'a> {
+    let classes = problem.classes();
+    let smoothing = f64::from(problem.config.label_smoothing);
+    let share: Vec<f64> = (0..classes)
+        .map(|class| {
+            let smoothed = (1.0 - smoothing) * row.target[class] + smoothing / classes as f64;
+            class_weight(problem, class) * smoothed
+        })
+        .collect();
+    let upstream = problem.upstream[if problem.unreduced { index } else { 0 }];
+    let over = |divisor: f64| {
+        if divisor == 0.0 {
+            0.0
+        } else {
+            upstream / divisor
+        }
+    };
+    Parts {
+        problem,
+        row,
+        total_share: sum(share.iter().copied()),
+        share,
+        softmax: softmax(&row.values, problem.config.logits),
+        roundings: roundings(problem, &row.values),
+        main_scale: over(by.main),
+        z_scale: over(by.z),
+        mean_is_empty: by.main == 0.0,
+    }
+}
+
+impl Parts<'_> {
+    /// A row without a distribution has a loss of NaN even where no class has a share.
+    fn main_loss(&self) -> f64 {
+        if self.softmax.lse.is_nan() {
+            return f64::NAN;
+        }
+        let with_share = (0..self.share.len()).filter(|class| self.share[*class] != 0.0);
+        sum(with_share.map(|class| self.share[class] * self.softmax.surprisal[class]))
+    }
+
+    fn z(&self) -> f64 {
+        f64::from(self.problem.config.z_loss)
+    }
+
+    fn z_loss(&self) -> f64 {
+        if self.z() == 0.0 {
+            return 0.0;
+        }
+        self.z() * self.softmax.lse * self.softmax.lse
+    }
+
+    fn loss_terms(&self) -> f64 {
+        let Softmax { lse, lse_terms, .. } = self.softmax;
+        self.total_share * self.roundings
+            + 2.0 * self.z() * lse.abs() * (lse_terms + self.roundings)
+    }
+
+    /// The derivative by a logit or a probability, and its terms.
+    fn logits_slope(&self, class: usize) -> (f64, f64) {
+        if self.problem.config.logits {
+            return self.slope_of_logit(class);
+        }
+        // An empty mean has no gradient. It is not that an upstream gradient of 0 takes to 0: 0 times an
+        // infinite slope is NaN.
+        if self.share[class] == 0.0 || self.mean_is_empty {
+            return (0.0, 0.0);
+        }
+        let slope = -self.share[class] / self.row.values[class];
+        (slope * self.main_scale, 0.0)
+    }
+
+    fn slope_of_logit(&self, class: usize) -> (f64, f64) {
+        let Softmax {
+            ref surprisal,
+            lse,
+            lse_terms,
+        } = self.softmax;
+        let share = self.share[class];
+        let slope = self.row.slopes[class];
+        let probability = (-surprisal[class]).exp();
+        // This is sum_c a[c] p - a, arranged as p sum_{others} a - a (1 - p), so that nothing cancels where p
+        // is near 1.
+        let others = sum_without(&self.share, class, self.total_share);
+        let missing = if probability <= 0.5 {
+            1.0 - probability
+        } else {
+            let others = (0..surprisal.len()).filter(|other| *other != class);
+            sum(others.map(|other| (-surprisal[other]).exp()))
+        };
+        let main = probability * others - share * missing;
+        let scale = slope * self.row.conditions[class] * self.main_scale;
+        let mut terms = scale.abs()
+            * (1.0 + self.roundings)
+            * if probability <= 0.5 {
+                probability * (others + share) + share
+            } else {
+                missing * (others + share) + others
+            };
+        let mut penalty = 0.0;
+        if self.z() != 0.0 {
+            let by_lse = 2.0 * self.z() * probability;
+            penalty = by_lse * lse;
+            terms += (by_lse * self.z_scale * slope).abs() * (lse_terms + self.roundings);
+        }
+        (
+            (main * self.main_scale + penalty * self.z_scale) * slope,
+            terms,
+        )
+    }
+
+    /// The derivative by a share of the target distribution, and its terms.
+    fn targets_slope(&self, class: usize) -> (f64, f64) {
+        let smoothing = f64::from(self.problem.config.label_smoothing);
+        let factor = (1.0 - smoothing) * class_weight(self.problem, class);
+        let terms = (factor * self.main_scale).abs() * self.roundings;
+        if factor == 0.0 {
+            return (0.0, terms);
+        }
+        (
+            factor * self.softmax.surprisal[class] * self.main_scale,
+            terms,
+        )
+    }
+}
+
 /// The details of a row besides its loss.
 #[derive(Debug)]
 pub struct RowDetails {
@@ -185,54 +260,74 @@ pub struct RowDetails {
     pub rank: i64,
     /// The size of the numbers, by which their rounding is measured.
     pub terms: f64,
+    /// The same for `log_prob`, in which a distribution multiplies it.
+    pub log_prob_terms: f64,
+    /// The largest `-ln p` of a class that is not at minus infinity.
+    pub largest_surprisal: f64,
 }
 
-/// The details of every row. Classes are in order of their scores: larger ones first, equal ones by their
-/// number, NaN last.
+/// The details of every row. Classes are in order of their logits, which scale and softcap keep: larger ones
+/// first, equal ones by their number, NaN last. The target of a row without a distribution has the last rank.
 pub fn details(problem: &Problem) -> Vec<RowDetails> {
-    let details = |index| {
-        let row = row_of(problem, index);
-        let classes = problem.classes();
-        let scores: Vec<f64> = (row.values.iter())
-            .map(|score| {
-                if score.is_nan() {
-                    f64::NEG_INFINITY
-                } else {
-                    *score
-                }
-            })
-            .collect();
-        let mut order: Vec<usize> = (0..classes).collect();
-        order.sort_by(|a, b| {
-            (scores[*b] + 0.0)
-                .total_cmp(&(scores[*a] + 0.0))
-                .then(a.cmp(b))
-        });
-        let (target, _) = largest(&row.target);
-        let place = order.iter().position(|class| *class == target);
-        let Softmax {
-            surprisal,
-            lse,
-            lse_terms,
-        } = softmax(&row.values, problem.config.logits);
-        let product = |share: f64, surprisal: f64| {
-            if share == 0.0 { 0.0 } else { share * surprisal }
-        };
-        let pairs = || row.target.iter().zip(&surprisal);
-        RowDetails {
-            lse,
-            log_prob: -pairs().map(|(p, s)| product(*p, *s)).sum::<f64>(),
-            entropy: surprisal.iter().map(|s| product((-s).exp(), *s)).sum(),
-            predicted: order[0] as i64,
-            rank: if row.ignored {
-                -1
-            } else {
-                place.expect("a class") as i64
-            },
-            terms: lse_terms + roundings(problem, &row.values),
+    (0..problem.rows())
+        .map(|index| row_details(problem, index))
+        .collect()
+}
+
+fn row_details(problem: &Problem, index: usize) -> RowDetails {
+    let row = row_of(problem, index);
+    let classes = problem.classes();
+    let score = |class: usize| {
+        let given = problem.logits[problem.at(index, class)];
+        // The sum makes 0 of minus 0, which are two numbers in a total order.
+        if given.is_nan() {
+            f64::NEG_INFINITY
+        } else {
+            given + 0.0
         }
     };
-    (0..problem.rows()).map(details).collect()
+    let mut order: Vec<usize> = (0..classes).collect();
+    order.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
+    let (target, _) = largest(&row.target);
+    let place = order.iter().position(|class| *class == target);
+    let Softmax {
+        surprisal,
+        lse,
+        lse_terms,
+    } = softmax(&row.values, problem.config.logits);
+    let has_distribution = !lse.is_nan() && !row.values.iter().any(|value| value.is_nan());
+    let product = |share: f64, surprisal: f64| {
+        if share == 0.0 { 0.0 } else { share * surprisal }
+    };
+    let finite = surprisal.iter().filter(|surprisal| surprisal.is_finite());
+    let largest_surprisal = finite.copied().fold(0.0, f64::max);
+    let pairs = row.target.iter().zip(&surprisal);
+    let log_prob = -sum(pairs.map(|(p, s)| product(*p, *s)));
+    let terms = if lse.is_nan() {
+        0.0
+    } else {
+        lse_terms + roundings(problem, &row.values)
+    };
+    RowDetails {
+        lse,
+        log_prob: if lse.is_nan() && !row.ignored {
+            f64::NAN
+        } else {
+            log_prob
+        },
+        entropy: sum(surprisal.iter().map(|s| product((-s).exp(), *s))),
+        predicted: order[0] as i64,
+        rank: if row.ignored {
+            -1
+        } else if has_distribution {
+            place.expect("a class") as i64
+        } else {
+            classes as i64 - 1
+        },
+        terms,
+        log_prob_terms: terms * row.target.iter().sum::<f64>().max(1.0),
+        largest_surprisal,
+    }
 }
 
 fn row_of(problem: &Problem, row: usize) -> Row {
@@ -246,13 +341,14 @@ fn row_of(problem: &Problem, row: usize) -> Row {
         values[class] = value * scale;
         slopes[class] = scale;
         if let Some(cap) = config.logit_softcap.map(f64::from) {
-            let bent = (values[class] / cap).tanh();
-            values[class] = cap * bent;
-            let cosh = (value * scale / cap).cosh();
-            if value.is_finite() {
-                conditions[class] = 1.0 + 2.0 * (value * scale / cap).abs();
-            }
+            let ratio = value * scale / cap;
+            let cosh = ratio.cosh();
             slopes[class] = scale / cosh / cosh;
+            // An infinite logit is a mask and not a number: it stays what it is.
+            if !value.is_infinite() {
+                values[class] = cap * ratio.tanh();
+                conditions[class] = 1.0 + 2.0 * ratio.abs();
+            }
         }
     }
     let mut target = vec![0.0; classes];
@@ -328,10 +424,8 @@ fn softmax(values: &[f64], logits: bool) -> Softmax {
             lse_terms: f64::NAN,
         };
     }
-    let others: f64 = (0..values.len())
-        .filter(|class| *class != largest)
-        .map(|class| (values[class] - maximum).exp())
-        .sum();
+    let others = (0..values.len()).filter(|class| *class != largest);
+    let others = sum(others.map(|class| (values[class] - maximum).exp()));
     let log_sum = others.ln_1p();
     Softmax {
         surprisal: values.iter().map(|x| (maximum - x) + log_sum).collect(),
@@ -345,10 +439,28 @@ fn sum_without(values: &[f64], without: usize, total: f64) -> f64 {
     if values[without].abs() <= 0.5 * total.abs() {
         return total - values[without];
     }
-    (0..values.len())
-        .filter(|class| *class != without)
-        .map(|class| values[class])
-        .sum()
+    let others = (0..values.len()).filter(|class| *class != without);
+    sum(others.map(|class| values[class]))
+}
+
+/// The sum, with what every addition rounds off added at the end. A gradient of equal terms is the rounding of
+/// such sums.
+fn sum(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut rounded_off) = (0.0f64, 0.0);
+    for value in values {
+        let next = sum + value;
+        rounded_off += if sum.abs() >= value.abs() {
+            (sum - next) + value
+        } else {
+            (value - next) + sum
+        };
+        sum = next;
+    }
+    if sum.is_finite() {
+        sum + rounded_off
+    } else {
+        sum
+    }
 }
 
 fn largest(values: &[f64]) -> (usize, f64) {

@@ -1,16 +1,12 @@
-//! Compares random problems, in random forms and under random options, with the portable path in f64, or with
-//! the oracle on a device without f64.
+//! Compares random problems, in random forms and under random options, with the oracle: loss, gradients,
+//! details of the rows and normalizers, and on the host the portable path in f64 too.
 //!
 //! `FUZZ_CASES` is the number of problems. They are the same in every run. A failure prints the smallest
 //! failing case that was found as a line of JSON; `FUZZ_CASE='<line>'` runs that case alone.
 
-use burn::backend::Dispatch;
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, bf16, f16};
-use burn_cross_entropy::operation::{
-    InputValues, Inputs, Logits, Options, RowReduction, Targets, Wanted, WantedGradients,
-};
-use burn_cross_entropy::{EmptyReduction, portable};
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::EmptyReduction;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
@@ -18,9 +14,11 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::backends::{computes_f64, is_host};
-use super::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
-use super::run::{self, Form, Layout, float_tensor, numbers};
-use super::{oracle, tolerance};
+use super::expected::{Dtypes, Expected};
+use super::problem::{self, Problem};
+use super::run::{self, Form, Layout};
+use super::values::{Values, probabilities, rounded};
+use super::{details, oracle, portably, tolerance};
 
 /// Most elements of a problem, which a build without optimisation computes in milliseconds.
 const MOST_ELEMENTS: usize = 12_000;
@@ -35,6 +33,8 @@ struct Case {
     float: DType,
     layout: Layout,
     owned: bool,
+    /// Whether subnormal numbers may be drawn.
+    has_subnormals: bool,
     seed: u64,
 }
 
@@ -47,31 +47,23 @@ struct Size {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Input {
-    Probabilities,
+    Probabilities {
+        /// Whether 0, 1, subnormal numbers and NaN are among them.
+        are_hard: bool,
+    },
     Logits {
         values: Values,
-        scale: f32,
-        softcap: Option<f32>,
-        z_loss: f32,
+        scale: f64,
+        softcap: Option<f64>,
+        z_loss: f64,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Values {
-    Wide,
-    /// Few different numbers, so that the largest occurs more than once.
-    Tied,
-    /// One class is far above the others.
-    Confident,
-    /// A quarter of the classes are at minus infinity.
-    Masked,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Target {
     kind: Kind,
     layout: Layout,
-    smoothing: f32,
+    smoothing: f64,
     weights: Weights,
 }
 
@@ -85,7 +77,19 @@ enum Kind {
     Shares {
         dtype: DType,
         tracked: bool,
+        spread: Spread,
     },
+}
+
+/// The shares of a target distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Spread {
+    /// Most classes have a share.
+    Many,
+    /// One class has all of it.
+    OneHot,
+    /// One class has all of it, or no class has a share.
+    OneOrNone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,18 +151,16 @@ fn sizes() -> impl Strategy<Value = Size> {
 }
 
 /// Chooses plain logits often, because a kernel may have a special path for them.
-fn inputs() -> impl Strategy<Value = Input> {
-    let values = || {
-        prop::sample::select(vec![
-            Values::Wide,
-            Values::Tied,
-            Values::Confident,
-            Values::Masked,
-        ])
-    };
-    let scale = prop::sample::select(vec![1.0f32, 1.0, 0.5, 0.7, 1.5]);
-    let softcap = prop::sample::select(vec![None, None, Some(4.0f32), Some(30.0)]);
-    let z_loss = prop::sample::select(vec![0.0f32, 0.02]);
+fn inputs(has_subnormals: bool) -> impl Strategy<Value = Input> {
+    let values = move || prop::sample::select(Values::all(has_subnormals));
+    // The last two scales take ordinary logits, or those at the ends of the range, out of the range of f32 or
+    // to its other end.
+    let scale = prop_oneof![
+        8 => prop::sample::select(vec![1.0, 1.0, 0.5, 0.7, 1.5, 0.1]),
+        1 => prop::sample::select(vec![1e-30, 2f64.powi(126)]),
+    ];
+    let softcap = prop::sample::select(vec![None, None, Some(4.0), Some(30.0)]);
+    let z_loss = prop::sample::select(vec![0.0, 0.02]);
     let logits = |(values, scale, softcap, z_loss)| Input::Logits {
         values,
         scale,
@@ -166,9 +168,9 @@ fn inputs() -> impl Strategy<Value = Input> {
         z_loss,
     };
     prop_oneof![
-        1 => Just(Input::Probabilities),
+        2 => any::<bool>().prop_map(|are_hard| Input::Probabilities { are_hard }),
         3 => values().prop_map(move |values| logits((values, 1.0, None, 0.0))),
-        4 => (values(), scale, softcap, z_loss).prop_map(logits),
+        5 => (values(), scale, softcap, z_loss).prop_map(logits),
     ]
 }
 
@@ -191,10 +193,15 @@ fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target
             ignored,
             unsqueezed,
         });
-    let shares = (prop::sample::select(floats), any::<bool>())
-        .prop_map(|(dtype, tracked)| Kind::Shares { dtype, tracked });
+    let spread = prop::sample::select(vec![Spread::Many, Spread::OneHot, Spread::OneOrNone]);
+    let shares = (prop::sample::select(floats), any::<bool>(), spread);
+    let shares = shares.prop_map(|(dtype, tracked, spread)| Kind::Shares {
+        dtype,
+        tracked,
+        spread,
+    });
     let weights = prop::sample::select(vec![Weights::Equal, Weights::Positive, Weights::SomeZero]);
-    let smoothing = prop::sample::select(vec![0.0f32, 0.1, 1.0]);
+    let smoothing = prop::sample::select(vec![0.0, 0.1, 1.0]);
     let kind = prop_oneof![indices, shares];
     let options = prop_oneof![Just((0.0, Weights::Equal)), (smoothing, weights)];
     (kind, layouts(), options).prop_map(|(kind, layout, (smoothing, weights))| Target {
@@ -220,11 +227,16 @@ fn reductions() -> impl Strategy<Value = Reducing> {
     })
 }
 
-fn cases(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Case> {
+fn cases(
+    floats: Vec<DType>,
+    ints: Vec<DType>,
+    has_subnormals: bool,
+) -> impl Strategy<Value = Case> {
     let float = prop::sample::select(floats.clone());
-    let sides = (sizes(), inputs(), targets(floats, ints), reductions());
+    let inputs = inputs(has_subnormals);
+    let sides = (sizes(), inputs, targets(floats, ints), reductions());
     (sides, float, layouts(), any::<bool>(), any::<u64>()).prop_map(
-        |((size, input, target, reduction), float, layout, owned, seed)| Case {
+        move |((size, input, target, reduction), float, layout, owned, seed)| Case {
             size,
             input,
             target,
@@ -232,19 +244,10 @@ fn cases(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Case> {
             float,
             layout,
             owned,
+            has_subnormals,
             seed,
         },
     )
-}
-
-/// Rounds a number to the dtype.
-fn rounded(value: f64, dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => value,
-        DType::F16 => f16::from_f64(value).to_f64(),
-        DType::BF16 => bf16::from_f64(value).to_f64(),
-        _ => f64::from(value as f32),
-    }
 }
 
 impl Case {
@@ -344,12 +347,9 @@ impl Case {
                 };
                 problem = problem.with_config(|config| config.with_ignore_indices(indices));
             }
-            (Kind::Shares { dtype, tracked }, problem::Targets::Distributions(shares)) => {
-                for share in shares {
-                    let none = rng.random_bool(0.2);
-                    *share = if none { 0.0 } else { rounded(*share, *dtype) };
-                }
+            (Kind::Shares { tracked, .. }, problem::Targets::Distributions(_)) => {
                 problem.tracked_targets = *tracked;
+                self.spread(&mut problem, rng);
             }
             _ => unreachable!("the kind of the targets is that of the case"),
         }
@@ -364,200 +364,135 @@ impl Case {
         problem.with_config(|config| {
             config
                 .with_weight(weights)
-                .with_label_smoothing(self.target.smoothing)
+                .with_label_smoothing(self.target.smoothing as _)
         })
+    }
+
+    /// Puts the shares of the target distributions where the case wants them.
+    fn spread(&self, problem: &mut Problem, rng: &mut StdRng) {
+        let Kind::Shares { dtype, spread, .. } = self.target.kind else {
+            return;
+        };
+        for row in 0..problem.rows() {
+            let one = rng.random_range(0..problem.classes());
+            let has_one = spread == Spread::OneHot || rng.random_bool(0.7);
+            for class in 0..problem.classes() {
+                let at = problem.at(row, class);
+                if let problem::Targets::Distributions(shares) = &mut problem.targets {
+                    shares[at] = match spread {
+                        Spread::Many if rng.random_bool(0.2) => 0.0,
+                        Spread::Many => rounded(shares[at], dtype),
+                        _ => f64::from(u8::from(class == one && has_one)),
+                    };
+                }
+            }
+        }
     }
 
     fn with_input(&self, mut problem: Problem, rng: &mut StdRng) -> Problem {
         let classes = problem.classes();
         for row in 0..problem.rows() {
-            let largest = rng.random_range(0..classes);
-            for class in 0..classes {
+            let values = match &self.input {
+                Input::Probabilities { are_hard } => {
+                    probabilities(classes, *are_hard, self.has_subnormals, self.float, rng)
+                }
+                Input::Logits { values, .. } => {
+                    values.row(classes, self.has_subnormals, self.float, rng)
+                }
+            };
+            for (class, value) in values.into_iter().enumerate() {
                 let at = problem.at(row, class);
-                let value = match &self.input {
-                    Input::Probabilities => rng.random_range(0.01..1.0),
-                    Input::Logits { values, .. } => random_logit(*values, class == largest, rng),
-                };
-                problem.logits[at] = rounded(value, self.float);
+                problem.logits[at] = value;
             }
         }
-        match self.input {
-            Input::Probabilities => problem.with_config(|config| config.with_logits(false)),
+        problem.with_config(|config| match self.input {
+            Input::Probabilities { .. } => config.with_logits(false),
             Input::Logits {
-                values,
                 scale,
                 softcap,
                 z_loss,
-            } => {
-                // The gradient of a share at minus infinity is infinite, and NaN under an upstream gradient
-                // of 0, so the problem does not ask for it.
-                problem.tracked_targets &= values != Values::Masked;
-                problem.with_config(|config| {
-                    config
-                        .with_logit_scale(scale)
-                        .with_logit_softcap(softcap)
-                        .with_z_loss(z_loss)
-                })
-            }
-        }
+                ..
+            } => config
+                .with_logit_scale(scale as _)
+                .with_logit_softcap(softcap.map(|cap| cap as _))
+                .with_z_loss(z_loss as _),
+        })
     }
 
-    fn check(&self, device: &Device) {
+    /// The differences between the results of the crate and those of the oracle.
+    fn differences(&self, device: &Device) -> Vec<String> {
         let (problem, form) = (self.problem(), self.form());
         let exact = oracle::solve(&problem);
-        if !is_host(device) {
-            let found = run::solve_in(&problem, form, device);
-            let tolerance = self.coarser_tolerance(form);
-            tolerance::compare(&problem, &found, &exact, tolerance)
-                .unwrap_or_else(|difference| panic!("{difference}"));
-            return;
-        }
-        let portable = Outcome {
-            terms: exact.terms.clone(),
-            ..solve_portably(&problem, &device.clone().without_autodiff())
+        let rows = oracle::details(&problem);
+        let expected = Expected {
+            problem: &problem,
+            outcome: &exact,
+            rows: &rows,
         };
-        let of_f64 = tolerance::of(DType::F64);
-        tolerance::compare(&problem, &portable, &exact, of_f64)
-            .unwrap_or_else(|difference| panic!("portable path: {difference}"));
-
-        let found = run::solve_in(&problem, form, device);
-        let mut expected = portable;
-        let of_targets = expected.targets_gradient.take();
-        tolerance::compare(&problem, &found, &expected, tolerance::of(self.float))
-            .unwrap_or_else(|difference| panic!("{difference}"));
-        expected.targets_gradient = of_targets;
-        let coarser = self.coarser_tolerance(form);
-        tolerance::compare(&problem, &found, &expected, coarser)
-            .unwrap_or_else(|difference| panic!("{difference}"));
-    }
-
-    /// The coarser of two tolerances: the targets' gradient is computed in one dtype and rounded to the
-    /// other.
-    fn coarser_tolerance(&self, form: Form) -> tolerance::Tolerance {
-        let [of_logits, of_shares] =
-            [self.float, form.shares.unwrap_or(self.float)].map(tolerance::of);
-        tolerance::Tolerance {
-            gradient: of_logits.gradient.max(of_shares.gradient),
-            floor: of_logits.floor.max(of_shares.floor),
-            ..of_logits
-        }
-    }
-}
-
-fn random_logit(values: Values, is_largest: bool, rng: &mut StdRng) -> f64 {
-    match values {
-        Values::Wide => rng.random_range(-10.0..10.0),
-        Values::Tied => f64::from(rng.random_range(-2i32..=2)),
-        Values::Confident if is_largest => rng.random_range(8.0..20.0),
-        Values::Confident => rng.random_range(-1.0..1.0),
-        Values::Masked if !is_largest && rng.random_bool(0.25) => f64::NEG_INFINITY,
-        Values::Masked => rng.random_range(-10.0..10.0),
-    }
-}
-
-/// Solves the problem by the portable path in f64, with its logits in three dimensions.
-fn solve_portably(problem: &Problem, device: &Device) -> Outcome {
-    let (inner, classes) = (problem.inner(), problem.classes());
-    let outer: usize = problem.shape[..problem.class_dim].iter().product();
-    let full = |values: &[f64]| -> Tensor<3> {
-        float_tensor(values, &[outer, classes, inner], (device, DType::F64))
-    };
-    let options = portable_options(problem);
-    let targets = match &problem.targets {
-        problem::Targets::Indices(indices) => {
-            let data = TensorData::new(indices.clone(), [outer, inner]);
-            let indices = Tensor::<2, Int>::from_data(data, (device, DType::I64));
-            Targets::Indices(indices.into_dispatch())
-        }
-        problem::Targets::Distributions(shares) => {
-            Targets::Distributions(full(shares).into_dispatch())
-        }
-    };
-    let weights = match &problem.config.weight {
-        None => None,
-        Some(weights) => {
-            let weights = Tensor::<1>::from_data(weights.as_slice(), (device, DType::F32));
-            Some(weights.into_dispatch())
-        }
-    };
-    let inputs = Inputs {
-        targets,
-        weights: weights.into(),
-        reduction: portable_reduction(problem),
-    };
-    let wanted = WantedGradients {
-        targets: matches!(problem.targets, problem::Targets::Distributions(_))
-            && problem.tracked_targets,
-        ..WantedGradients::LOGITS
-    };
-    let logits = Logits::Tensor(full(&problem.logits).into_dispatch());
-    let of_gradients = Wanted::gradients(wanted);
-    let tracked =
-        portable::cross_entropy::<Dispatch>(logits, inputs.clone(), &options, of_gradients);
-    let (loss, upstream) = if problem.unreduced {
-        let data = TensorData::new(problem.upstream.clone(), [outer, inner]);
-        let upstream = Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch();
-        (numbers(Tensor::<2>::from_dispatch(tracked.loss)), upstream)
-    } else {
-        let upstream = float_tensor::<1>(&problem.upstream, &[1], (device, DType::F64));
-        let loss = numbers(Tensor::<1>::from_dispatch(tracked.loss));
-        (loss, upstream.into_dispatch())
-    };
-    let saved = tracked.saved;
-    let gradients =
-        portable::cross_entropy_backward::<Dispatch>(saved, inputs, upstream, &options, wanted);
-    let entries = |gradient| numbers(Tensor::<3>::from_dispatch(gradient));
-    let logits_gradient = gradients.logits.into_option().map(entries);
-    let logits_gradient = logits_gradient.expect("the logits' gradient is always asked for");
-    let targets_gradient = gradients.targets.into_option().map(entries);
-    Outcome {
-        loss,
-        logits_gradient,
-        targets_gradient,
-        terms: problem::Terms::default(),
-    }
-}
-
-fn portable_options(problem: &Problem) -> Options {
-    let config = &problem.config;
-    Options {
-        class_dim: 1,
-        ignore_indices: config.ignore_indices.as_slice().into(),
-        label_smoothing: config.label_smoothing.into(),
-        values: if config.logits {
-            InputValues::Logits {
-                scale: config.logit_scale.into(),
-                softcap: config.logit_softcap.map(f64::from),
+        let mut differences = Vec::new();
+        let mut note = |name: &str, result: Result<(), String>| {
+            if let Err(difference) = result {
+                differences.push(format!("{name}: {difference}"));
             }
-        } else {
-            InputValues::Probabilities
-        },
-        z_loss: config.z_loss.into(),
-        empty: config.empty,
+        };
+        if is_host(device) {
+            let (outcome, numbers) = portably::solve(&problem, &device.clone().without_autodiff());
+            let result = expected.compare(&outcome, Dtypes::both(DType::F64));
+            note("portable path", result);
+            let of_f64 = tolerance::of(DType::F64);
+            let result = details::compare(&numbers, &rows, of_f64, f64::MAX);
+            note("details of the portable path", result);
+        }
+        let dtypes = Dtypes {
+            logits: self.float,
+            shares: form.shares.unwrap_or(self.float),
+        };
+        let found = run::solve_in(&problem, form, device);
+        note("loss and gradients", expected.compare(&found, dtypes));
+        let found = details::of(&problem, form, device);
+        note("details", expected.compare_details(&found, dtypes));
+        differences
     }
 }
 
-fn portable_reduction(problem: &Problem) -> RowReduction<Dispatch> {
-    let config = &problem.config;
-    if problem.unreduced {
-        RowReduction::None
-    } else if is_sum(config) {
-        RowReduction::Sum { divisor: 1.0 }
-    } else if is_batch_mean(config) {
-        RowReduction::Sum {
-            divisor: batch_size(problem) as f64,
-        }
-    } else {
-        RowReduction::Mean
-    }
+/// The number of problems that `FUZZ_CASES` asks for.
+pub fn number_of_problems(default: u32) -> u32 {
+    std::env::var("FUZZ_CASES").map_or(default, |number| {
+        number.parse().expect("FUZZ_CASES is a number")
+    })
 }
 
 /// Checks `number` random problems, the same ones in every run, or the one that the environment names.
 pub fn random_problems_agree(number: u32, device: &Device) {
+    let has = |dtype: &DType| device.supports_dtype(*dtype);
+    let floats = [DType::F32, DType::F32, DType::F64, DType::BF16, DType::F16];
+    let computes = |dtype: &DType| has(dtype) && (computes_f64(device) || *dtype != DType::F64);
+    let floats = floats.into_iter().filter(computes).collect();
+    let ints = [DType::I64, DType::I32, DType::U32, DType::I16, DType::U8];
+    let ints = ints.into_iter().filter(has).collect();
+    let cases = cases(floats, ints, is_host(device));
+    check(number, &cases, |case| case.differences(device));
+}
+
+/// Looks for differences in `number` random problems that no device computes.
+pub fn random_problems(number: u32, differences: impl Fn(&Problem) -> Vec<String>) {
+    let floats = vec![DType::F32, DType::F64, DType::BF16, DType::F16];
+    let cases = cases(floats, vec![DType::I64], true);
+    check(number, &cases, |case| differences(&case.problem()));
+}
+
+fn check(number: u32, cases: &impl Strategy<Value = Case>, of: impl Fn(&Case) -> Vec<String>) {
+    let fails = |case: &Case| {
+        let differences = of(case);
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(TestCaseError::fail(differences.join("\n"))),
+        }
+    };
     if let Ok(case) = std::env::var("FUZZ_CASE") {
         let case: Case = serde_json::from_str(&case).expect("FUZZ_CASE is what a failure printed");
         eprintln!("{:#?}\n{:?}", case.form(), case.problem());
-        case.check(device);
+        fails(&case).unwrap_or_else(|difference| panic!("{difference}"));
         return;
     }
     let config = Config {
@@ -566,18 +501,8 @@ pub fn random_problems_agree(number: u32, device: &Device) {
         max_shrink_iters: 2000,
         ..Config::default()
     };
-    let has = |dtype: &DType| device.supports_dtype(*dtype);
-    let floats = [DType::F32, DType::F32, DType::F64, DType::BF16, DType::F16];
-    let computes = |dtype: &DType| has(dtype) && (computes_f64(device) || *dtype != DType::F64);
-    let floats = floats.into_iter().filter(computes).collect();
-    let ints = [DType::I64, DType::I32, DType::U32, DType::I16, DType::U8];
-    let ints = ints.into_iter().filter(has).collect();
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let outcome = TestRunner::new_with_rng(config, rng).run(&cases(floats, ints), |case| {
-        case.check(device);
-        Ok(())
-    });
-    match outcome {
+    match TestRunner::new_with_rng(config, rng).run(cases, |case| fails(&case)) {
         Ok(()) => {}
         Err(proptest::test_runner::TestError::Fail(reason, case)) => {
             let json = serde_json::to_string(&case).expect("a case is serialisable");

@@ -1,0 +1,149 @@
+//! Solves a problem by the portable path in f64, with its logits in three dimensions.
+
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::operation::{
+    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, Targets, Wanted,
+    WantedGradients,
+};
+use burn_cross_entropy::portable;
+
+use super::details::RowNumbers;
+use super::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
+use super::run::{float_tensor, numbers};
+
+/// Loss, gradients and the numbers of the rows.
+pub fn solve(problem: &Problem, device: &Device) -> (Outcome, RowNumbers) {
+    let (outer, inner) = sides(problem);
+    let options = options(problem);
+    let inputs = inputs(problem, device);
+    let wanted = Wanted {
+        outputs: Outputs::RowsAndEntropy,
+        gradients: WantedGradients {
+            targets: matches!(problem.targets, problem::Targets::Distributions(_))
+                && problem.tracked_targets,
+            ..WantedGradients::LOGITS
+        },
+    };
+    let logits = Logits::Tensor(full(problem, &problem.logits, device).into_dispatch());
+    let forward = portable::cross_entropy::<Dispatch>(logits, inputs.clone(), &options, wanted);
+    let (loss, upstream) = if problem.unreduced {
+        let data = TensorData::new(problem.upstream.clone(), [outer, inner]);
+        let upstream = Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch();
+        (numbers(Tensor::<2>::from_dispatch(forward.loss)), upstream)
+    } else {
+        let upstream = float_tensor::<1>(&problem.upstream, &[1], (device, DType::F64));
+        let loss = numbers(Tensor::<1>::from_dispatch(forward.loss));
+        (loss, upstream.into_dispatch())
+    };
+    let gradients = portable::cross_entropy_backward::<Dispatch>(
+        forward.saved,
+        inputs,
+        upstream,
+        &options,
+        wanted.gradients,
+    );
+    let entries = |gradient| numbers(Tensor::<3>::from_dispatch(gradient));
+    let logits_gradient = gradients.logits.into_option().map(entries);
+    let outcome = Outcome {
+        loss,
+        logits_gradient: logits_gradient.expect("the logits' gradient is always asked for"),
+        targets_gradient: gradients.targets.into_option().map(entries),
+        terms: problem::Terms::default(),
+    };
+    (outcome, row_numbers(forward.outputs, problem.rows()))
+}
+
+/// The sizes of the dimensions before the classes and after them.
+fn sides(problem: &Problem) -> (usize, usize) {
+    let outer = problem.shape[..problem.class_dim].iter().product();
+    (outer, problem.inner())
+}
+
+fn full(problem: &Problem, values: &[f64], device: &Device) -> Tensor<3> {
+    let (outer, inner) = sides(problem);
+    float_tensor(
+        values,
+        &[outer, problem.classes(), inner],
+        (device, DType::F64),
+    )
+}
+
+fn inputs(problem: &Problem, device: &Device) -> Inputs<Dispatch> {
+    let (outer, inner) = sides(problem);
+    let targets = match &problem.targets {
+        problem::Targets::Indices(indices) => {
+            let data = TensorData::new(indices.clone(), [outer, inner]);
+            let indices = Tensor::<2, Int>::from_data(data, (device, DType::I64));
+            Targets::Indices(indices.into_dispatch())
+        }
+        problem::Targets::Distributions(shares) => {
+            Targets::Distributions(full(problem, shares, device).into_dispatch())
+        }
+    };
+    let weights = problem.config.weight.as_ref().map(|weights| {
+        Tensor::<1>::from_data(weights.as_slice(), (device, DType::F32)).into_dispatch()
+    });
+    Inputs {
+        targets,
+        weights: weights.into(),
+        reduction: reduction(problem),
+    }
+}
+
+fn row_numbers(outputs: RowOutputs<Dispatch>, rows: usize) -> RowNumbers {
+    let RowOutputs::PerRow {
+        numbers: floats,
+        classes,
+        ..
+    } = outputs
+    else {
+        panic!("the outputs were asked for");
+    };
+    let floats = numbers(Tensor::<2>::from_dispatch(floats));
+    let classes = Tensor::<2, Int>::from_dispatch(classes).into_data();
+    let classes: Vec<i64> = classes.iter::<i64>().collect();
+    let line = |at: usize| floats[at * rows..(at + 1) * rows].to_vec();
+    let int_line = |at: usize| classes[at * rows..(at + 1) * rows].to_vec();
+    RowNumbers {
+        lse: line(0),
+        log_prob: line(1),
+        entropy: line(2),
+        predicted: int_line(0),
+        rank: int_line(1),
+    }
+}
+
+fn options(problem: &Problem) -> Options {
+    let config = &problem.config;
+    Options {
+        class_dim: 1,
+        ignore_indices: config.ignore_indices.as_slice().into(),
+        label_smoothing: config.label_smoothing.into(),
+        values: if config.logits {
+            InputValues::Logits {
+                scale: config.logit_scale.into(),
+                softcap: config.logit_softcap.map(f64::from),
+            }
+        } else {
+            InputValues::Probabilities
+        },
+        z_loss: config.z_loss.into(),
+        empty: config.empty,
+    }
+}
+
+fn reduction(problem: &Problem) -> RowReduction<Dispatch> {
+    let config = &problem.config;
+    if problem.unreduced {
+        RowReduction::None
+    } else if is_sum(config) {
+        RowReduction::Sum { divisor: 1.0 }
+    } else if is_batch_mean(config) {
+        RowReduction::Sum {
+            divisor: batch_size(problem) as f64,
+        }
+    } else {
+        RowReduction::Mean
+    }
+}
