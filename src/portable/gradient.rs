@@ -113,9 +113,17 @@ impl<B: Backend> Call<'_, B> {
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let gradient = match scores {
             Scores::Probabilities(s) => {
-                let gradient = B::float_neg(B::float_div(shares, s.clone()));
-                let gradient = B::float_mask_fill(gradient, none, 0.0.into());
-                B::float_mul(gradient, scales.0.clone())
+                let scale = &scales.0;
+                let quotient = B::float_div(shares.clone(), s.clone());
+                // Where the quotient overflows, the scale comes first. It may be 0, of a mean over nothing.
+                let overflows = B::float_is_inf(quotient.clone(), self.bool);
+                let scaled_first = B::float_div(B::float_mul(shares, scale.clone()), s.clone());
+                let no_scale = B::float_equal_elem(scale.clone(), 0.0.into(), self.bool);
+                let no_scale = B::bool_expand(no_scale, self.geometry.full());
+                let scaled_first = B::float_mask_fill(scaled_first, no_scale, 0.0.into());
+                let gradient = B::float_mul(quotient, scale.clone());
+                let gradient = B::float_mask_where(gradient, overflows, scaled_first);
+                B::float_mask_fill(B::float_neg(gradient), none, 0.0.into())
             }
             Scores::Logits { x, maximum, others } => {
                 let softmax = self.softmax(x, maximum, others);
@@ -215,16 +223,26 @@ impl<B: Backend> Call<'_, B> {
         if remaining == 0.0 {
             return full::<B>(self.geometry.full(), 0.0, &self.device, self.float);
         }
-        let gradient = B::float_mul_scalar(self.surprisals(scores), remaining.into());
-        let gradient = match &inputs.weights {
-            MaybeFloat::None => gradient,
+        // The scale comes first, so that the product overflows only where the gradient does.
+        let factor = match &inputs.weights {
+            MaybeFloat::None => full::<B>(
+                self.geometry.per_class(),
+                remaining,
+                &self.device,
+                self.float,
+            ),
             MaybeFloat::Some(weights) => {
-                let weights = self.per_class(weights);
-                let none = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
-                let none = B::bool_expand(none, self.geometry.full());
-                B::float_mask_fill(B::float_mul(gradient, weights), none, 0.0.into())
+                B::float_mul_scalar(self.per_class(weights), remaining.into())
             }
         };
-        B::float_mul(gradient, scale.clone())
+        let is_zero = |factor| B::float_equal_elem(factor, 0.0.into(), self.bool);
+        let none = B::bool_expand(is_zero(factor.clone()), self.geometry.full());
+        let scaled = B::float_mul(factor, scale.clone());
+        let surprisals = self.surprisals(scores);
+        // The scale may be 0, of a mean over nothing.
+        let infinite = B::float_is_inf(surprisals.clone(), self.bool);
+        let unscaled = B::bool_expand(is_zero(scaled.clone()), self.geometry.full());
+        let nothing = B::bool_or(none, B::bool_and(infinite, unscaled));
+        B::float_mask_fill(B::float_mul(surprisals, scaled), nothing, 0.0.into())
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn loss<B: Backend>(
     let scores = call.scores(logits.clone());
     let rows = call.rows(&inputs);
     let loss = call.loss(&scores, &inputs, &rows);
-    let outputs = call.outputs(wanted.outputs, &scores, &inputs, &rows);
+    let outputs = call.outputs(wanted.outputs, &logits, &scores, &inputs, &rows);
     let saved = match scores {
         _ if !is_kept => Saved::Nothing,
         Scores::Logits {

@@ -22,6 +22,7 @@ impl<B: Backend> Call<'_, B> {
     pub(super) fn outputs(
         &self,
         outputs: Outputs,
+        logits: &FloatTensor<B>,
         scores: &Scores<B>,
         inputs: &Inputs<B>,
         rows: &Rows<B>,
@@ -34,10 +35,9 @@ impl<B: Backend> Call<'_, B> {
             let per_row = self.geometry.per_row();
             B::float_zeros(per_row, &self.device, self.float)
         };
-        let (x, lse) = match scores {
-            Scores::Logits { x, .. } => (x, lse.unwrap_or_else(zero)),
-            Scores::Probabilities(s) => (s, zero()),
-        };
+        let lse = lse.unwrap_or_else(zero);
+        // A softcap keeps the order of the logits, but makes equal numbers of large ones.
+        let given = self.view(logits.clone());
         let (target, class) = match (&inputs.targets, &rows.counting) {
             (Targets::Indices(_), Some(counting)) => {
                 let class = cast_int::<B>(counting.index.clone(), IntDType::I32);
@@ -50,8 +50,8 @@ impl<B: Backend> Call<'_, B> {
             (Targets::Indices(_), None) => unreachable!("indices are always counted"),
         };
         let order = match self.options.ties {
-            Ties::ByClass => self.order(x.clone()),
-            Ties::TargetLoses => self.order(self.with_lower_target(x.clone(), class.clone())),
+            Ties::ByClass => self.order(given),
+            Ties::TargetLoses => self.order(self.with_lower_target(given, class.clone())),
         };
         let surprisals = self.surprisals(scores);
         let none = B::float_equal_elem(target.clone(), 0.0.into(), self.bool);

@@ -67,16 +67,29 @@ impl<S: Number, A: Float> Task for Multiply<'_, '_, S, A> {
             for class in 0..geometry.classes {
                 let run = runs.run_mut(geometry, &stretch, class);
                 for (number, &factor) in run.iter_mut().zip(factors) {
-                    *number = S::narrow(number.widen::<A>() * factor);
+                    *number = S::narrow(product(number.widen::<A>(), factor));
                 }
             }
         }
     }
 }
 
+/// Product of a slope with the upstream gradient. Nothing of an infinite slope arrives through a gradient of
+/// 0.
+#[inline(always)]
+fn product<A: Float>(slope: A, factor: A) -> A {
+    let is_infinite = slope == A::INFINITY || slope == -A::INFINITY;
+    let product = slope * factor;
+    if is_infinite && factor == A::ZERO {
+        A::ZERO
+    } else {
+        product
+    }
+}
+
 #[inline(always)]
 fn by_one<S: Number, A: Float>(run: &mut [S], factor: A) {
     for number in run {
-        *number = S::narrow(number.widen::<A>() * factor);
+        *number = S::narrow(product(number.widen::<A>(), factor));
     }
 }

@@ -4,7 +4,7 @@ use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, of_l
 use super::float::Float;
 use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
-use super::shares::Shares;
+use super::shares::{Shares, share_slope};
 use super::softmax::at;
 
 /// `W` rows of probabilities, see [`blocks`](super::blocks).
@@ -52,7 +52,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Probabilities<'_, A, W> {
             let share = self.rows.share[row];
             if share != A::ZERO {
                 let s = s[at::<W>(self.rows.class[row], row)];
-                at_target[row] = share / s * self.rows.scale[row];
+                at_target[row] = quotient(share, s, self.rows.scale[row]);
             }
         }
         match self.shares {
@@ -150,6 +150,22 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Surprisals<'_, A,
     }
 }
 
+/// `share / s * scale`, 0 where the share is 0. Where the quotient overflows, the scale comes first. It may be
+/// 0, of a mean over nothing.
+#[inline(always)]
+fn quotient<A: Float>(share: A, s: A, scale: A) -> A {
+    let quotient = share / s;
+    let scaled_first = share * scale / s;
+    let instead = if scale == A::ZERO {
+        A::ZERO
+    } else {
+        scaled_first
+    };
+    let overflows = quotient == A::INFINITY;
+    let scaled = if overflows { instead } else { quotient * scale };
+    if share == A::ZERO { A::ZERO } else { scaled }
+}
+
 /// Turns probabilities into the gradient `-a / s`.
 struct Quotients<'a, A, const W: usize> {
     rows: &'a Rows<A, W>,
@@ -162,9 +178,7 @@ impl<A: Float, const W: usize> Visitor<A> for Quotients<'_, A, W> {
         let shares = self.shares.block::<W>(step);
         let mut gradient = [A::ZERO; LANES];
         for lane in 0..LANES {
-            let share = shares[lane];
-            let quotient = -share / s[lane] * of_lane(&self.rows.scale, lane);
-            gradient[lane] = if share == A::ZERO { A::ZERO } else { quotient };
+            gradient[lane] = -quotient(shares[lane], s[lane], of_lane(&self.rows.scale, lane));
         }
         gradient
     }
@@ -182,10 +196,8 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Slopes<'_, A, W, 
         let factors = self.shares.slopes::<W>(step);
         let mut slopes = [A::ZERO; LANES];
         for lane in 0..LANES {
-            let factor = factors[lane];
-            let slope = factor * -s[lane].ln::<FMA>();
-            let slope = if factor == A::ZERO { A::ZERO } else { slope };
-            slopes[lane] = slope * of_lane(&self.rows.scale, lane);
+            let scale = of_lane(&self.rows.scale, lane);
+            slopes[lane] = share_slope(factors[lane], scale, -s[lane].ln::<FMA>());
         }
         slopes
     }

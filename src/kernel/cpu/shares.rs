@@ -69,6 +69,21 @@ impl<A: Float> Shares<'_, A> {
     }
 }
 
+/// Gradient of a distribution's share, `factor scale surprisal`: 0 where the factor is 0, and where the scale
+/// is 0, of a mean over nothing, and the surprisal infinite. The scale comes first, so that the product
+/// overflows only where the gradient does.
+#[inline(always)]
+pub(super) fn share_slope<A: Float>(factor: A, scale: A, surprisal: A) -> A {
+    let scaled = factor * scale;
+    let slope = scaled * surprisal;
+    let is_nothing = scaled == A::ZERO && surprisal == A::INFINITY;
+    if factor == A::ZERO || is_nothing {
+        A::ZERO
+    } else {
+        slope
+    }
+}
+
 /// Weights of the classes in the lanes of block `step`.
 #[inline(always)]
 fn weights_at<A: Float, const W: usize>(weights: &[A], step: usize) -> Block<A> {

@@ -24,7 +24,7 @@ use super::float::Float;
 use super::instructions::Task;
 use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
-use super::shares::Shares;
+use super::shares::{Shares, share_slope};
 use crate::operation::bend_of;
 
 /// `W` rows of logits, see [`blocks`](super::blocks).
@@ -200,10 +200,9 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Slopes<'_, A, W, 
         for lane in 0..LANES {
             let scale = self.softmax.scale;
             let gap = -scale.difference::<FMA>(block[lane], of_lane(self.offset, lane));
-            let factor = factors[lane];
-            let slope = factor * (gap + of_lane(self.above, lane));
-            let slope = if factor == A::ZERO { A::ZERO } else { slope };
-            slopes[lane] = slope * of_lane(&self.softmax.rows.scale, lane);
+            let surprisal = gap + of_lane(self.above, lane);
+            let scale = of_lane(&self.softmax.rows.scale, lane);
+            slopes[lane] = share_slope(factors[lane], scale, surprisal);
         }
         slopes
     }
@@ -511,8 +510,8 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             let exponential = exponentials[lane];
             let mut slope = exponential * of_lane(&finished.factor, lane);
             if SHARES {
-                let scale = of_lane(&softmax.rows.scale, lane) * softmax.scale.whole;
-                slope = shares[lane].mul_add::<FMA>(-scale, slope);
+                let share = shares[lane] * of_lane(&softmax.rows.scale, lane);
+                slope = share.mul_add::<FMA>(-softmax.scale.whole, slope);
             }
             // Both numbers are loaded before the choice: a choice between two loads does not vectorise.
             let dominant = of_lane(&finished.dominant, lane);

@@ -44,10 +44,11 @@ impl<A: Float> Constants<'_, A> {
             spare.extend_from_slice(x);
             self.instructions.run(Bend { softcap, x });
         }
+        let given = softcap.is_some().then_some(&**spare);
         if !unit.wants_gradient {
-            return self.losses(unit, Numbers::Read(x));
+            return self.losses(unit, Numbers::Read(x), given);
         }
-        let losses = self.losses(unit, Numbers::Replaced(x));
+        let losses = self.losses(unit, Numbers::Replaced(x), given);
         if let Some(softcap) = softcap {
             self.instructions.run(Unbend {
                 softcap,
@@ -66,12 +67,12 @@ impl<A: Float> Constants<'_, A> {
         spare: &mut Vec<A>,
     ) -> Losses<A, W> {
         let Some(softcap) = self.softcap() else {
-            return self.losses(unit, Numbers::Read(x));
+            return self.losses(unit, Numbers::Read(x), None);
         };
         spare.clear();
         spare.extend_from_slice(x);
         self.instructions.run(Bend { softcap, x: spare });
-        self.losses(unit, Numbers::Read(spare))
+        self.losses(unit, Numbers::Read(spare), Some(x))
     }
 
     fn softcap(&self) -> Option<Softcap<A>> {
@@ -84,7 +85,14 @@ impl<A: Float> Constants<'_, A> {
         }
     }
 
-    fn losses<const W: usize>(&self, unit: &mut Unit<'_, A, W>, x: Numbers<'_, A>) -> Losses<A, W> {
+    /// Computes the losses of scores `x`; `given` are the logits as they came in, where a softcap has changed
+    /// them.
+    fn losses<const W: usize>(
+        &self,
+        unit: &mut Unit<'_, A, W>,
+        x: Numbers<'_, A>,
+        given: Option<&[A]>,
+    ) -> Losses<A, W> {
         let Unit {
             rows,
             shares,
@@ -94,10 +102,11 @@ impl<A: Float> Constants<'_, A> {
         } = unit;
         let (rows, shares) = (&*rows, *shares);
         let targets_gradient = targets_gradient.take();
+        let class = self.class_to_rank(rows, shares);
         match self.values {
             InputValues::Probabilities => {
                 let loss = Probabilities { rows, shares };
-                *outputs = self.outputs(loss, rows, shares, x.numbers());
+                *outputs = self.outputs(loss, class, x.numbers(), given);
                 self.finish(loss, targets_gradient, x)
             }
             InputValues::Logits { scale, softcap } => {
@@ -108,7 +117,7 @@ impl<A: Float> Constants<'_, A> {
                     scale: Scale::new(softcap.map_or(scale, |_| 1.0)),
                     z_loss: self.z_loss,
                 };
-                *outputs = self.outputs(loss, rows, shares, x.numbers());
+                *outputs = self.outputs(loss, class, x.numbers(), given);
                 self.finish(loss, targets_gradient, x)
             }
         }
@@ -133,23 +142,36 @@ impl<A: Float> Constants<'_, A> {
         }
     }
 
-    /// Outputs of the rows besides their losses, where they are wanted.
+    /// Class of each row whose rank is wanted: the target, of a distribution its largest class.
+    fn class_to_rank<const W: usize>(
+        &self,
+        rows: &Rows<A, W>,
+        shares: Option<Shares<'_, A>>,
+    ) -> [usize; W] {
+        match shares.and_then(|shares| shares.distribution) {
+            Some(x) if self.outputs != Outputs::None => {
+                let losers = None;
+                self.instructions.run(First::<A, W> { x, losers })
+            }
+            _ => rows.class,
+        }
+    }
+
+    /// Outputs of the rows besides their losses, where they are wanted. Classes are ordered by the logits as
+    /// they came in: a softcap keeps the order, but makes equal numbers of large ones.
     fn outputs<L: RowLoss<A, W>, const W: usize>(
         &self,
         loss: L,
-        rows: &Rows<A, W>,
-        shares: Option<Shares<'_, A>>,
+        class: [usize; W],
         x: &[A],
+        given: Option<&[A]>,
     ) -> Option<RowOutputs<A, W>> {
         if self.outputs == Outputs::None {
             return None;
         }
-        let instructions = self.instructions;
-        let first = |x, losers| instructions.run(First::<A, W> { x, losers });
-        let distribution = shares.and_then(|shares| shares.distribution);
-        let class = distribution.map_or(rows.class, |shares| first(shares, None));
-        let losers = (self.ties == Ties::TargetLoses).then_some(class);
-        let ties = self.ties;
+        let (instructions, ties) = (self.instructions, self.ties);
+        let losers = (ties == Ties::TargetLoses).then_some(class);
+        let given = given.unwrap_or(x);
         let entropy = || instructions.run(EntropyOf { loss, x });
         // The loss of the distribution alone is minus its log-probability.
         let log_prob = |loss| {
@@ -157,8 +179,12 @@ impl<A: Float> Constants<'_, A> {
             losses.main.map(|loss| -loss)
         };
         Some(RowOutputs {
-            predicted: first(x, losers),
-            rank: instructions.run(Before::<A, W> { x, class, ties }),
+            predicted: instructions.run(First::<A, W> { x: given, losers }),
+            rank: instructions.run(Before::<A, W> {
+                x: given,
+                class,
+                ties,
+            }),
             log_prob: loss.with_distribution_alone().map(log_prob),
             entropy: (self.outputs == Outputs::RowsAndEntropy).then(entropy),
         })

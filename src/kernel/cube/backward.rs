@@ -20,7 +20,7 @@ use super::elementary::{ln, ln_1p, tanh_slope};
 use super::plan::{Along, Tile};
 use super::spec::{Extent, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
-use super::sum::{ones, times, zeros};
+use super::sum::{ones, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 
@@ -50,7 +50,7 @@ struct Lanes<A: Float, N: Size> {
     above: Vector<A, N>,
     /// Factor of the exponentials.
     factor: Vector<A, N>,
-    /// Factor of the spread shares.
+    /// Factor of the gradient of the row's loss.
     scale: Vector<A, N>,
     /// Whether a class has more than half the probability: 1 or 0.
     has_dominant: Vector<A, N>,
@@ -63,8 +63,6 @@ struct Lanes<A: Float, N: Size> {
     /// Whether the row counts, 1 or 0; `dropped` replaces its gradient if it does not.
     counts: Vector<A, N>,
     dropped: Vector<A, N>,
-    /// The factor of the target distributions' gradient.
-    targets_scale: Vector<A, N>,
     /// Places of the gradients.
     place: RowPlace,
     targets_place: RowPlace,
@@ -174,7 +172,9 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime]
         if let ComptimeOption::Some(gradient) = &mut gradients.logits {
             let mut slope = match comptime!(spec.values) {
-                Values::Probabilities => self.slope_of_probabilities(x, shares, step.at, along),
+                Values::Probabilities => {
+                    self.slope_of_probabilities(x, shares, step.at, numbers, along)
+                }
                 Values::Logits | Values::Scaled | Values::Capped => {
                     self.slope(x, shares, step.at, numbers, spec)
                 }
@@ -194,7 +194,13 @@ impl<A: Float, N: Size> Lanes<A, N> {
             let surprisal = self.surprisal(x, numbers, spec);
             let weights = inputs.weights(first_class::<N>(step.at, along), along);
             let factor = Vector::new(numbers.remaining.get::<A>()) * weights;
-            let slope = times(factor, surprisal) * self.targets_scale;
+            // The scale comes first, so that the product overflows only where the gradient does. It may be 0,
+            // of a mean over nothing.
+            let scaled = factor * self.scale;
+            let infinite = zeros::<A, N>() - Vector::new(numbers.lowest.get::<A>());
+            let is_nothing = scaled.equal(&zeros()).vec_and(surprisal.equal(&infinite));
+            let is_nothing = is_nothing.or(factor.equal(&zeros()));
+            let slope = select_many(is_nothing, zeros(), scaled * surprisal);
             gradient[self.targets_place.of_step::<N>(step.at, along)] = Vector::cast_from(slope);
         }
     }
@@ -230,7 +236,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
         let mut slope = exponential * self.factor;
         if comptime!(spec.is_spread) {
-            slope -= shares * self.scale;
+            slope -= shares * self.scale * Vector::new(scale_of_scores::<A>(numbers, spec));
             slope = select_many(self.is_dominant(x), self.dominant_elsewhere, slope);
         }
         if comptime!(!spec.has_distributions) {
@@ -276,13 +282,19 @@ impl<A: Float, N: Size> Lanes<A, N> {
         s: Vector<A, N>,
         shares: Vector<A, N>,
         step: usize,
+        numbers: &Numbers,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
         let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
         let is_target = is_target.equal(&self.class);
         let shares = shares + select_many(is_target, self.at_target, zeros());
-        let slope = (zeros::<A, N>() - shares) / s * self.scale;
-        select_many(shares.equal(&zeros()), zeros(), slope)
+        let quotient = shares / s;
+        // Where the quotient overflows, the scale comes first. It may be 0, of a mean over nothing.
+        let overflows = quotient.equal(&(zeros::<A, N>() - Vector::new(numbers.lowest.get::<A>())));
+        let scaled_first = shares * self.scale / s;
+        let scaled_first = select_many(self.scale.equal(&zeros()), zeros(), scaled_first);
+        let slope = select_many(overflows, scaled_first, quotient * self.scale);
+        select_many(shares.equal(&zeros()), zeros(), zeros::<A, N>() - slope)
     }
 
     /// `lse - x`, or over probabilities `-ln s`.
@@ -323,7 +335,6 @@ impl<A: Float, N: Size> Lanes<A, N> {
             class: Vector::new(0u32),
             counts: zeros(),
             dropped: zeros(),
-            targets_scale: zeros(),
             place: RowPlace::new(slot, extent.gradient, extent, tile),
             targets_place: RowPlace::new(slot, extent.targets_gradient, extent, tile),
         }
@@ -362,11 +373,10 @@ impl<A: Float, N: Size> Lanes<A, N> {
             along,
         );
         set(&mut self.dropped, lane, dropped, along);
-        set(&mut self.targets_scale, lane, row.scale, along);
+        set(&mut self.scale, lane, row.scale, along);
         #[comptime]
         match &from_forward.statistics {
             ComptimeOption::None => {
-                set(&mut self.scale, lane, row.scale, along);
                 set(&mut self.at_target, lane, row.share, along);
             }
             ComptimeOption::Some(statistics) => {
@@ -412,7 +422,6 @@ impl<A: Float, N: Size> Lanes<A, N> {
         set(&mut self.maximum, lane, maximum, along);
         set(&mut self.above, lane, above, along);
         set(&mut self.factor, lane, factor, along);
-        set(&mut self.scale, lane, scale * inner, along);
         set(&mut self.has_dominant, lane, has_dominant, along);
         set(&mut self.dominant_at_target, lane, at_target, along);
         set(&mut self.dominant_elsewhere, lane, not_at_target, along);

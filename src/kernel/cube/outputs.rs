@@ -1,7 +1,8 @@
 //! Outputs of a row besides its loss, kept while its classes come in: the order of the classes, the
 //! entropy, and the log-likelihood of a distribution.
 //!
-//! Classes are ordered by their scores, the largest first. Of equal scores the earlier class is first.
+//! Classes are ordered by their logits as they came in, the largest first: a softcap keeps the order, but
+//! makes equal numbers of large ones. Of equal logits the earlier class is first.
 //! NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower by the
 //! rounding of its logit.
 
@@ -13,6 +14,7 @@ use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
+use super::walk::Step;
 use crate::operation::{Outputs, Ties};
 
 /// Base of the two digits of a class or a count of classes; each digit is exact in the arithmetic.
@@ -115,18 +117,18 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         }
     }
 
-    /// Takes in the scores of a step.
-    pub(crate) fn take(
+    /// Takes in the logits of a step.
+    pub(crate) fn take<F: Float, P: Float>(
         &mut self,
-        x: Vector<A, N>,
-        step: usize,
+        step: &Step<F, P, N>,
         ranked: &RankedClass<A, N>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
         if comptime!(spec.outputs != Outputs::None) {
             let along = comptime!(spec.tile.along);
-            let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
+            let classes = classes_of_lanes::<N>(first_class::<N>(step.at, along), along);
+            let x = Vector::<A, N>::cast_from(step.logits);
             let mut x = or_lowest(x, numbers.lowest.get::<A>());
             if comptime!(spec.ties == Ties::TargetLoses) {
                 x = select_many(classes.equal(&ranked.class), ranked.score, x);

@@ -7,7 +7,7 @@ use super::layout::{place_of_class, start_of_row};
 use super::outputs::{RankedClass, class_to_rank, lowered, or_lowest};
 use super::plan::Along;
 use super::spec::{Span, Spec, Uniforms};
-use super::state::{State, scores};
+use super::state::State;
 use super::sum::zeros;
 use super::targets::{Inputs, target_of};
 use super::walk::{Walk, steps_of_block};
@@ -91,7 +91,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                     let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                     let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
                     let place = place_of_class(start, class as usize, &extent.logits);
-                    let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                    let score = Vector::<A, N>::cast_from(logits[place]);
                     ranked.score.insert(lane, score.extract(lane));
                     ranked.class.insert(lane, class);
                 }
@@ -101,7 +101,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                 let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                 let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
                 let place = place_of_class(start, class as usize / lanes, &extent.logits);
-                let score = scores::<F, A, N>(logits[place], numbers, spec.values);
+                let score = Vector::<A, N>::cast_from(logits[place]);
                 ranked.score = Vector::new(score.extract_dynamic(class as usize % lanes));
                 ranked.class = Vector::new(class);
             }

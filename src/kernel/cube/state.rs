@@ -182,10 +182,10 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {
                 sums.take(x, step, inputs, numbers, spec);
-                self.outputs.take(x, step.at, ranked, numbers, spec);
+                self.outputs.take(step, ranked, numbers, spec);
             } else if step.at < walk.end {
                 sums.take(x, step, inputs, numbers, spec);
-                self.outputs.take(x, step.at, ranked, numbers, spec);
+                self.outputs.take(step, ranked, numbers, spec);
             }
         }
         self.add(sums, spec);

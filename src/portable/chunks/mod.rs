@@ -162,10 +162,16 @@ pub(crate) fn multiplied<B: Backend>(
         let dtype = gradient.dtype();
         let float = accumulation_dtype(dtype);
         let gradient = B::float_cast(gradient, float);
-        // A gradient of 0, to which no counted row has contributed, stays 0 for any upstream gradient.
+        let upstream = B::float_cast(upstream, float);
+        // A gradient of 0, to which no counted row has contributed, stays 0 for any upstream gradient. Nothing
+        // of an infinite one arrives through an upstream gradient of 0.
         let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
         let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
-        let product = B::float_mul(gradient, B::float_cast(upstream, float));
+        let none = B::float_equal_elem(upstream.clone(), 0.0.into(), bool_dtype);
+        let none = B::bool_expand(none, gradient.shape());
+        let lost = B::bool_and(B::float_is_inf(gradient.clone(), bool_dtype), none);
+        let nothing = B::bool_or(nothing, lost);
+        let product = B::float_mul(gradient, upstream);
         let product = B::float_mask_fill(product, nothing, 0.0.into());
         B::float_cast(product, dtype.into())
     })

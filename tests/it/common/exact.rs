@@ -22,8 +22,8 @@
 //! has one 0.
 //!
 //! The order of the classes is that of the logits, which scale and softcap keep: larger ones first, equal
-//! ones by their number, NaN with -inf below all others. The target of a row without a distribution (`lse`
-//! or a probability is NaN) is the last of this order.
+//! ones by their number, NaN with -inf below all others. The target of a row whose log-probability is NaN is
+//! the last of this order.
 
 use super::double_double::Dd;
 use super::oracle::RowDetails;
@@ -72,6 +72,8 @@ impl Divisor {
         match self.0 {
             None if derivative.to_f64().is_nan() => derivative,
             None => Dd::ZERO,
+            // Nothing of an infinite slope arrives through an upstream gradient of 0.
+            Some(_) if derivative.to_f64().is_infinite() && upstream == 0.0 => Dd::ZERO,
             Some(divisor) => derivative * (Dd::of(upstream) / divisor),
         }
     }
@@ -82,7 +84,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     let rows: Vec<Row> = (0..problem.rows())
         .map(|row| row_of(problem, row))
         .collect();
-    let z = Dd::of(f64::from(problem.config.z_loss));
+    let z = Dd::of(problem.config.z_loss);
     let has_penalty = z.to_f64() != 0.0;
     let [of_main, of_penalty] = divisors(problem, &rows);
     let counts = |row: &&Row| !row.ignored;
@@ -159,7 +161,7 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
             .filter(|(q, _)| **q != 0.0)
             .map(|(q, surprisal)| Dd::of(-*q) * *surprisal)
             .sum();
-        let spoiled = problem.config.logits && row.has_no_distribution && !row.ignored;
+        let spoiled = row.has_no_distribution && !row.ignored;
         let entropy: Dd = classes
             .clone()
             .filter(|class| row.probability[*class].to_f64() != 0.0)
@@ -192,7 +194,7 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
             predicted: first_of(&is_before) as i64,
             rank: match row.ignored {
                 true => -1,
-                false if row.has_no_distribution => problem.classes() as i64 - 1,
+                false if spoiled || log_prob.to_f64().is_nan() => problem.classes() as i64 - 1,
                 false => before.count() as i64,
             },
             terms: 0.0,
@@ -233,7 +235,7 @@ impl Row {
     }
 
     fn target_slope(&self, problem: &Problem, class: usize) -> Dd {
-        let kept = Dd::ONE - Dd::of(f64::from(problem.config.label_smoothing));
+        let kept = Dd::ONE - Dd::of(problem.config.label_smoothing);
         let factor = kept * class_weight(problem, class);
         if factor.to_f64() == 0.0 {
             Dd::ZERO
@@ -268,7 +270,7 @@ fn row_of(problem: &Problem, index: usize) -> Row {
                 .collect();
         }
     }
-    let smoothing = Dd::of(f64::from(problem.config.label_smoothing));
+    let smoothing = Dd::of(problem.config.label_smoothing);
     let even = smoothing / Dd::of(classes as f64);
     let share = |class: usize| {
         class_weight(problem, class) * ((Dd::ONE - smoothing) * Dd::of(target[class]) + even)
@@ -285,8 +287,7 @@ fn row_of(problem: &Problem, index: usize) -> Row {
         surprisal,
         probability,
         lse,
-        has_no_distribution: lse.to_f64().is_nan()
-            || !problem.config.logits && given.iter().any(|s| s.is_nan()),
+        has_no_distribution: lse.to_f64().is_nan(),
         target,
         share,
         weight,
@@ -299,8 +300,8 @@ fn score(problem: &Problem, logit: f64) -> Dd {
     if !logit.is_finite() {
         return Dd::of(logit);
     }
-    let scaled = Dd::of(logit) * Dd::of(f64::from(problem.config.logit_scale));
-    match problem.config.logit_softcap.map(f64::from).map(Dd::of) {
+    let scaled = Dd::of(logit) * Dd::of(problem.config.logit_scale);
+    match problem.config.logit_softcap.map(Dd::of) {
         None => scaled,
         Some(cap) => cap * (scaled / cap).tanh(),
     }
@@ -308,8 +309,8 @@ fn score(problem: &Problem, logit: f64) -> Dd {
 
 /// The derivative of [`score`]; 1 for probabilities.
 fn score_slope(problem: &Problem, logit: f64) -> Dd {
-    let scale = Dd::of(f64::from(problem.config.logit_scale));
-    match problem.config.logit_softcap.map(f64::from).map(Dd::of) {
+    let scale = Dd::of(problem.config.logit_scale);
+    match problem.config.logit_softcap.map(Dd::of) {
         None => scale,
         Some(_) if logit.is_infinite() => Dd::ZERO,
         Some(cap) => scale * (Dd::of(logit) * scale / cap).tanh_slope(),

@@ -33,8 +33,6 @@ struct Parts<'a> {
     /// The gradient of the result by the row's loss and by its z-loss.
     main_scale: f64,
     z_scale: f64,
-    /// Whether the losses have a divisor of 0.
-    mean_is_empty: bool,
 }
 
 /// The divisors of the losses and of the z-losses.
@@ -127,7 +125,7 @@ fn class_weight(problem: &Problem, class: usize) -> f64 {
 
 fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> Parts<'a> {
     let classes = problem.classes();
-    let smoothing = f64::from(problem.config.label_smoothing);
+    let smoothing = problem.config.label_smoothing;
     let share: Vec<f64> = (0..classes)
         .map(|class| {
             let smoothed = (1.0 - smoothing) * row.target[class] + smoothing / classes as f64;
@@ -151,7 +149,6 @@ fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> 
         roundings: roundings(problem, &row.values),
         main_scale: over(by.main),
         z_scale: over(by.z),
-        mean_is_empty: by.main == 0.0,
     }
 }
 
@@ -187,13 +184,11 @@ impl Parts<'_> {
         if self.problem.config.logits {
             return self.slope_of_logit(class);
         }
-        // An empty mean has no gradient. It is not that an upstream gradient of 0 takes to 0: 0 times an
-        // infinite slope is NaN.
-        if self.share[class] == 0.0 || self.mean_is_empty {
+        if self.share[class] == 0.0 {
             return (0.0, 0.0);
         }
         let slope = -self.share[class] / self.row.values[class];
-        (slope * self.main_scale, 0.0)
+        (self.scaled(slope), 0.0)
     }
 
     fn slope_of_logit(&self, class: usize) -> (f64, f64) {
@@ -243,10 +238,16 @@ impl Parts<'_> {
         if factor == 0.0 {
             return (0.0, terms);
         }
-        (
-            factor * self.softmax.surprisal[class] * self.main_scale,
-            terms,
-        )
+        (self.scaled(factor * self.softmax.surprisal[class]), terms)
+    }
+
+    /// A slope times the scale of the row. Nothing of an infinite slope arrives through a scale of 0, that of
+    /// an upstream gradient of 0 or of an empty mean.
+    fn scaled(&self, slope: f64) -> f64 {
+        match slope.is_infinite() && self.main_scale == 0.0 {
+            true => 0.0,
+            false => slope * self.main_scale,
+        }
     }
 }
 
@@ -295,7 +296,6 @@ fn row_details(problem: &Problem, index: usize) -> RowDetails {
         lse,
         lse_terms,
     } = softmax(&row.values, problem.config.logits);
-    let has_distribution = !lse.is_nan() && !row.values.iter().any(|value| value.is_nan());
     let product = |share: f64, surprisal: f64| {
         if share == 0.0 { 0.0 } else { share * surprisal }
     };
@@ -303,6 +303,8 @@ fn row_details(problem: &Problem, index: usize) -> RowDetails {
     let largest_surprisal = finite.copied().fold(0.0, f64::max);
     let pairs = row.target.iter().zip(&surprisal);
     let log_prob = -sum(pairs.map(|(p, s)| product(*p, *s)));
+    // Probabilities have no log-sum-exp, and those of other classes do not matter.
+    let has_distribution = !lse.is_nan() && !log_prob.is_nan();
     let terms = if lse.is_nan() {
         0.0
     } else {
@@ -333,14 +335,14 @@ fn row_details(problem: &Problem, index: usize) -> RowDetails {
 fn row_of(problem: &Problem, row: usize) -> Row {
     let config = &problem.config;
     let classes = problem.classes();
-    let scale = f64::from(config.logit_scale);
+    let scale = config.logit_scale;
     let (mut values, mut slopes) = (vec![0.0; classes], vec![1.0; classes]);
     let mut conditions = vec![1.0; classes];
     for class in 0..classes {
         let value = problem.logits[problem.at(row, class)];
         values[class] = value * scale;
         slopes[class] = scale;
-        if let Some(cap) = config.logit_softcap.map(f64::from) {
+        if let Some(cap) = config.logit_softcap {
             let ratio = value * scale / cap;
             let cosh = ratio.cosh();
             slopes[class] = scale / cosh / cosh;
@@ -385,7 +387,7 @@ fn row_of(problem: &Problem, row: usize) -> Row {
 /// The error of a row's logits in units in the last place of 1; the exponential turns it into a relative
 /// error. It is 0 where logits are not rounded before the largest is subtracted.
 fn roundings(problem: &Problem, values: &[f64]) -> f64 {
-    let scaled = f64::from(problem.config.logit_scale).log2().fract() != 0.0;
+    let scaled = problem.config.logit_scale.log2().fract() != 0.0;
     if !scaled && problem.config.logit_softcap.is_none() {
         return 0.0;
     }

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::operation::{
-    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, Targets, Wanted,
+    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, Targets, Ties, Wanted,
     WantedGradients,
 };
 use burn_cross_entropy::portable;
@@ -123,13 +123,14 @@ fn options(problem: &Problem) -> Options {
         values: if config.logits {
             InputValues::Logits {
                 scale: config.logit_scale.into(),
-                softcap: config.logit_softcap.map(f64::from),
+                softcap: config.logit_softcap,
             }
         } else {
             InputValues::Probabilities
         },
         z_loss: config.z_loss.into(),
         empty: config.empty,
+        ties: Ties::ByClass,
     }
 }
 

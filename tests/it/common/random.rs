@@ -157,7 +157,8 @@ fn inputs(has_subnormals: bool) -> impl Strategy<Value = Input> {
     // to its other end.
     let scale = prop_oneof![
         8 => prop::sample::select(vec![1.0, 1.0, 0.5, 0.7, 1.5, 0.1]),
-        1 => prop::sample::select(vec![1e-30, 2f64.powi(126)]),
+        // A larger factor, times the shares of a row, would be beyond f32 before they cancel.
+        1 => prop::sample::select(vec![1e-30, 2f64.powi(100)]),
     ];
     let softcap = prop::sample::select(vec![None, None, Some(4.0), Some(30.0)]);
     let z_loss = prop::sample::select(vec![0.0, 0.02]);
@@ -364,7 +365,7 @@ impl Case {
         problem.with_config(|config| {
             config
                 .with_weight(weights)
-                .with_label_smoothing(self.target.smoothing as _)
+                .with_label_smoothing(self.target.smoothing)
         })
     }
 
@@ -413,9 +414,9 @@ impl Case {
                 z_loss,
                 ..
             } => config
-                .with_logit_scale(scale as _)
-                .with_logit_softcap(softcap.map(|cap| cap as _))
-                .with_z_loss(z_loss as _),
+                .with_logit_scale(scale)
+                .with_logit_softcap(softcap)
+                .with_z_loss(z_loss),
         })
     }
 
