@@ -113,6 +113,7 @@ pub fn reduced(
 ///
 /// Burn does not have an all-gather: each device adds its lines to the others' zeros.
 pub fn gathered(
+    loss: &CrossEntropyLoss,
     statistics: ShardStatistics,
     place: usize,
     devices: Vec<Device>,
@@ -126,7 +127,7 @@ pub fn gathered(
     let all = all_reduce(all, ReduceOperation::Sum, devices).resolve();
     all.chunk(count, 0)
         .into_iter()
-        .map(ShardStatistics::from_tensor)
+        .map(|lines| ShardStatistics::from_tensor(lines, loss))
         .collect()
 }
 

@@ -27,7 +27,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    pub fn new(label_smoothing: f32, device: &Device) -> Self {
+    pub fn new(label_smoothing: f64, device: &Device) -> Self {
         let same_size = PaddingConfig2d::Explicit(1, 1, 1, 1);
         Self {
             strokes: Conv2dConfig::new([1, CHANNELS[0]], [3, 3])

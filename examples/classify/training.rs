@@ -40,7 +40,7 @@ pub struct Settings {
 
     /// Share of each target that is spread evenly over all digits, from 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
-    pub label_smoothing: f32,
+    pub label_smoothing: f64,
 
     /// Seed of the initial weights and of the order of the images.
     #[arg(long, value_name = "N", default_value_t = 1)]

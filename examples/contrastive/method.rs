@@ -31,7 +31,7 @@ pub enum Schedule {
 }
 
 /// The loss of both methods; the choice of negatives in the batch is SimCLR's.
-pub fn loss(temperature: f32, device: &Device) -> Result<InfoNceLoss, String> {
+pub fn loss(temperature: f64, device: &Device) -> Result<InfoNceLoss, String> {
     InfoNceLossConfig::new()
         .with_temperature(temperature)
         // The encoder itself gives unit vectors, because the evaluation compares them.
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn what_the_library_refuses_is_said_of_the_option() {
         let device = Device::flex();
-        for temperature in [0.0, 1e-40, f32::INFINITY, f32::NAN] {
+        for temperature in [0.0, 1e-40, f64::INFINITY, f64::NAN] {
             let error = loss(temperature, &device).unwrap_err();
             assert!(error.contains("--temperature"), "{error}");
         }

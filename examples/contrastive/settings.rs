@@ -38,7 +38,7 @@ pub struct Settings {
 
     /// Divisor of the logits. Lower values look more at the closest negatives.
     #[arg(long, value_name = "T", default_value_t = 0.2)]
-    pub temperature: f32,
+    pub temperature: f64,
 
     /// Images in a step.
     #[arg(long, value_name = "N", default_value_t = 128)]

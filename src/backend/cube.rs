@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, FloatDType, IntDType, Shape};
+use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -142,8 +142,7 @@ impl<'a> Operands<'a> {
         let class_dim = options.class_dim;
         let labels = match &inputs.targets {
             Targets::Distributions(targets) if wanted.outputs != Outputs::None => {
-                // Burn's kernel reads the distributions once more.
-                let labels = CubeBackend::float_argmax(targets.clone(), class_dim, IntDType::I32);
+                let labels = portable::largest_class::<CubeBackend>(targets.clone(), options);
                 Some(into_contiguous(labels))
             }
             _ => None,

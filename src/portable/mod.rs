@@ -54,6 +54,8 @@ use self::chunks::OnLogits;
 pub(crate) use self::counting::counted_rows_of;
 pub use self::counting::total_weight;
 pub(crate) use self::elementary::cast_int;
+#[cfg(feature = "cube")]
+pub(crate) use self::outputs::largest_class;
 pub(crate) use self::shard::{
     combined_statistics, shard_loss, shard_statistics, statistics_per_row,
 };

@@ -6,7 +6,9 @@ use burn::tensor::{FloatDType, IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
-use crate::operation::{Inputs, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties};
+use crate::operation::{
+    Inputs, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties,
+};
 
 /// Scores with the order of their classes.
 struct Order<B: Backend> {
@@ -16,6 +18,18 @@ struct Order<B: Backend> {
     classes: IntTensor<B>,
     /// First class of the largest score, shape `[outer, 1, inner]`.
     first: IntTensor<B>,
+}
+
+/// First class of the largest share of each row of distributions, i32. Burn's argmax may return any of several
+/// largest entries.
+#[cfg(feature = "cube")]
+pub(crate) fn largest_class<B: Backend>(
+    distributions: FloatTensor<B>,
+    options: &Options,
+) -> IntTensor<B> {
+    let call = Call::<B>::new(&distributions, options);
+    let shares = call.view(distributions);
+    call.order(shares).first
 }
 
 impl<B: Backend> Call<'_, B> {

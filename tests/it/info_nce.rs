@@ -67,7 +67,7 @@ impl Problem {
         Self {
             form,
             tensors: rows.iter().map(&mut tensor).collect(),
-            log_scale: -f64::from(config.temperature).ln(),
+            log_scale: -config.temperature.ln(),
             config,
             upstream: -1.75,
         }

@@ -9,7 +9,7 @@ use burn::train::metric::{
     NumericEntry, PerplexityInput, PerplexityMetric, TopKAccuracyInput, TopKAccuracyMetric,
 };
 use burn_cross_entropy::train::RowLossMetric;
-use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyOutput};
+use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyOutput, EmptyReduction};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -120,9 +120,28 @@ fn outputs_of_any_rank_and_dtype_are_taken(device: &Device) {
     }
 }
 
-/// A batch of ignored rows adds 0 to the mean, with a count of 0.
+/// A batch of ignored rows changes no metric of the epoch, whatever its own mean is.
 fn a_batch_of_ignored_rows_spoils_no_mean(device: &Device) {
-    let outputs = outputs(CrossEntropyLossConfig::new(), device);
+    let config = CrossEntropyLossConfig::new();
+    for empty in [EmptyReduction::Nan, EmptyReduction::Zero] {
+        let loss = config.clone().with_empty(empty).init(device);
+        let batch = |target: i64| {
+            let logits = Tensor::<2>::zeros([1, 2], device);
+            loss.forward_with_output(logits, Tensor::<1, Int>::from_ints([target], device))
+        };
+        let outputs = [batch(0), batch(IGNORED)];
+        let inputs = outputs.iter().map(Adaptor::adapt).collect();
+        assert_same(of_epoch(LossMetric::new(), inputs), 2f64.ln());
+        let inputs = outputs.iter().map(Adaptor::adapt).collect();
+        assert_same(of_epoch(RowLossMetric::new(), inputs), 2f64.ln());
+        let inputs = outputs.iter().map(Adaptor::adapt).collect();
+        assert_same(of_epoch(AccuracyMetric::new(), inputs), 100.0);
+        let inputs = outputs.iter().map(Adaptor::adapt).collect();
+        assert_same(of_epoch(TopKAccuracyMetric::new(1), inputs), 100.0);
+        let inputs = outputs.iter().map(Adaptor::adapt).collect();
+        assert_same(of_epoch(PerplexityMetric::new(), inputs), 2.0);
+    }
+    let outputs = outputs(config, device);
     let mut metric = RowLossMetric::new();
     metric
         .update(&outputs[2].adapt(), &metadata())
@@ -215,8 +234,24 @@ fn the_row_loss_is_that_of_the_epoch_as_one_batch(device: &Device) {
     }
 }
 
+/// A row of NaN is no success, also where its target is the first class or the only one.
+fn a_row_without_a_distribution_is_no_success(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    for classes in [1, 3] {
+        let logits = Tensor::<2>::full([2, classes], f32::NAN, device);
+        let logits = logits.slice_assign([0..1, 0..classes], Tensor::zeros([1, classes], device));
+        let targets = Tensor::<1, Int>::zeros([2], device);
+        let output = loss.forward_with_output(logits, targets);
+        let accuracy = of_epoch(AccuracyMetric::new(), vec![output.adapt()]);
+        assert_same(accuracy, 50.0);
+        let in_top = of_epoch(TopKAccuracyMetric::new(5), vec![output.adapt()]);
+        assert_same(in_top, 50.0);
+    }
+}
+
 tests_on! {
     one_of_each_kind: [
+        a_row_without_a_distribution_is_no_success,
         burn_metrics_take_the_output,
         the_row_loss_is_that_of_the_epoch_as_one_batch,
         outputs_of_any_rank_and_dtype_are_taken,

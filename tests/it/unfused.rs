@@ -43,8 +43,8 @@ fn options(problem: &Problem) -> Options {
     Options {
         class_dim: problem.class_dim,
         ignore_indices: problem.config.ignore_indices.as_slice().into(),
-        label_smoothing: problem.config.label_smoothing.into(),
-        z_loss: problem.config.z_loss.into(),
+        label_smoothing: problem.config.label_smoothing,
+        z_loss: problem.config.z_loss,
         ..Options::default()
     }
 }

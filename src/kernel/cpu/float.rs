@@ -407,6 +407,75 @@ mod tests {
         (from..=to).step_by(stride).map(f64::from_bits).collect()
     }
 
+    /// Largest error of an f32 function over all inputs whose bits are in a range, and where it is.
+    fn worst<F: Function<f32>>(
+        bits: std::ops::RangeInclusive<u32>,
+        truth: fn(f64) -> f64,
+    ) -> (f64, f32) {
+        const AT_ONCE: usize = 1 << 16;
+        let (from, to) = (*bits.start(), *bits.end());
+        let next = std::sync::atomic::AtomicU64::new(from.into());
+        let work = || {
+            let mut worst = (0.0, 0.0);
+            loop {
+                let first = next.fetch_add(AT_ONCE as u64, std::sync::atomic::Ordering::Relaxed);
+                if first > to.into() {
+                    return worst;
+                }
+                let last = to.min((first + AT_ONCE as u64 - 1) as u32);
+                let xs: Vec<f32> = (first as u32..=last).map(f32::from_bits).collect();
+                let truths: Vec<f64> = xs.iter().map(|x| truth(f64::from(*x))).collect();
+                for instructions in Instructions::available() {
+                    let found = values::<f32, F>(instructions, &xs);
+                    for ((x, found), truth) in xs.iter().zip(found).zip(&truths) {
+                        let exponent = truth.abs().log2().floor().max(-126.0);
+                        let error = (f64::from(found) - truth).abs() / (exponent - 23.0).exp2();
+                        if error > worst.0 {
+                            worst = (error, *x);
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let ended = workers
+                .into_iter()
+                .map(|worker| worker.join().expect("it counts"));
+            ended.fold(
+                (0.0, 0.0),
+                |worst, one| if one.0 > worst.0 { one } else { worst },
+            )
+        })
+    }
+
+    #[test]
+    #[ignore = "takes minutes, and is for an optimised build: every f32"]
+    fn every_input_of_f32_is_within_its_bound() {
+        let bits = |from: f32, to: f32| from.to_bits()..=to.to_bits();
+        let positive = || bits(f32::from_bits(1), f32::MAX);
+        let results = [
+            (
+                "exp, -87.3 to 0",
+                1.1,
+                worst::<Exp>(bits(-0.0, -87.3), f64::exp),
+            ),
+            ("ln", 2.0, worst::<Ln>(positive(), f64::ln)),
+            ("ln_1p", 2.0, worst::<Ln1p>(positive(), f64::ln_1p)),
+            ("tanh", 4.0, worst::<Tanh>(positive(), f64::tanh)),
+            (
+                "-tanh",
+                4.0,
+                worst::<Tanh>(bits(-f32::from_bits(1), f32::MIN), f64::tanh),
+            ),
+        ];
+        for (name, allowed, (error, x)) in results {
+            println!("{name}: {error:.3} units, at {x:e}");
+            assert!(error <= allowed, "{name}: {error} units at {x:e}");
+        }
+    }
+
     #[test]
     fn exp_is_within_one_unit_where_it_is_a_normal_number() {
         let xs: Vec<f32> = dense(1e-9, 87.3, 307).iter().map(|x| -x).collect();

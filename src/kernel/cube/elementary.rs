@@ -22,16 +22,16 @@ pub(crate) fn ln<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     select_many(is_near_one, ln_above(s - one), s.ln())
 }
 
-/// `ln(1 + s)` for `s` from -1/2 to 1, by the series of `2 atanh(z)` with `z = s / (2 + s)`: up to
-/// the 25th power of a third, beneath the tolerance of f64.
+/// `ln(1 + s)` for `s` from -1/2 to 1, by the series of `2 atanh(z)` with `z = s / (2 + s)`: up to the 33rd
+/// power of a third, beneath the last place of f64.
 #[cube]
 fn ln_above<A: Float, N: Size>(s: Vector<A, N>) -> Vector<A, N> {
     let z = s / (s + Vector::new(A::new(2.0)));
     let square = z * z;
-    let mut series = Vector::<A, N>::new(A::new(2.0) / A::new(25.0));
+    let mut series = Vector::<A, N>::new(A::new(2.0) / A::new(33.0));
     #[unroll]
-    for step in 0..12u32 {
-        let odd = comptime!((23 - 2 * step) as f32);
+    for step in 0..16u32 {
+        let odd = comptime!((31 - 2 * step) as f32);
         series = series * square + Vector::new(A::new(2.0) / A::new(odd));
     }
     series * z

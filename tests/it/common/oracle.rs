@@ -163,7 +163,7 @@ impl Parts<'_> {
     }
 
     fn z(&self) -> f64 {
-        f64::from(self.problem.config.z_loss)
+        self.problem.config.z_loss
     }
 
     fn z_loss(&self) -> f64 {
@@ -232,7 +232,7 @@ impl Parts<'_> {
 
     /// The derivative by a share of the target distribution, and its terms.
     fn targets_slope(&self, class: usize) -> (f64, f64) {
-        let smoothing = f64::from(self.problem.config.label_smoothing);
+        let smoothing = self.problem.config.label_smoothing;
         let factor = (1.0 - smoothing) * class_weight(self.problem, class);
         let terms = (factor * self.main_scale).abs() * self.roundings;
         if factor == 0.0 {

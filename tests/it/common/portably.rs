@@ -119,16 +119,16 @@ fn options(problem: &Problem) -> Options {
     Options {
         class_dim: 1,
         ignore_indices: config.ignore_indices.as_slice().into(),
-        label_smoothing: config.label_smoothing.into(),
+        label_smoothing: config.label_smoothing,
         values: if config.logits {
             InputValues::Logits {
-                scale: config.logit_scale.into(),
+                scale: config.logit_scale,
                 softcap: config.logit_softcap,
             }
         } else {
             InputValues::Probabilities
         },
-        z_loss: config.z_loss.into(),
+        z_loss: config.z_loss,
         empty: config.empty,
         ties: Ties::ByClass,
     }

@@ -58,7 +58,7 @@ fn add(sum: &mut [f64], share: f64, row: &[f64]) {
 /// dloss/dn_j = sum over the queries of p_j q / (t N)    (g - u (u.g)) / |x| for x of direction u
 /// ```
 fn by_hand(given: &[Rows; 3]) -> (f64, [Rows; 3]) {
-    let scale = 1.0 / f64::from(TEMPERATURE);
+    let scale = 1.0 / TEMPERATURE;
     let length = |row: &Vec<f64>| dot(row, row).sqrt();
     let unit = |row: &Vec<f64>| row.iter().map(|x| x / length(row)).collect();
     let [queries, positives, negatives] = given

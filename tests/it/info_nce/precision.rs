@@ -55,7 +55,7 @@ fn half_precision_agrees_to_its_rounding() {
 
 #[track_caller]
 fn assert_half(name: &str, problem: &Problem, dtype: DType, device: &Device) {
-    let off = unit_roundoff(dtype) / f64::from(TEMPERATURE);
+    let off = unit_roundoff(dtype) / TEMPERATURE;
     let loss: InfoNceLoss = problem.config.init(device);
     let leaves = problem.leaves_of(dtype, device);
     let value = problem.run(&loss, &leaves);
@@ -107,7 +107,7 @@ fn lengths_beyond_the_squares_of_f16_are_brought_to_1() {
     };
     // Some of the smallest features are below f16's normal numbers, where rounding is coarser.
     for (scale, roundings) in [(2000.0, 4.0), (2f32.powi(-9), 8.0)] {
-        let allowed = roundings * unit_roundoff(DType::F16) / f64::from(TEMPERATURE);
+        let allowed = roundings * unit_roundoff(DType::F16) / TEMPERATURE;
         assert!((of(scale) - problem.loss()).abs() <= allowed, "{scale}");
     }
 }
