@@ -6,9 +6,7 @@ use burn::tensor::{FloatDType, IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
-use crate::operation::{
-    Inputs, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties,
-};
+use crate::operation::{Inputs, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties};
 
 /// Scores with the order of their classes.
 struct Order<B: Backend> {
@@ -25,7 +23,7 @@ struct Order<B: Backend> {
 #[cfg(feature = "cube")]
 pub(crate) fn largest_class<B: Backend>(
     distributions: FloatTensor<B>,
-    options: &Options,
+    options: &crate::operation::Options,
 ) -> IntTensor<B> {
     let call = Call::<B>::new(&distributions, options);
     let shares = call.view(distributions);

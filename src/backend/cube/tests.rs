@@ -8,6 +8,7 @@ use crate::operation::{
 };
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::ops::IntTensorOps;
+use burn::tensor::IntDType;
 
 const ALL_OUTPUTS: [Outputs; 3] = [Outputs::None, Outputs::Rows, Outputs::RowsAndEntropy];
 

@@ -126,10 +126,10 @@ fn loss_config(case: Case) -> CrossEntropyLossConfig {
     let weights = CLASS_WEIGHTS.map(|weight| weight as f32);
     let reduction = case.reduction.cloned().unwrap_or(Reduction::Mean);
     CrossEntropyLossConfig::new()
-        .with_label_smoothing(SMOOTHING as f32)
-        .with_z_loss(Z_LOSS as f32)
-        .with_logit_scale(SCALE as f32)
-        .with_logit_softcap(Some(SOFTCAP as f32))
+        .with_label_smoothing(SMOOTHING)
+        .with_z_loss(Z_LOSS)
+        .with_logit_scale(SCALE)
+        .with_logit_softcap(Some(SOFTCAP))
         .with_weight(Some(weights.to_vec()))
         .with_reduction(reduction)
 }
