@@ -222,6 +222,17 @@ pub enum ShardError {
         /// Number of all classes.
         classes: usize,
     },
+    /// The statistics are of a loss with another scale.
+    #[error(
+        "cross-entropy: statistics of a vocabulary shard are of a loss whose logit scale is {given}, \
+         expected {expected}; combine those of one configuration, and give them to its loss"
+    )]
+    Scale {
+        /// Scale of the statistics, 1 with a softcap.
+        given: f64,
+        /// Scale of the other statistics or of the loss.
+        expected: f64,
+    },
     /// The number of classes of the logits is not that of the shard.
     #[error(
         "cross-entropy: logits of shape {logits:?} have {found} classes in dimension {class_dim}, but \

@@ -66,6 +66,7 @@ use burn::train::metric::{
 };
 
 use crate::CrossEntropyOutput;
+use crate::loss::Divisor;
 
 impl<const R: usize> ItemLazy for CrossEntropyOutput<R> {
     /// Takes all tensors out of the graph, and starts computations that are still queued.
@@ -104,13 +105,24 @@ fn of_counted_rows<const R: usize>(output: &CrossEntropyOutput<R>) -> (Tensor<1>
 }
 
 impl<const R: usize> Adaptor<LossInput> for CrossEntropyOutput<R> {
-    /// Passes the loss on; nothing for a batch without counted rows, which Burn's metric then leaves out. Burn's
-    /// metric takes the mean over batches, [`RowLossMetric`] the mean over rows. Waits for the device.
+    /// Passes the loss on; nothing for a batch that has no mean because no row counts, which Burn's metric then
+    /// leaves out. The NaN of a bad target is passed on. Burn's metric takes the mean over batches,
+    /// [`RowLossMetric`] the mean over rows. Waits for the device.
     fn adapt(&self) -> LossInput {
-        let total = self.total_weight.clone().into_scalar::<f64>();
-        LossInput::new(match total {
-            0.0 => self.loss.clone().slice(0..0),
-            _ => self.loss.clone(),
+        let divisor = match self.divided_by {
+            Divisor::TotalWeight => &self.total_weight,
+            Divisor::Number(_) => &self.counted_rows,
+        };
+        let is_bad = self
+            .log_prob
+            .clone()
+            .is_nan()
+            .bool_and(self.counted().bool_not());
+        let is_nothing =
+            divisor.clone().into_scalar::<f64>() == 0.0 && !is_bad.any().into_scalar::<bool>();
+        LossInput::new(match is_nothing {
+            true => self.loss.clone().slice(0..0),
+            false => self.loss.clone(),
         })
     }
 }

@@ -58,7 +58,12 @@ use crate::operation::Outputs;
 /// of [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss). The matrix `[rows, negatives]` is never
 /// held, for any number of negatives. Only tensors that require a gradient get one; a queue does not.
 ///
+/// Features in f16 or bf16 are taken as they are; everything behind them is in f32.
+///
 /// # Edge cases
+///
+/// In the outputs of rows a negative as similar as the positive, up to the rounding of the positive's logit,
+/// ranks before it: an encoder that cannot tell the keys apart is never right. Without negatives it always is.
 ///
 /// Features of length 0, or without a number of at least 1.2e-38, have no direction: normalisation leaves
 /// them as they are. Without negatives the loss of a row is 0. Without queries the mean is NaN, as in
@@ -263,7 +268,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     }
 
     /// Computes the loss of [`forward`](Self::forward) and in the same pass the outputs of every row, such as
-    /// whether the positive was the most similar (`predicted` is 0), see
+    /// whether the positive was the most similar (`correct`, which a tie is not), see
     /// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output).
     ///
     /// # Panics

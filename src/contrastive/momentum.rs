@@ -28,8 +28,8 @@ pub struct Momentum {
     pub value: f64,
     /// Update of the tensors that are not trained. Default: [`Buffers::Average`].
     pub buffers: Buffers,
-    /// Whether the target keeps its own elements where those of the online module are NaN or infinite, without
-    /// a wait for the device: a NaN would stay in the target for good. Default: `false`.
+    /// Whether the target keeps its own elements where they would become NaN or infinite, without a wait for
+    /// the device: a NaN would stay in the target for good. Default: `false`.
     pub finite_only: bool,
 }
 
@@ -109,7 +109,7 @@ pub enum Buffers {
 /// # Edge cases
 ///
 /// - A momentum of 1 leaves the bits of every parameter, 0 gives those of the online module (cast, if the
-///   dtypes differ), whatever they hold, NaN included.
+///   dtypes differ), whatever they hold, NaN included (but with `finite_only`).
 /// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are
 ///   lost, so that a target in bf16 stands still at a high momentum: keep the target in f32.
 /// - Infinities in buffers, such as masks, are averaged by the formula: equal infinities stay.
@@ -266,14 +266,15 @@ impl ModuleMapper for Follower {
             let require_grad = target.is_require_grad();
             let target = target.without_autodiff();
             let online = on_device(online, &target.device());
-            let kept = (finite_only && !is_quantized(online.dtype())).then(|| target.clone());
-            let not_finite = kept
-                .is_some()
-                .then(|| online.clone().is_finite().bool_not());
+            let has_quantized = is_quantized(target.dtype()) || is_quantized(online.dtype());
+            let kept = (finite_only && !has_quantized).then(|| target.clone());
             let moved = moved(target, online, momentum, trained);
-            let moved = match (not_finite, kept) {
-                (Some(not_finite), Some(kept)) => moved.mask_where(not_finite, kept),
-                _ => moved,
+            let moved = match kept {
+                None => moved,
+                Some(kept) => {
+                    let not_finite = moved.clone().is_finite().bool_not();
+                    moved.mask_where(not_finite, kept)
+                }
             };
             in_autodiff(moved, strategy).set_require_grad(require_grad)
         })

@@ -38,8 +38,8 @@ pub struct NegativeQueueConfig {
     #[config(default = false)]
     pub ids: bool,
     /// Whether keys that hold NaN or an infinity stay out, without a wait for the device. Such a key would make
-    /// every loss NaN until it is replaced. Its row keeps what it held: the old key (and id), or zeros in a row
-    /// that had none. Default: `false`.
+    /// every loss NaN until it is replaced. Its row keeps what it held: the old key (and id), or in a row that had
+    /// none a key of zeros, which counts as one. Default: `false`.
     #[config(default = false)]
     pub finite_only: bool,
 }
@@ -344,7 +344,15 @@ impl NegativeQueue {
 
     /// Adds keys and ids that are already checked.
     fn put(&mut self, keys: Tensor<2>, ids: Option<Tensor<1, Int>>) {
+        if self.finite_only && self.is_empty() {
+            // A refused key would leave what the rows held before the queue was cleared.
+            self.keys = self.keys.zeros_like();
+            self.ids = self.ids.as_ref().map(Tensor::zeros_like);
+        }
         let spans = self.ring.push(keys.dims()[0]);
+        if spans.is_empty() {
+            return;
+        }
         let keys = keys.without_autodiff();
         let refused = self.finite_only.then(|| {
             let not_finite = keys.clone().is_finite().bool_not();

@@ -70,7 +70,8 @@ pub struct CrossEntropyLossConfig {
     /// Factor of the logits, applied first: one over the temperature. Finite, above 0. Default: 1.
     #[config(default = 1.0)]
     pub logit_scale: f64,
-    /// Bends the scaled logits to `cap * tanh(x / cap)`. Finite, above 0. Default: off.
+    /// Bends the scaled logits to `cap * tanh(x / cap)`. Infinite logits are masks, not numbers: they stay.
+    /// Finite, above 0. Default: off.
     pub logit_softcap: Option<f64>,
     /// Adds `z_loss * lse^2` to every counted row, which keeps the logits from drifting (PaLM,
     /// Chowdhery et al. 2022). Under `Mean` it is averaged over the counted rows, whatever they
@@ -116,7 +117,7 @@ impl CrossEntropyLossConfig {
             finite_and_above_0(self.logit_scale),
             "logit_scale",
             self.logit_scale,
-            "a finite number above 0 (one over the temperature)",
+            "a finite number above 0 that f32 holds (one over the temperature)",
         )?;
         if let Some(cap) = self.logit_softcap {
             demand(
@@ -127,7 +128,7 @@ impl CrossEntropyLossConfig {
             )?;
         }
         demand(
-            finite_and_at_least_0(self.z_loss as f32),
+            self.z_loss >= 0.0 && finite_and_at_least_0(self.z_loss as f32),
             "z_loss",
             self.z_loss,
             "a finite number of at least 0",

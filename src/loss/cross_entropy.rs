@@ -69,9 +69,9 @@ use crate::operation::{
 /// Every option takes one pass over the logits. On Flex and NdArray the same pass computes the gradient. The
 /// gradient replaces the logits if nothing else holds that buffer (as when the logits come straight out of a
 /// layer), else it goes into one new tensor. On a GPU the backward computes the gradient, in place under the
-/// same condition. Without a gradient nothing of the size of the logits is allocated. No position of
-/// [`class_dim`](CrossEntropyLossConfig::class_dim) needs a copy. The result does not depend on the number
-/// of threads. The repository's `docs/performance.md` has the figures and the exceptions.
+/// same condition. Without a gradient nothing of the size of the logits is allocated (but on a device for the
+/// outputs of rows with distributions). No position of [`class_dim`](CrossEntropyLossConfig::class_dim) needs
+/// a copy. The result does not depend on the number of threads. The repository's `docs/performance.md` has the figures and the exceptions.
 ///
 /// # Backends
 ///

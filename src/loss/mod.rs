@@ -30,6 +30,8 @@ pub(crate) use logits::{Chunk, GivenLogits, ProjectedTensors, SameId};
 pub use logits::{LogitsSource, ProjectedLogits};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;
+#[cfg(feature = "train")]
+pub(crate) use output::Divisor;
 pub use shard::{ShardStatistics, VocabularyShard};
 pub(crate) use target::Target;
 pub use target::{CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor};

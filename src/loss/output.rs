@@ -13,7 +13,7 @@ use crate::portable::cast_int;
 /// `R` is the rank of the rows, 1 below the rank of the logits (1 for logits of rank 1). Gradients flow only
 /// through `loss`; the other tensors are constants, and the host does not wait for the device. With the
 /// feature `train` a `TrainStep` and the metrics of `burn-train` take an output. (On a GPU the largest
-/// classes of distributions take one more read of the distributions.)
+/// classes of distributions take further passes over them, with tensors of their size.)
 ///
 /// | | ignored row | row whose target is not a class (on a GPU) |
 /// |---|---|---|
@@ -49,7 +49,8 @@ pub struct CrossEntropyOutput<const R: usize> {
     /// The log-probability of each row's target; for a distribution `p` the sum of `p[c] ln q[c]`.
     /// Class weights, label smoothing and z-loss do not apply.
     pub log_prob: Tensor<R>,
-    /// The class of each row's largest logit, of several the first; NaN is below all numbers.
+    /// The class of each row's largest logit, of several the first (in an output of
+    /// [`InfoNceLoss`](crate::InfoNceLoss) one that is not the positive); NaN is below all numbers.
     pub predicted: Tensor<R, Int>,
     /// The number of classes before the target: classes with a larger logit, and earlier classes with
     /// the same logit; the last rank where the row has no distribution (a NaN or plus infinity, or nothing

@@ -226,8 +226,8 @@ impl ShardStatistics {
         let [numbers, rows] = self.lines.dims();
         // Statistics from elsewhere may have any shape.
         let expected = [if numbers == 6 { 6 } else { 3 }, rows];
-        self.check(expected)?;
-        other.check(expected)?;
+        self.check(expected, self.scale)?;
+        other.check(expected, self.scale)?;
         let other = other.to_device(&self.lines.device());
         let dtype = self.lines.dtype();
         let other = other.lines.cast(dtype);
@@ -249,7 +249,11 @@ impl ShardStatistics {
         unwrap(combined.ok_or(ShardError::NoStatistics.into()))
     }
 
-    fn check(&self, expected: [usize; 2]) -> Result<(), CrossEntropyError> {
+    fn check(&self, expected: [usize; 2], scale: f64) -> Result<(), CrossEntropyError> {
+        if self.scale != scale {
+            let (given, expected) = (self.scale, scale);
+            return Err(ShardError::Scale { given, expected }.into());
+        }
         let given = self.lines.dims();
         if given == expected {
             return Ok(());
@@ -276,7 +280,10 @@ impl Checked {
     fn beside(&self, statistics: &ShardStatistics) -> Result<DispatchTensor, CrossEntropyError> {
         let options = &self.call.options;
         let rows = Geometry::new(&self.logits.shape(), options.class_dim).rows();
-        statistics.check([statistics_per_row(options), rows])?;
+        statistics.check(
+            [statistics_per_row(options), rows],
+            options.scale_of_scores(),
+        )?;
         let statistics = statistics.clone().to_device(&device_of(&self.logits));
         Ok(statistics.lines.into_dispatch())
     }

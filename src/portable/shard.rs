@@ -113,6 +113,9 @@ pub(crate) fn combined_statistics<B: Backend>(
         let small_weight = B::float_add(small_at_maximum, small_elsewhere);
         // The differences of the shard with the smaller maximum are measured from the larger maximum.
         let further = B::float_mul(small_weight.clone(), B::float_neg(gap));
+        // A gap that is infinite adds nothing to classes without weight.
+        let weightless = B::float_equal_elem(small_weight.clone(), 0.0.into(), bool_dtype);
+        let further = B::float_mask_fill(further, weightless, 0.0.into());
         let spread = B::float_add(pair.first(SPREAD), pair.second(SPREAD));
         lines.push(B::float_add(spread, further));
         lines.push(at_maximum);

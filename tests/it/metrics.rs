@@ -249,7 +249,17 @@ fn a_row_without_a_distribution_is_no_success(device: &Device) {
     }
 }
 
+/// The NaN of a target that is not a class reaches the metric of the loss.
+fn a_bad_target_spoils_the_loss_metric(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = Tensor::<2>::zeros([2, 3], device);
+    let targets = Tensor::<1, Int>::from_ints([3, 3], device);
+    let output = loss.forward_with_output(logits, targets);
+    assert!(of_epoch(LossMetric::new(), vec![output.adapt()]).is_nan());
+}
+
 tests_on! {
+    one_runtime: [a_bad_target_spoils_the_loss_metric],
     one_of_each_kind: [
         a_row_without_a_distribution_is_no_success,
         burn_metrics_take_the_output,

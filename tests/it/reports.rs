@@ -178,6 +178,38 @@ fn of_shards(loss: &CrossEntropyLoss, row: &[f64], target: i64, device: &Device)
     )
 }
 
+/// Statistics of another scale are refused, and a shard of masks or of weightless classes spoils none.
+fn shards_of_different_scales_are_refused(device: &Device) {
+    let [one, half] = [1.0, 0.5].map(|scale| {
+        CrossEntropyLossConfig::new()
+            .with_logit_scale(scale)
+            .init(device)
+    });
+    let shards = VocabularyShard::split(4, 2);
+    let of = |loss: &CrossEntropyLoss, shard: &VocabularyShard| {
+        loss.shard_statistics(logits(&[1.0, 2.0], device), class(0, device), shard)
+    };
+    let error = of(&one, &shards[0]).try_combine(of(&half, &shards[1]));
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("logit scale is 0.5, expected 1")
+    );
+    let weightless = CrossEntropyLossConfig::new()
+        .with_weight(Some(vec![1.0, 1.0, 0.0, 0.0]))
+        .with_label_smoothing(0.1)
+        .init(device);
+    let found = numbers(of_shards(
+        &weightless,
+        &[3e38, 3e38, -3e38, -3e38],
+        0,
+        device,
+    ))[0];
+    // The two classes with a weight have 0.9 and 0.05 of the shares.
+    assert_near(found, 0.95 * 2f64.ln(), 1e-6);
+}
+
 /// Everything behind the features is in f32, so that equal similarities are equal logits.
 fn similarities_of_half_precision_are_in_f32(device: &Device) {
     for dtype in [DType::F16, DType::BF16] {
@@ -314,6 +346,14 @@ fn a_queue_of_finite_keys_refuses_others(device: &Device) {
         assert_eq!(numbers(queue.keys()), [1.0, 1.0, 0.0, 0.0, 3.0, 3.0]);
         assert_eq!(classes_of(queue.ids().unwrap()), [7, 0, 9]);
         assert_eq!((queue.len(), queue.position()), (3, 1));
+        // A refused key does not bring back what the queue forgot.
+        queue.clear();
+        queue.push_with_ids(keys([bad, 1.0, 5.0, 5.0]), ids([1, 2]));
+        assert_eq!(numbers(queue.keys()), [0.0, 0.0, 5.0, 5.0]);
+        assert_eq!(classes_of(queue.ids().unwrap()), [0, 2]);
+        let none = Tensor::zeros([0, 2], device);
+        queue.push_with_ids(none, Tensor::zeros([0], device));
+        assert_eq!(queue.len(), 2);
         let mut open = config.init(device);
         open.push_with_ids(keys([1.0, 1.0, bad, 2.0]), ids([7, 8]));
         assert!(!numbers(open.keys())[2].is_finite());
@@ -337,6 +377,10 @@ fn a_target_of_finite_weights_refuses_others(device: &Device) {
         let target = momentum_update(&online, target, momentum);
         assert_eq!(numbers(target.weights.val()), [moved, 1.0, 1.0, 1.0]);
     }
+    // A step may overflow between two finite numbers.
+    let momentum = Momentum::new(0.5).with_finite_only(true);
+    let target = momentum_update(&module(&[3e38]), module(&[-3e38]), momentum);
+    assert!(numbers(target.weights.val())[0].is_finite());
     let target = momentum_update(&online, module(&[1.0, 1.0, 1.0, 1.0]), 0.5);
     assert!(numbers(target.weights.val())[1].is_nan());
 }
@@ -391,6 +435,7 @@ tests_on! {
         nothing_overflows_but_the_result,
         losses_that_were_right_stay_right,
         a_queue_of_finite_keys_refuses_others,
+        shards_of_different_scales_are_refused,
         a_target_of_finite_weights_refuses_others,
     ],
     half: [similarities_of_half_precision_are_in_f32],

@@ -161,7 +161,7 @@ fn quotient<A: Float>(share: A, s: A, scale: A) -> A {
     } else {
         scaled_first
     };
-    let overflows = quotient == A::INFINITY;
+    let overflows = quotient == A::INFINITY || quotient == -A::INFINITY;
     let scaled = if overflows { instead } else { quotient * scale };
     if share == A::ZERO { A::ZERO } else { scaled }
 }

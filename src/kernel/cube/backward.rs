@@ -290,7 +290,10 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let shares = shares + select_many(is_target, self.at_target, zeros());
         let quotient = shares / s;
         // Where the quotient overflows, the scale comes first. It may be 0, of a mean over nothing.
-        let overflows = quotient.equal(&(zeros::<A, N>() - Vector::new(numbers.lowest.get::<A>())));
+        let lowest = Vector::<A, N>::new(numbers.lowest.get::<A>());
+        let overflows = quotient
+            .equal(&lowest)
+            .or(quotient.equal(&(zeros::<A, N>() - lowest)));
         let scaled_first = shares * self.scale / s;
         let scaled_first = select_many(self.scale.equal(&zeros()), zeros(), scaled_first);
         let slope = select_many(overflows, scaled_first, quotient * self.scale);

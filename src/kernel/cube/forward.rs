@@ -1,6 +1,6 @@
 //! Loss of every row, from one read of its logits.
 //!
-//! With `x` the scores (scaled or capped logits) of a row, `m` their maximum, and shares `a[c]`:
+//! With `x` the logits of a row after scale and softcap, `m` their maximum, and shares `a[c]`:
 //!
 //! ```text
 //! all     = sum_c exp(x[c] - m)
