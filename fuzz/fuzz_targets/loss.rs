@@ -1,0 +1,8 @@
+#![no_main]
+
+use burn_cross_entropy_fuzz::loss::Case;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| burn_cross_entropy_fuzz::run(
+    &Case::decode(bytes),
+    Case::check
+));

@@ -1,0 +1,264 @@
+//! The cases that PyTorch computed for the crate's tests (tests/fixtures), as problems in f32 and in f64. Only
+//! the problems are read here: what is right comes from the oracle.
+
+use std::io::Read;
+
+use burn::nn::loss::Reduction;
+use burn::tensor::DType;
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, InfoNceLossConfig};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+
+use crate::common::problem::{Problem, Targets};
+use crate::projected::Projected;
+use crate::{contrastive, loss, projection};
+
+/// A number, or the name of a number that JSON does not have.
+#[derive(Clone, Copy)]
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let number = match &value {
+            serde_json::Value::String(name) => name.parse().ok(),
+            value => value.as_f64(),
+        };
+        number
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("not a number"))
+    }
+}
+
+fn values(numbers: &[Number]) -> Vec<f64> {
+    numbers.iter().map(|number| number.0).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Target {
+    Indices { indices: Vec<i64> },
+    Soft { soft: Vec<Number> },
+}
+
+/// The options under the names that the scripts write.
+#[derive(Deserialize)]
+struct Options {
+    target: Target,
+    weight: Option<Vec<f32>>,
+    label_smoothing: f64,
+    ignore_indices: Vec<i64>,
+    reduction: String,
+    logit_scale: f64,
+    logit_softcap: Option<f64>,
+    z_loss: f64,
+    empty: String,
+    upstream: Vec<f64>,
+    target_grad: Option<Vec<Number>>,
+}
+
+impl Options {
+    fn config(&self) -> CrossEntropyLossConfig {
+        let mut config = CrossEntropyLossConfig::new()
+            .with_weight(self.weight.clone())
+            .with_ignore_indices(self.ignore_indices.clone())
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                "batch_mean" => Reduction::BatchMean,
+                _ => Reduction::Mean,
+            })
+            .with_empty(match self.empty.as_str() {
+                "zero" => EmptyReduction::Zero,
+                _ => EmptyReduction::Nan,
+            });
+        config.label_smoothing = self.label_smoothing;
+        config.logit_scale = self.logit_scale;
+        config.logit_softcap = self.logit_softcap;
+        config.z_loss = self.z_loss;
+        config
+    }
+
+    /// The problem over logits that are 0.
+    fn problem(&self, shape: &[usize], class_dim: usize) -> Problem {
+        Problem {
+            shape: shape.to_vec(),
+            class_dim,
+            logits: vec![0.0; shape.iter().product()],
+            targets: match &self.target {
+                Target::Indices { indices } => Targets::Indices(indices.clone()),
+                Target::Soft { soft } => Targets::Distributions(values(soft)),
+            },
+            config: self.config(),
+            tracked_targets: match &self.target {
+                Target::Indices { .. } => true,
+                Target::Soft { .. } => self.target_grad.is_some(),
+            },
+            unreduced: self.reduction == "none",
+            upstream: self.upstream.clone(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Loss {
+    shape: Vec<usize>,
+    class_dim: usize,
+    logits: Vec<Number>,
+    #[serde(flatten)]
+    options: Options,
+    probabilities: bool,
+}
+
+#[derive(Deserialize)]
+struct Projection {
+    shape: Vec<usize>,
+    features: usize,
+    input: Vec<f64>,
+    projection: Vec<f64>,
+    bias: Option<Vec<f64>>,
+    #[serde(flatten)]
+    options: Options,
+}
+
+#[derive(Deserialize)]
+struct Contrast {
+    form: String,
+    features: usize,
+    tensors: Vec<Vec<f64>>,
+    temperature: f64,
+    normalize: bool,
+    reduction: String,
+    query_ids: Option<Vec<i64>>,
+    negative_ids: Option<Vec<i64>>,
+    positives: Option<Vec<i64>>,
+    upstream: f64,
+    #[cfg(test)]
+    loss: f64,
+    #[cfg(test)]
+    log_scale_grad: f64,
+    #[cfg(test)]
+    grads: Vec<Vec<f64>>,
+}
+
+fn read<T: DeserializeOwned>(compressed: &[u8]) -> Vec<T> {
+    let mut json = String::new();
+    flate2::read::GzDecoder::new(compressed)
+        .read_to_string(&mut json)
+        .expect("the fixtures are gzip");
+    serde_json::from_str(&json)
+        .expect("the fixtures are JSON of the shape that their scripts write")
+}
+
+const DTYPES: [DType; 2] = [DType::F32, DType::F64];
+
+/// All problems over logits, but those with negative shares, which are not problems here.
+pub fn losses() -> Vec<loss::Case> {
+    let fixtures: Vec<Loss> = read(include_bytes!("../../tests/fixtures/cases.json.gz"));
+    let problem = |fixture: &Loss| {
+        let mut problem = fixture.options.problem(&fixture.shape, fixture.class_dim);
+        problem.config.logits = !fixture.probabilities;
+        problem.config.class_dim = fixture.class_dim as isize;
+        problem.logits = values(&fixture.logits);
+        problem
+    };
+    let has_negative = |problem: &Problem| match &problem.targets {
+        Targets::Indices(_) => false,
+        Targets::Distributions(shares) => shares.iter().any(|share| *share < 0.0),
+    };
+    let problems = fixtures.iter().map(problem);
+    problems
+        .filter(|problem| !has_negative(problem))
+        .flat_map(|problem| DTYPES.map(|dtype| loss::Case::plain(problem.clone(), dtype)))
+        .collect()
+}
+
+pub fn projections() -> Vec<projection::Case> {
+    let fixtures: Vec<Projection> = read(include_bytes!("../../tests/fixtures/linear.json.gz"));
+    let projected = |fixture: Projection| {
+        let class_dim = fixture.shape.len() - 1;
+        let mut projected = Projected {
+            input: fixture.input,
+            weight: fixture.projection,
+            bias: fixture.bias,
+            features: fixture.features,
+            problem: fixture.options.problem(&fixture.shape, class_dim),
+        };
+        projected.project();
+        projected
+    };
+    let projected = fixtures.into_iter().map(projected);
+    projected
+        .flat_map(|projected| DTYPES.map(|dtype| projection::Case::plain(projected.clone(), dtype)))
+        .collect()
+}
+
+impl Contrast {
+    fn case(&self, dtype: DType) -> contrastive::Case {
+        use contrastive::Form;
+
+        let form = match self.form.as_str() {
+            "momentum" => Form::Momentum,
+            "ids" => Form::Ids,
+            "one_sided" => Form::OneSided,
+            "symmetric" => Form::Symmetric,
+            "nt_xent" => Form::NtXent,
+            "pairs" => Form::Pairs,
+            other => panic!("no form is called {other}"),
+        };
+        let mut config = InfoNceLossConfig::new()
+            .with_normalize(self.normalize)
+            .with_reduction(match self.reduction.as_str() {
+                "sum" => Reduction::Sum,
+                _ => Reduction::Mean,
+            });
+        config.temperature = self.temperature;
+        contrastive::Case {
+            dtype,
+            features: self.features,
+            tensors: self.tensors.clone(),
+            query_ids: self.query_ids.clone().unwrap_or_default(),
+            negative_ids: self.negative_ids.clone().unwrap_or_default(),
+            positives: self.positives.clone().unwrap_or_default(),
+            upstream: self.upstream,
+            ..contrastive::Case::new(form, config)
+        }
+    }
+}
+
+fn contrast_fixtures() -> Vec<Contrast> {
+    read(include_bytes!("../../tests/fixtures/contrastive.json.gz"))
+}
+
+pub fn contrasts() -> Vec<contrastive::Case> {
+    let both = |fixture: &Contrast| DTYPES.map(|dtype| fixture.case(dtype));
+    contrast_fixtures().iter().flat_map(both).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The formula of the contrastive loss is compared with PyTorch's results.
+    #[test]
+    fn the_formula_agrees_with_pytorch() {
+        let close = |found: f64, expected: f64| {
+            assert!(
+                (found - expected).abs() <= 1e-11 * (1.0 + expected.abs()),
+                "{found} {expected}"
+            );
+        };
+        for fixture in contrast_fixtures() {
+            let solution = fixture.case(DType::F64).solve();
+            close(solution.loss.value, fixture.loss);
+            close(
+                solution.of_scale.value * fixture.upstream,
+                fixture.log_scale_grad,
+            );
+            for (found, expected) in solution.gradients.iter().zip(&fixture.grads) {
+                for (found, expected) in found.iter().flatten().zip(expected) {
+                    close(found.value * fixture.upstream, *expected);
+                }
+            }
+        }
+    }
+}

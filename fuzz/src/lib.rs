@@ -1,0 +1,34 @@
+//! The problems that the fuzz targets make of bytes, and what is right for them in f64.
+//!
+//! | Module | Content |
+//! |---|---|
+//! | [`code`] | numbers and choices as bytes, in both directions |
+//! | [`loss`] | logits, targets and options; the oracle is that of the crate's tests |
+//! | [`projection`] | the same with a projection that makes the logits; [`bounds`] says how far off a result may be |
+//! | [`contrastive`] | queries, positives and negatives; [`by_hand`] has its loss and gradients |
+//! | [`fixtures`] | the cases that PyTorch computed, as problems |
+
+use std::fmt::Debug;
+
+use burn::tensor::Device;
+
+mod bounds;
+pub mod by_hand;
+pub mod code;
+mod common;
+pub mod contrastive;
+pub mod fixtures;
+pub mod loss;
+mod options;
+pub mod projection;
+
+#[allow(dead_code, reason = "the tests use all of it")]
+#[path = "../../tests/it/linear/projected.rs"]
+mod projected;
+
+/// Checks a problem on Flex. A difference is a panic, which tells the fuzzer of it, with the problem.
+pub fn run<C: Debug>(case: &C, check: fn(&C, &Device) -> Result<(), String>) {
+    if let Err(difference) = check(case, &Device::flex().autodiff()) {
+        panic!("{difference}\n{case:?}");
+    }
+}

@@ -1,0 +1,376 @@
+//! Problems over logits.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::CrossEntropyLossConfig;
+
+use crate::code::{Code, Reader, Writer, eighths, shares};
+use crate::common::expected::{Dtypes, Expected};
+use crate::common::problem::{Outcome, Problem, Targets};
+use crate::common::run::{Form, Layout};
+use crate::common::{details, oracle, run};
+use crate::options::{FLOATS, code_options, code_targets, code_upstream, has_wrong_index};
+
+/// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
+/// millisecond for the oracle.
+const MOST_LOGITS: usize = 2048;
+
+/// What is below is 0 for a loss in f32: as many of the smallest normal numbers as there are logits.
+const TINY: f64 = 1e-30;
+
+/// The integers that Flex has.
+const INTS: [DType; 8] = [
+    DType::I64,
+    DType::I32,
+    DType::I16,
+    DType::I8,
+    DType::U64,
+    DType::U32,
+    DType::U16,
+    DType::U8,
+];
+
+/// A problem and the form of its tensors.
+#[derive(Clone)]
+pub struct Case {
+    pub problem: Problem,
+    pub form: Form,
+}
+
+/// The long lists of numbers come last.
+impl std::fmt::Debug for Case {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let problem = Problem {
+            logits: vec![],
+            targets: Targets::Indices(vec![]),
+            ..self.problem.clone()
+        };
+        formatter
+            .debug_struct("Case")
+            .field("form", &self.form)
+            .field("problem", &problem)
+            .field("targets", &self.problem.targets)
+            .field("logits", &self.problem.logits)
+            .finish()
+    }
+}
+
+impl Case {
+    /// The problem with one logit.
+    fn smallest() -> Self {
+        let config = CrossEntropyLossConfig::new().with_class_dim(0);
+        Self {
+            problem: Problem {
+                shape: vec![1],
+                class_dim: 0,
+                logits: vec![0.0],
+                targets: Targets::Indices(vec![0]),
+                config,
+                tracked_targets: true,
+                unreduced: false,
+                upstream: vec![1.0],
+            },
+            form: Form::default(),
+        }
+    }
+
+    /// A problem in contiguous tensors.
+    pub fn plain(problem: Problem, float: DType) -> Self {
+        let form = Form {
+            float,
+            shares: Some(float),
+            int: Some(DType::I64),
+            ..Form::default()
+        };
+        Self { problem, form }
+    }
+
+    pub fn decode(bytes: &[u8]) -> Self {
+        let mut case = Self::smallest();
+        case.code(&mut Reader::new(bytes));
+        case
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        self.clone().code(&mut writer);
+        writer.bytes
+    }
+
+    fn code(&mut self, code: &mut impl Code) {
+        self.code_shape(code);
+        self.code_form(code);
+        let Self { problem, form } = self;
+        code_options(code, problem, form.float);
+        code_upstream(code, problem, form.float);
+        code_targets(code, problem, form.shares.unwrap_or(form.float));
+        problem.logits.resize(problem.shape.iter().product(), 0.0);
+        let is_capped = problem.config.logit_softcap.is_some();
+        let largest = match problem.config.z_loss {
+            0.0 => f64::from(f32::MAX),
+            // The z-loss has the square of a logit, and need not be right where that is beyond f32.
+            _ => 2f64.powi(40),
+        };
+        for logit in &mut problem.logits {
+            if problem.config.logits {
+                code.number(logit, form.float, eighths);
+                *logit = possible_logit(*logit, largest, is_capped);
+            } else {
+                code.number(logit, form.float, shares);
+                *logit = possible_probability(*logit);
+            }
+        }
+        self.fit_ints();
+    }
+
+    fn code_shape(&mut self, code: &mut impl Code) {
+        let problem = &mut self.problem;
+        let mut rank = problem.shape.len();
+        // The details of the rows have at most 5 dimensions in the tests.
+        code.one_of(&mut rank, &[2, 1, 3, 4, 5, 6]);
+        problem.shape.resize(rank, 1);
+        let dimensions: Vec<usize> = (0..rank).rev().collect();
+        code.one_of(&mut problem.class_dim, &dimensions);
+        for size in &mut problem.shape {
+            code.size(size);
+        }
+        let classes = &mut problem.shape[problem.class_dim];
+        *classes = (*classes).max(1);
+        while problem.shape.iter().product::<usize>() > MOST_LOGITS {
+            let largest = problem
+                .shape
+                .iter_mut()
+                .max()
+                .expect("the rank is at least 1");
+            *largest = largest.div_ceil(2);
+        }
+        let mut from_the_end = problem.config.class_dim < 0;
+        code.flag(&mut from_the_end);
+        problem.config.class_dim = match from_the_end {
+            true => problem.class_dim as isize - rank as isize,
+            false => problem.class_dim as isize,
+        };
+    }
+
+    fn code_form(&mut self, code: &mut impl Code) {
+        const LAYOUTS: [Layout; 4] = [
+            Layout::Contiguous,
+            Layout::Permuted,
+            Layout::Sliced,
+            Layout::Flipped,
+        ];
+        let form = &mut self.form;
+        code.one_of(&mut form.float, &FLOATS);
+        let mut shares = form.shares.unwrap_or(form.float);
+        code.one_of(&mut shares, &FLOATS);
+        form.shares = Some(shares);
+        let mut int = form.int.unwrap_or(DType::I64);
+        code.one_of(&mut int, &INTS);
+        form.int = Some(int);
+        code.one_of(&mut form.layout, &LAYOUTS);
+        code.one_of(&mut form.target_layout, &LAYOUTS);
+        code.flag(&mut form.unsqueezed);
+        code.flag(&mut form.owned);
+    }
+
+    /// Takes the widest integers where an index is beyond the others.
+    fn fit_ints(&mut self) {
+        let range = match self.form.int {
+            Some(DType::I8) => (i8::MIN.into(), i8::MAX.into()),
+            Some(DType::I16) => (i16::MIN.into(), i16::MAX.into()),
+            Some(DType::I32) => (i32::MIN.into(), i32::MAX.into()),
+            Some(DType::U8) => (0, u8::MAX.into()),
+            Some(DType::U16) => (0, u16::MAX.into()),
+            Some(DType::U32) => (0, u32::MAX.into()),
+            Some(DType::U64) => (0, i64::MAX),
+            _ => (i64::MIN, i64::MAX),
+        };
+        if let Targets::Indices(indices) = &self.problem.targets
+            && !indices
+                .iter()
+                .all(|index| (range.0..=range.1).contains(index))
+        {
+            self.form.int = Some(DType::I64);
+        }
+    }
+
+    /// Compares the crate with the oracle.
+    ///
+    /// An upstream gradient may be infinite or NaN. Then only ignored rows have a known gradient: a gradient
+    /// too small for the dtype makes NaN of infinity.
+    ///
+    /// # Errors
+    ///
+    /// The first difference.
+    pub fn check(&self, device: &Device) -> Result<(), String> {
+        let Self { problem, form } = self;
+        if has_wrong_index(problem) {
+            return match run::try_solve_in(problem, *form, device) {
+                Err(_) => Ok(()),
+                Ok(_) => Err("an index of no class was computed".to_string()),
+            };
+        }
+        let finite = self.with_finite_upstream();
+        if problem.upstream != finite.upstream {
+            self.check_ignored(&run::solve_in(problem, *form, device))?;
+        }
+        let outcome = oracle::solve(&finite);
+        let rows = oracle::details(&finite);
+        let expected = Expected {
+            problem: &finite,
+            outcome: &outcome,
+            rows: &rows,
+        };
+        let dtypes = Dtypes {
+            logits: form.float,
+            shares: form.shares.unwrap_or(form.float),
+        };
+        let mut found = run::solve_in(&finite, *form, device);
+        self.excuse_tiny(&mut found.loss, &outcome.loss);
+        self.excuse_tiny(&mut found.logits_gradient, &outcome.logits_gradient);
+        self.excuse_beyond(&mut found.loss, &finite, &outcome.loss);
+        expected.compare(&found, dtypes)?;
+        let mut found = details::of(&finite, *form, device);
+        let entropies: Vec<f64> = rows.iter().map(|row| row.entropy).collect();
+        self.excuse_tiny(&mut found.rows.entropy, &entropies);
+        self.excuse_details(&mut found, finite.clone());
+        let difference = expected.compare_details(&found, dtypes);
+        difference.map_err(|difference| format!("with details: {difference}"))
+    }
+
+    /// Takes over what is expected where both numbers are as good as 0 in f32. Each exponential that is no
+    /// normal number of f32 is 0, and there are many of them in a sum.
+    fn excuse_tiny(&self, found: &mut [f64], expected: &[f64]) {
+        if self.form.float == DType::F64 {
+            return;
+        }
+        for (found, expected) in found.iter_mut().zip(expected) {
+            if found.abs() < TINY && expected.abs() < TINY && *expected != 0.0 {
+                *found = *expected;
+            }
+        }
+    }
+
+    /// Takes over the expected mean where a row's own loss is beyond f32: then the mean is infinite, even if
+    /// its divisor would bring it back.
+    fn excuse_beyond(&self, found: &mut [f64], problem: &Problem, expected: &[f64]) {
+        let limit = f64::from(f32::MAX) * (1.0 - 1e-6);
+        let are_infinite = found.iter().any(|loss| loss.is_infinite());
+        if self.form.float == DType::F64 || problem.unreduced || !are_infinite {
+            return;
+        }
+        let mut rows = problem.clone();
+        rows.unreduced = true;
+        rows.upstream = vec![1.0; problem.rows()];
+        let losses = oracle::solve(&rows).loss;
+        let sign = found[0].signum();
+        let is_finite = (0.0..=limit).contains(&(expected[0] * sign));
+        if is_finite && losses.iter().any(|loss| loss * sign > limit) {
+            found[0] = expected[0];
+        }
+    }
+
+    /// The same for the two reduced losses among the details.
+    fn excuse_details(&self, found: &mut details::Details, problem: Problem) {
+        let is_extreme = |loss: &f64| loss.abs() < TINY || loss.is_infinite();
+        if !found.loss.iter().chain(&found.normalized.0).any(is_extreme) {
+            return;
+        }
+        let mut reduced = Problem {
+            unreduced: false,
+            upstream: vec![found.upstream],
+            ..problem
+        };
+        let of_reduced = oracle::solve(&reduced).loss;
+        self.excuse_tiny(&mut found.loss, &of_reduced);
+        self.excuse_beyond(&mut found.loss, &reduced, &of_reduced);
+        reduced.config.reduction = Reduction::Mean;
+        let of_mean = oracle::solve(&reduced);
+        self.excuse_tiny(&mut found.normalized.0, &of_mean.loss);
+        self.excuse_tiny(&mut found.normalized.1, &of_mean.logits_gradient);
+        self.excuse_beyond(&mut found.normalized.0, &reduced, &of_mean.loss);
+    }
+
+    fn with_finite_upstream(&self) -> Problem {
+        let mut problem = self.problem.clone();
+        for upstream in problem
+            .upstream
+            .iter_mut()
+            .filter(|upstream| !upstream.is_finite())
+        {
+            *upstream = 1.0;
+        }
+        problem
+    }
+
+    /// Ignored rows have a gradient of 0.
+    fn check_ignored(&self, found: &Outcome) -> Result<(), String> {
+        let classes = self.problem.classes();
+        for row in (0..self.problem.rows()).filter(|row| self.is_ignored(*row)) {
+            let at = |class| self.problem.at(row, class);
+            if (0..classes).any(|class| found.logits_gradient[at(class)] != 0.0) {
+                return Err(format!("row {row} is ignored, and its gradient is not 0"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_ignored(&self, row: usize) -> bool {
+        match &self.problem.targets {
+            Targets::Indices(indices) => {
+                let ignored = &self.problem.config.ignore_indices;
+                ignored.contains(&indices[row])
+            }
+            Targets::Distributions(_) => false,
+        }
+    }
+}
+
+/// A logit of f64 is a number of f32 in size, so that differences and squares are numbers of f64. With a
+/// softcap it is not much smaller either: the crate's `tanh` of f64 has few digits left below 1e-200.
+fn possible_logit(logit: f64, largest: f64, is_capped: bool) -> f64 {
+    if logit.is_finite() && logit.abs() > largest {
+        largest.copysign(logit)
+    } else if is_capped && logit.abs() < 2f64.powi(-149) {
+        0.0
+    } else {
+        logit
+    }
+}
+
+/// The logarithms of probabilities have one sign, so that none cancels another, and one over a probability is
+/// a number of f32, times any share and weight, unless it is infinite.
+fn possible_probability(probability: f64) -> f64 {
+    let is_possible = (2f64.powi(-100)..=1.0).contains(&probability);
+    match is_possible || probability.is_nan() {
+        true => probability,
+        // Minus 0 has infinity of the wrong sign as its inverse.
+        false if probability == 0.0 => 0.0,
+        false => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn a_problem_of_the_fixtures_is_that_of_its_bytes() {
+        let cases = fixtures::losses();
+        assert!(cases.len() > 900);
+        for case in cases {
+            let decoded = Case::decode(&case.encode());
+            assert_eq!(format!("{decoded:?}"), format!("{case:?}"));
+        }
+    }
+
+    #[test]
+    fn bytes_of_any_kind_are_a_problem_that_has_bytes() {
+        for bytes in crate::code::random_inputs() {
+            let case = Case::decode(&bytes);
+            let again = Case::decode(&case.encode());
+            assert_eq!(format!("{again:?}"), format!("{case:?}"));
+        }
+    }
+}
