@@ -1,3 +1,4 @@
+//! Problems of the contrastive loss, made of bytes by the fuzzer.
 #![no_main]
 
 use burn_cross_entropy_fuzz::contrastive::Case;

@@ -1,3 +1,4 @@
+//! Problems of logits, made of bytes by the fuzzer.
 #![no_main]
 
 use burn_cross_entropy_fuzz::loss::Case;

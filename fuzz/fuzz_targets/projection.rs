@@ -1,3 +1,4 @@
+//! Problems of a projection, made of bytes by the fuzzer.
 #![no_main]
 
 use burn_cross_entropy_fuzz::projection::Case;

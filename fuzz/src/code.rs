@@ -268,3 +268,32 @@ pub fn random_inputs() -> Vec<Vec<u8>> {
     };
     (0..600).map(&mut input).collect()
 }
+
+/// Makes the tests that problems of a kind and bytes describe each other: `fixtures`, more than `least` of them,
+/// and whatever bytes may come.
+#[cfg(test)]
+macro_rules! has_bytes {
+    ($case:ty, $fixtures:expr, $least:literal) => {
+        #[test]
+        fn a_problem_of_the_fixtures_is_that_of_its_bytes() {
+            let cases = $fixtures;
+            assert!(cases.len() > $least);
+            for case in cases {
+                let decoded = <$case>::decode(&case.encode());
+                assert_eq!(format!("{decoded:?}"), format!("{case:?}"));
+            }
+        }
+
+        #[test]
+        fn bytes_of_any_kind_are_a_problem_that_has_bytes() {
+            for bytes in $crate::code::random_inputs() {
+                let case = <$case>::decode(&bytes);
+                let again = <$case>::decode(&case.encode());
+                assert_eq!(format!("{again:?}"), format!("{case:?}"));
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+pub(crate) use has_bytes;

@@ -242,25 +242,5 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::fixtures;
-
-    #[test]
-    fn a_problem_of_the_fixtures_is_that_of_its_bytes() {
-        let cases = fixtures::projections();
-        assert!(cases.len() > 160);
-        for case in cases {
-            let decoded = Case::decode(&case.encode());
-            assert_eq!(format!("{decoded:?}"), format!("{case:?}"));
-        }
-    }
-
-    #[test]
-    fn bytes_of_any_kind_are_a_problem_that_has_bytes() {
-        for bytes in crate::code::random_inputs() {
-            let case = Case::decode(&bytes);
-            let again = Case::decode(&case.encode());
-            assert_eq!(format!("{again:?}"), format!("{case:?}"));
-        }
-    }
+    crate::code::has_bytes!(super::Case, crate::fixtures::projections(), 160);
 }

@@ -71,7 +71,8 @@ use crate::operation::{
 /// layer), else it goes into one new tensor. On a GPU the backward computes the gradient, in place under the
 /// same condition. Without a gradient nothing of the size of the logits is allocated (but on a device for the
 /// outputs of rows with distributions). No position of [`class_dim`](CrossEntropyLossConfig::class_dim) needs
-/// a copy. The result does not depend on the number of threads. The repository's `docs/performance.md` has the figures and the exceptions.
+/// a copy. The result does not depend on the number of threads. The repository's `docs/performance.md` has the
+/// figures and the exceptions.
 ///
 /// # Backends
 ///

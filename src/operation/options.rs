@@ -62,6 +62,26 @@ pub enum Ties {
 /// terms rarely differ by more.
 pub(crate) const ROUNDINGS_OF_A_PRODUCT: f64 = 16.0;
 
+/// Factor of the differences of scores in two steps. With a factor below 1 the difference itself might
+/// overflow where the result does not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScaleSteps {
+    /// Power of two that multiplies the scores before their difference is taken.
+    pub(crate) before: f64,
+    /// Factor of that difference.
+    pub(crate) after: f64,
+}
+
+impl ScaleSteps {
+    pub(crate) fn of(scale: f64) -> Self {
+        let before = if scale < 1.0 { 0.5 } else { 1.0 };
+        Self {
+            before,
+            after: scale / before,
+        }
+    }
+}
+
 /// `scale / cap`: factor of the logits in a softcap's hyperbolic tangent, kept within f32, because infinity
 /// times a logit of 0 would be NaN.
 pub(crate) fn bend_of(scale: f64, cap: f64) -> f64 {

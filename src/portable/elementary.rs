@@ -4,6 +4,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
+use crate::operation::ScaleSteps;
+
 /// Sum over dimension 1 of a tensor of three dimensions, shape `[_, 1, _]`. Adds in blocks: some backends
 /// add one number after the other, and the rounding error grows with the longest such run. Blocks also
 /// make the result independent of the backend's threads.
@@ -78,7 +80,7 @@ pub(super) fn reshape_scalar<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<
     B::float_reshape(tensor, Shape::new([1, 1, 1]))
 }
 
-/// `(a - b) scale`. A factor below 1 is applied in two steps, so that they overflow only where the result does.
+/// `(a - b) scale`, in two steps.
 pub(super) fn scaled_difference<B: Backend>(
     a: FloatTensor<B>,
     b: FloatTensor<B>,
@@ -87,12 +89,12 @@ pub(super) fn scaled_difference<B: Backend>(
     if scale == 1.0 {
         return B::float_sub(a, b);
     }
-    let before = if scale < 1.0 { 0.5 } else { 1.0 };
+    let ScaleSteps { before, after } = ScaleSteps::of(scale);
     let [a, b] = [a, b].map(|tensor| match before {
         1.0 => tensor,
         _ => B::float_mul_scalar(tensor, before.into()),
     });
-    B::float_mul_scalar(B::float_sub(a, b), (scale / before).into())
+    B::float_mul_scalar(B::float_sub(a, b), after.into())
 }
 
 /// `ln(1 + s)` for `s >= 0`, accurate for small `s` on devices whose `log1p` is `log(1 + s)`. Below a

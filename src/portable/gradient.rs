@@ -115,7 +115,7 @@ impl<B: Backend> Call<'_, B> {
             Scores::Probabilities(s) => {
                 let scale = &scales.0;
                 let quotient = B::float_div(shares.clone(), s.clone());
-                // Where the quotient overflows, the scale comes first. It may be 0, of a mean over nothing.
+                // Where the quotient overflows, the scale comes first. For a mean over nothing the scale is 0.
                 let overflows = B::float_is_inf(quotient.clone(), self.bool);
                 let scaled_first = B::float_div(B::float_mul(shares, scale.clone()), s.clone());
                 let no_scale = B::float_equal_elem(scale.clone(), 0.0.into(), self.bool);
@@ -239,7 +239,7 @@ impl<B: Backend> Call<'_, B> {
         let none = B::bool_expand(is_zero(factor.clone()), self.geometry.full());
         let scaled = B::float_mul(factor, scale.clone());
         let surprisals = self.surprisals(scores);
-        // The scale may be 0, of a mean over nothing.
+        // For a mean over nothing the scale is 0.
         let infinite = B::float_is_inf(surprisals.clone(), self.bool);
         let unscaled = B::bool_expand(is_zero(scaled.clone()), self.geometry.full());
         let nothing = B::bool_or(none, B::bool_and(infinite, unscaled));

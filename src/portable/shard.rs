@@ -1,7 +1,8 @@
 //! Loss over classes that are divided among devices: the steps that each device computes alone.
 //!
 //! With `x` the logits of a row in one shard (with a softcap the capped ones), `s` the logit scale (1 with a
-//! softcap, which has applied it), `m` the largest `x`, `y` the row's target and `w` the class weights, the statistics of the row are the following lines of one tensor:
+//! softcap, which has applied it), `m` the largest `x`, `y` the row's target and `w` the class weights, the
+//! statistics of the row are the following lines of one tensor:
 //!
 //! ```text
 //! 0  m

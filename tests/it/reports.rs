@@ -95,6 +95,21 @@ fn labels_win_ties_by_their_number(device: &Device) {
     assert_eq!(classes_of(output.predicted), [0]);
 }
 
+/// The target of a distribution is its largest class, of several the first, in every layout.
+fn equal_shares_have_the_first_class(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().with_class_dim(2).init(device);
+    let shape = [1, 38, 2, 2];
+    let shares = || Tensor::<4>::full(shape, 0.5, device);
+    let first = Tensor::<4>::full([1, 38, 1, 2], 1.0, device);
+    let second = Tensor::<4>::zeros([1, 38, 1, 2], device);
+    for (logits, rank) in [([&first, &second], 0), ([&second, &first], 1)] {
+        let logits = Tensor::cat(logits.map(Tensor::clone).to_vec(), 2);
+        let output = loss.forward_with_output(logits, shares());
+        let ranks: Tensor<1, Int> = output.target_rank.flatten(0, 2);
+        assert_eq!(classes_of(ranks), [rank; 76]);
+    }
+}
+
 /// An encoder that gives all images one feature vector is never right: the positive loses every tie, also a tie
 /// but for the rounding of the products.
 fn a_collapsed_encoder_is_never_right(device: &Device) {
@@ -429,6 +444,7 @@ tests_on! {
     every_backend: [
         a_row_without_a_distribution_is_never_correct,
         labels_win_ties_by_their_number,
+        equal_shares_have_the_first_class,
         a_collapsed_encoder_is_never_right,
         a_softcap_leaves_masks,
         a_masked_bias_stays_a_mask_under_a_softcap,

@@ -355,15 +355,19 @@ mod tests {
         values
     }
 
+    /// Error of an f32 in units of the last place of the true value.
+    fn units(found: f32, truth: f64) -> f64 {
+        let exponent = truth.abs().log2().floor().max(-126.0);
+        (f64::from(found) - truth).abs() / (exponent - 23.0).exp2()
+    }
+
     /// Checks the largest error of an f32 function in units of the last place of the true value.
     #[track_caller]
     fn assert_f32<F: Function<f32>>(xs: &[f32], truth: fn(f64) -> f64, allowed: f64) {
         for instructions in Instructions::available() {
             for (&x, found) in xs.iter().zip(values::<f32, F>(instructions, xs)) {
                 let truth = truth(f64::from(x));
-                let exponent = truth.abs().log2().floor().max(-126.0);
-                let unit = (exponent - 23.0).exp2();
-                let error = (f64::from(found) - truth).abs() / unit;
+                let error = units(found, truth);
                 assert!(
                     error <= allowed,
                     "{instructions:?} at {x:e}: {found:e} instead of {truth:e}, {error} units"
@@ -428,8 +432,7 @@ mod tests {
                 for instructions in Instructions::available() {
                     let found = values::<f32, F>(instructions, &xs);
                     for ((x, found), truth) in xs.iter().zip(found).zip(&truths) {
-                        let exponent = truth.abs().log2().floor().max(-126.0);
-                        let error = (f64::from(found) - truth).abs() / (exponent - 23.0).exp2();
+                        let error = units(found, *truth);
                         if error > worst.0 {
                             worst = (error, *x);
                         }

@@ -150,8 +150,8 @@ impl<A: Float, const W: usize, const FMA: bool> Visitor<A> for Surprisals<'_, A,
     }
 }
 
-/// `share / s * scale`, 0 where the share is 0. Where the quotient overflows, the scale comes first. It may be
-/// 0, of a mean over nothing.
+/// `share / s * scale`, 0 where the share is 0. Where the quotient overflows, the scale comes first. For a
+/// mean over nothing the scale is 0.
 #[inline(always)]
 fn quotient<A: Float>(share: A, s: A, scale: A) -> A {
     let quotient = share / s;

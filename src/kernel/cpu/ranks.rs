@@ -1,6 +1,6 @@
 //! Order of a row's classes: by their scores, the largest first. Of equal scores the earlier class is
 //! first. NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower
-//! by the rounding of its logit.
+//! by its rounding.
 
 use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
 use super::float::Float;

@@ -70,7 +70,7 @@ impl<A: Float> Shares<'_, A> {
 }
 
 /// Gradient of a distribution's share, `factor scale surprisal`: 0 where the factor is 0, and where the scale
-/// is 0, of a mean over nothing, and the surprisal infinite. The scale comes first, so that the product
+/// is 0 (for a mean over nothing) and the surprisal infinite. The scale comes first, so that the product
 /// overflows only where the gradient does.
 #[inline(always)]
 pub(super) fn share_slope<A: Float>(factor: A, scale: A, surprisal: A) -> A {

@@ -25,7 +25,7 @@ use super::instructions::Task;
 use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
 use super::shares::{Shares, share_slope};
-use crate::operation::bend_of;
+use crate::operation::{ScaleSteps, bend_of};
 
 /// `W` rows of logits, see [`blocks`](super::blocks).
 #[derive(Clone, Copy)]
@@ -38,24 +38,21 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) z_loss: A,
 }
 
-/// Factor of the logits. Differences of logits are taken before the factor where it is at least 1. A smaller
-/// factor is applied in two steps, so that they overflow only where the result does.
+/// Factor of the logits, and its [steps](ScaleSteps) for their differences.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale<A> {
     whole: A,
-    /// Factor of the logits before a difference, a power of two.
     before: A,
-    /// Factor of the difference.
     after: A,
 }
 
 impl<A: Float> Scale<A> {
     pub(crate) fn new(scale: f64) -> Self {
-        let before = if scale < 1.0 { 0.5 } else { 1.0 };
+        let ScaleSteps { before, after } = ScaleSteps::of(scale);
         Self {
             whole: A::of(scale),
             before: A::of(before),
-            after: A::of(scale / before),
+            after: A::of(after),
         }
     }
 

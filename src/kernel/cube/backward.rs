@@ -194,8 +194,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
             let surprisal = self.surprisal(x, numbers, spec);
             let weights = inputs.weights(first_class::<N>(step.at, along), along);
             let factor = Vector::new(numbers.remaining.get::<A>()) * weights;
-            // The scale comes first, so that the product overflows only where the gradient does. It may be 0,
-            // of a mean over nothing.
+            // The scale comes first, so that the product overflows only where the gradient does. For a mean
+            // over nothing the scale is 0.
             let scaled = factor * self.scale;
             let infinite = zeros::<A, N>() - Vector::new(numbers.lowest.get::<A>());
             let is_nothing = scaled.equal(&zeros()).vec_and(surprisal.equal(&infinite));
@@ -289,7 +289,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let is_target = is_target.equal(&self.class);
         let shares = shares + select_many(is_target, self.at_target, zeros());
         let quotient = shares / s;
-        // Where the quotient overflows, the scale comes first. It may be 0, of a mean over nothing.
+        // Where the quotient overflows, the scale comes first. For a mean over nothing the scale is 0.
         let lowest = Vector::<A, N>::new(numbers.lowest.get::<A>());
         let overflows = quotient
             .equal(&lowest)

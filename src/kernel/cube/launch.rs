@@ -19,8 +19,8 @@ use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
 use crate::operation::{
-    EmptyReduction, Geometry, InputValues, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, Ties, Wanted,
-    bend_of,
+    EmptyReduction, Geometry, InputValues, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, ScaleSteps,
+    Ties, Wanted, bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -530,7 +530,7 @@ impl Call<'_> {
             InputValues::Logits { scale, softcap } => (scale, softcap.unwrap_or(1.0)),
             InputValues::Probabilities => (1.0, 1.0),
         };
-        let before = if scale < 1.0 { 0.5 } else { 1.0 };
+        let ScaleSteps { before, after } = ScaleSteps::of(scale);
         let [least_finite, slack, least_positive] = match self.arithmetic() {
             ElemType::Float(FloatKind::F64) => [f64::MIN, f64::EPSILON, f64::MIN_POSITIVE],
             _ => [f32::MIN, f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
@@ -542,7 +542,7 @@ impl Call<'_> {
             self.number(smoothing / self.geometry.classes as f64),
             self.number(scale),
             self.number(before),
-            self.number(scale / before),
+            self.number(after),
             self.number(cap),
             self.number(bend_of(scale, cap)),
             self.number(self.options.z_loss),

@@ -2,9 +2,8 @@
 //! entropy, and the log-likelihood of a distribution.
 //!
 //! Classes are ordered by their logits as they came in, the largest first: a softcap keeps the order, but
-//! makes equal numbers of large ones. Of equal logits the earlier class is first.
-//! NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower by the
-//! rounding of its logit.
+//! makes equal numbers of large ones. Of equal logits the earlier class is first. NaN is below all numbers.
+//! Where targets lose ties, the target is ordered by a logit that is lower by its rounding.
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;

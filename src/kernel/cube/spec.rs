@@ -75,9 +75,8 @@ pub(crate) struct Numbers {
     pub(crate) even: InputScalar,
     /// Factor of the logits.
     pub(crate) scale: InputScalar,
-    /// Power of two that multiplies scores before their difference is taken.
+    /// Steps of the scale, see [`ScaleSteps`](crate::operation::ScaleSteps).
     pub(crate) before: InputScalar,
-    /// Factor of the difference: `scale / before`.
     pub(crate) after: InputScalar,
     /// Bound of the softcap.
     pub(crate) cap: InputScalar,

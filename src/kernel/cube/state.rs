@@ -345,8 +345,7 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
     }
 }
 
-/// `(a - b)` times the factor of the differences of scores. A factor below 1 is applied in two steps, so that
-/// they overflow only where the result does.
+/// `(a - b)` times the factor of the differences of scores, in two steps.
 #[cube]
 pub(crate) fn scaled_difference<A: Float, N: Size>(
     a: Vector<A, N>,
