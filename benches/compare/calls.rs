@@ -39,7 +39,8 @@ impl Display for Way {
 pub trait Workload {
     fn outcome(&self, way: Way, probes: &[usize]) -> Result<Outcome, String>;
 
-    /// Seconds of one call. The clock does not cover making the logits and dropping the results.
+    /// Seconds of one call, of those that are queued before the device is waited for. The clock does not cover
+    /// making the logits and dropping the results.
     fn seconds(&self, way: Way) -> Result<f64, String>;
 
     /// Seconds of copying the logits into a new tensor.
@@ -64,46 +65,53 @@ pub struct Call<const D: usize, T> {
     pub fresh: Box<dyn Fn() -> Tensor<D>>,
     pub targets: T,
     pub loss: Loss<D, T>,
+    /// Calls that are made before the device is waited for.
+    pub queued: usize,
 }
 
 impl<const D: usize, T: Clone> Call<D, T> {
     fn owned(&self) -> Result<f64, String> {
-        let logits = (self.fresh)().require_grad();
-        let targets = self.targets.clone();
-        self.sync()?;
-        let start = Instant::now();
-        let loss = (self.loss)(logits, targets);
-        let gradients = loss.backward();
-        self.sync()?;
-        let seconds = start.elapsed().as_secs_f64();
-        black_box(gradients);
-        read(loss)?;
-        Ok(seconds)
+        let fresh = || (self.fresh)().require_grad();
+        self.timed(fresh, |logits| {
+            let loss = (self.loss)(logits, self.targets.clone());
+            let gradients = loss.backward();
+            (loss, gradients)
+        })
     }
 
     fn shared(&self) -> Result<f64, String> {
-        let leaf = self.logits.clone().require_grad();
-        let targets = self.targets.clone();
-        self.sync()?;
-        let start = Instant::now();
-        let loss = (self.loss)(leaf.clone(), targets);
-        let gradients = loss.backward();
-        let gradient = leaf.grad(&gradients);
-        self.sync()?;
-        let seconds = start.elapsed().as_secs_f64();
-        black_box((gradients, gradient));
-        read(loss)?;
-        Ok(seconds)
+        let leaf = || self.logits.clone().require_grad();
+        self.timed(leaf, |leaf| {
+            let loss = (self.loss)(leaf.clone(), self.targets.clone());
+            let gradients = loss.backward();
+            let gradient = leaf.grad(&gradients);
+            (loss, (gradients, gradient))
+        })
     }
 
     fn untracked(&self) -> Result<f64, String> {
-        let (logits, targets) = (self.logits.clone(), self.targets.clone());
+        let logits = || self.logits.clone();
+        self.timed(logits, |logits| {
+            ((self.loss)(logits, self.targets.clone()), ())
+        })
+    }
+
+    /// Seconds of one of the calls that are queued.
+    fn timed<R>(
+        &self,
+        logits: impl Fn() -> Tensor<D>,
+        call: impl Fn(Tensor<D>) -> (Tensor<1>, R),
+    ) -> Result<f64, String> {
+        let logits = Vec::from_iter((0..self.queued).map(|_| logits()));
         self.sync()?;
         let start = Instant::now();
-        let loss = (self.loss)(logits, targets);
+        let results = Vec::from_iter(logits.into_iter().map(call));
         self.sync()?;
-        let seconds = start.elapsed().as_secs_f64();
-        read(loss)?;
+        let seconds = start.elapsed().as_secs_f64() / self.queued as f64;
+        for (loss, gradients) in results {
+            black_box(gradients);
+            read(loss)?;
+        }
         Ok(seconds)
     }
 
@@ -164,6 +172,7 @@ impl<const D: usize, T: Clone> Workload for Call<D, T> {
     fn fresh_seconds(&self) -> Result<f64, String> {
         self.sync()?;
         let start = Instant::now();
+        // One alone: Burn's fusion makes one kernel of several, which reads the logits only once.
         let logits = (self.fresh)();
         self.sync()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -3,9 +3,9 @@
 on the shapes of `compare --device cuda --set large`, and prints the medians as markdown tables.
 
 Needs PyTorch with CUDA; torch.compile needs Triton, which comes with it. Liger (pip install
-liger-kernel) is left out where it is missing. The clock starts and stops when the GPU is idle, as in
-compare, and making logits, setting gradients to None and dropping results is outside of it. The
-results are checked to agree with PyTorch's before they are timed.
+liger-kernel) is left out where it is missing. The clock starts and stops when the GPU is idle, with the same
+number of calls between as in compare, and making logits, setting gradients to None and dropping results is
+outside of it. The results are checked to agree with PyTorch's before they are timed.
 """
 
 import argparse
@@ -32,6 +32,8 @@ TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward 
 # Names of the columns.
 EAGER, COMPILED, LIGER, COPY = "PyTorch", "torch.compile", "Liger", "copy"
 IDLE_SYNCS = 100
+# As in compare, device/mod.rs.
+QUEUED_BYTES, MOST_QUEUED = 2 << 30, 16
 # A try that takes more than this share of the quickest time before it does not count as quicker.
 SETTLED = 0.9
 MOST_REPETITIONS = 10_000
@@ -98,23 +100,26 @@ class Contender:
         logits = self.logits.clone() if self.in_place else self.logits.detach()
         return logits.requires_grad_(self.backward)
 
-    def once(self):
-        """Seconds, loss and leaf of one call."""
-        logits = self.leaf()
+    def once(self, logits):
+        loss = self.loss(logits, self.targets)
+        if self.backward:
+            loss.backward()
+        return loss
+
+    def seconds(self):
+        """Seconds of one of the calls that are queued."""
+        leaves = [self.leaf() for _ in range(queued(self.logits))]
         with torch.set_grad_enabled(self.backward):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            loss = self.loss(logits, self.targets)
-            if self.backward:
-                loss.backward()
+            losses = [self.once(leaf) for leaf in leaves]
             torch.cuda.synchronize()
-            return time.perf_counter() - start, loss, logits
-
-    def seconds(self):
-        return self.once()[0]
+            return (time.perf_counter() - start) / len(losses)
 
     def outcome(self):
-        _, loss, logits = self.once()
+        logits = self.leaf()
+        with torch.set_grad_enabled(self.backward):
+            loss = self.once(logits)
         if not self.backward:
             return [loss.item()]
         parts = logits.grad.chunk(16)
@@ -125,14 +130,22 @@ class Copy:
     """The floor: the bytes of the logits read and written once."""
 
     def __init__(self, logits):
-        self.source, self.destination = logits, torch.empty_like(logits)
+        self.source, self.count = logits, queued(logits)
+        self.destinations = [torch.empty_like(logits) for _ in range(self.count)]
 
     def seconds(self):
         torch.cuda.synchronize()
         start = time.perf_counter()
-        self.destination.copy_(self.source)
+        for destination in self.destinations:
+            destination.copy_(self.source)
         torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / self.count
+
+
+def queued(logits):
+    """Calls before the GPU is waited for."""
+    size = logits.numel() * logits.element_size()
+    return max(1, min(QUEUED_BYTES // size, MOST_QUEUED))
 
 
 def eager(logits, targets):
@@ -327,7 +340,8 @@ def main():
         version = f"Liger {version}"
     introduction = (
         f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}. {version}"
-        f"{'.' if loss else ''} To wait for the idle device takes {duration(idle_sync())}. "
+        f"{'.' if loss else ''} Up to {MOST_QUEUED} calls are queued before the device is waited for; to wait for the "
+        f"idle device takes {duration(idle_sync())}. "
         f"Medians of `{' '.join(['gpu.py', *sys.argv[1:]])}`."
     )
     report = Report(introduction, options.json)

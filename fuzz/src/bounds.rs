@@ -4,7 +4,7 @@
 //! more than the tolerance of a given logit: by the roundings of the sums, as far as the result depends on
 //! them. A gradient is a sum whose terms may cancel, so it is measured by their size and not by its own.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
 use crate::common::details::{RowNumbers, agrees, compare, divisors, largest_of};
 use crate::common::oracle::{self, RowDetails};
@@ -128,7 +128,7 @@ impl<'a> Bounds<'a> {
     }
 
     fn of_projection(&self) -> OfLargest {
-        tolerance::of_projection(self.dtype)
+        tolerance::of_projection(self.dtype, &Device::flex())
     }
 
     fn is_ignored(&self, row: usize) -> bool {
@@ -382,7 +382,13 @@ impl<'a> Bounds<'a> {
     fn may_change_places(&self, row: usize) -> bool {
         let mut logits = self.problem().logits[self.row(row)].to_vec();
         logits.sort_by(f64::total_cmp);
-        let margin = 4.0 * self.errors[row] * self.arithmetic().terms;
+        // A product below the smallest normal number has few digits, or none.
+        let smallest = match self.dtype_of_loss() {
+            DType::F64 => f64::MIN_POSITIVE,
+            _ => f32::MIN_POSITIVE.into(),
+        };
+        let products = (self.projected.features + 2) as f64;
+        let margin = 4.0 * (self.errors[row] * self.arithmetic().terms + products * smallest);
         logits.windows(2).any(|pair| pair[1] - pair[0] <= margin)
     }
 }

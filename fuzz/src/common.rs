@@ -23,4 +23,8 @@ pub mod backends {
     pub fn is_host(_: &Device) -> bool {
         true
     }
+
+    pub fn has_tf32(_: &Device) -> bool {
+        false
+    }
 }

@@ -8,9 +8,10 @@ use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 
 use crate::by_hand::{Contrast, Query, Rows, Solution, Sum, solve};
 use crate::code::{Code, Reader, Writer, thirty_seconds};
-use crate::common::details::agrees;
+use crate::common::details::{agrees, largest_of};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{self, Tolerance};
+use crate::options::FLOATS;
 
 /// Most similarities, and most features of a row.
 const MOST_SIMILARITIES: usize = 1024;
@@ -51,14 +52,14 @@ const FORMS: [Form; 6] = [
 pub struct Case {
     pub form: Form,
     pub dtype: DType,
-    pub features: usize,
-    /// The tensors, in rows of as many numbers as there are features.
-    pub tensors: Vec<Vec<f64>>,
+    pub config: InfoNceLossConfig,
+    pub upstream: f64,
     pub query_ids: Vec<i64>,
     pub negative_ids: Vec<i64>,
     pub positives: Vec<i64>,
-    pub config: InfoNceLossConfig,
-    pub upstream: f64,
+    pub features: usize,
+    /// The tensors, in rows of as many numbers as there are features.
+    pub tensors: Vec<Vec<f64>>,
 }
 
 impl Case {
@@ -67,13 +68,13 @@ impl Case {
         let mut case = Self {
             form,
             dtype: DType::F32,
-            features: 0,
-            tensors: vec![],
+            config,
+            upstream: 1.0,
             query_ids: vec![],
             negative_ids: vec![],
             positives: vec![],
-            config,
-            upstream: 1.0,
+            features: 0,
+            tensors: vec![],
         };
         case.set_form();
         case
@@ -102,9 +103,7 @@ impl Case {
     fn code(&mut self, code: &mut impl Code) {
         code.one_of(&mut self.form, &FORMS);
         self.set_form();
-        // Half precision is not among them: normalised features are rounded to it again, by more than any
-        // tolerance of these problems.
-        code.one_of(&mut self.dtype, &[DType::F32, DType::F64]);
+        code.one_of(&mut self.dtype, &FLOATS);
         self.code_options(code);
         let [rows, keys] = self.code_sizes(code);
         if self.form == Form::Ids {
@@ -337,12 +336,16 @@ impl Case {
         }
     }
 
-    /// The tolerance of the dtype that the similarities are computed in. A learnt temperature is in f32.
+    /// The dtype that the similarities are computed in. A learnt temperature is in f32.
+    fn arithmetic(&self) -> DType {
+        match (self.dtype, self.config.learnable) {
+            (DType::F64, false) => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
     fn tolerance(&self) -> Tolerance {
-        tolerance::of(match self.config.learnable {
-            true => DType::F32,
-            false => self.dtype,
-        })
+        tolerance::of(self.arithmetic())
     }
 
     /// The largest error of a similarity: sums of as many products as there are features, of numbers that
@@ -386,16 +389,12 @@ impl Case {
         let allowed = (tolerance.loss + 2.0 * error) * expected.abs() + tolerance.floor;
         let is_right = match error > MOST_ERROR {
             true => found.is_nan() == expected.is_nan(),
-            false => agrees(found, expected, allowed, self.limit()),
+            false => agrees(found, expected, allowed, largest_of(self.arithmetic())),
         };
         match is_right {
             true => Ok(()),
             false => Err(format!("loss is {found:e}, expected {expected:e}")),
         }
-    }
-
-    fn limit(&self) -> f64 {
-        crate::common::details::largest_of(self.dtype)
     }
 
     fn compare_gradients(
@@ -423,17 +422,18 @@ impl Case {
     }
 
     fn compare_sum(&self, name: &str, found: f64, expected: Sum, error: f64) -> Result<(), String> {
-        let tolerance = self.tolerance();
         let value = expected.value * self.upstream;
         // A subnormal slope may be divided by the smallest length that the numbers here have.
-        let floor = tolerance.floor * 2f64.powi(40);
+        let floor = self.tolerance().floor * 2f64.powi(40) + tolerance::of(self.dtype).floor;
         let terms = expected.terms * self.upstream.abs();
-        let relative = tolerance::of_projection(match self.config.learnable {
-            true => DType::F32,
-            false => self.dtype,
-        });
+        let of_projection = |dtype| tolerance::of_projection(dtype, &Device::flex());
+        let relative = match self.arithmetic() {
+            DType::F64 => of_projection(DType::F64),
+            _ if self.dtype == DType::F64 => of_projection(DType::F32),
+            _ => of_projection(self.dtype),
+        };
         let allowed = (relative.gradient + 4.0 * error) * terms + floor;
-        match agrees(found, value, allowed, self.limit()) {
+        match agrees(found, value, allowed, largest_of(self.dtype)) {
             true => Ok(()),
             false => Err(format!("{name} is {found:e}, expected {value:e}")),
         }
@@ -455,7 +455,7 @@ impl Case {
         for (row, similarities) in solution.similarities.iter().enumerate() {
             let expected = solution.lse[row];
             let allowed = self.tolerance().loss * (1.0 + expected.abs()) + 2.0 * error;
-            if !agrees(lse[row], expected, allowed, self.limit()) {
+            if !agrees(lse[row], expected, allowed, largest_of(self.arithmetic())) {
                 return Err(format!(
                     "log-sum-exp of row {row} is {:e}, expected {expected:e}",
                     lse[row]

@@ -1,10 +1,12 @@
 """Runs the tests that matter most and the timings on this machine's NVIDIA GPU, within a time limit:
 
-  1. the tests on CUDA, then on Vulkan: fixtures, forms, meaning, strategies, aliasing, the
-     projection (linear), and losses bound to a backend
-  2. compare --device cuda: this crate beside burn::nn
-  3. gpu.py: PyTorch, torch.compile and Liger, if a Python here has torch with CUDA
-  4. compare --device vulkan, as far as time is left
+  1. the tests on CUDA, then on Vulkan, each in a process of its own, as many at once as there are
+     cores
+  2. some of the tests on CUDA under the memcheck and racecheck of NVIDIA's compute-sanitizer, if it is on
+     the PATH
+  3. compare --device cuda: this crate beside burn::nn
+  4. gpu.py: PyTorch, torch.compile and Liger, if a Python here has torch with CUDA
+  5. compare --device vulkan, as far as time is left
 
 Every step has a limit, its share of the time that is left. What is known is written as it comes, so
 that a run that is cut off leaves what it had, into RESULTS/results.json, results.md (to read) and

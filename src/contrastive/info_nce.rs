@@ -62,8 +62,9 @@ use crate::operation::Outputs;
 ///
 /// # Edge cases
 ///
-/// In the outputs of rows a negative as similar as the positive, up to the rounding of the positive's logit,
-/// ranks before it: an encoder that cannot tell the keys apart is never right. Without negatives it always is.
+/// In the outputs of rows a negative as similar as the positive, up to the rounding of a product of two
+/// features, ranks before it: an encoder that cannot tell the keys apart is never right. Without negatives it
+/// always is.
 ///
 /// Features of length 0, or without a number of at least 1.2e-38, have no direction: normalisation leaves
 /// them as they are. Without negatives the loss of a row is 0. Without queries the mean is NaN, as in

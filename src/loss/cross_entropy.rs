@@ -253,10 +253,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         (self.weight, self.settings)
     }
 
-    /// Makes the loss over similarities, without class weights. Does not check the values.
-    pub(crate) fn of_similarities(config: &CrossEntropyLossConfig) -> Self {
+    /// Makes the loss over similarities, of which the largest has this magnitude (0 where that is not known),
+    /// without class weights. Does not check the values.
+    pub(crate) fn of_similarities(config: &CrossEntropyLossConfig, magnitude: f64) -> Self {
         let settings = Settings {
-            ties: Ties::TargetLoses,
+            ties: Ties::TargetLoses { magnitude },
             ..Settings::new(config)
         };
         Self::from_parts(None, settings)

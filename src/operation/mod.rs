@@ -31,7 +31,7 @@ pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};
 pub use logits::{Excluded, Logits, MaybeFloat, Projection};
 pub use options::{EmptyReduction, InputValues, Options, Outputs, Ties, Wanted, WantedGradients};
-pub(crate) use options::{ROUNDINGS_OF_A_PRODUCT, ScaleSteps, bend_of};
+pub(crate) use options::{ScaleSteps, Slack, bend_of};
 pub use results::{Forward, Gradients, RowOutputs, Saved};
 
 #[cfg(feature = "cube")]

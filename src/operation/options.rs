@@ -47,7 +47,7 @@ pub enum InputValues {
 }
 
 /// Order of classes that have equal scores, in the outputs of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Ties {
     /// The earlier class is first, as in the argmax of other libraries.
     #[default]
@@ -55,12 +55,47 @@ pub enum Ties {
     /// The target is last, also among scores that differ by no more than the rounding of a product of two
     /// features. Contrastive losses have their positive at a fixed class, and a model that cannot tell the
     /// keys apart must not look as if it did.
-    TargetLoses,
+    TargetLoses {
+        /// Largest magnitude of a score where it is known, as for features of length 1: a product near 0 is
+        /// rounded as the larger terms that it is a sum of. Otherwise 0.
+        magnitude: f64,
+    },
+}
+
+/// Rounding that a target's score is lowered by where it loses ties.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slack {
+    /// Share of the score's own magnitude.
+    pub(crate) share: f64,
+    /// Least number.
+    pub(crate) least: f64,
+}
+
+impl Slack {
+    /// Rounding of scores with this `epsilon` and this smallest number of full precision.
+    pub(crate) fn new(magnitude: f64, epsilon: f64, smallest: f64) -> Self {
+        Self::of_share(ROUNDINGS_OF_A_PRODUCT * epsilon, magnitude, smallest)
+    }
+
+    /// Rounding of products in TF32.
+    #[cfg_attr(not(feature = "cube"), expect(dead_code))]
+    pub(crate) fn of_tf32(magnitude: f64) -> Self {
+        Self::of_share(ROUNDING_OF_TF32, magnitude, f32::MIN_POSITIVE.into())
+    }
+
+    fn of_share(share: f64, magnitude: f64, smallest: f64) -> Self {
+        Self {
+            share,
+            least: (share * magnitude).max(smallest),
+        }
+    }
 }
 
 /// Rounding of a product of two features, in units of its last place: two orders of adding some thousand
 /// terms rarely differ by more.
-pub(crate) const ROUNDINGS_OF_A_PRODUCT: f64 = 16.0;
+const ROUNDINGS_OF_A_PRODUCT: f64 = 16.0;
+/// Rounding of a product of two features whose factors are rounded to the 11 bits of TF32 before.
+const ROUNDING_OF_TF32: f64 = 1.0 / 1024.0;
 
 /// Factor of the differences of scores in two steps. With a factor below 1 the difference itself might
 /// overflow where the result does not.

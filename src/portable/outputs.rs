@@ -6,7 +6,7 @@ use burn::tensor::{FloatDType, IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast_int, data, sum_classes};
-use crate::operation::{Inputs, Outputs, ROUNDINGS_OF_A_PRODUCT, RowOutputs, Targets, Ties};
+use crate::operation::{Inputs, Outputs, RowOutputs, Slack, Targets, Ties};
 
 /// Scores with the order of their classes.
 struct Order<B: Backend> {
@@ -63,7 +63,9 @@ impl<B: Backend> Call<'_, B> {
         };
         let order = match self.options.ties {
             Ties::ByClass => self.order(given),
-            Ties::TargetLoses => self.order(self.with_lower_target(given, class.clone())),
+            Ties::TargetLoses { magnitude } => {
+                self.order(self.with_lower_target(given, class.clone(), magnitude))
+            }
         };
         let surprisals = self.surprisals(scores);
         let none = B::float_equal_elem(target.clone(), 0.0.into(), self.bool);
@@ -119,13 +121,18 @@ impl<B: Backend> Call<'_, B> {
     }
 
     /// Scores with the target's lowered by the rounding of a product of two features.
-    fn with_lower_target(&self, x: FloatTensor<B>, class: IntTensor<B>) -> FloatTensor<B> {
-        let [epsilon, least] = match self.float {
+    fn with_lower_target(
+        &self,
+        x: FloatTensor<B>,
+        class: IntTensor<B>,
+        magnitude: f64,
+    ) -> FloatTensor<B> {
+        let [epsilon, smallest] = match self.float {
             FloatDType::F64 => [f64::EPSILON, f64::MIN_POSITIVE],
             _ => [f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
         };
-        let rounding = (ROUNDINGS_OF_A_PRODUCT * epsilon).into();
-        let slack = B::float_mul_scalar(B::float_abs(x.clone()), rounding);
+        let Slack { share, least } = Slack::new(magnitude, epsilon, smallest);
+        let slack = B::float_mul_scalar(B::float_abs(x.clone()), share.into());
         let lowered = B::float_sub(x.clone(), B::float_clamp_min(slack, least.into()));
         let full = self.geometry.full();
         let is_target = B::int_equal(self.classes(), B::int_expand(class, full), self.bool);

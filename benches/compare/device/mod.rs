@@ -27,6 +27,10 @@ use start::started;
 use table::{Times, columns, without_times};
 
 const IDLE_SYNCS: usize = 100;
+/// Bytes of the logits of calls that are queued before the device is waited for, as in gpu.py: a training loop
+/// does not wait for its losses, and a wait takes as long as a call of a small loss.
+const QUEUED_BYTES: usize = 2 << 30;
+const MOST_QUEUED: usize = 16;
 
 /// The rows of the comparison.
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,7 +69,8 @@ impl Request {
             idle,
         } = self.runtime.opened()?;
         let introduction = format!(
-            "{hardware}. To wait for the idle device takes {}. {} {}. Medians of `{}`.",
+            "{hardware}. Up to {MOST_QUEUED} calls are queued before the device is waited for; to wait for the \
+             idle device takes {}. {} {}. Medians of `{}`.",
             duration(idle.median),
             env!("CARGO_PKG_NAME"),
             env!("CARGO_PKG_VERSION"),
@@ -95,7 +100,8 @@ impl Request {
     fn row(&self, entry: &Entry, device: &Device, notes: &mut Vec<String>) -> Result<Row, String> {
         let logits = entry.logits();
         let exact = exact::outcome(entry, &logits, &entry.probes());
-        let sides = Sides::new(entry, logits, device);
+        let queued = (QUEUED_BYTES / entry.bytes()).clamp(1, MOST_QUEUED);
+        let sides = Sides::new(entry, logits, device, queued);
         let (ways, burn_way) = match entry.phase {
             Phase::ForwardBackward => (&[Way::Owned, Way::Shared][..], Way::Shared),
             Phase::Forward => (&[Way::Untracked][..], Way::Untracked),
@@ -185,7 +191,7 @@ fn possible(entry: &Entry, device: &Device, hardware: &Hardware) -> Result<(), S
     Ok(())
 }
 
-/// Times the wait for an idle device. Every time in the tables contains it once.
+/// Times the wait for an idle device. Every time in the tables contains its share of one.
 fn idle_sync(device: &Device) -> Result<Spread, String> {
     let sync = |_| {
         let start = Instant::now();

@@ -17,15 +17,16 @@ pub struct Sides {
 }
 
 impl Sides {
-    pub fn new(entry: &Entry, logits: TensorData, device: &Device) -> Self {
+    /// Calls are `queued` before the device is waited for.
+    pub fn new(entry: &Entry, logits: TensorData, device: &Device, queued: usize) -> Self {
         let device = match entry.phase {
             Phase::Forward => device.clone(),
             Phase::ForwardBackward => device.clone().autodiff(),
         };
         let classes = entry.class_indices();
         match entry.shape.len() {
-            2 => Self::of::<2, 1>(logits, classes, device),
-            4 => Self::of::<4, 3>(logits, classes, device),
+            2 => Self::of::<2, 1>(logits, classes, device, queued),
+            4 => Self::of::<4, 3>(logits, classes, device, queued),
             rank => unreachable!("no entry for devices has rank {rank}"),
         }
     }
@@ -34,6 +35,7 @@ impl Sides {
         logits: TensorData,
         classes: TensorData,
         device: Device,
+        queued: usize,
     ) -> Self
     where
         Tensor<T, Int>: CrossEntropyTarget<D>,
@@ -49,6 +51,7 @@ impl Sides {
                 fresh: Box::new(move || copied(&source)),
                 targets: targets.clone(),
                 loss,
+                queued,
             })
         };
         Self {

@@ -132,5 +132,6 @@ where
         fresh: Box::new(logits),
         targets,
         loss,
+        queued: 1,
     }
 }

@@ -14,6 +14,8 @@ DRIVER_FOLDERS = ["/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/usr/lib/
 # Folders in which Vulkan's loader itself looks for drivers, and others in which NVIDIA's manifest was seen.
 MANIFESTS = ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"]
 OTHER_MANIFESTS = ["/usr/local/nvidia/share/vulkan/icd.d", "/usr/local/nvidia/vulkan/icd.d", "/opt/nvidia/vulkan/icd.d"]
+# NVIDIA's tool that watches a program on a GPU.
+SANITIZER = "compute-sanitizer"
 NVIDIA_VULKAN = "libGLX_nvidia.so.0"
 
 
@@ -50,6 +52,8 @@ class Machine:
         """A sentence if the step cannot be run here."""
         if step.needs in self.missing:
             return self.missing[step.needs]
+        if step.command[0] == SANITIZER and not shutil.which(SANITIZER):
+            return f"{SANITIZER} is not on the PATH; it is part of the CUDA toolkit."
         if step.command[0] == "PYTHON" and not self._python(step):
             asked = step.python or "python3 or python"
             return f"No Python here has torch: {asked} does not find it. --python PYTHON names another one."
@@ -60,8 +64,11 @@ class Machine:
         if step.command[0] == "PYTHON":
             places["PYTHON"] = self._python(step)
         else:
-            places[step.command[0]] = os.path.join(self.content, step.command[0])
+            places[step.command[0]] = self.program(step.command[0])
         return [places.get(word, word) for word in step.command]
+
+    def program(self, name):
+        return os.path.join(self.content, name)
 
     def environment_of(self, step):
         if step.command[0] != "PYTHON":
@@ -119,10 +126,9 @@ class Machine:
 
 
 def driver_folders():
-    """Those that the loader does not know and that have CUDA's driver."""
-    if loads("libcuda.so.1") or loads("libcuda.so"):
-        return []
-    return [folder for folder in DRIVER_FOLDERS if glob.glob(os.path.join(folder, "libcuda.so*"))]
+    """Those that have drivers of CUDA or Vulkan that the loader does not know."""
+    missing = [f"{name}*" for name in ("libcuda.so", NVIDIA_VULKAN) if not (loads(name) or loads(f"{name}.1"))]
+    return [folder for folder in DRIVER_FOLDERS if any(glob.glob(os.path.join(folder, name)) for name in missing)]
 
 
 def nvidia_manifests(folders):
@@ -145,10 +151,11 @@ def joined(*paths):
     return os.pathsep.join(path for path in paths if path)
 
 
-def printed(command):
+def printed(command, environment=None):
     """What a command prints, or None if it fails."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=True)
+        done = subprocess.run(command, env=environment, timeout=30, check=True, **pipes)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "replace").strip()

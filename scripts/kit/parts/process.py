@@ -1,10 +1,12 @@
-"""One command with a time limit, and what it prints, as it comes."""
+"""Commands with a time limit, one or many at once, and what they print, as it comes."""
 
 import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 # Seconds between asking a command to stop and killing it.
 GRACE = 3.0
@@ -31,7 +33,7 @@ class Outcome:
 
 def run(command, folder, environment, limit, watch):
     """Runs the command for at most `limit` seconds. `watch(outcome, new text)` is called with what it prints, and
-    about every second with nothing."""
+    about every second with nothing. If it raises, the command is stopped."""
     outcome, start = Outcome(), time.monotonic()
     process = subprocess.Popen(
         command,
@@ -41,7 +43,7 @@ def run(command, folder, environment, limit, watch):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # A process group of its own lets everything that the command starts stop with it.
-        preexec_fn=os.setpgrp,
+        start_new_session=True,
     )
     try:
         follow(process, outcome, start, limit, watch)
@@ -54,6 +56,66 @@ def run(command, folder, environment, limit, watch):
     outcome.exit_code = code if code >= 0 else None
     outcome.signal = signal.Signals(-code).name if code < 0 else None
     return outcome
+
+
+class Stopped(Exception):
+    pass
+
+
+def run_all(commands, folder, environment, limit, watch):
+    """Runs the commands, as many at once as there are cores, for at most `limit` seconds together. The outcome has
+    what they printed, one after the other as they end: `watch(outcome, new text)` is called with it, and about every
+    second with nothing."""
+    whole, start = Outcome(), time.monotonic()
+    lock, stopped = threading.Lock(), threading.Event()
+    ended = []
+
+    def look(_outcome, _text):
+        if stopped.is_set():
+            raise Stopped
+
+    def one(command):
+        left = start + limit - time.monotonic()
+        if left <= 0:
+            whole.is_late = True
+            return
+        try:
+            outcome = run(command, folder, environment, left, look)
+        except Stopped:
+            return
+        with lock:
+            ended.append(outcome)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting = [pool.submit(one, command) for command in commands]
+        try:
+            while waiting:
+                done, waiting = wait(waiting, LOOK)
+                for future in done:
+                    future.result()
+                with lock:
+                    new, ended = ended, []
+                whole.seconds = time.monotonic() - start
+                watch(whole, add(whole, new))
+        except BaseException:
+            stopped.set()
+            raise
+    whole.exit_code = whole.exit_code or 0
+    return whole
+
+
+def add(whole, outcomes):
+    """Adds outcomes to that of all, and returns what they printed."""
+    texts = []
+    for outcome in outcomes:
+        whole.stdout += outcome.stdout
+        whole.stderr += outcome.stderr
+        whole.is_late = whole.is_late or outcome.is_late
+        whole.signal = whole.signal or outcome.signal
+        whole.exit_code = whole.exit_code or outcome.exit_code
+        # What a test that passed prints is of no use.
+        texts.append("" if outcome.state() == "passed" else outcome.stdout + outcome.stderr)
+    return "".join(texts)
 
 
 def follow(process, outcome, start, limit, watch):

@@ -41,8 +41,7 @@ class Results:
             self.ended(record)
             return
         self.recorder = Recorder(self, step, record, machine.scratch)
-        command, environment = machine.command(step), machine.environment_of(step)
-        outcome = process.run(command, machine.scratch, environment, limit, self.recorder.watch)
+        outcome = step.run(machine, limit, self.recorder.watch)
         self.recorder.close(outcome)
         self.recorder = None
         if record["state"] != "passed" and step.finds:

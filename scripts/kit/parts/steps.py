@@ -4,13 +4,19 @@ import json
 import os
 import re
 
-# The tests: modules of tests/it, and tests/strategies, which is a program of its own. The numbers are their
-# weights; `run --list` prints the seconds that each step has of the limit.
-STRATEGIES = "strategies"
-TESTS = {"fixtures": 45, "forms": 15, "meaning": 20, STRATEGIES: 25, "aliasing": 15, "linear": 25, "bound": 10}
+from . import process
+from .machine import SANITIZER, printed
+
+# The programs of the tests.
+PROGRAMS = ["it", "strategies"]
 # Names of the backends in the tests. Their wgpu is Vulkan, because the build has that feature.
 BACKENDS = {"CUDA": "cuda", "Vulkan": "wgpu"}
-OTHER_BACKENDS = ["flex", "ndarray", "cpu", "wgpu", "cuda"]
+# Parts of the names of tests that take long, which start first.
+LONG = ["fixtures", "fuzz", "random_problems", "linear", "onnx", "info_nce", "strategies", "digits", "reports"]
+# Tests that read and write in every way, which are also run where every access to memory is checked.
+CHECKED = ["aliasing", "forms", "meaning", "outputs"]
+# What NVIDIA's sanitizer checks: addresses, and units that race for shared memory.
+CHECKS = ["memcheck", "racecheck"]
 LARGE = ["--set", "large", "--rounds", "5", "--turn", "100"]
 SMALL = ["--set", "small", "--rounds", "1", "--turn", "5", "--repetitions", "1"]
 PYTORCH = ["--rounds", "5", "--turn", "100"]
@@ -23,6 +29,9 @@ class Step:
 
     def __init__(self, name, weight, command, needs=None, finds=None):
         self.name, self.weight, self.command, self.needs, self.finds = name, weight, command, needs, finds
+
+    def run(self, machine, limit, watch):
+        return process.run(machine.command(self), machine.scratch, machine.environment_of(self), limit, watch)
 
     def summary(self, outcome, folder):
         """What is known so far, as a sentence and as figures: by the output, and by files in the folder in which the
@@ -41,37 +50,61 @@ class Device(Step):
 
 
 class Tests(Step):
-    def __init__(self, runtime, tests, weight):
-        command = strategies(runtime) if tests == STRATEGIES else module(tests, runtime)
-        super().__init__(f"{runtime} tests: {tests}", weight, command, needs=runtime)
+    """The tests on a backend, each in a process of its own: kernels are compiled one after the other in a process, and
+    that is most of the time."""
+
+    def __init__(self, runtime, weight, name="tests", prefix=(), only=("",)):
+        super().__init__(f"{runtime} {name}", weight, [*prefix, *PROGRAMS], needs=runtime)
+        self.backend, self.prefix, self.only, self.tests = BACKENDS[runtime], list(prefix), only, []
+
+    def run(self, machine, limit, watch):
+        commands = sorted(self.commands(machine), key=place)
+        self.tests = [command[-1] for command in commands]
+        return process.run_all(commands, machine.scratch, machine.environment_of(self), limit, watch)
+
+    def commands(self, machine):
+        for program in PROGRAMS:
+            path = machine.program(program)
+            listed = printed([path, "--list"], machine.environment_of(self)) or ""
+            for name in re.findall(r"^(\S+): test$", listed, re.M):
+                is_chosen = any(name.startswith(module) for module in self.only)
+                if is_chosen and self.backend in name.split("::"):
+                    yield [*self.prefix, path, "--exact", name]
 
     def summary(self, outcome, _folder):
         results = re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", outcome.stdout, re.M)
         by_result = {result: [name for name, found in results if found == result] for result in ("ok", "FAILED")}
-        running = re.search(r"^running (\d+) tests?$", outcome.stdout, re.M)
-        whole = int(running.group(1)) if running else 0
-        without = whole - len(results)
+        without = sorted(set(self.tests).difference(name for name, _ in results))
         figures = {
-            "tests": whole,
+            "tests": len(self.tests),
             "passed": len(by_result["ok"]),
             "failed": len(by_result["FAILED"]),
-            "without_a_result": without,
+            "without_a_result": len(without),
             "failed_tests": by_result["FAILED"],
+            "tests_without_a_result": without,
         }
-        sentence = f"{figures['passed']} of {whole} passed, {figures['failed']} failed"
-        return sentence + (f", {without} have no result" if without else ""), figures
+        sentence = f"{figures['passed']} of {len(self.tests)} passed, {figures['failed']} failed"
+        return sentence + (f", {len(without)} have no result" if without else ""), figures
 
 
-def strategies(runtime):
-    return [STRATEGIES, f"{BACKENDS[runtime]}::"]
+def place(command):
+    """The place of a test in the order of their start."""
+    return min((at for at, part in enumerate(LONG) if part in command[-1]), default=len(LONG))
 
 
-def module(name, runtime):
-    """The tests of a module on a backend, and those on none."""
-    skipped = [f"::{other}::" for other in OTHER_BACKENDS if other != BACKENDS[runtime]]
-    # `linear` and `info_nce` contain modules with the same names as others.
-    skipped += [f"{other}::" for other in ("linear", "info_nce") if other != name]
-    return ["it", f"{name}::"] + [word for skip in skipped for word in ("--skip", skip)]
+class Checked(Tests):
+    """Tests under a check of NVIDIA's sanitizer."""
+
+    def __init__(self, check, weight):
+        prefix = [SANITIZER, "--tool", check, "--error-exitcode", "9"]
+        super().__init__("CUDA", weight, check, prefix, CHECKED)
+
+    def summary(self, outcome, folder):
+        sentence, figures = super().summary(outcome, folder)
+        errors = [int(count) for count in re.findall(r"ERROR SUMMARY: (\d+) error", outcome.stdout)]
+        errors += [int(count) for count in re.findall(r"RACECHECK SUMMARY: (\d+) hazard", outcome.stdout)]
+        found = sum(errors)
+        return f"{sentence}; {found} errors in {len(errors)} processes", {**figures, "errors": found}
 
 
 class Times(Step):
@@ -110,8 +143,8 @@ def steps(is_small, python):
 
     every = []
     for runtime in BACKENDS:
-        every.append(Device(runtime))
-        every += [Tests(runtime, tests, weight) for tests, weight in TESTS.items()]
+        every += [Device(runtime), Tests(runtime, 130)]
+    every += [Checked(check, 40) for check in CHECKS]
     every.append(compare("CUDA", 130))
     every.append(PyTorch(python, of_pytorch))
     every.append(compare("Vulkan", 50))

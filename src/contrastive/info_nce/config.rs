@@ -87,7 +87,12 @@ impl Settings {
     /// Makes the loss over the similarities.
     pub(super) fn loss<B: CrossEntropyBackend>(&self) -> CrossEntropyLoss<B> {
         let config = CrossEntropyLossConfig::new().with_reduction(self.reduction.clone());
-        CrossEntropyLoss::of_similarities(&config)
+        // A learnt factor of the similarities begins with this one.
+        let magnitude = match self.normalize {
+            true => 1.0 / self.temperature,
+            false => 0.0,
+        };
+        CrossEntropyLoss::of_similarities(&config, magnitude)
     }
 
     pub(super) fn display(&self, content: Content) -> Option<Content> {

@@ -6,13 +6,19 @@ use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
 use super::float::Float;
 use super::instructions::Task;
 use super::softmax::at;
-use crate::operation::{ROUNDINGS_OF_A_PRODUCT, Ties};
+use crate::operation::{Slack, Ties};
 
 /// Task: first class of the largest score in each of `W` rows whose scores are `x`.
 pub(crate) struct First<'a, A, const W: usize> {
     pub(crate) x: &'a [A],
-    /// Classes that lose ties.
-    pub(crate) losers: Option<[usize; W]>,
+    pub(crate) losers: Option<Losers<W>>,
+}
+
+/// Classes that lose ties, one of each row.
+pub(crate) struct Losers<const W: usize> {
+    pub(crate) class: [usize; W],
+    /// See [`Ties::TargetLoses`].
+    pub(crate) magnitude: f64,
 }
 
 impl<A: Float, const W: usize> Task for First<'_, A, W> {
@@ -28,10 +34,10 @@ impl<A: Float, const W: usize> Task for First<'_, A, W> {
         let steps = 0..x.steps();
         match self.losers {
             None => x.visit(steps, &mut best),
-            Some(losers) => {
+            Some(Losers { class, magnitude }) => {
                 let mut lowered = Lowered {
-                    step: steps_of::<A, W>(losers),
-                    score: scores_of(self.x, losers).map(lowered),
+                    step: steps_of::<A, W>(class),
+                    score: lowered(scores_of(self.x, class), magnitude),
                     best: &mut best,
                 };
                 x.visit(steps, &mut lowered);
@@ -68,7 +74,7 @@ impl<A: Float, const W: usize> Task for Before<'_, A, W> {
         let scores = scores_of(self.x, self.class);
         let score = match self.ties {
             Ties::ByClass => scores,
-            Ties::TargetLoses => scores.map(lowered),
+            Ties::TargetLoses { magnitude } => lowered(scores, magnitude),
         };
         let mut steps_before = [A::ZERO; LANES];
         for lane in 0..LANES {
@@ -104,12 +110,15 @@ fn scores_of<A: Float, const W: usize>(x: &[A], class: [usize; W]) -> [A; W] {
     scores
 }
 
-/// Score of a target that loses ties: lower by the rounding of a product of two features.
-fn lowered<A: Float>(score: A) -> A {
-    let size = if score < A::ZERO { -score } else { score };
-    let slack = size * A::of(ROUNDINGS_OF_A_PRODUCT) * A::EPSILON;
-    let least = A::SMALLEST;
-    score - if slack > least { slack } else { least }
+/// Scores of targets that lose ties: lower by the rounding of a product of two features.
+fn lowered<A: Float, const W: usize>(scores: [A; W], magnitude: f64) -> [A; W] {
+    let slack = Slack::new(magnitude, A::EPSILON.to_f64(), A::SMALLEST.to_f64());
+    let (share, least) = (A::of(slack.share), A::of(slack.least));
+    scores.map(|score| {
+        let size = if score < A::ZERO { -score } else { score };
+        let slack = size * share;
+        score - if slack > least { slack } else { least }
+    })
 }
 
 /// Replaces NaN by the lowest score.

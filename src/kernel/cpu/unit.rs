@@ -3,7 +3,7 @@
 use super::constants::Constants;
 use super::float::Float;
 use super::probabilities::Probabilities;
-use super::ranks::{Before, First};
+use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
@@ -170,7 +170,10 @@ impl<A: Float> Constants<'_, A> {
             return None;
         }
         let (instructions, ties) = (self.instructions, self.ties);
-        let losers = (ties == Ties::TargetLoses).then_some(class);
+        let losers = match ties {
+            Ties::ByClass => None,
+            Ties::TargetLoses { magnitude } => Some(Losers { class, magnitude }),
+        };
         let given = given.unwrap_or(x);
         let entropy = || instructions.run(EntropyOf { loss, x });
         // The loss of the distribution alone is minus its log-probability.

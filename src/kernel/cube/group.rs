@@ -40,6 +40,13 @@ fn entries_of_group(size: GroupSize) -> u32 {
     size.units / size.planes.unwrap_or(1)
 }
 
+/// Whether a plane has a unit for every entry of the group: its planes then come together behind one barrier, in
+/// place of one for each halving.
+fn has_plane_of_entries(size: GroupSize) -> bool {
+    size.planes
+        .is_some_and(|plane| (2..=plane).contains(&entries_of_group(size)))
+}
+
 #[cube]
 impl<A: Float> Group<A> {
     pub(crate) fn new(#[comptime] size: GroupSize) -> Group<A> {
@@ -57,7 +64,15 @@ impl<A: Float> Group<A> {
             largest = plane_max(largest);
         }
         let entries = comptime!(entries_of_group(size));
-        if comptime!(entries > 1) {
+        if comptime!(has_plane_of_entries(size)) {
+            let at = place(size);
+            if is_first_of_entry(size) {
+                self.entries[at] = largest;
+            }
+            sync_cube();
+            largest = plane_max(self.entries[entry_of_unit(size)]);
+            sync_cube();
+        } else if comptime!(entries > 1) {
             let at = place(size);
             if is_first_of_entry(size) {
                 self.entries[at] = largest;
@@ -92,27 +107,58 @@ impl<A: Float> Group<A> {
             }
         }
         let entries = comptime!(entries_of_group(size));
-        if comptime!(entries > 1) {
-            self.sums_of_entries(of_entry)
+        if comptime!(has_plane_of_entries(size)) {
+            self.sums_by_plane(of_entry)
+        } else if comptime!(entries > 1) {
+            self.sums_by_halves(of_entry)
         } else {
             of_entry
         }
     }
 
+    /// Writes the values of every entry.
+    fn set_entries(&mut self, values: Sequence<A>) {
+        let size = comptime!(self.size);
+        let all = comptime!(entries_of_cube(size));
+        let at = place(size);
+        if is_first_of_entry(size) {
+            #[unroll]
+            for field in 0..comptime!(values.len()) {
+                self.entries[at + field * all] = values[field];
+            }
+        }
+    }
+
+    /// Adds up the entries, in each plane with its unit for every entry.
+    fn sums_by_plane(&mut self, values: Sequence<A>) -> Sequence<A> {
+        let size = comptime!(self.size);
+        let fields = comptime!(values.len());
+        let all = comptime!(entries_of_cube(size));
+        self.set_entries(values);
+        sync_cube();
+        // Further units of the plane would repeat the entries.
+        let has_entry = lane_of_plane(size) < comptime!(entries_of_group(size));
+        let at = entry_of_unit(size);
+        let mut sums = Sequence::<A>::new();
+        #[unroll]
+        for field in 0..fields {
+            let entry = self.entries[at + field * all];
+            sums.push(plane_sum(select(has_entry, entry, A::new(0.0))));
+        }
+        // All units have read the entries before they are written again.
+        sync_cube();
+        sums
+    }
+
     /// Adds up the entries by halves, in shared memory.
-    fn sums_of_entries(&mut self, values: Sequence<A>) -> Sequence<A> {
+    fn sums_by_halves(&mut self, values: Sequence<A>) -> Sequence<A> {
         let size = comptime!(self.size);
         let fields = comptime!(values.len());
         let all = comptime!(entries_of_cube(size));
         let entries = comptime!(entries_of_group(size));
         let at = place(size);
         let within = at % comptime!(entries as usize);
-        if is_first_of_entry(size) {
-            #[unroll]
-            for field in 0..fields {
-                self.entries[at + field * all] = values[field];
-            }
-        }
+        self.set_entries(values);
         #[unroll]
         for step in 0..comptime!(entries.ilog2()) {
             let width = comptime!((entries >> (step + 1)) as usize);
@@ -142,6 +188,20 @@ impl<A: Float> Group<A> {
 fn place(#[comptime] size: GroupSize) -> usize {
     let units = comptime!(size.planes.unwrap_or(1));
     (UNIT_POS / units) as usize
+}
+
+/// An entry of the unit's group, each for the unit of the plane with its number.
+#[cube]
+fn entry_of_unit(#[comptime] size: GroupSize) -> usize {
+    let entries = comptime!(entries_of_group(size) as usize);
+    let at = place(size);
+    at - at % entries + lane_of_plane(size) as usize % entries
+}
+
+/// Number of the unit in its plane.
+#[cube]
+fn lane_of_plane(#[comptime] size: GroupSize) -> u32 {
+    UNIT_POS % comptime!(size.planes.unwrap_or(1))
 }
 
 /// Whether this unit writes its entry.

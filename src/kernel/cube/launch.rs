@@ -19,8 +19,8 @@ use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
 use crate::operation::{
-    EmptyReduction, Geometry, InputValues, Options, Outputs, ROUNDINGS_OF_A_PRODUCT, ScaleSteps,
-    Ties, Wanted, bend_of,
+    EmptyReduction, Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted,
+    bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -473,10 +473,8 @@ impl Call<'_> {
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
             outputs: self.wanted.outputs,
-            ties: match self.wanted.outputs {
-                Outputs::None => Ties::ByClass,
-                Outputs::Rows | Outputs::RowsAndEntropy => self.options.ties,
-            },
+            target_loses: self.wanted.outputs != Outputs::None
+                && self.options.ties != Ties::ByClass,
             z_loss: match (self.options.z_loss == 0.0, &self.reduction) {
                 (true, _) => ZLoss::Off,
                 (false, Reduction::PerRow) => ZLoss::Added,
@@ -531,11 +529,21 @@ impl Call<'_> {
             InputValues::Probabilities => (1.0, 1.0),
         };
         let ScaleSteps { before, after } = ScaleSteps::of(scale);
-        let [least_finite, slack, least_positive] = match self.arithmetic() {
+        let [least_finite, epsilon, smallest] = match self.arithmetic() {
             ElemType::Float(FloatKind::F64) => [f64::MIN, f64::EPSILON, f64::MIN_POSITIVE],
             _ => [f32::MIN, f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
         };
-        let slack = slack * ROUNDINGS_OF_A_PRODUCT;
+        let magnitude = match self.options.ties {
+            Ties::ByClass => 0.0,
+            Ties::TargetLoses { magnitude } => magnitude,
+        };
+        // Burn's products of f32 may be of TF32 where the device has it: autotune takes the fastest.
+        let tf32 = ElemType::Float(FloatKind::TF32);
+        let has_tf32 = self.client.properties().supports_type(tf32);
+        let slack = match self.arithmetic() {
+            ElemType::Float(FloatKind::F32) if has_tf32 => Slack::of_tf32(magnitude),
+            _ => Slack::new(magnitude, epsilon, smallest),
+        };
         let smoothing = self.options.label_smoothing;
         NumbersLaunch::new(
             self.number(1.0 - smoothing),
@@ -548,8 +556,8 @@ impl Call<'_> {
             self.number(self.options.z_loss),
             self.number(least_finite),
             self.number(f64::NEG_INFINITY),
-            self.number(slack),
-            self.number(least_positive),
+            self.number(slack.share),
+            self.number(slack.least),
             self.number(f64::NAN),
         )
     }

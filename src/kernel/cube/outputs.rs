@@ -14,7 +14,7 @@ use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class};
 use super::walk::Step;
-use crate::operation::{Outputs, Ties};
+use crate::operation::Outputs;
 
 /// Base of the two digits of a class or a count of classes; each digit is exact in the arithmetic.
 const SPLIT: u32 = 4096;
@@ -129,7 +129,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
             let classes = classes_of_lanes::<N>(first_class::<N>(step.at, along), along);
             let x = Vector::<A, N>::cast_from(step.logits);
             let mut x = or_lowest(x, numbers.lowest.get::<A>());
-            if comptime!(spec.ties == Ties::TargetLoses) {
+            if comptime!(spec.target_loses) {
                 x = select_many(classes.equal(&ranked.class), ranked.score, x);
             }
             let is_better = x.greater_than(&self.best);
@@ -303,7 +303,7 @@ pub(crate) fn lowered<A: Float, N: Size>(score: Vector<A, N>, numbers: &Numbers)
     let size = select_many(score.less_than(&zero), zero - score, score);
     let slack = max(
         size * Vector::new(numbers.slack.get::<A>()),
-        Vector::new(numbers.least_positive.get::<A>()),
+        Vector::new(numbers.least_slack.get::<A>()),
     );
     score - slack
 }

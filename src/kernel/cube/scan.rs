@@ -11,7 +11,7 @@ use super::state::State;
 use super::sum::zeros;
 use super::targets::{Inputs, target_of};
 use super::walk::{Walk, steps_of_block};
-use crate::operation::{Outputs, Ties};
+use crate::operation::Outputs;
 
 /// Blocks that one run of a sum adds up, see [`State::end_run`].
 const BLOCKS_OF_A_RUN: usize = 64;
@@ -107,7 +107,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             }
         }
         ranked.score = or_lowest(ranked.score, numbers.lowest.get::<A>());
-        if comptime!(spec.ties == Ties::TargetLoses) {
+        if comptime!(spec.target_loses) {
             ranked.score = lowered(ranked.score, numbers);
         }
     }

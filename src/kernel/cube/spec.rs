@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::layout::Strides;
 use super::plan::Tile;
-use crate::operation::{Outputs, Ties};
+use crate::operation::Outputs;
 
 /// Meaning of the input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,8 +40,8 @@ pub(crate) struct Spec {
     /// Whether the targets are distributions.
     pub(crate) has_distributions: bool,
     pub(crate) outputs: Outputs,
-    /// Order of equal scores; of no meaning without outputs.
-    pub(crate) ties: Ties,
+    /// Whether the target is behind equal scores; of no meaning without outputs.
+    pub(crate) target_loses: bool,
     pub(crate) z_loss: ZLoss,
 }
 
@@ -88,10 +88,10 @@ pub(crate) struct Numbers {
     pub(crate) least_finite: InputScalar,
     /// Minus infinity: shader languages have no literal for it.
     pub(crate) lowest: InputScalar,
-    /// Rounding of a product of two features, as a share of it.
+    /// Rounding that lowers the score of a target that loses ties, as a share of the score, and at least; see
+    /// [`Slack`](crate::operation::Slack).
     pub(crate) slack: InputScalar,
-    /// The least positive number of full precision.
-    pub(crate) least_positive: InputScalar,
+    pub(crate) least_slack: InputScalar,
     /// NaN: shader languages have no literal for it.
     pub(crate) nan: InputScalar,
 }

@@ -32,6 +32,9 @@ pub(crate) const SUMS: usize = 4;
 /// Terms that one run of a unit's sums adds up, see [`Sum`]. On a CPU a cube has one unit per core, so
 /// that a unit has hundreds of terms.
 const TERMS_OF_A_RUN: usize = 32;
+/// Rows whose numbers a unit loads before it adds them up: each waits for the memory, and together they wait
+/// once.
+const ROWS_IN_FLIGHT: usize = 8;
 
 /// Sizes and numbers of a reduction.
 #[derive(CubeType, CubeLaunch)]
@@ -96,13 +99,17 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
     while base < end {
         let end_of_run = end.min(base + TERMS_OF_A_RUN * units);
         while base < end_of_run {
-            let row = base + UNIT_POS as usize;
-            if row < end {
+            #[unroll]
+            for nth in 0..ROWS_IN_FLIGHT {
+                let row = base + nth * units + UNIT_POS as usize;
+                let exists = row < end;
+                // A load behind a branch would wait for the load before it.
+                let row = row.min(end - 1);
                 #[comptime]
                 if let ComptimeOption::Some(losses) = losses {
-                    sums.loss.add(Vector::new(losses[row]));
+                    sums.loss.add(or_nothing(exists, losses[row]));
                     if comptime!(spec.has_z_loss) {
-                        sums.penalty.add(Vector::new(losses[rows + row]));
+                        sums.penalty.add(or_nothing(exists, losses[rows + row]));
                     }
                 }
                 if comptime!(spec.divisor == DivisorSource::Weight) {
@@ -110,15 +117,14 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                     if let ComptimeOption::Some(indices) = &inputs.indices {
                         let ignored = &inputs.ignored;
                         let target = target_of_row::<I, K>(indices, row, mean.classes, ignored);
+                        let counts = exists && target.counts;
                         let weight = inputs.weight(target.class as usize);
-                        let weight = select(target.counts, weight, A::new(0.0));
-                        sums.weight.add(Vector::new(weight));
-                        let one = select(target.counts, A::new(1.0), A::new(0.0));
-                        sums.counted.add(Vector::new(one));
+                        sums.weight.add(or_nothing(counts, weight));
+                        sums.counted.add(or_nothing(counts, A::new(1.0)));
                     }
                 }
             }
-            base += units;
+            base += comptime!(ROWS_IN_FLIGHT * units);
         }
         sums.end_run();
     }
@@ -166,6 +172,12 @@ pub(crate) fn totals_of_cubes<A: Float>(
     if UNIT_POS == 0 && CUBE_POS == 0 {
         sums.conclude(&mut outcome, given_divisors, &mean, spec.clone());
     }
+}
+
+/// The term of a sum, or 0 where there is none.
+#[cube]
+fn or_nothing<A: Float>(exists: bool, term: A) -> Vector<A, Const<1>> {
+    Vector::new(select(exists, term, A::new(0.0)))
 }
 
 /// Mean of the losses, or `empty` where the divisor is 0. A sum of NaN stays NaN: it comes from a bad target.

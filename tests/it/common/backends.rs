@@ -44,6 +44,11 @@ pub fn computes_f64(device: &Device) -> bool {
     !format!("{device:?}").contains("Wgpu")
 }
 
+/// Whether products of f32 may round their factors to TF32.
+pub fn has_tf32(device: &Device) -> bool {
+    format!("{device:?}").contains("Cuda")
+}
+
 /// Whether the device is CubeCL's processor runtime.
 pub fn is_processor(device: &Device) -> bool {
     format!("{device:?}").contains("Cube(Cpu")

@@ -23,11 +23,13 @@
 //! | f64 | 1e-13 | 1e-13 | the same in f64 |
 //! | f16 | 2e-5 | 6e-4 | on CPU backends all of it is in f32, from the rounded numbers; the gradients are rounded to 11 bits |
 //! | bf16 | 2e-5 | 4e-3 | the same; the gradients are rounded to 8 bits |
+//! | f32 on CUDA | 1e-3 | 2e-3 | Burn's autotune takes tensor cores for some products, which round the factors to the 11 bits of TF32 |
 //!
 //! Differences below `floor`, which is near the smallest number of the dtype, do not count.
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
+use super::backends::has_tf32;
 #[cfg(doc)]
 use super::problem::Terms;
 use super::problem::{Outcome, Problem};
@@ -62,14 +64,24 @@ pub struct OfLargest {
     pub gradient: f64,
 }
 
-pub fn of_projection(dtype: DType) -> OfLargest {
+pub fn of_projection(dtype: DType, device: &Device) -> OfLargest {
     let (loss, gradient) = match dtype {
         DType::F64 => (1e-13, 1e-13),
+        DType::BF16 if has_tf32(device) => (1e-3, 4e-3),
+        _ if has_tf32(device) => (1e-3, 2e-3),
         DType::F16 => (2e-5, 6e-4),
         DType::BF16 => (2e-5, 4e-3),
         _ => (2e-5, 2e-5),
     };
     OfLargest { loss, gradient }
+}
+
+/// What is allowed behind products of f32: `allowed`, or where these may be of TF32 what that asks for.
+pub fn behind_products(allowed: f64, device: &Device) -> f64 {
+    match has_tf32(device) {
+        true => allowed.max(of_projection(DType::F32, device).gradient),
+        false => allowed,
+    }
 }
 
 /// Asserts that numbers agree to a share of the largest of them.

@@ -116,7 +116,7 @@ fn a_larger_queue_agrees(device: &Device) {
     for &dtype in dtypes {
         for &chunk_bytes in chunks {
             let name = format!("{dtype:?} in chunks of {chunk_bytes} bytes");
-            let allowed = of_projection(dtype);
+            let allowed = of_projection(dtype, device);
             let config = InfoNceLossConfig::new()
                 .with_temperature(TEMPERATURE)
                 .with_chunk_bytes(chunk_bytes);

@@ -46,7 +46,7 @@ fn an_ignored_row_has_no_part_beside_an_output(device: &Device) {
     assert!(expected.iter().flatten().all(|number| number.is_finite()));
     for form in [1, 2] {
         for (found, expected) in run(form).iter().zip(&expected) {
-            let allowed = of_projection(DType::F32).gradient;
+            let allowed = of_projection(DType::F32, device).gradient;
             assert_numbers("with an output", found, expected, allowed);
         }
     }

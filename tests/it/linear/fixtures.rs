@@ -79,14 +79,14 @@ fn every_case_agrees(device: &Device) {
         let projected = case.projected();
         for chunk in chunks(device) {
             let found = projected.found(Form::chunked(chunk), device);
-            found.assert_close(&case.name, &case.expected(), DType::F32);
+            found.assert_close(&case.name, &case.expected(), (device, DType::F32));
             if is_host(device) {
                 let form = Form {
                     dtype: DType::F64,
                     ..Form::chunked(chunk)
                 };
                 let found = projected.found(form, device);
-                found.assert_close(&case.name, &case.expected(), DType::F64);
+                found.assert_close(&case.name, &case.expected(), (device, DType::F64));
             }
         }
     }

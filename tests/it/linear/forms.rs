@@ -27,7 +27,7 @@ fn sequences_and_tied_weights_have_every_form(device: &Device) {
         .with_class_dim(-1)
         .init(device);
     let options = (device, DType::F32);
-    let allowed = of_projection(DType::F32).gradient;
+    let allowed = of_projection(DType::F32, device).gradient;
     let input = || float_tensor::<3>(&projected.input, &[3, 4, 5], options);
     let targets = || {
         let data = TensorData::new(targets.clone(), [3, 4]);
@@ -142,7 +142,7 @@ fn every_way_to_call_gives_the_same(device: &Device) {
     let counted = rows.iter().filter(|loss| **loss != 0.0).count() as f64;
     assert!(counted < 6.0);
     let mean = [rows.iter().sum::<f64>() / counted];
-    let allowed = of_projection(DType::F32).loss;
+    let allowed = of_projection(DType::F32, device).loss;
     let same = |name: &str, found: Tensor<1>, expected: &[f64]| {
         assert_numbers(name, &numbers(found), expected, allowed);
     };

@@ -8,6 +8,7 @@ use super::projected::{Form, Found, Projected, chunks};
 use crate::common::backends::tests_on;
 use crate::common::problem::Problem;
 use crate::common::run::Layout;
+use crate::common::tolerance::behind_products;
 
 /// CPU backends compute in f32 everything between the rounded input and the rounding of the gradients.
 #[cfg(feature = "flex")]
@@ -163,7 +164,9 @@ fn error_does_not_grow_with_the_chunks(device: &Device) {
         };
         let (one, many) = (error_in(256), error_in(4));
         assert!(one > 0.0, "f32 has no rounding");
-        assert!(many <= 2.0 * one, "{many:e} in 64 chunks, {one:e} in one");
+        // Of two sizes, autotune may take TF32 for one.
+        let allowed = behind_products(2.0 * one, device);
+        assert!(many <= allowed, "{many:e} in 64 chunks, {one:e} in one");
     }
 }
 

@@ -271,14 +271,14 @@ impl Projected {
             "{form:?} {:?} {:?}",
             self.problem.shape, self.problem.config
         );
-        found.assert_close(&name, &expected, form.dtype);
+        found.assert_close(&name, &expected, (device, form.dtype));
     }
 }
 
 impl Found {
     #[track_caller]
-    pub fn assert_close(&self, name: &str, expected: &Self, dtype: DType) {
-        let allowed = tolerance::of_projection(dtype);
+    pub fn assert_close(&self, name: &str, expected: &Self, (device, dtype): (&Device, DType)) {
+        let allowed = tolerance::of_projection(dtype, device);
         let close = |what: &str, found: &[f64], expected: &[f64], allowed: f64| {
             assert_numbers(&format!("{name}: {what}"), found, expected, allowed);
         };
