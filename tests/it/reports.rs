@@ -139,11 +139,17 @@ fn a_collapsed_encoder_is_never_right(device: &Device) {
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let along = product(&query, &key) / product(&query, &query);
     let key: Vec<f64> = key.iter().zip(&query).map(|(k, q)| k - along * q).collect();
-    let rows =
-        |row: &[f64], rows: usize| tensor(&row.repeat(rows), [rows, features], DType::F32, device);
+    let opposite: Vec<f64> = query.iter().map(|number| -number).collect();
+    let rows = |row: &[f64], rows: usize| {
+        let values = row.repeat(rows);
+        let shape = [values.len() / features, features];
+        tensor(&values, shape, DType::F32, device)
+    };
     let loss = InfoNceLossConfig::new().init(device);
-    let output = loss.forward_with_output(rows(&query, 3), rows(&key, 3), rows(&key, 4));
-    assert_eq!(classes_of(output.target_rank), [4; 3]);
+    // One of the two directions would win by chance.
+    let queries = rows(&[query, opposite].concat(), 1);
+    let output = loss.forward_with_output(queries, rows(&key, 2), rows(&key, 4));
+    assert_eq!(classes_of(output.target_rank), [4; 2]);
     // A positive that is better by more than the rounding wins, and a worse one loses.
     let loss = InfoNceLossConfig::new().with_normalize(false).init(device);
     let row = |values: &[f64]| tensor(values, [values.len() / 2, 2], DType::F32, device);
