@@ -1,6 +1,5 @@
 //! Problems over logits.
 
-use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
 use burn_cross_entropy::CrossEntropyLossConfig;
 
@@ -9,14 +8,12 @@ use crate::common::expected::{Dtypes, Expected};
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
+use crate::excuses::Excuses;
 use crate::options::{FLOATS, code_options, code_targets, code_upstream, has_wrong_index};
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
 /// millisecond for the oracle.
 const MOST_LOGITS: usize = 2048;
-
-/// What is below is 0 for a loss in f32: as many of the smallest normal numbers as there are logits.
-const TINY: f64 = 1e-30;
 
 /// The integers that Flex has.
 const INTS: [DType; 8] = [
@@ -225,70 +222,23 @@ impl Case {
             logits: form.float,
             shares: form.shares.unwrap_or(form.float),
         };
-        let mut found = run::solve_in(&finite, *form, device);
-        self.excuse_tiny(&mut found.loss, &outcome.loss);
-        self.excuse_tiny(&mut found.logits_gradient, &outcome.logits_gradient);
-        self.excuse_beyond(&mut found.loss, &finite, &outcome.loss);
-        expected.compare(&found, dtypes)?;
-        let mut found = details::of(&finite, *form, device);
-        let entropies: Vec<f64> = rows.iter().map(|row| row.entropy).collect();
-        self.excuse_tiny(&mut found.rows.entropy, &entropies);
-        self.excuse_details(&mut found, finite.clone());
-        let difference = expected.compare_details(&found, dtypes);
-        difference.map_err(|difference| format!("with details: {difference}"))
-    }
-
-    /// Takes over what is expected where both numbers are as good as 0 in f32. Each exponential that is no
-    /// normal number of f32 is 0, and there are many of them in a sum.
-    fn excuse_tiny(&self, found: &mut [f64], expected: &[f64]) {
-        if self.form.float == DType::F64 {
-            return;
-        }
-        for (found, expected) in found.iter_mut().zip(expected) {
-            if found.abs() < TINY && expected.abs() < TINY && *expected != 0.0 {
-                *found = *expected;
-            }
-        }
-    }
-
-    /// Takes over the expected mean where a row's own loss is beyond f32: then the mean is infinite, even if
-    /// its divisor would bring it back.
-    fn excuse_beyond(&self, found: &mut [f64], problem: &Problem, expected: &[f64]) {
-        let limit = f64::from(f32::MAX) * (1.0 - 1e-6);
-        let are_infinite = found.iter().any(|loss| loss.is_infinite());
-        if self.form.float == DType::F64 || problem.unreduced || !are_infinite {
-            return;
-        }
-        let mut rows = problem.clone();
-        rows.unreduced = true;
-        rows.upstream = vec![1.0; problem.rows()];
-        let losses = oracle::solve(&rows).loss;
-        let sign = found[0].signum();
-        let is_finite = (0.0..=limit).contains(&(expected[0] * sign));
-        if is_finite && losses.iter().any(|loss| loss * sign > limit) {
-            found[0] = expected[0];
-        }
-    }
-
-    /// The same for the two reduced losses among the details.
-    fn excuse_details(&self, found: &mut details::Details, problem: Problem) {
-        let is_extreme = |loss: &f64| loss.abs() < TINY || loss.is_infinite();
-        if !found.loss.iter().chain(&found.normalized.0).any(is_extreme) {
-            return;
-        }
-        let mut reduced = Problem {
-            unreduced: false,
-            upstream: vec![found.upstream],
-            ..problem
+        let excuses = Excuses {
+            problem: &finite,
+            expected: &outcome,
+            float: form.float,
         };
-        let of_reduced = oracle::solve(&reduced).loss;
-        self.excuse_tiny(&mut found.loss, &of_reduced);
-        self.excuse_beyond(&mut found.loss, &reduced, &of_reduced);
-        reduced.config.reduction = Reduction::Mean;
-        let of_mean = oracle::solve(&reduced);
-        self.excuse_tiny(&mut found.normalized.0, &of_mean.loss);
-        self.excuse_tiny(&mut found.normalized.1, &of_mean.logits_gradient);
-        self.excuse_beyond(&mut found.normalized.0, &reduced, &of_mean.loss);
+        let mut found = run::solve_in(&finite, *form, device);
+        if expected.compare(&found, dtypes).is_err() {
+            excuses.loss_and_gradients(&mut found);
+            expected.compare(&found, dtypes)?;
+        }
+        let mut found = details::of(&finite, *form, device);
+        if expected.compare_details(&found, dtypes).is_err() {
+            excuses.details(&mut found, &rows);
+            let difference = expected.compare_details(&found, dtypes);
+            return difference.map_err(|difference| format!("with details: {difference}"));
+        }
+        Ok(())
     }
 
     fn with_finite_upstream(&self) -> Problem {
