@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
 use crate::common::problem::{Problem, Targets};
+use crate::options::{is_probability, is_share};
 use crate::projected::Projected;
 use crate::{contrastive, loss, projection};
 
@@ -151,7 +152,7 @@ fn read<T: DeserializeOwned>(compressed: &[u8]) -> Vec<T> {
 
 const DTYPES: [DType; 2] = [DType::F32, DType::F64];
 
-/// All problems over logits, but those with negative shares, which are not problems here.
+/// All problems over logits, but the few with shares or probabilities that the targets do not draw.
 pub fn losses() -> Vec<loss::Case> {
     let fixtures: Vec<Loss> = read(include_bytes!("../../tests/fixtures/cases.json.gz"));
     let problem = |fixture: &Loss| {
@@ -161,13 +162,16 @@ pub fn losses() -> Vec<loss::Case> {
         problem.logits = values(&fixture.logits);
         problem
     };
-    let has_negative = |problem: &Problem| match &problem.targets {
-        Targets::Indices(_) => false,
-        Targets::Distributions(shares) => shares.iter().any(|share| *share < 0.0),
+    let is_drawn = |problem: &Problem| {
+        let are_shares = match &problem.targets {
+            Targets::Indices(_) => true,
+            Targets::Distributions(shares) => shares.iter().all(|share| is_share(*share)),
+        };
+        are_shares && (problem.config.logits || problem.logits.iter().all(|x| is_probability(*x)))
     };
     let problems = fixtures.iter().map(problem);
     problems
-        .filter(|problem| !has_negative(problem))
+        .filter(is_drawn)
         .flat_map(|problem| DTYPES.map(|dtype| loss::Case::plain(problem.clone(), dtype)))
         .collect()
 }

@@ -9,7 +9,9 @@ use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
-use crate::options::{FLOATS, code_options, code_targets, code_upstream, has_wrong_index};
+use crate::options::{
+    FLOATS, code_options, code_targets, code_upstream, fit_weights, has_wrong_index, is_probability,
+};
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
 /// millisecond for the oracle.
@@ -72,7 +74,8 @@ impl Case {
     }
 
     /// A problem in contiguous tensors.
-    pub fn plain(problem: Problem, float: DType) -> Self {
+    pub fn plain(mut problem: Problem, float: DType) -> Self {
+        fit_weights(&mut problem, float);
         let form = Form {
             float,
             shares: Some(float),
@@ -114,7 +117,9 @@ impl Case {
                 *logit = possible_logit(*logit, largest, is_capped);
             } else {
                 code.number(logit, form.float, shares);
-                *logit = possible_probability(*logit);
+                if !is_probability(*logit) {
+                    *logit = 0.5;
+                }
             }
         }
         self.fit_ints();
@@ -285,18 +290,6 @@ fn possible_logit(logit: f64, largest: f64, is_capped: bool) -> f64 {
         0.0
     } else {
         logit
-    }
-}
-
-/// The logarithms of probabilities have one sign, so that none cancels another, and one over a probability is
-/// a number of f32, times any share and weight, unless it is infinite.
-fn possible_probability(probability: f64) -> f64 {
-    let is_possible = (2f64.powi(-100)..=1.0).contains(&probability);
-    match is_possible || probability.is_nan() {
-        true => probability,
-        // Minus 0 has infinity of the wrong sign as its inverse.
-        false if probability == 0.0 => 0.0,
-        false => 0.5,
     }
 }
 

@@ -65,6 +65,13 @@ fn possible_weight(number: f64, dtype: DType) -> f32 {
     }
 }
 
+/// Gives a problem that was not made of bytes the weights that it can have.
+pub fn fit_weights(problem: &mut Problem, dtype: DType) {
+    for weight in problem.config.weight.iter_mut().flatten() {
+        *weight = possible_weight(f64::from(*weight), dtype);
+    }
+}
+
 fn code_reduction(code: &mut impl Code, problem: &mut Problem) {
     const MEAN: [u8; 4] = [0, 1, 2, 3];
     let config = &mut problem.config;
@@ -176,14 +183,26 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
             values.resize(rows * classes, 0.0);
             for share in values {
                 code.number(share, shares_dtype, shares);
-                // Terms of different signs would cancel in a way that no tolerance knows, and a share of f64 is
-                // rounded to the f32 of the arithmetic.
-                if *share != 0.0 && !(2f64.powi(-24)..=16.0).contains(share) {
+                if !is_share(*share) {
                     *share = 0.25;
                 }
             }
         }
     }
+}
+
+/// Whether a number may be a share. Terms of different signs would cancel in a way that no tolerance knows, and
+/// a share of f64 is rounded to the f32 of the arithmetic.
+pub fn is_share(number: f64) -> bool {
+    number == 0.0 || (2f64.powi(-24)..=16.0).contains(&number)
+}
+
+/// Whether a number may be a probability. The logarithms of a row have one sign, so that none cancels another,
+/// and one over a probability is a number of f32, times any share and weight, unless it is infinite. Minus 0
+/// has infinity of the wrong sign as its inverse.
+pub fn is_probability(number: f64) -> bool {
+    let is_zero = number == 0.0 && number.is_sign_positive();
+    is_zero || number.is_nan() || (2f64.powi(-100)..=1.0).contains(&number)
 }
 
 /// An index: of a class, or ignored, or any number where the bytes give all its bits.

@@ -8,7 +8,9 @@ use crate::code::{Code, Reader, Writer, thirty_seconds};
 use crate::common::details::{RowNumbers, Rows};
 use crate::common::problem::{Problem, Targets};
 use crate::common::run::{Layout, float_tensor};
-use crate::options::{FLOATS, code_options, code_targets, code_upstream, has_wrong_index};
+use crate::options::{
+    FLOATS, code_options, code_targets, code_upstream, fit_weights, has_wrong_index,
+};
 use crate::projected::{Form, Projected};
 
 /// Most logits, and most features of a row.
@@ -68,7 +70,8 @@ impl Case {
         }
     }
 
-    pub fn plain(projected: Projected, dtype: DType) -> Self {
+    pub fn plain(mut projected: Projected, dtype: DType) -> Self {
+        fit_weights(&mut projected.problem, dtype);
         let form = Form {
             dtype,
             ..Form::chunked(None)
