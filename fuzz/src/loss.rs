@@ -138,7 +138,13 @@ impl Case {
         }
         let classes = &mut problem.shape[problem.class_dim];
         *classes = (*classes).max(1);
-        while problem.shape.iter().product::<usize>() > MOST_LOGITS {
+        // Of sizes beyond all memory the product itself is one.
+        let logits = |shape: &[usize]| {
+            shape
+                .iter()
+                .fold(1usize, |all, size| all.saturating_mul(*size))
+        };
+        while logits(&problem.shape) > MOST_LOGITS {
             let largest = problem
                 .shape
                 .iter_mut()
