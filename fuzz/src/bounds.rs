@@ -141,12 +141,12 @@ impl<'a> Bounds<'a> {
         self.errors[row] * self.arithmetic().terms * scale > MOST_ERROR
     }
 
-    /// Whether the gradients of a row can be compared number by number.
+    /// Whether the gradients of a row can be compared number by number: also the logits' own, between two
+    /// products, are within their dtype. Infinities of both signs add up to NaN.
     fn is_clear(&self, row: usize) -> bool {
-        !self.is_vague(row)
-            && self.slopes[self.row(row)]
-                .iter()
-                .all(|slope| slope.is_finite())
+        let largest = largest_of(self.dtype_of_loss());
+        let is_within = |slope: &Slope| slope.is_finite() && slope.value.abs() <= largest;
+        !self.is_vague(row) && self.slopes[self.row(row)].iter().all(is_within)
     }
 
     /// Whether the gradient is within its bounds.
