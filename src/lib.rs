@@ -127,6 +127,25 @@ pub use loss::{
 };
 pub use operation::EmptyReduction;
 
+/// Gives memory that was kept for the next step back to the system.
+///
+/// On Flex and Linux, a gradient of at least 4 MiB that needs a tensor of its own lies in huge pages. When it is
+/// dropped, its memory is kept for the gradient of the same size in the next step: up to four such, each as large
+/// as a gradient that there was. While they are kept, the system may take their pages back where it runs short of
+/// memory, and counts them until then. In a process that trains no more, this function returns them at once.
+/// Everywhere else it does nothing.
+///
+/// With the environment variable `BURN_CROSS_ENTROPY_HUGE_PAGES=0` gradients have the memory of every other
+/// tensor, and none is kept.
+///
+/// ```
+/// burn_cross_entropy::release_memory();
+/// ```
+pub fn release_memory() {
+    #[cfg(all(feature = "flex", target_os = "linux"))]
+    backend::host::pages::release();
+}
+
 /// Controls of the GPU kernels for tests.
 #[cfg(feature = "cube")]
 #[doc(hidden)]

@@ -11,6 +11,15 @@ use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
 
+#[cfg(target_os = "linux")]
+use super::host::pages::bytes as large_bytes;
+
+/// Memory in huge pages, which only Linux is asked for.
+#[cfg(not(target_os = "linux"))]
+fn large_bytes(_: usize) -> Option<Bytes> {
+    None
+}
+
 computes_on_host!(Flex);
 
 impl HostBackend for Flex {
@@ -138,6 +147,19 @@ impl HostTensor for FlexTensor {
             _ => Bytes::from_elems(vec![0u32; length]),
         };
         FlexTensor::new(bytes, Layout::contiguous(shape), dtype)
+    }
+
+    fn unwritten(shape: Shape, dtype: DType) -> Self {
+        let layout = Layout::contiguous(shape.clone());
+        let mut tensor = match large_bytes(shape.num_elements() * dtype.size()) {
+            Some(bytes) => FlexTensor::new(bytes, layout, dtype),
+            // The function of the same name, which copies, is Flex's.
+            None => <Self as HostTensor>::zeros(shape, dtype),
+        };
+        if cfg!(debug_assertions) {
+            tensor.floats_mut().fill_with_nan();
+        }
+        tensor
     }
 
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self {

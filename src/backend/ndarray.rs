@@ -170,6 +170,14 @@ impl HostTensor for HostArray {
         }
     }
 
+    fn unwritten(shape: Shape, dtype: DType) -> Self {
+        let mut array = Self::zeros(shape, dtype);
+        if cfg!(debug_assertions) {
+            array.floats_mut().fill_with_nan();
+        }
+        array
+    }
+
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self {
         Self::open(NdArrayTensor::from_data(TensorData::new(numbers, shape)))
     }

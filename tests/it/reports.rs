@@ -395,6 +395,28 @@ fn a_queue_of_finite_keys_refuses_others(device: &Device) {
     }
 }
 
+/// The same without ids, in half precision, and for more keys than the queue has rows, of which the last stay.
+fn a_queue_of_finite_keys_takes_any_batch(device: &Device) {
+    let config = NegativeQueueConfig::new(3, 2).with_finite_only(true);
+    for dtype in [DType::F32, DType::F16] {
+        if !device.supports_dtype(dtype) {
+            continue;
+        }
+        for bad in [f64::NAN, f64::INFINITY, MASK] {
+            let keys = |values: &[f64]| tensor(values, [values.len() / 2, 2], dtype, device);
+            let mut queue = config.init(device);
+            queue.push(keys(&[1.0, 1.0, bad, 2.0]));
+            assert_eq!(numbers(queue.keys()), [1.0, 1.0, 0.0, 0.0]);
+            queue.push(keys(&[
+                5.0, bad, 6.0, 6.0, bad, bad, 8.0, 8.0, 9.0, 9.0, bad, 0.0,
+            ]));
+            // The last of all is refused, and its row keeps what it held.
+            assert_eq!(numbers(queue.keys()), [9.0, 9.0, 0.0, 0.0, 8.0, 8.0]);
+            assert_eq!(queue.keys().dtype(), dtype);
+        }
+    }
+}
+
 /// Elements that are not finite stay out of a target, and the others move.
 fn a_target_of_finite_weights_refuses_others(device: &Device) {
     use burn::module::{Module, Param};
@@ -471,6 +493,7 @@ tests_on! {
         nothing_overflows_but_the_result,
         losses_that_were_right_stay_right,
         a_queue_of_finite_keys_refuses_others,
+        a_queue_of_finite_keys_takes_any_batch,
         shards_of_different_scales_are_refused,
         a_target_of_finite_weights_refuses_others,
     ],

@@ -70,7 +70,7 @@ impl<H: HostTensor> HostInputs<H> {
     pub(super) fn targets_gradient(&self, wanted: bool) -> Option<H> {
         match &self.targets {
             HostTargets::Distributions(targets) if wanted => {
-                Some(H::zeros(targets.shape(), targets.dtype()))
+                Some(H::unwritten(targets.shape(), targets.dtype()))
             }
             _ => None,
         }

@@ -92,7 +92,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
         });
         (solution, Some(logits))
     } else {
-        let mut gradient = B::Host::zeros(shape.clone(), dtype);
+        let mut gradient = B::Host::unwritten(shape.clone(), dtype);
         let solution = call.solve(Buffers {
             logits: Some(logits.floats()),
             gradient: Some(gradient.floats_mut()),

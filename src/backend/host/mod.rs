@@ -6,6 +6,7 @@
 //! | `tensor` | tensors in the host's memory, and backends that have such |
 //! | `inputs` | targets, class weights and reduction as slices |
 //! | `logits` | the loss over logits that are a tensor |
+//! | `pages` | memory of large gradients |
 //! | `projection` | the loss over a projection |
 //! | `times` | gradients by the upstream gradient |
 //!
@@ -19,6 +20,8 @@
 
 mod inputs;
 mod logits;
+#[cfg(all(feature = "flex", target_os = "linux"))]
+pub(crate) mod pages;
 mod projection;
 mod tensor;
 mod times;

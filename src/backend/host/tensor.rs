@@ -23,6 +23,9 @@ pub(crate) trait HostTensor: Clone {
     /// Numbers of a tensor in row-major order to write over; a copy, if other tensors share them.
     fn floats_mut(&mut self) -> FloatsMut<'_>;
     fn zeros(shape: Shape, dtype: DType) -> Self;
+    /// Tensor of any numbers, all of which the caller writes. In builds with debug assertions they are NaN, so that
+    /// tests see a number that is not written.
+    fn unwritten(shape: Shape, dtype: DType) -> Self;
     fn of_f32(numbers: Vec<f32>, shape: Shape) -> Self;
     fn of_f64(numbers: Vec<f64>, shape: Shape) -> Self;
     fn of_i32(numbers: Vec<i32>, shape: Shape) -> Self;

@@ -26,6 +26,8 @@ pub(crate) enum Floats<'a> {
 
 /// Numbers of any float dtype, to be written.
 #[derive(Debug)]
+// NdArray has no half precision.
+#[cfg_attr(not(feature = "flex"), expect(dead_code))]
 pub(crate) enum FloatsMut<'a> {
     F64(&'a mut [f64]),
     F32(&'a mut [f32]),
@@ -84,6 +86,17 @@ impl<'a> Floats<'a> {
             instructions.run(Widen { stored, numbers: &mut numbers });
             numbers
         })
+    }
+}
+
+impl FloatsMut<'_> {
+    pub(crate) fn fill_with_nan(self) {
+        match self {
+            Self::F64(slice) => slice.fill(f64::NAN),
+            Self::F32(slice) => slice.fill(f32::NAN),
+            Self::F16(slice) => slice.fill(f16::NAN),
+            Self::BF16(slice) => slice.fill(bf16::NAN),
+        }
     }
 }
 
