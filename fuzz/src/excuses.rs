@@ -86,12 +86,21 @@ impl Excuses<'_> {
         };
         let terms = &self.expected.terms.logits_gradient;
         let expected = self.expected.logits_gradient.iter().zip(terms);
-        for (found, (expected, terms)) in found.iter_mut().zip(expected) {
+        for (at, (found, (expected, terms))) in found.iter_mut().zip(expected).enumerate() {
             self.tiny(found, *expected);
-            if (*found - expected).abs() <= 0.5 * ROUNDINGS * unit * terms {
+            let size = terms + self.bend(at) * expected.abs();
+            if (*found - expected).abs() <= 0.5 * ROUNDINGS * unit * size {
                 *found = *expected;
             }
         }
+    }
+
+    /// The argument of a softcap's hyperbolic tangent. Its slope is `4 exp(-2 x)` far out, and has the rounding of
+    /// `x` as often.
+    fn bend(&self, at: usize) -> f64 {
+        let config = &self.problem.config;
+        let bend = |cap: f64| (self.problem.logits[at] * config.logit_scale / cap).abs();
+        config.logit_softcap.map_or(0.0, bend)
     }
 
     /// Only an ignored row has to be 0.
