@@ -358,6 +358,11 @@ impl<'a> Bounds<'a> {
                     }
                 }
             }
+            // The terms of an entropy have both signs where products that stand for probabilities are beyond 1.
+            let rounding = 16.0 * self.arithmetic().terms * self.terms_of_entropy(row);
+            if (found.entropy[row] - expected.entropy).abs() <= rounding {
+                found.entropy[row] = expected.entropy;
+            }
             if self.may_change_places(row) {
                 found.predicted[row] = expected.predicted;
                 found.rank[row] = expected.rank;
@@ -369,6 +374,16 @@ impl<'a> Bounds<'a> {
             self.arithmetic(),
             largest_of(self.dtype_of_loss()),
         )
+    }
+
+    /// Sum of the sizes of the terms of the entropy of a row of probabilities; 0 over logits.
+    fn terms_of_entropy(&self, row: usize) -> f64 {
+        if self.problem().config.logits {
+            return 0.0;
+        }
+        let term = |share: &f64| (share * share.ln()).abs();
+        let terms = self.problem().logits[self.row(row)].iter().map(term);
+        terms.filter(|term| term.is_finite()).sum()
     }
 
     fn shares_of(&self, row: usize) -> f64 {
