@@ -2,8 +2,9 @@
 //! two places. A loss that writes its gradient over its input must not let them see it.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::CrossEntropyLossConfig;
 
-use crate::common::backends::on_every_backend;
+use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{Form, Layout, assert_agrees, float_tensor, numbers};
 use crate::common::{oracle, tolerance};
@@ -375,15 +376,57 @@ fn the_same_tensors_give_the_same_bits_again(device: &Device) {
     }
 }
 
-on_every_backend!(
-    views_agree_with_copies,
-    two_losses_on_the_same_logits_add_their_gradients,
-    logits_are_there_after_the_loss,
-    targets_may_be_the_logits_themselves,
-    an_expanded_view_is_its_copy,
-    expanded_targets_are_their_copies,
-    a_slice_leaves_the_rest_of_its_tensor_alone,
-    halves_of_one_tensor_have_losses_of_their_own,
-    a_gradient_can_be_changed_without_its_logits,
-    the_same_tensors_give_the_same_bits_again,
-);
+/// Large gradients, whose memory may come from the step before, are those that are written over the logits, in every step
+/// and also where rows are ignored. A gradient that was changed in place, copied or read does not show in the next.
+fn a_large_gradient_is_that_of_logits_nobody_holds(device: &Device) {
+    const SHAPE: [usize; 2] = [41, 32_003];
+    let values: Vec<f32> = (0..SHAPE[0] * SHAPE[1])
+        .map(|at| (at as f32 * 0.7).sin() * 4.0)
+        .collect();
+    let leaf = Tensor::<2>::from_data(TensorData::new(values, SHAPE), device).require_grad();
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let gradient_of = |owned: bool, step: i64| {
+        let target = |row: i64| {
+            if (row + step) % 3 == 0 {
+                -100
+            } else {
+                row * 700 + step
+            }
+        };
+        let targets: Vec<i64> = (0..SHAPE[0] as i64).map(target).collect();
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [SHAPE[0]]), device);
+        let logits = if owned {
+            leaf.clone().mul_scalar(1.0)
+        } else {
+            leaf.clone()
+        };
+        leaf.grad(&loss.forward(logits, targets).backward())
+            .unwrap()
+    };
+    for step in 0..4 {
+        let kept = gradient_of(false, step);
+        let copy = kept.clone() + 1.0;
+        let found = kept.clone().into_data().try_into_vec::<f32>().unwrap();
+        let expected = gradient_of(true, step).into_data();
+        assert!(found == expected.try_into_vec::<f32>().unwrap());
+        let changed = (kept * 2.0).into_data();
+        assert_eq!(changed.try_into_vec::<f32>().unwrap()[7], 2.0 * found[7]);
+        drop(copy);
+    }
+}
+
+tests_on! {
+    every_backend: [
+        views_agree_with_copies,
+        two_losses_on_the_same_logits_add_their_gradients,
+        logits_are_there_after_the_loss,
+        targets_may_be_the_logits_themselves,
+        an_expanded_view_is_its_copy,
+        expanded_targets_are_their_copies,
+        a_slice_leaves_the_rest_of_its_tensor_alone,
+        halves_of_one_tensor_have_losses_of_their_own,
+        a_gradient_can_be_changed_without_its_logits,
+        the_same_tensors_give_the_same_bits_again,
+    ],
+    host: [a_large_gradient_is_that_of_logits_nobody_holds],
+}
