@@ -151,6 +151,10 @@ impl<'a> Bounds<'a> {
 
     /// Whether the gradient is within its bounds.
     fn holds(&self, found: f64, slope: Slope) -> bool {
+        if slope.terms > largest_of(self.dtype_of_loss()) {
+            // Terms beyond the range of both signs add up to NaN.
+            return true;
+        }
         let floor = tolerance::of(self.dtype).floor;
         let allowed = self.of_projection().gradient * slope.terms
             + self.arithmetic().terms * slope.errors

@@ -138,11 +138,10 @@ impl Case {
         }
         let classes = &mut problem.shape[problem.class_dim];
         *classes = (*classes).max(1);
-        // Of sizes beyond all memory the product itself is one.
+        // Of sizes beyond all memory the product itself is one. A tensor without elements counts its other sizes.
         let logits = |shape: &[usize]| {
-            shape
-                .iter()
-                .fold(1usize, |all, size| all.saturating_mul(*size))
+            let sizes = shape.iter().map(|size| (*size).max(1));
+            sizes.fold(1usize, |product, size| product.saturating_mul(size))
         };
         while logits(&problem.shape) > MOST_LOGITS {
             let largest = problem
@@ -161,11 +160,12 @@ impl Case {
     }
 
     fn code_form(&mut self, code: &mut impl Code) {
-        const LAYOUTS: [Layout; 4] = [
+        const LAYOUTS: [Layout; 5] = [
             Layout::Contiguous,
             Layout::Permuted,
             Layout::Sliced,
             Layout::Flipped,
+            Layout::Moved,
         ];
         let form = &mut self.form;
         code.one_of(&mut form.float, &FLOATS);

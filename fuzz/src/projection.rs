@@ -99,6 +99,7 @@ impl Case {
             Layout::Permuted,
             Layout::Sliced,
             Layout::Flipped,
+            Layout::Moved,
         ];
         code.one_of(&mut self.form.dtype, &FLOATS);
         code.one_of(&mut self.form.layout, &layouts);

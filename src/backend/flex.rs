@@ -62,9 +62,13 @@ impl HostTensor for FlexTensor {
         self.dtype()
     }
 
+    fn is_row_major(&self) -> bool {
+        self.is_contiguous()
+    }
+
     fn row_major(self) -> Self {
         // `to_contiguous` would also copy a contiguous window of a larger buffer.
-        if self.is_contiguous() {
+        if self.is_row_major() {
             self
         } else {
             self.to_contiguous()

@@ -99,6 +99,10 @@ impl HostTensor for HostArray {
         }
     }
 
+    fn is_row_major(&self) -> bool {
+        over_arrays!(self, array => array.is_standard_layout())
+    }
+
     fn row_major(self) -> Self {
         macro_rules! row_major {
             ($array:ident) => {

@@ -34,6 +34,8 @@ enum Holder {
     Nobody,
     /// Nothing: the logits are a leaf that was moved in.
     NobodyAndALeaf,
+    /// Nothing: the logits are a view of a result with the classes last.
+    NobodyBehindAView,
     /// The test, which fetches the gradient of the logits.
     Test,
     /// The test, which asks for no gradient.
@@ -186,6 +188,11 @@ impl Setting {
             Holder::NobodyAndALeaf => {
                 let copy = self.logits.clone().detach().add_scalar(0.0);
                 copy.detach().require_grad()
+            }
+            Holder::NobodyBehindAView => {
+                let last = self.shape.len() - 1;
+                let classes_last = self.logits.clone().swap_dims(self.class_dim, last);
+                classes_last.add_scalar(0.0).swap_dims(self.class_dim, last)
             }
             Holder::Test => self.logits.clone(),
             // A leaf that is merely detached would still ask for its gradient.
@@ -365,6 +372,26 @@ fn logits_that_nobody_holds_become_their_gradient(device: &Device) {
     check_large(&[Holder::Nobody, Holder::NobodyAndALeaf], device);
 }
 
+/// A model that puts its classes last, as `[N, T, C]`, and a loss that has them in dimension 1.
+fn a_view_of_classes_that_are_last_is_not_copied(device: &Device) {
+    let _alone = alone();
+    let last = large();
+    let size = Size {
+        shape: [last.shape[0], last.shape[2], last.shape[1]],
+        class_dim: 1,
+        // NdArray keeps the order of memory through the operation, and so has strided classes: scratch, no copy.
+        rest: 0.3,
+        ..last
+    };
+    let setting = Setting::new(&size, DType::F32, &device.clone().autodiff());
+    let defaults = &cases(size.shape[size.class_dim])[..1];
+    assert_none(differences(
+        &setting,
+        defaults,
+        &[Holder::NobodyBehindAView],
+    ));
+}
+
 fn logits_that_are_kept_cost_one_tensor(device: &Device) {
     check_large(&[Holder::Test], device);
 }
@@ -427,6 +454,11 @@ macro_rules! on_backend {
             #[test]
             fn logits_that_are_kept_cost_one_tensor() {
                 super::logits_that_are_kept_cost_one_tensor(&Device::$device());
+            }
+
+            #[test]
+            fn a_view_of_classes_that_are_last_is_not_copied() {
+                super::a_view_of_classes_that_are_last_is_not_copied(&Device::$device());
             }
 
             #[test]

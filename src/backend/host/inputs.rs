@@ -58,6 +58,10 @@ impl<H: HostTensor> HostInputs<H> {
         }
     }
 
+    pub(super) fn have_indices(&self) -> bool {
+        matches!(self.targets, HostTargets::Indices(_))
+    }
+
     /// Dtype of the distributions.
     pub(super) fn distributions_dtype(&self) -> Option<DType> {
         match &self.targets {

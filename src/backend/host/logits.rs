@@ -3,6 +3,7 @@
 use burn::backend::tensor::FloatTensor;
 
 use super::inputs::{HostInputs, results, saved};
+use super::order::{Ordered, ordered};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use crate::kernel::cpu::{Buffers, Call, Instructions};
 use crate::operation::{
@@ -16,8 +17,9 @@ pub(super) fn forward<B: HostBackend>(
     options: &Options,
     wanted: Wanted,
 ) -> Forward<B> {
-    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
-    let dtype = logits.dtype();
+    let inputs = HostInputs::open::<B>(inputs);
+    let logits = ordered::<B>(logits, options.class_dim, inputs.have_indices());
+    let dtype = logits.host.dtype();
     if has_gradient_in_f16(wanted.gradients, dtype, inputs.distributions_dtype()) {
         let without_gradients = wanted.without_gradients();
         let kept = logits.clone();
@@ -26,7 +28,7 @@ pub(super) fn forward<B: HostBackend>(
             solve::<_, B>(logits, &inputs, options, without_gradients, None)
         );
         return Forward {
-            saved: Saved::Logits(Logits::Tensor(B::close(kept))),
+            saved: Saved::Logits(Logits::Tensor(kept.close::<B>(options.class_dim))),
             ..forward
         };
     }
@@ -41,11 +43,12 @@ pub(super) fn backward<B: HostBackend>(
     options: &Options,
     wanted: WantedGradients,
 ) -> Gradients<B> {
-    let (logits, inputs) = (B::open(logits).row_major(), HostInputs::open::<B>(inputs));
+    let inputs = HostInputs::open::<B>(inputs);
+    let logits = ordered::<B>(logits, options.class_dim, inputs.have_indices());
     let wanted = Wanted::gradients(wanted);
     let upstream = Some(upstream);
     let forward = in_arithmetic_of!(
-        logits.dtype(),
+        logits.host.dtype(),
         solve::<_, B>(logits, &inputs, options, wanted, upstream)
     );
     match forward.saved {
@@ -56,17 +59,21 @@ pub(super) fn backward<B: HostBackend>(
 
 /// Computes the loss and the wanted gradients, for an upstream gradient of 1 if none is given.
 fn solve<A: Arithmetic, B: HostBackend>(
-    mut logits: B::Host,
+    logits: Ordered<B::Host>,
     inputs: &HostInputs<B::Host>,
     options: &Options,
     wanted: Wanted,
     upstream: Option<&B::Host>,
 ) -> Forward<B> {
+    let Ordered {
+        host: mut logits,
+        class_dim,
+    } = logits;
     let (shape, dtype) = (logits.shape(), logits.dtype());
     let weights = inputs.weights::<A>();
     let upstream = upstream.map(numbers::<A, B::Host>);
     let call = Call {
-        geometry: Geometry::new(&shape, options.class_dim),
+        geometry: Geometry::new(&shape, class_dim),
         options,
         outputs: wanted.outputs,
         targets: inputs.targets(),
@@ -100,15 +107,10 @@ fn solve<A: Arithmetic, B: HostBackend>(
         });
         (solution, Some(gradient))
     };
-    let gradients = Gradients::of_loss(gradient.map(B::close), targets.map(B::close));
+    let gradient = gradient.map(|host| Ordered { host, class_dim }.close::<B>(options.class_dim));
+    let gradients = Gradients::of_loss(gradient, targets.map(B::close));
     Forward {
         saved: saved(gradients, dtype, wanted.gradients),
-        ..results::<A, B>(
-            solution,
-            inputs.reduction,
-            &shape,
-            options.class_dim,
-            wanted,
-        )
+        ..results::<A, B>(solution, inputs.reduction, &shape, class_dim, wanted)
     }
 }

@@ -6,13 +6,15 @@
 //! | `tensor` | tensors in the host's memory, and backends that have such |
 //! | `inputs` | targets, class weights and reduction as slices |
 //! | `logits` | the loss over logits that are a tensor |
+//! | `order` | logits whose classes lie behind the other dimensions in memory |
 //! | `pages` | memory of large gradients |
 //! | `projection` | the loss over a projection |
 //! | `times` | gradients by the upstream gradient |
 //!
 //! The forward computes the gradient, while a row is in cache. The gradient replaces the logits if nobody
-//! else holds that buffer and they lie in row-major order, else it goes into one new tensor. Logits in
-//! another order of memory are first copied into row-major order, and the gradient replaces the copy.
+//! else holds that buffer and they lie in row-major order, else it goes into one new tensor. Views
+//! with the classes moved from the end are read as they lie; other views are first copied into row-major order,
+//! and the gradient replaces the copy.
 //!
 //! Only the gradient of f16 is computed in the backward, over the logits that were kept. The smallest
 //! number of f16 is 6e-8, and the gradient of a mean over many rows is below that. A factor that scales
@@ -20,6 +22,7 @@
 
 mod inputs;
 mod logits;
+mod order;
 #[cfg(all(feature = "flex", target_os = "linux"))]
 pub(crate) mod pages;
 mod projection;

@@ -9,6 +9,7 @@ use crate::kernel::cpu::{Floats, FloatsMut, Indices, Instructions, Native};
 pub(crate) trait HostTensor: Clone {
     fn shape(&self) -> Shape;
     fn dtype(&self) -> DType;
+    fn is_row_major(&self) -> bool;
     /// Tensor in row-major order, copied only if it has another order.
     fn row_major(self) -> Self;
     /// Numbers of a float tensor that is in row-major order.

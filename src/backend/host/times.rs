@@ -5,6 +5,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::DType;
 
 use super::inputs::{HostInputs, HostTargets};
+use super::order::{Ordered, ordered};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use crate::kernel::cpu::{Instructions, Reduction, TargetRule, multiply};
 use crate::operation::{Geometry, Gradients, Inputs, Options, Role};
@@ -20,15 +21,24 @@ pub(super) fn by_upstream<B: HostBackend>(
     let targets = inputs.targets.distributions_dtype();
     let inputs = HostInputs::open::<B>(inputs);
     let multiplied = gradients.map(|gradient, role| {
-        let gradient = B::open(gradient);
         let dtype = gradient.dtype();
-        B::close(match role {
-            Role::Logits | Role::Targets => in_arithmetic_of!(
-                dtype,
-                rows_times::<_, B::Host>(gradient, &inputs, upstream, options)
-            ),
-            _ => in_arithmetic_of!(dtype, all_times::<_, B::Host>(gradient, upstream)),
-        })
+        match role {
+            Role::Logits | Role::Targets => {
+                let gradient = ordered::<B>(gradient, options.class_dim, true);
+                let gradient = in_arithmetic_of!(
+                    dtype,
+                    rows_times::<_, B>(gradient, &inputs, upstream, options)
+                );
+                gradient.close::<B>(options.class_dim)
+            }
+            _ => {
+                let gradient = B::open(gradient);
+                B::close(in_arithmetic_of!(
+                    dtype,
+                    all_times::<_, B>(gradient, upstream)
+                ))
+            }
+        }
     });
     in_dtypes::<B>(multiplied, dtype, targets)
 }
@@ -52,14 +62,14 @@ pub(super) fn in_dtypes<B: Backend>(
 }
 
 /// Multiplies the gradient of each row by the row's upstream gradient, or all rows by a single one.
-fn rows_times<A: Arithmetic, H: HostTensor>(
-    mut gradient: H,
-    inputs: &HostInputs<H>,
-    upstream: &H,
+fn rows_times<A: Arithmetic, B: HostBackend>(
+    mut gradient: Ordered<B::Host>,
+    inputs: &HostInputs<B::Host>,
+    upstream: &B::Host,
     options: &Options,
-) -> H {
-    let mut factors = numbers::<A, H>(upstream);
-    let geometry = Geometry::new(&gradient.shape(), options.class_dim);
+) -> Ordered<B::Host> {
+    let mut factors = numbers::<A, B::Host>(upstream);
+    let geometry = Geometry::new(&gradient.host.shape(), gradient.class_dim);
     if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
         return gradient;
     }
@@ -70,7 +80,7 @@ fn rows_times<A: Arithmetic, H: HostTensor>(
         };
     }
     multiply(
-        gradient.floats_mut(),
+        gradient.host.floats_mut(),
         &geometry,
         &factors,
         Instructions::best(),
@@ -124,8 +134,8 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
 
 /// Multiplies the gradient of a projection's tensor by an upstream gradient of one number. A gradient of
 /// 0, to which no counted row has contributed, stays 0 for any number.
-fn all_times<A: Arithmetic, H: HostTensor>(mut gradient: H, upstream: &H) -> H {
-    let factor = numbers::<A, H>(upstream)[0];
+fn all_times<A: Arithmetic, B: HostBackend>(mut gradient: B::Host, upstream: &B::Host) -> B::Host {
+    let factor = numbers::<A, B::Host>(upstream)[0];
     if factor == A::ONE {
         return gradient;
     }

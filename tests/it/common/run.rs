@@ -15,6 +15,8 @@ pub enum Layout {
     Contiguous,
     /// A view with the order of the dimensions reversed.
     Permuted,
+    /// A view with the last dimension moved to dimension 1, as of a model that puts its classes last.
+    Moved,
     /// A window of a larger tensor.
     Sliced,
     /// A view that runs backwards through every dimension.
@@ -23,7 +25,7 @@ pub enum Layout {
 
 impl Layout {
     /// All but the contiguous one.
-    pub const VIEWS: [Self; 3] = [Self::Permuted, Self::Sliced, Self::Flipped];
+    pub const VIEWS: [Self; 4] = [Self::Permuted, Self::Moved, Self::Sliced, Self::Flipped];
 }
 
 /// The form in which the tensors of a problem are made.
@@ -230,6 +232,23 @@ pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) 
     match layout {
         Layout::Contiguous => tensor,
         Layout::Permuted => placed(tensor.permute(reversed), 0).permute(reversed),
+        Layout::Moved if D > 2 => {
+            // Dimension 1 goes to the end and comes back.
+            let there = core::array::from_fn(|axis| match axis {
+                0 => 0,
+                _ if axis == D - 1 => 1,
+                _ => axis as isize + 1,
+            });
+            let back = core::array::from_fn(|axis| match axis {
+                0 => 0,
+                1 => D as isize - 1,
+                _ => axis as isize - 1,
+            });
+            let there: [isize; D] = there;
+            let back: [isize; D] = back;
+            placed(tensor.permute(there), 0).permute(back)
+        }
+        Layout::Moved => placed(tensor, 0),
         Layout::Sliced => placed(tensor, 1),
         Layout::Flipped => placed(tensor.flip(axes), 0).flip(axes),
     }
