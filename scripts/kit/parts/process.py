@@ -100,7 +100,8 @@ def run_all(commands, folder, environment, limit, watch):
         except BaseException:
             stopped.set()
             raise
-    whole.exit_code = whole.exit_code or 0
+    # Nothing to run is no success: a program that cannot list its tests has none.
+    whole.exit_code = whole.exit_code or (0 if commands else 1)
     return whole
 
 

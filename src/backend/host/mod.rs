@@ -12,9 +12,9 @@
 //! | `times` | gradients by the upstream gradient |
 //!
 //! The forward computes the gradient, while a row is in cache. The gradient replaces the logits if nobody
-//! else holds that buffer and they lie in row-major order, else it goes into one new tensor. Views
-//! with the classes moved from the end are read as they lie; other views are first copied into row-major order,
-//! and the gradient replaces the copy.
+//! else holds that buffer and they lie in row-major order, else it goes into one new tensor. With
+//! index targets, views with the classes moved from the end are read as they lie; other views are first copied
+//! into row-major order, and the gradient replaces the copy.
 //!
 //! Only the gradient of f16 is computed in the backward, over the logits that were kept. The smallest
 //! number of f16 is 6e-8, and the gradient of a mean over many rows is below that. A factor that scales

@@ -1,9 +1,9 @@
 //! Memory of large tensors that a call fills: huge pages, which an earlier step may have given back.
 //!
-//! The system provides a page when it is first written. In pages of 4 KiB that takes 35 ms for 62 MiB, longer than a
-//! loss and its gradient take to compute; in huge ones 10 ms, and 6 ms where the pages are there. So memory of
-//! 4 MiB and more is mapped here, asks for huge pages, and is kept for the next step when its tensor is
-//! dropped. While it is kept the system may take its pages back, when it needs them.
+//! The system provides a page when it is first written. In pages of 4 KiB that takes longer than a loss and its
+//! gradient take to compute, in huge ones a third or a quarter of it, and nothing where the pages are there
+//! (docs/performance.md, "Fresh pages"). So memory of 4 MiB and more is mapped here, asks for huge pages, and
+//! is kept for the next step when its tensor is dropped. While it is kept the system may take its pages back, when it needs them.
 //!
 //! Other systems than Linux, and smaller tensors, have the memory that the backend gives them.
 
