@@ -349,7 +349,8 @@ impl Case {
     }
 
     /// The largest error of a similarity: sums of as many products as there are features, of numbers that
-    /// were divided by a length and by the temperature.
+    /// were divided by a length and by the temperature. A product below the smallest normal number has few
+    /// digits, or none.
     fn error(&self, solution: &Solution, contrast: &Contrast) -> f64 {
         let roundings = self.features as f64 + 8.0;
         // The scale is the exponential of a rounded logarithm.
@@ -370,7 +371,11 @@ impl Case {
         let seen = seen.filter(|x| x.is_finite()).fold(0.0, f64::max);
         // No similarity is larger than the product of two lengths.
         let terms = (contrast.scale * largest).max(seen);
-        self.tolerance().terms * roundings * of_scale * terms
+        let smallest = match self.arithmetic() {
+            DType::F64 => f64::MIN_POSITIVE,
+            _ => f32::MIN_POSITIVE.into(),
+        };
+        roundings * (self.tolerance().terms * of_scale * terms + smallest * contrast.scale.max(1.0))
     }
 
     fn compare_loss(

@@ -7,6 +7,7 @@
 //! | [`projection`] | the same with a projection that makes the logits; [`bounds`] says how far off a result may be |
 //! | [`contrastive`] | queries, positives and negatives; [`by_hand`] has its loss and gradients |
 //! | [`fixtures`] | the cases that PyTorch computed, as problems |
+//! | [`randomness`] | hash maps that have the same order in every run |
 
 use std::fmt::Debug;
 
@@ -22,6 +23,7 @@ pub mod fixtures;
 pub mod loss;
 mod options;
 pub mod projection;
+mod randomness;
 
 #[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../../tests/it/linear/projected.rs"]
