@@ -7,7 +7,7 @@ use burn::tensor::DType;
 
 use crate::common::details::Details;
 use crate::common::oracle::{self, RowDetails};
-use crate::common::problem::{Outcome, Problem};
+use crate::common::problem::{Outcome, Problem, Targets};
 
 /// What is below is 0 for a loss in f32: as many of the smallest normal numbers as there are logits. Each
 /// exponential that is no normal number of f32 is 0.
@@ -84,6 +84,11 @@ impl Excuses<'_> {
             DType::F64 => f64::EPSILON,
             _ => f64::from(f32::EPSILON),
         };
+        for row in (0..self.problem.rows()).filter(|row| self.is_factor_beyond(*row)) {
+            for at in (0..self.problem.classes()).map(|class| self.problem.at(row, class)) {
+                found[at] = self.expected.logits_gradient[at];
+            }
+        }
         let terms = &self.expected.terms.logits_gradient;
         let expected = self.expected.logits_gradient.iter().zip(terms);
         for (at, (found, (expected, terms))) in found.iter_mut().zip(expected).enumerate() {
@@ -93,6 +98,29 @@ impl Excuses<'_> {
                 *found = *expected;
             }
         }
+    }
+
+    /// Whether the factor of a row's probabilities is beyond f32: the sum of the weighted shares, times the scale
+    /// and the upstream gradient. A gradient is finite beside it where the probabilities are small.
+    fn is_factor_beyond(&self, row: usize) -> bool {
+        let Problem {
+            config, upstream, ..
+        } = self.problem;
+        let weight = |class: usize| {
+            config
+                .weight
+                .as_ref()
+                .map_or(1.0, |weight| weight[class].into())
+        };
+        let shares: f64 = match &self.problem.targets {
+            Targets::Indices(_) => (0..self.problem.classes()).map(weight).fold(1.0, f64::max),
+            Targets::Distributions(shares) => (0..self.problem.classes())
+                .map(|class| shares[self.problem.at(row, class)].abs() * weight(class))
+                .sum(),
+        };
+        let upstream = upstream[if self.problem.unreduced { row } else { 0 }];
+        let factor = shares * config.logit_scale * upstream.abs();
+        self.float != DType::F64 && factor > f32::MAX.into()
     }
 
     /// The argument of a softcap's hyperbolic tangent. Its slope is `4 exp(-2 x)` far out, and has the rounding of
