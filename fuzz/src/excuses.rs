@@ -5,7 +5,7 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
 
-use crate::common::details::Details;
+use crate::common::details::{Details, largest_of};
 use crate::common::oracle::{self, RowDetails};
 use crate::common::problem::{Outcome, Problem, Targets};
 
@@ -86,7 +86,9 @@ impl Excuses<'_> {
         };
         for row in (0..self.problem.rows()).filter(|row| self.is_factor_beyond(*row)) {
             for at in (0..self.problem.classes()).map(|class| self.problem.at(row, class)) {
-                found[at] = self.expected.logits_gradient[at];
+                let expected = self.expected.logits_gradient[at];
+                let is_beyond = expected.abs() > largest_of(self.float);
+                found[at] = expected * if is_beyond { f64::INFINITY } else { 1.0 };
             }
         }
         let terms = &self.expected.terms.logits_gradient;
@@ -101,7 +103,8 @@ impl Excuses<'_> {
     }
 
     /// Whether the factor of a row's probabilities is beyond f32: the sum of the weighted shares, times the scale
-    /// and the upstream gradient. A gradient is finite beside it where the probabilities are small.
+    /// and the upstream gradient, which comes after a gradient for 1. A gradient is finite beside it where the
+    /// probabilities are small.
     fn is_factor_beyond(&self, row: usize) -> bool {
         let Problem {
             config, upstream, ..
@@ -119,7 +122,7 @@ impl Excuses<'_> {
                 .sum(),
         };
         let upstream = upstream[if self.problem.unreduced { row } else { 0 }];
-        let factor = shares * config.logit_scale * upstream.abs();
+        let factor = shares * config.logit_scale * upstream.abs().max(1.0);
         self.float != DType::F64 && factor > f32::MAX.into()
     }
 
