@@ -24,8 +24,14 @@ pub(crate) fn of_lane<A: Copy, const W: usize>(per_row: &[A; W], lane: usize) ->
 
 /// Numbers in blocks; the last block may be padded.
 pub(crate) trait Blocks<A> {
+    /// Whether the blocks that a visitor returns are kept.
+    const REPLACED: bool;
+
     /// Number of blocks.
     fn steps(&self) -> usize;
+
+    /// Number of a block.
+    fn number(&self, step: usize, lane: usize) -> A;
 
     /// Shows blocks to the visitor. The blocks that it returns replace them where numbers can be written.
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
@@ -55,6 +61,13 @@ impl<'a, A: Float> Read<'a, A> {
 }
 
 impl<A: Float> Blocks<A> for Read<'_, A> {
+    const REPLACED: bool = false;
+
+    #[inline(always)]
+    fn number(&self, step: usize, lane: usize) -> A {
+        self.whole.get(step).unwrap_or(&self.tail[0])[lane]
+    }
+
     #[inline(always)]
     fn steps(&self) -> usize {
         self.whole.len() + usize::from(!self.rest.is_empty())
@@ -91,6 +104,13 @@ impl<'a, A: Float> Write<'a, A> {
 }
 
 impl<A: Float> Blocks<A> for Write<'_, A> {
+    const REPLACED: bool = true;
+
+    #[inline(always)]
+    fn number(&self, step: usize, lane: usize) -> A {
+        self.whole.get(step).unwrap_or(&self.tail[0])[lane]
+    }
+
     #[inline(always)]
     fn steps(&self) -> usize {
         self.whole.len() + usize::from(!self.rest.is_empty())
@@ -109,7 +129,7 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
             }
         }
         if with_tail {
-            self.rest.copy_from_slice(&self.tail[0][..self.rest.len()]);
+            copy_few(&self.tail[0][..self.rest.len()], self.rest);
         }
     }
 }
@@ -118,8 +138,32 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
 #[inline(always)]
 pub(crate) fn padded<A: Float>(rest: &[A], filler: A) -> Block<A> {
     let mut block = [filler; LANES];
-    block[..rest.len()].copy_from_slice(rest);
+    copy_few(rest, &mut block[..rest.len()]);
     block
+}
+
+/// Copies less than a block, in pieces of a length that is known at compile time. A call of `memcpy` takes as
+/// long as the arithmetic of several blocks.
+#[inline(always)]
+fn copy_few<A: Copy>(from: &[A], to: &mut [A]) {
+    const { assert!(LANES == 64) };
+    let mut at = 0;
+    copy_piece::<A, 32>(from, to, &mut at);
+    copy_piece::<A, 16>(from, to, &mut at);
+    copy_piece::<A, 8>(from, to, &mut at);
+    copy_piece::<A, 4>(from, to, &mut at);
+    copy_piece::<A, 2>(from, to, &mut at);
+    copy_piece::<A, 1>(from, to, &mut at);
+}
+
+/// Copies `N` numbers, if that is a digit of the length, and moves on.
+#[inline(always)]
+fn copy_piece<A: Copy, const N: usize>(from: &[A], to: &mut [A], at: &mut usize) {
+    if from.len() & N != 0 {
+        let piece: &[A; N] = from[*at..][..N].try_into().expect("a piece has N numbers");
+        to[*at..][..N].copy_from_slice(piece);
+        *at += N;
+    }
 }
 
 /// Largest number of each row.
@@ -164,23 +208,23 @@ pub(crate) const RUN: usize = 32;
 /// Compensated sum of runs: the rounding errors are kept aside, so that the error does not grow with the
 /// number of classes.
 #[derive(Clone, Copy)]
-pub(crate) struct Total<A> {
-    sum: Block<A>,
-    lost: Block<A>,
+pub(crate) struct Total<A, const N: usize = LANES> {
+    sum: [A; N],
+    lost: [A; N],
 }
 
-impl<A: Float> Total<A> {
+impl<A: Float, const N: usize> Total<A, N> {
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self {
-            sum: [A::ZERO; LANES],
-            lost: [A::ZERO; LANES],
+            sum: [A::ZERO; N],
+            lost: [A::ZERO; N],
         }
     }
 
     #[inline(always)]
-    pub(crate) fn add(&mut self, run: &Block<A>) {
-        for lane in 0..LANES {
+    pub(crate) fn add(&mut self, run: &[A; N]) {
+        for lane in 0..N {
             let (old, term) = (self.sum[lane], run[lane]);
             let sum = old + term;
             let added = sum - old;
@@ -189,14 +233,23 @@ impl<A: Float> Total<A> {
         }
     }
 
+    /// Sum of each lane.
     #[inline(always)]
-    pub(crate) fn finish<const W: usize>(mut self) -> [A; W] {
-        for lane in 0..LANES {
+    pub(crate) fn lanes(mut self) -> [A; N] {
+        for lane in 0..N {
             // The rounding error of an infinite sum is NaN.
             if self.sum[lane].is_finite() {
                 self.sum[lane] += self.lost[lane];
             }
         }
-        fold_sum::<A, W>(self.sum)
+        self.sum
+    }
+}
+
+impl<A: Float> Total<A> {
+    /// Sum of each row.
+    #[inline(always)]
+    pub(crate) fn finish<const W: usize>(self) -> [A; W] {
+        fold_sum::<A, W>(self.lanes())
     }
 }

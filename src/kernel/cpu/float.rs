@@ -58,6 +58,10 @@ pub(crate) trait Float:
     fn from_f64s(stored: &[f64], numbers: &mut [Self]);
     fn to_f64s(numbers: &[Self], stored: &mut [f64]);
 
+    /// The numbers, if they are f32.
+    fn as_f32s(numbers: &[Self]) -> Option<&[f32]>;
+    fn as_f32s_mut(numbers: &mut [Self]) -> Option<&mut [f32]>;
+
     fn abs(self) -> Self;
 
     /// `self * factor + term`, in one rounding where the processor can.
@@ -260,6 +264,15 @@ macro_rules! conversions {
 
 float!(f32, i32, u32, bits: 23,
     conversions!(copy: from_f32s, to_f32s; convert: from_f64s, to_f64s, f64);
+
+    fn as_f32s(numbers: &[Self]) -> Option<&[f32]> {
+        Some(numbers)
+    }
+
+    fn as_f32s_mut(numbers: &mut [Self]) -> Option<&mut [f32]> {
+        Some(numbers)
+    }
+
     const EXP_FLOOR: Self = -87.3;
     const LN_2: [Self; 2] = [0.693_359_4, -2.121_944_4e-4];
     const ROUNDING: Self = 12_582_912.0 + 127.0;
@@ -277,6 +290,15 @@ float!(f32, i32, u32, bits: 23,
 
 float!(f64, i64, u64, bits: 52,
     conversions!(copy: from_f64s, to_f64s; convert: from_f32s, to_f32s, f32);
+
+    fn as_f32s(_numbers: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn as_f32s_mut(_numbers: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+
     const EXP_FLOOR: Self = -708.3;
     const LN_2: [Self; 2] = [6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10];
     const ROUNDING: Self = 6_755_399_441_055_744.0 + 1023.0;

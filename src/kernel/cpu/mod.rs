@@ -11,7 +11,7 @@
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
 //! | `constants`, `rows`, `shares`, `targets`, `blocks` | the facts that the maths is about |
-//! | `storage`, `number` | layouts and dtypes |
+//! | `storage`, `number`, `ahead` | layouts and dtypes; what is fetched before it is read |
 //! | `float`, `instructions` | elementary functions, and what they are compiled for |
 //!
 //! A unit is one row, if its classes lie together and are many, else [`LANES`](blocks::LANES) rows
@@ -22,6 +22,7 @@
 // become vector code less reliably.
 #![allow(clippy::needless_range_loop)]
 
+mod ahead;
 mod blocks;
 mod call;
 mod constants;

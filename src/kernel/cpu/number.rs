@@ -6,7 +6,7 @@
 use burn::tensor::{bf16, f16};
 
 use super::float::Float;
-use super::instructions::Task;
+use super::instructions::{Instructions, Task};
 
 /// Number in memory.
 pub(crate) trait Number: Copy + Send + Sync + 'static {
@@ -26,6 +26,16 @@ pub(crate) trait Number: Copy + Send + Sync + 'static {
         for (stored, &number) in stored.iter_mut().zip(numbers) {
             *stored = Self::narrow(number);
         }
+    }
+
+    /// Converts many numbers to the dtype of the arithmetic.
+    fn widen_with<A: Float>(instructions: Instructions, stored: &[Self], numbers: &mut [A]) {
+        instructions.run(Widen { stored, numbers });
+    }
+
+    /// Converts many numbers of the arithmetic to the stored dtype.
+    fn narrow_with<A: Float>(instructions: Instructions, numbers: &[A], stored: &mut [Self]) {
+        instructions.run(Narrow { numbers, stored });
     }
 }
 
@@ -141,6 +151,89 @@ impl Number for f16 {
         };
         Self::from_bits((bits | sign >> 16) as u16)
     }
+
+    /// AVX-512 has the conversions as instructions; in other sets they are steps on bits.
+    fn widen_with<A: Float>(instructions: Instructions, stored: &[Self], numbers: &mut [A]) {
+        match (instructions, A::as_f32s_mut(numbers)) {
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx512(simd), Some(numbers)) => simd.vectorize(halves::Widen {
+                simd,
+                stored,
+                numbers,
+            }),
+            _ => instructions.run(Widen { stored, numbers }),
+        }
+    }
+
+    fn narrow_with<A: Float>(instructions: Instructions, numbers: &[A], stored: &mut [Self]) {
+        match (instructions, A::as_f32s(numbers)) {
+            #[cfg(target_arch = "x86_64")]
+            (Instructions::Avx512(simd), Some(numbers)) => simd.vectorize(halves::Narrow {
+                simd,
+                numbers,
+                stored,
+            }),
+            _ => instructions.run(Narrow { numbers, stored }),
+        }
+    }
+}
+
+/// Conversions of f16 by AVX-512.
+#[cfg(target_arch = "x86_64")]
+mod halves {
+    use burn::tensor::f16;
+    use pulp::{NullaryFnOnce, x86::V4};
+
+    use super::Number;
+
+    /// Numbers in one register.
+    const AT_ONCE: usize = 16;
+
+    pub(super) struct Widen<'a> {
+        pub(super) simd: V4,
+        pub(super) stored: &'a [f16],
+        pub(super) numbers: &'a mut [f32],
+    }
+
+    impl NullaryFnOnce for Widen<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let (stored, rest) = self.stored.as_chunks::<AT_ONCE>();
+            let (numbers, rest_of_numbers) = self.numbers.as_chunks_mut::<AT_ONCE>();
+            for (numbers, stored) in numbers.iter_mut().zip(stored) {
+                let bits = pulp::cast(stored.map(f16::to_bits));
+                *numbers = pulp::cast(self.simd.avx512f._mm512_cvtph_ps(bits));
+            }
+            f16::widen_all(rest, rest_of_numbers);
+        }
+    }
+
+    pub(super) struct Narrow<'a> {
+        pub(super) simd: V4,
+        pub(super) numbers: &'a [f32],
+        pub(super) stored: &'a mut [f16],
+    }
+
+    impl NullaryFnOnce for Narrow<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            /// Rounds to nearest, ties to even.
+            const NEAREST: i32 = 0;
+            let (numbers, rest) = self.numbers.as_chunks::<AT_ONCE>();
+            let (stored, rest_of_stored) = self.stored.as_chunks_mut::<AT_ONCE>();
+            for (stored, numbers) in stored.iter_mut().zip(numbers) {
+                let numbers = pulp::cast(*numbers);
+                let bits: [u16; AT_ONCE] =
+                    pulp::cast(self.simd.avx512f._mm512_cvtps_ph::<NEAREST>(numbers));
+                *stored = bits.map(f16::from_bits);
+            }
+            f16::narrow_all(rest, rest_of_stored);
+        }
+    }
 }
 
 /// Task that converts stored numbers to the dtype of the arithmetic.
@@ -203,6 +296,31 @@ mod tests {
                 assert!(
                     both_nan || found.to_bits() == expected.to_bits(),
                     "{bits:x}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_set_of_instructions_converts_many_halves_as_one() {
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        let floats: Vec<f32> = floats().collect();
+        for instructions in Instructions::available() {
+            let mut numbers = vec![0f32; halves.len()];
+            f16::widen_with(instructions, &halves, &mut numbers);
+            for (half, found) in halves.iter().zip(numbers) {
+                let expected: f32 = half.widen();
+                let both_nan = found.is_nan() && expected.is_nan();
+                assert!(both_nan || found.to_bits() == expected.to_bits(), "{half}");
+            }
+            let mut stored = vec![f16::ZERO; floats.len()];
+            f16::narrow_with(instructions, &floats, &mut stored);
+            for (&float, found) in floats.iter().zip(stored) {
+                let expected = f16::narrow(float);
+                let both_nan = found.is_nan() && expected.is_nan();
+                assert!(
+                    both_nan || found.to_bits() == expected.to_bits(),
+                    "{instructions:?}: {float:e}"
                 );
             }
         }

@@ -17,6 +17,7 @@
 //! Logits are read from memory once. While they are in cache, the exponentials replace them, and the
 //! gradient replaces the exponentials.
 
+use super::ahead::Ahead;
 use super::blocks::{
     Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, fold_maximum, fold_sum, of_lane,
 };
@@ -36,6 +37,7 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) scale: Scale<A>,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
+    pub(crate) ahead: Ahead,
 }
 
 /// Factor of the logits, and its [steps](ScaleSteps) for their differences.
@@ -87,22 +89,11 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
         let mut blocks = Write::new(x, -A::INFINITY);
         let sums = self.sums::<FMA>(&mut blocks);
         let finished = self.finish::<FMA>(&sums, &targets);
-        let (softmax, steps) = (&self, 0..blocks.steps());
-        match self.shares {
-            None => blocks.visit(
-                steps,
-                &mut Gradient::<A, W, FMA, false> {
-                    softmax,
-                    finished: &finished,
-                },
-            ),
-            Some(_) => blocks.visit(
-                steps,
-                &mut Gradient::<A, W, FMA, true> {
-                    softmax,
-                    finished: &finished,
-                },
-            ),
+        match (self.shares.is_some(), finished.has_dominant()) {
+            (false, false) => self.gradient::<FMA, false, false>(&mut blocks, &finished),
+            (false, true) => self.gradient::<FMA, false, true>(&mut blocks, &finished),
+            (true, false) => self.gradient::<FMA, true, false>(&mut blocks, &finished),
+            (true, true) => self.gradient::<FMA, true, true>(&mut blocks, &finished),
         }
         self.subtract_targets(x, &finished);
         finished.losses
@@ -233,9 +224,20 @@ struct Finished<A, const W: usize> {
     at_target: [A; W],
 }
 
+impl<A: Float, const W: usize> Finished<A, W> {
+    /// Whether a row has a dominant class.
+    #[inline(always)]
+    fn has_dominant(&self) -> bool {
+        self.dominant_exponential.contains(&A::ONE)
+    }
+}
+
 /// Sums of one run of blocks.
 struct Run<A> {
-    others: Block<A>,
+    /// Exponentials; those of the maxima only where a row has all lanes.
+    exponentials: Block<A>,
+    /// Number of maxima, where a row has one lane.
+    maxima: Block<A>,
     gaps: Block<A>,
     at_maximum: Block<A>,
     elsewhere: Block<A>,
@@ -246,7 +248,8 @@ impl<A: Float> Run<A> {
     fn new() -> Self {
         let zero = [A::ZERO; LANES];
         Self {
-            others: zero,
+            exponentials: zero,
+            maxima: zero,
             gaps: zero,
             at_maximum: zero,
             elsewhere: zero,
@@ -277,32 +280,13 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
 
     #[inline(always)]
     fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
-        let (maximum, ties) = self.maximum(x);
-        let mut sums = match self.shares {
+        let mut largest = Largest([-A::INFINITY; LANES]);
+        x.visit(0..x.steps(), &mut largest);
+        let maximum = fold_maximum::<A, W>(largest.0);
+        match self.shares {
             None => self.sums_below::<FMA, false>(x, maximum),
             Some(_) => self.sums_below::<FMA, true>(x, maximum),
-        };
-        for row in 0..W {
-            sums.others[row] += ties[row] - A::ONE;
         }
-        sums
-    }
-
-    /// Maximum of each row, and the number of classes that have it.
-    #[inline(always)]
-    fn maximum(&self, x: &mut impl Blocks<A>) -> ([A; W], [A; W]) {
-        let mut largest = Largest {
-            value: [-A::INFINITY; LANES],
-            ties: [A::ZERO; LANES],
-        };
-        x.visit(0..x.steps(), &mut largest);
-        let maximum = fold_maximum::<A, W>(largest.value);
-        for lane in 0..LANES {
-            let ties = largest.ties[lane];
-            let is_maximum = largest.value[lane] == of_lane(&maximum, lane);
-            largest.ties[lane] = if is_maximum { ties } else { A::ZERO };
-        }
-        (maximum, fold_sum::<A, W>(largest.ties))
     }
 
     #[inline(always)]
@@ -312,7 +296,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         maximum: [A; W],
     ) -> Sums<A, W> {
         let offset = self.offsets(&maximum);
-        let mut others = Total::new();
+        let [mut exponentials, mut maxima] = [Total::new(); 2];
         let [mut gaps, mut at_maximum, mut elsewhere] = [Total::new(); 3];
         let steps = x.steps();
         for first in (0..steps).step_by(RUN) {
@@ -324,7 +308,10 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
                 run: &mut run,
             };
             x.visit(first..steps.min(first + RUN), &mut visitor);
-            others.add(&run.others);
+            exponentials.add(&run.exponentials);
+            if W > 1 {
+                maxima.add(&run.maxima);
+            }
             if SHARES {
                 gaps.add(&run.gaps);
                 at_maximum.add(&run.at_maximum);
@@ -337,13 +324,84 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             shares_at_maximum = at_maximum.finish::<W>();
             shares_elsewhere = elsewhere.finish::<W>();
         }
+        let mut others = [A::ZERO; W];
+        if W == 1 {
+            others.fill(self.others_of_row::<FMA>(x, exponentials.lanes(), offset[0]));
+        } else {
+            let (sums, maxima) = (exponentials.finish::<W>(), maxima.finish::<W>());
+            for row in 0..W {
+                others[row] = sums[row] + (maxima[row] - A::ONE);
+            }
+        }
         Sums {
             maximum,
-            others: others.finish::<W>(),
+            others,
             gaps: all_gaps,
             at_maximum: shares_at_maximum,
             elsewhere: shares_elsewhere,
         }
+    }
+
+    /// Sum of the exponentials without the maximum's own 1, from the sums of the lanes with it. Where the
+    /// others are more than it, they have lost no digits to it. Else it is alone above all of them, and they
+    /// have to be added up once more in its lane.
+    #[inline(always)]
+    fn others_of_row<const FMA: bool>(
+        &self,
+        x: &impl Blocks<A>,
+        mut lanes: Block<A>,
+        offset: A,
+    ) -> A {
+        let [sum] = fold_sum::<A, 1>(lanes);
+        let others = sum - A::ONE;
+        if others < A::ONE {
+            let lane = (0..LANES).fold(0, |best, lane| {
+                if lanes[lane] > lanes[best] {
+                    lane
+                } else {
+                    best
+                }
+            });
+            lanes[lane] = self.others_of_lane::<_, FMA>(x, lane, offset);
+            return fold_sum::<A, 1>(lanes)[0];
+        }
+        others
+    }
+
+    #[inline(always)]
+    fn others_of_lane<B: Blocks<A>, const FMA: bool>(&self, x: &B, lane: usize, offset: A) -> A {
+        let (mut total, mut ones) = (Total::<A, 1>::new(), A::ZERO);
+        for first in (0..x.steps()).step_by(RUN) {
+            let mut run = A::ZERO;
+            for step in first..x.steps().min(first + RUN) {
+                let number = x.number(step, lane);
+                let exponential = if B::REPLACED {
+                    number
+                } else {
+                    self.scale.difference::<FMA>(number, offset).exp::<FMA>()
+                };
+                if exponential == A::ONE {
+                    ones += A::ONE;
+                } else {
+                    run += exponential;
+                }
+            }
+            total.add(&[run]);
+        }
+        total.lanes()[0] + (ones - A::ONE)
+    }
+
+    #[inline(always)]
+    fn gradient<const FMA: bool, const SHARES: bool, const DOMINANT: bool>(
+        &self,
+        blocks: &mut Write<'_, A>,
+        finished: &Finished<A, W>,
+    ) {
+        let mut visitor = Gradient::<A, W, FMA, SHARES, DOMINANT> {
+            softmax: self,
+            finished,
+        };
+        blocks.visit(0..blocks.steps(), &mut visitor);
     }
 
     #[inline(always)]
@@ -417,21 +475,15 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 }
 
-/// Largest logit of each lane, and the number of blocks that have it.
-struct Largest<A> {
-    value: Block<A>,
-    ties: Block<A>,
-}
+/// Largest logit of each lane.
+struct Largest<A>(Block<A>);
 
 impl<A: Float> Visitor<A> for Largest<A> {
     #[inline(always)]
     fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
         for lane in 0..LANES {
-            let (value, largest) = (block[lane], self.value[lane]);
-            let more = if value == largest { A::ONE } else { A::ZERO };
-            let ties = self.ties[lane] + more;
-            self.ties[lane] = if value > largest { A::ONE } else { ties };
-            self.value[lane] = if value > largest { value } else { largest };
+            let (value, largest) = (block[lane], self.0[lane]);
+            self.0[lane] = if value > largest { value } else { largest };
         }
         *block
     }
@@ -457,16 +509,22 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             offset,
             run,
         } = self;
+        softmax.ahead.fetch::<A>(step);
         let mut exponentials = [A::ZERO; LANES];
         for lane in 0..LANES {
             let offset = of_lane(offset, lane);
             let gap = softmax.scale.difference::<FMA>(block[lane], offset);
             let exponential = gap.exp::<FMA>();
-            // The test is not `gap == 0`, because a small factor can make the gap of another logit
-            // 0 too. The gap of the maximum is 0, or NaN where the maximum is infinite; then the
-            // sums of the row become NaN.
-            let is_maximum = block[lane] == of_lane(maximum, lane);
-            run.others[lane] += if is_maximum { gap } else { exponential };
+            if W == 1 {
+                run.exponentials[lane] += exponential;
+            } else {
+                // The test is not `gap == 0`, because a small factor can make the gap of another logit
+                // 0 too. The gap of the maximum is 0, or NaN where the maximum is infinite; then the
+                // sums of the row become NaN.
+                let is_maximum = block[lane] == of_lane(maximum, lane);
+                run.exponentials[lane] += if is_maximum { gap } else { exponential };
+                run.maxima[lane] += if is_maximum { A::ONE } else { A::ZERO };
+            }
             exponentials[lane] = exponential;
         }
         if SHARES && let Some(shares) = &softmax.shares {
@@ -487,13 +545,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
 }
 
 /// Turns exponentials into the gradient, before the subtraction at the targets.
-struct Gradient<'a, A, const W: usize, const FMA: bool, const SHARES: bool> {
+struct Gradient<'a, A, const W: usize, const FMA: bool, const SHARES: bool, const DOMINANT: bool> {
     softmax: &'a Softmax<'a, A, W>,
     finished: &'a Finished<A, W>,
 }
 
-impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
-    for Gradient<'_, A, W, FMA, SHARES>
+impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool, const DOMINANT: bool> Visitor<A>
+    for Gradient<'_, A, W, FMA, SHARES, DOMINANT>
 {
     #[inline(always)]
     fn visit(&mut self, step: usize, exponentials: &Block<A>) -> Block<A> {
@@ -510,10 +568,13 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
                 let share = shares[lane] * of_lane(&softmax.rows.scale, lane);
                 slope = share.mul_add::<FMA>(-softmax.scale.whole, slope);
             }
-            // Both numbers are loaded before the choice: a choice between two loads does not vectorise.
-            let dominant = of_lane(&finished.dominant, lane);
-            let is_dominant = exponential == of_lane(&finished.dominant_exponential, lane);
-            gradient[lane] = if is_dominant { dominant } else { slope };
+            if DOMINANT {
+                // Both numbers are loaded before the choice: a choice between two loads does not vectorise.
+                let dominant = of_lane(&finished.dominant, lane);
+                let is_dominant = exponential == of_lane(&finished.dominant_exponential, lane);
+                slope = if is_dominant { dominant } else { slope };
+            }
+            gradient[lane] = slope;
         }
         gradient
     }

@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use burn::tensor::{bf16, f16};
 
+use super::ahead::Ahead;
 use super::blocks::LANES;
 use super::float::Float;
 use super::instructions::{Instructions, Task};
-use super::number::{Narrow, Number, Widen};
+use super::number::Number;
 use crate::operation::Geometry;
 
 /// Numbers of any float dtype, to be read.
@@ -83,7 +84,7 @@ impl<'a> Floats<'a> {
     pub(crate) fn to_vec<A: Float>(self, instructions: Instructions) -> Vec<A> {
         over_dtypes!(Self, self, stored => {
             let mut numbers = vec![A::ZERO; stored.len()];
-            instructions.run(Widen { stored, numbers: &mut numbers });
+            Number::widen_with(instructions, stored, &mut numbers);
             numbers
         })
     }
@@ -271,6 +272,18 @@ impl<'a, S: Number> Runs<'a, S> {
         }
     }
 
+    /// Numbers of a row that may be beyond the end.
+    fn row_ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
+        let length = geometry.classes;
+        let numbers = match self {
+            Self::Whole(slice) => slice.get(row * length..),
+            Self::Outer { first, slice } => slice.get((row - first) * length..),
+            Self::Inner { .. } => None,
+        };
+        let row = numbers.and_then(|numbers| numbers.get(..length));
+        row.map_or_else(Ahead::nothing, Ahead::of)
+    }
+
     #[inline(always)]
     pub(crate) fn row_mut(&mut self, geometry: &Geometry, row: usize) -> &mut [S] {
         let length = geometry.classes;
@@ -298,8 +311,13 @@ impl Part<'_> {
     ) {
         over_dtypes!(Self, self, runs => {
             let stored = runs.row(geometry, row);
-            instructions.run(Widen { stored, numbers });
+            Number::widen_with(instructions, stored, numbers);
         });
+    }
+
+    /// A row whose classes lie together, to be fetched; nothing beyond the end.
+    pub(super) fn ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
+        over_dtypes!(Self, self, runs => runs.row_ahead(geometry, row))
     }
 
     pub(crate) fn store_row<A: Float>(
@@ -311,7 +329,7 @@ impl Part<'_> {
     ) {
         over_dtypes!(Self, self, runs => {
             let stored = runs.row_mut(geometry, row);
-            instructions.run(Narrow { numbers, stored });
+            Number::narrow_with(instructions, numbers, stored);
         });
     }
 

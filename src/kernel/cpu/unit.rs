@@ -1,5 +1,6 @@
 //! Steps of the computation over the rows of a unit, for every layout.
 
+use super::ahead::Ahead;
 use super::constants::Constants;
 use super::float::Float;
 use super::probabilities::Probabilities;
@@ -20,6 +21,8 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) wants_gradient: bool,
     /// Outputs besides the losses, where they are wanted.
     pub(super) outputs: Option<RowOutputs<A, W>>,
+    /// Logits of the next unit, in the memory that they come from.
+    pub(super) ahead: Ahead,
 }
 
 /// Logits (or probabilities) of a unit, and what becomes of them.
@@ -98,6 +101,7 @@ impl<A: Float> Constants<'_, A> {
             shares,
             targets_gradient,
             outputs,
+            ahead,
             ..
         } = unit;
         let (rows, shares) = (&*rows, *shares);
@@ -116,6 +120,7 @@ impl<A: Float> Constants<'_, A> {
                     // The softcap has applied the scale.
                     scale: Scale::new(softcap.map_or(scale, |_| 1.0)),
                     z_loss: self.z_loss,
+                    ahead: *ahead,
                 };
                 *outputs = self.outputs(loss, class, x.numbers(), given);
                 self.finish(loss, targets_gradient, x)
