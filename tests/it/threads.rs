@@ -17,13 +17,14 @@ use crate::linear::projected::{Form, Projected};
 /// The prefix of the lines that count.
 const MARK: &str = "bits: ";
 
-/// Rows, classes and positions that do not divide evenly among threads or blocks.
+/// Rows, classes and positions that do not divide evenly among threads or blocks, each more than the kernels
+/// compute on one thread (2^17 elements).
 const SHAPES: [&[usize]; 5] = [
-    &[1003, 7],
-    &[67, 1003],
-    &[2, 50_257],
-    &[2, 61, 515],
-    &[5, 130, 67],
+    &[20_011, 7],
+    &[151, 1003],
+    &[3, 50_257],
+    &[5, 61, 515],
+    &[17, 130, 67],
 ];
 
 fn problems(shape: &[usize]) -> Vec<Problem> {
@@ -62,8 +63,8 @@ fn print_bits(device: &Device) {
         }
     }
     // The chunks do not divide the rows.
-    let projected = Projected::random([103, 67, 1003], false, 3);
-    let found = projected.found(Form::chunked(Some(40)), device);
+    let projected = Projected::random([403, 67, 1003], false, 3);
+    let found = projected.found(Form::chunked(Some(140)), device);
     let mut hasher = DefaultHasher::new();
     let parts = [&found.loss, &found.input, &found.weight];
     for value in parts.into_iter().chain(&found.bias).flatten() {

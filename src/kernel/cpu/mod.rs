@@ -3,7 +3,7 @@
 //! | File | Content |
 //! |---|---|
 //! | `call` | a whole call: parts, reduction |
-//! | `threads` | the parts on several threads |
+//! | `threads`, `helpers` | the parts on several threads; threads that help the calling one |
 //! | `part` | one part of the rows, one unit of rows after the other |
 //! | `unit` | the steps of the computation over the rows of a unit |
 //! | `row_loss`; `softmax`, `probabilities` | what a loss has to compute; the maths |
@@ -27,6 +27,7 @@ mod blocks;
 mod call;
 mod constants;
 mod float;
+mod helpers;
 mod instructions;
 mod multiply;
 mod number;

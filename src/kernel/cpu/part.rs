@@ -175,10 +175,10 @@ impl<A: Native> Constants<'_, A> {
                 .then(|| sized(targets_gradient, geometry.classes)),
             wants_gradient: task.output.is_some(),
             outputs: None,
-            ahead: match (&task.logits, &task.output) {
-                (Some(part), _) | (None, Some(part)) => part.ahead(geometry, row + 1),
-                (None, None) => Ahead::nothing(),
-            },
+            ahead: [&task.logits, &task.output].map(|part| match part {
+                Some(part) => part.ahead(geometry, row + 1),
+                None => Ahead::nothing(),
+            }),
         };
         let logits = (task.logits.as_ref(), task.output.as_mut());
         let losses = self.losses_of_row(row, &mut unit, logits, x, spare);
@@ -290,7 +290,7 @@ impl<A: Native> Constants<'_, A> {
                     .map(|numbers| &mut numbers[here.clone()]),
                 wants_gradient: task.output.is_some(),
                 outputs: None,
-                ahead: Ahead::nothing(),
+                ahead: [Ahead::nothing(); 2],
             };
             let mut losses = self.write(&mut unit, x, spare);
             if let Some(outputs) = &unit.outputs {

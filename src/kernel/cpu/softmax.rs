@@ -37,7 +37,7 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) scale: Scale<A>,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
-    pub(crate) ahead: Ahead,
+    pub(crate) ahead: [Ahead; 2],
 }
 
 /// Factor of the logits, and its [steps](ScaleSteps) for their differences.
@@ -509,7 +509,9 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             offset,
             run,
         } = self;
-        softmax.ahead.fetch::<A>(step);
+        for ahead in softmax.ahead {
+            ahead.fetch::<A>(step);
+        }
         let mut exponentials = [A::ZERO; LANES];
         for lane in 0..LANES {
             let offset = of_lane(offset, lane);

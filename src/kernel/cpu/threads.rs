@@ -2,16 +2,18 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Least number of elements whose parts are handed to threads: below it, waking the threads costs more
-/// than they save. For 33 rows of 1000 classes two threads take 13 us and one takes 20; for half of the
-/// rows both take 12.
-pub(super) const SPREAD_FROM: usize = 1 << 15;
+use super::helpers::with_helpers;
+
+/// Least number of elements whose parts are handed to threads. Below it, waking a thread costs more than it
+/// saves: 64 rows of 1000 classes take 48 us with a second thread that slept and 27 us alone. 256 rows take 120
+/// and 106 us, but 105 and 170 us behind a matrix product, whose threads are still awake.
+pub(super) const SPREAD_FROM: usize = 1 << 17;
 
 /// Runs the parts, with `spread` on several threads, and returns their results in order.
 ///
 /// Each thread takes one part after the other from a queue and keeps its scratch memory meanwhile, so
-/// there is one scratch memory per thread. The calling thread begins at once. The others join when they
-/// have woken up, and the call waits for them.
+/// there is one scratch memory per thread. The calling thread begins at once, and the others
+/// [help](with_helpers) when they have woken up.
 pub(super) fn for_each<T: Send, S, R: Send>(
     parts: Vec<T>,
     spread: bool,
@@ -38,18 +40,13 @@ pub(super) fn for_each<T: Send, S, R: Send>(
         }
         lock(&all).extend(done);
     };
-    rayon::in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
-        }
-        work();
-    });
+    with_helpers(threads - 1, &work);
     let mut all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
     all.sort_unstable_by_key(|(at, _)| *at);
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Locks a mutex, also after a panic: the pool reports the thread that panicked.
+/// Locks a mutex, also after a panic: the call ends with the panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,8 +21,8 @@ pub(super) struct Unit<'a, A, const W: usize> {
     pub(super) wants_gradient: bool,
     /// Outputs besides the losses, where they are wanted.
     pub(super) outputs: Option<RowOutputs<A, W>>,
-    /// Logits of the next unit, in the memory that they come from.
-    pub(super) ahead: Ahead,
+    /// Logits of the next unit, and the place of their gradient.
+    pub(super) ahead: [Ahead; 2],
 }
 
 /// Logits (or probabilities) of a unit, and what becomes of them.
