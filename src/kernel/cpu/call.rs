@@ -7,7 +7,7 @@ use super::rows::OutputLines;
 use super::shares::Shares;
 use super::storage::{Cut, Floats, FloatsMut, Native, Part};
 use super::targets::{TargetRule, Targets};
-use super::threads::{SPREAD_FROM, for_each};
+use super::threads::{for_each, is_worth_spreading};
 use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
 
 /// Call of the operation over slices.
@@ -81,7 +81,7 @@ impl<A: Native> Call<'_, A> {
         };
         let slots = Slots::new(&mut losses, &mut outputs, rows);
         let parts = self.cut(buffers, distributions.as_ref(), slots);
-        let spread = rows * self.geometry.classes >= SPREAD_FROM;
+        let spread = is_worth_spreading(&self.geometry);
         let sums = for_each(parts, spread, Scratch::new, |task, scratch| {
             constants.solve(task, scratch)
         });

@@ -6,7 +6,7 @@ use super::float::Float;
 use super::instructions::{Instructions, Task};
 use super::number::Number;
 use super::storage::{Cut, FloatsMut, Part, Runs, over_dtypes};
-use super::threads::{SPREAD_FROM, for_each};
+use super::threads::{for_each, is_worth_spreading};
 use crate::operation::Geometry;
 
 /// Multiplies the gradient of each row by the row's factor, or all rows by a single factor.
@@ -19,7 +19,7 @@ pub(crate) fn multiply<A: Float>(
     let cut = Cut::new(geometry);
     let parts = gradient.parts(geometry, cut).into_iter();
     let parts: Vec<_> = cut.rows(geometry).into_iter().zip(parts).collect();
-    let spread = geometry.rows() * geometry.classes >= SPREAD_FROM;
+    let spread = is_worth_spreading(geometry);
     for_each(
         parts,
         spread,

@@ -104,7 +104,7 @@ fn sized<A: Float>(numbers: &mut Vec<A>, length: usize) -> &mut [A] {
 
 /// Least number of contiguous classes that are computed one row at a time. With fewer, most lanes of a
 /// row's block would be idle.
-const MANY_CLASSES: usize = 65;
+pub(super) const MANY_CLASSES: usize = 65;
 
 impl<A: Native> Constants<'_, A> {
     pub(super) fn solve(&self, task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
@@ -176,7 +176,7 @@ impl<A: Native> Constants<'_, A> {
             wants_gradient: task.output.is_some(),
             outputs: None,
             ahead: [&task.logits, &task.output].map(|part| match part {
-                Some(part) => part.ahead(geometry, row + 1),
+                Some(part) => part.row_ahead(geometry, row + 1),
                 None => Ahead::nothing(),
             }),
         };
@@ -245,6 +245,14 @@ impl<A: Native> Constants<'_, A> {
         sum
     }
 
+    /// What to fetch of the rows from `row` on, if the part has them.
+    fn lanes_ahead(&self, row: usize, task: &PartTask<'_, A>) -> [Ahead; 2] {
+        [&task.logits, &task.output].map(|part| match part {
+            Some(part) if row < task.rows.end => part.lanes_ahead(&self.geometry, row),
+            _ => Ahead::nothing(),
+        })
+    }
+
     fn some_lanes(
         &self,
         rows: Range<usize>,
@@ -277,6 +285,7 @@ impl<A: Native> Constants<'_, A> {
             .targets_gradient
             .is_some()
             .then(|| sized(targets_gradient, length));
+        let units = length / unit_length;
         for (at, first) in rows.clone().step_by(LANES).enumerate() {
             let here = at * unit_length..(at + 1) * unit_length;
             let rows = first..rows.end.min(first + LANES);
@@ -290,7 +299,7 @@ impl<A: Native> Constants<'_, A> {
                     .map(|numbers| &mut numbers[here.clone()]),
                 wants_gradient: task.output.is_some(),
                 outputs: None,
-                ahead: [Ahead::nothing(); 2],
+                ahead: self.lanes_ahead(first + LANES * units, task),
             };
             let mut losses = self.write(&mut unit, x, spare);
             if let Some(outputs) = &unit.outputs {

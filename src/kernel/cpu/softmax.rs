@@ -510,7 +510,7 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool> Visitor<A>
             run,
         } = self;
         for ahead in softmax.ahead {
-            ahead.fetch::<A>(step);
+            ahead.fetch(step);
         }
         let mut exponentials = [A::ZERO; LANES];
         for lane in 0..LANES {

@@ -281,7 +281,24 @@ impl<'a, S: Number> Runs<'a, S> {
             Self::Inner { .. } => None,
         };
         let row = numbers.and_then(|numbers| numbers.get(..length));
-        row.map_or_else(Ahead::nothing, Ahead::of)
+        row.map_or_else(Ahead::nothing, Ahead::of_row)
+    }
+
+    /// Numbers of the [`LANES`] rows from `row` on, if they lie together class by class.
+    fn lanes_ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
+        let &Geometry { classes, inner, .. } = geometry;
+        let (outer, at) = (row / inner, row % inner);
+        if at + LANES > inner {
+            return Ahead::nothing();
+        }
+        let first = match self {
+            Self::Whole(slice) => slice.get(outer * classes * inner + at),
+            Self::Outer { first, slice } => slice.get((outer - first) * classes * inner + at),
+            Self::Inner { first, pieces } => pieces[0].get(at - first),
+        };
+        first.map_or_else(Ahead::nothing, |first| {
+            Ahead::of_classes(first, inner, classes)
+        })
     }
 
     #[inline(always)]
@@ -316,8 +333,13 @@ impl Part<'_> {
     }
 
     /// A row whose classes lie together, to be fetched; nothing beyond the end.
-    pub(super) fn ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
+    pub(super) fn row_ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
         over_dtypes!(Self, self, runs => runs.row_ahead(geometry, row))
+    }
+
+    /// Rows that are to be fetched into lanes.
+    pub(super) fn lanes_ahead(&self, geometry: &Geometry, row: usize) -> Ahead {
+        over_dtypes!(Self, self, runs => runs.lanes_ahead(geometry, row))
     }
 
     pub(crate) fn store_row<A: Float>(

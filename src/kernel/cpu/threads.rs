@@ -3,11 +3,19 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::helpers::with_helpers;
+use super::part::MANY_CLASSES;
+use crate::operation::Geometry;
 
-/// Least number of elements whose parts are handed to threads. Below it, waking a thread costs more than it
-/// saves: 64 rows of 1000 classes take 48 us with a second thread that slept and 27 us alone. 256 rows take 120
-/// and 106 us, but 105 and 170 us behind a matrix product, whose threads are still awake.
-pub(super) const SPREAD_FROM: usize = 1 << 17;
+/// Whether parts are handed to threads. Waking a thread costs more than it saves for few elements: 64 rows of
+/// 1000 classes take 48 us with a second thread that slept and 27 us alone. 256 rows take 120 and 106 us, but 105
+/// and 170 us behind a matrix product, whose threads are still awake.
+pub(super) fn is_worth_spreading(geometry: &Geometry) -> bool {
+    const LEAST: usize = 1 << 17;
+    let elements = geometry.rows() * geometry.classes;
+    // Rows that lie across the lanes are moved number by number, which takes four times as long.
+    let is_moved = geometry.inner == 1 && geometry.classes < MANY_CLASSES;
+    elements * if is_moved { 4 } else { 1 } >= LEAST
+}
 
 /// Runs the parts, with `spread` on several threads, and returns their results in order.
 ///
