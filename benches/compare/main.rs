@@ -21,6 +21,10 @@
 //!   `backward()`, as on PyTorch's and `burn::nn`'s sides.
 //! - **PyTorch**: `torch.nn.functional.cross_entropy(x, y)`, then `backward()`, with `x.grad` set to `None`
 //!   before the clock starts; the forward pass alone runs under `torch.no_grad()`.
+//!   Two more processes of PyTorch run beside it, one with huge pages (`THP_MEM_ALLOC_ENABLE=1`) and one with
+//!   `torch.compile`.
+//! - **Floor program**: a loss and gradient over rows of f32 by AVX-512 without any option
+//!   (`pytorch/row_floor.rs`), on as many threads.
 //! - **Projection**: hidden states times a weight, and the loss of these logits, by `LinearCrossEntropyLoss`
 //!   beside PyTorch's eager product and loss and its `linear_cross_entropy` in chunks. **Memory** is the peak
 //!   of resident pages during one step after a first one, less the pages before it and the two gradients, on
@@ -106,6 +110,10 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 
+    /// Leaves torch.compile out, which needs a C++ compiler; not with --device.
+    #[arg(long, conflicts_with = "device")]
+    no_compile: bool,
+
     #[command(flatten)]
     plan: Plan,
 
@@ -178,6 +186,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
             let request = pytorch::Request {
                 python: &arguments.python,
                 threads: arguments.threads,
+                compiles: !arguments.no_compile,
                 plan,
                 quartiles,
                 command: command(""),

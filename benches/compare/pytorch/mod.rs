@@ -3,6 +3,8 @@
 mod floor;
 mod linear;
 mod process;
+#[cfg(target_arch = "x86_64")]
+mod row_floor;
 mod table;
 mod tolerance;
 
@@ -17,7 +19,9 @@ use crate::machine::{cores, processor};
 use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan};
 use floor::Copy;
-use process::{PyTorch, Theirs};
+use process::{Mode, PyTorch, Theirs};
+#[cfg(target_arch = "x86_64")]
+use row_floor::RowFloor;
 use table::{Times, columns};
 use tolerance::{overflows, tolerance};
 
@@ -25,6 +29,8 @@ use tolerance::{overflows, tolerance};
 pub struct Request<'a> {
     pub python: &'a str,
     pub threads: Option<usize>,
+    /// Whether `torch.compile` is timed too.
+    pub compiles: bool,
     pub plan: Plan,
     pub quartiles: bool,
     /// The command that repeats this run.
@@ -37,7 +43,12 @@ impl Request<'_> {
         // SAFETY: no other thread has been started.
         unsafe { env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 
-        let mut pytorch = PyTorch::start(self.python, threads)?;
+        let start = |mode| PyTorch::start(self.python, threads, mode);
+        let mut pytorch = start(Mode::Eager)?;
+        let mut others = vec![start(Mode::HugePages)?];
+        if self.compiles {
+            others.push(start(Mode::Compiled)?);
+        }
         let introduction = format!(
             "{}, threads: {threads}. PyTorch {}, {} {}. Medians of `{}`.",
             processor(),
@@ -48,7 +59,7 @@ impl Request<'_> {
         );
         let mut report = Report::new(&introduction, files)?;
         report.tables(&chosen.entries, columns, |entry| {
-            self.row(entry, &mut pytorch, threads)
+            self.row(entry, &mut pytorch, &mut others, threads)
                 .map_err(|error| format!("{entry} is not timed, because {error}"))
         })?;
         report.table(&linear::head(), &chosen.projections, |projection| {
@@ -58,39 +69,94 @@ impl Request<'_> {
         report.close()
     }
 
-    fn row(&self, entry: &Entry, pytorch: &mut PyTorch, threads: usize) -> Result<Row, String> {
+    /// Times an entry. `others` are PyTorch with huge pages, and compiled if that is timed.
+    fn row(
+        &self,
+        entry: &Entry,
+        pytorch: &mut PyTorch,
+        others: &mut [PyTorch],
+        threads: usize,
+    ) -> Result<Row, String> {
         let ways = match entry.phase {
             Phase::ForwardBackward => &[Way::Owned, Way::Shared][..],
             Phase::Forward => &[Way::Untracked],
         };
-        let workload = workload(entry);
+        let workload = &*workload(entry);
+        let mut floor = RowFloor::new(entry, threads);
         let probes = entry.probes();
         let mut theirs = pytorch.outcome(entry, &probes)?;
+        let mut sides = Vec::new();
         for &way in ways {
-            let here = workload.outcome(way, &probes)?;
-            if overflows(entry, here.loss) && theirs.loss == f64::INFINITY {
-                theirs.loss = here.loss;
+            sides.push((
+                format!("this crate with logits {way}"),
+                workload.outcome(way, &probes)?,
+            ));
+        }
+        for other in others.iter_mut() {
+            let name = "PyTorch compiled or with huge pages".to_string();
+            sides.push((name, other.outcome(entry, &probes)?));
+        }
+        if let Some(floor) = &mut floor {
+            sides.push(("the floor program".to_string(), floor.outcome(&probes)));
+        }
+        if overflows(entry, sides[0].1.loss) && theirs.loss == f64::INFINITY {
+            theirs.loss = sides[0].1.loss;
+        }
+        let tolerance = tolerance(entry, &theirs);
+        for (name, side) in &mut sides {
+            if overflows(entry, theirs.loss) && side.loss == f64::INFINITY {
+                side.loss = theirs.loss;
             }
-            let tolerance = tolerance(entry, &theirs);
-            let agree = tolerance.check(("this crate", &here), ("PyTorch", &theirs));
-            agree.map_err(|error| format!("with logits {way}, {error}"))?;
+            tolerance.check((name, side), ("PyTorch", &theirs))?;
         }
 
         let mut theirs = Theirs { pytorch, entry };
-        let workload = &*workload;
+        let theirs_too = others.iter_mut().map(|pytorch| Theirs { pytorch, entry });
+        let mut theirs_too: Vec<Theirs> = theirs_too.collect();
         let mut here: Vec<Calls> = ways.iter().map(|&way| Calls { workload, way }).collect();
         let mut copy = Copy::new(entry.bytes(), threads);
-        let mut contenders: Vec<&mut dyn Contender> = vec![&mut theirs];
+        let mut contenders: Vec<&mut dyn Contender> = vec![&mut theirs, &mut copy];
         contenders.extend(here.iter_mut().map(|calls| calls as &mut dyn Contender));
-        contenders.push(&mut copy);
+        contenders.extend(
+            theirs_too
+                .iter_mut()
+                .map(|theirs| theirs as &mut dyn Contender),
+        );
+        contenders.extend(floor.iter_mut().map(|floor| floor as &mut dyn Contender));
 
-        let spreads = self.plan.measure(&mut contenders)?;
+        let mut spreads = self.plan.measure(&mut contenders)?.into_iter();
+        let mut next = || spreads.next();
         let times = Times {
-            pytorch: spreads[0],
-            here: spreads[1..=ways.len()].to_vec(),
-            copy: spreads[ways.len() + 1],
+            pytorch: next().expect("it was timed"),
+            copy: next().expect("it was timed"),
+            here: ways.iter().filter_map(|_| next()).collect(),
+            huge_pages: next(),
+            compiled: if self.compiles { next() } else { None },
+            floor: next(),
         };
         Ok(times.row(entry, self.quartiles))
+    }
+}
+
+/// Other processors have no floor program.
+#[cfg(not(target_arch = "x86_64"))]
+struct RowFloor;
+
+#[cfg(not(target_arch = "x86_64"))]
+impl RowFloor {
+    fn new(_entry: &Entry, _threads: usize) -> Option<Self> {
+        None
+    }
+
+    fn outcome(&mut self, _probes: &[usize]) -> crate::agreement::Outcome {
+        unreachable!("there is none")
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Contender for RowFloor {
+    fn turn(&mut self, _repetitions: usize) -> Result<Vec<f64>, String> {
+        unreachable!("there is none")
     }
 }
 

@@ -66,10 +66,27 @@ pub struct PyTorch {
     replies: BufReader<ChildStdout>,
 }
 
+/// Ways in which PyTorch computes.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mode {
+    Eager,
+    /// Memory in huge pages.
+    HugePages,
+    /// `torch.compile`.
+    Compiled,
+}
+
 impl PyTorch {
-    pub fn start(python: &str, threads: usize) -> Result<Self, String> {
+    pub fn start(python: &str, threads: usize, mode: Mode) -> Result<Self, String> {
+        let compiles = if mode == Mode::Compiled {
+            "compiled"
+        } else {
+            "eager"
+        };
+        let huge_pages = if mode == Mode::HugePages { "1" } else { "0" };
         let mut child = Command::new(python)
-            .args(["-c", SCRIPT, &threads.to_string()])
+            .args(["-c", SCRIPT, &threads.to_string(), compiles])
+            .env("THP_MEM_ALLOC_ENABLE", huge_pages)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Threads that spin forever would run during the turns of this crate.
@@ -86,6 +103,9 @@ impl PyTorch {
             replies,
         };
         match pytorch.reply()? {
+            Greeting::Missing { missing } if mode == Mode::Compiled => {
+                Err(format!("{missing}. Give --no-compile to leave it out."))
+            }
             Greeting::Missing { missing } => Err(format!(
                 "{python} has no PyTorch ({missing}). {HOW_TO_GET_IT}"
             )),

@@ -1,6 +1,6 @@
 """PyTorch's side of the comparison: answers the requests of main.rs, one JSON object per line.
 
-The first line says which PyTorch this is. After that a request names the data, the phase and the
+The arguments are the number of threads and "eager" or "compiled", by torch.compile. The first line says which PyTorch this is. After that a request names the data, the phase and the
 task: "check" answers with the loss and a summary of the gradient, "time" with seconds per
 repetition. The process ends when its stdin closes.
 """
@@ -55,10 +55,22 @@ def data(shape, kind, dtype):
     return logits, class_indices(shape) if kind == "index" else shares(shape)
 
 
+def cross_entropy(logits, targets):
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def compiled():
+    """cross_entropy by torch.compile, after a first use, which needs a C++ compiler."""
+    torch._dynamo.config.recompile_limit = 1000  # One for each entry; beyond the limit it is eager.
+    loss = torch.compile(cross_entropy, dynamic=False)
+    loss(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, dtype=torch.int64)).backward()
+    return loss
+
+
 def forward(logits, targets):
     with torch.no_grad():
         start = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss = cross_entropy(logits, targets)
         seconds = time.perf_counter() - start
     return seconds, loss
 
@@ -66,7 +78,7 @@ def forward(logits, targets):
 def forward_backward(logits, targets):
     logits.grad = None
     start = time.perf_counter()
-    loss = torch.nn.functional.cross_entropy(logits, targets)
+    loss = cross_entropy(logits, targets)
     loss.backward()
     seconds = time.perf_counter() - start
     return seconds, loss
@@ -156,6 +168,13 @@ def answer(request):
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
+    if sys.argv[2] == "compiled":
+        global cross_entropy
+        try:
+            cross_entropy = compiled()
+        except Exception as error:
+            reply(missing=f"torch.compile failed: {error}")
+            sys.exit(1)
     gc.disable()
     reply(torch=torch.__version__, threads=torch.get_num_threads())
     for line in sys.stdin:
