@@ -129,7 +129,7 @@ pub use operation::EmptyReduction;
 
 /// Gives memory that was kept for the next step back to the system.
 ///
-/// On Flex and Linux, a gradient of at least 4 MiB that needs a tensor of its own lies in huge pages. When it is
+/// On Flex and Linux, a gradient of at least 512 KiB that needs a tensor of its own lies in huge pages. When it is
 /// dropped, its memory is kept for the gradient of the same size in the next step: up to four such, each as large
 /// as a gradient that there was. While they are kept, the system may take their pages back where it runs short of
 /// memory, and counts them until then. In a process that trains no more, this function returns them at once.

@@ -232,7 +232,7 @@ impl Setting {
     /// Whether new tensors of the logits' size are memory that the crate maps by itself, beside the allocator.
     fn is_mapped(&self) -> bool {
         let is_flex = format!("{:?}", self.device).contains("Flex");
-        cfg!(target_os = "linux") && is_flex && self.bytes() >= 4 << 20
+        cfg!(target_os = "linux") && is_flex && self.bytes() >= 512 << 10
     }
 
     /// The allowed allocations, as multiples of the logits.

@@ -2,8 +2,9 @@
 //!
 //! The system provides a page when it is first written. In pages of 4 KiB that takes longer than a loss and its
 //! gradient take to compute, in huge ones a third or a quarter of it, and nothing where the pages are there
-//! (docs/performance.md, "Fresh pages"). So memory of 4 MiB and more is mapped here, asks for huge pages, and
-//! is kept for the next step when its tensor is dropped. While it is kept the system may take its pages back, when it needs them.
+//! (docs/performance.md, "Fresh pages"). So memory of 512 KiB and more is mapped here, asks for huge
+//! pages, and is kept for the next step when its tensor is dropped. While it is kept the system may take its pages
+//! back, when it needs them.
 //!
 //! Other systems than Linux, and smaller tensors, have the memory that the backend gives them.
 
@@ -18,7 +19,7 @@ use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProper
 use memmap2::{Advice, MmapMut, UncheckedAdvice};
 
 /// Least number of bytes that are mapped here.
-const LEAST: usize = 4 << 20;
+const LEAST: usize = 1 << 19;
 const HUGE_PAGE: usize = 2 << 20;
 /// Mappings that are kept, each for tensors of its size.
 const MOST_KEPT: usize = 4;
@@ -220,9 +221,7 @@ mod tests {
             .collect();
         drop(held);
         let sizes: Vec<usize> = kept().iter().map(|mapping| mapping.range.len()).collect();
-        let expected: Vec<usize> = (2..MOST_KEPT + 2)
-            .map(|at| LEAST + at * HUGE_PAGE)
-            .collect();
+        let expected: Vec<usize> = (2..MOST_KEPT + 2).map(|at| (at + 1) * HUGE_PAGE).collect();
         assert_eq!(sizes, expected);
         release();
         assert!(kept().is_empty());
