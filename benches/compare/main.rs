@@ -2,7 +2,7 @@
 //! `--device` beside `burn::nn` on a GPU. A copy of the logits' bytes is the floor.
 //!
 //! `cargo bench --bench compare -- --python PYTHON` prints the tables of the CPU as markdown; the Python
-//! needs only torch. `cargo bench --bench compare --features wgpu -- --device wgpu` prints the tables of a
+//! needs only torch, and a C++ compiler for `torch.compile`. `cargo bench --bench compare --features wgpu -- --device wgpu` prints the tables of a
 //! device. The program is one file, which another machine can run without cargo. `--help` explains the
 //! options. `gpu.py` times PyTorch and Liger on a GPU.
 //!

@@ -9,6 +9,7 @@ use burn::tensor::{DType, Device};
 use crate::common::details::{RowNumbers, agrees, compare, divisors, largest_of};
 use crate::common::oracle::{self, RowDetails};
 use crate::common::problem::{Outcome, Problem, Targets, is_batch_mean, is_sum};
+use crate::common::smallest_of;
 use crate::common::tolerance::{self, OfLargest, Tolerance};
 use crate::projected::{Found, Projected};
 
@@ -401,11 +402,7 @@ impl<'a> Bounds<'a> {
     fn may_change_places(&self, row: usize) -> bool {
         let mut logits = self.problem().logits[self.row(row)].to_vec();
         logits.sort_by(f64::total_cmp);
-        // A product below the smallest normal number has few digits, or none.
-        let smallest = match self.dtype_of_loss() {
-            DType::F64 => f64::MIN_POSITIVE,
-            _ => f32::MIN_POSITIVE.into(),
-        };
+        let smallest = smallest_of(self.dtype_of_loss());
         let products = (self.projected.features + 2) as f64;
         let margin = 4.0 * (self.errors[row] * self.arithmetic().terms + products * smallest);
         logits.windows(2).any(|pair| pair[1] - pair[0] <= margin)

@@ -1,6 +1,8 @@
 //! The problem, the oracle and the tolerances of the crate's tests.
 #![allow(dead_code, reason = "the tests use all of it")]
 
+use burn::tensor::DType;
+
 #[path = "../../tests/it/common/details.rs"]
 pub mod details;
 #[path = "../../tests/it/common/expected.rs"]
@@ -15,6 +17,14 @@ pub mod run;
 pub mod tolerance;
 #[path = "../../tests/it/common/values.rs"]
 pub mod values;
+
+/// The smallest normal number of a dtype that the crate computes in. A product below it has few digits, or none.
+pub fn smallest_of(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN_POSITIVE,
+        _ => f32::MIN_POSITIVE.into(),
+    }
+}
 
 /// In place of the tests' list of backends: everything here runs on Flex.
 pub mod backends {

@@ -10,6 +10,7 @@ use crate::by_hand::{Contrast, Query, Rows, Solution, Sum, solve};
 use crate::code::{Code, Reader, Writer, thirty_seconds};
 use crate::common::details::{agrees, largest_of};
 use crate::common::run::{float_tensor, numbers};
+use crate::common::smallest_of;
 use crate::common::tolerance::{self, Tolerance};
 use crate::options::FLOATS;
 
@@ -349,8 +350,7 @@ impl Case {
     }
 
     /// The largest error of a similarity: sums of as many products as there are features, of numbers that
-    /// were divided by a length and by the temperature. A product below the smallest normal number has few
-    /// digits, or none.
+    /// were divided by a length and by the temperature.
     fn error(&self, solution: &Solution, contrast: &Contrast) -> f64 {
         let roundings = self.features as f64 + 8.0;
         // The scale is the exponential of a rounded logarithm.
@@ -371,10 +371,7 @@ impl Case {
         let seen = seen.filter(|x| x.is_finite()).fold(0.0, f64::max);
         // No similarity is larger than the product of two lengths.
         let terms = (contrast.scale * largest).max(seen);
-        let smallest = match self.arithmetic() {
-            DType::F64 => f64::MIN_POSITIVE,
-            _ => f32::MIN_POSITIVE.into(),
-        };
+        let smallest = smallest_of(self.arithmetic());
         roundings * (self.tolerance().terms * of_scale * terms + smallest * contrast.scale.max(1.0))
     }
 

@@ -13,6 +13,7 @@ use std::env;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_cross_entropy::CrossEntropyTarget;
 
+use crate::agreement::Outcome;
 use crate::calls::{Call, Calls, Way, Workload, here};
 use crate::entries::{Chosen, Entry, Kind, Phase};
 use crate::machine::{cores, processor};
@@ -83,59 +84,76 @@ impl Request<'_> {
         };
         let workload = &*workload(entry);
         let mut floor = RowFloor::new(entry, threads);
+        let mut others: Vec<&mut PyTorch> = (others.iter_mut())
+            .filter(|other| is_shown(other.mode, entry.phase))
+            .collect();
+
         let probes = entry.probes();
-        let mut theirs = pytorch.outcome(entry, &probes)?;
         let mut sides = Vec::new();
         for &way in ways {
-            sides.push((
-                format!("this crate with logits {way}"),
-                workload.outcome(way, &probes)?,
-            ));
+            let outcome = workload.outcome(way, &probes)?;
+            sides.push((format!("this crate with logits {way}"), outcome));
         }
-        for other in others.iter_mut() {
-            let name = "PyTorch compiled or with huge pages".to_string();
-            sides.push((name, other.outcome(entry, &probes)?));
+        for other in &mut others {
+            let outcome = other.outcome(entry, &probes)?;
+            sides.push((format!("PyTorch ({:?})", other.mode), outcome));
         }
         if let Some(floor) = &mut floor {
             sides.push(("the floor program".to_string(), floor.outcome(&probes)));
         }
-        if overflows(entry, sides[0].1.loss) && theirs.loss == f64::INFINITY {
-            theirs.loss = sides[0].1.loss;
-        }
-        let tolerance = tolerance(entry, &theirs);
-        for (name, side) in &mut sides {
-            if overflows(entry, theirs.loss) && side.loss == f64::INFINITY {
-                side.loss = theirs.loss;
-            }
-            tolerance.check((name, side), ("PyTorch", &theirs))?;
-        }
+        agree(entry, pytorch.outcome(entry, &probes)?, sides)?;
 
+        let modes: Vec<Mode> = others.iter().map(|other| other.mode).collect();
         let mut theirs = Theirs { pytorch, entry };
-        let theirs_too = others.iter_mut().map(|pytorch| Theirs { pytorch, entry });
-        let mut theirs_too: Vec<Theirs> = theirs_too.collect();
+        let others = others.into_iter().map(|pytorch| Theirs { pytorch, entry });
+        let mut others: Vec<Theirs> = others.collect();
         let mut here: Vec<Calls> = ways.iter().map(|&way| Calls { workload, way }).collect();
         let mut copy = Copy::new(entry.bytes(), threads);
         let mut contenders: Vec<&mut dyn Contender> = vec![&mut theirs, &mut copy];
         contenders.extend(here.iter_mut().map(|calls| calls as &mut dyn Contender));
-        contenders.extend(
-            theirs_too
-                .iter_mut()
-                .map(|theirs| theirs as &mut dyn Contender),
-        );
+        contenders.extend(others.iter_mut().map(|theirs| theirs as &mut dyn Contender));
         contenders.extend(floor.iter_mut().map(|floor| floor as &mut dyn Contender));
 
-        let mut spreads = self.plan.measure(&mut contenders)?.into_iter();
-        let mut next = || spreads.next();
+        let spreads = self.plan.measure(&mut contenders)?;
+        let (here, rest) = spreads[2..].split_at(ways.len());
+        let of_mode = |mode| {
+            modes
+                .iter()
+                .position(|other| *other == mode)
+                .map(|at| rest[at])
+        };
         let times = Times {
-            pytorch: next().expect("it was timed"),
-            copy: next().expect("it was timed"),
-            here: ways.iter().filter_map(|_| next()).collect(),
-            huge_pages: next(),
-            compiled: if self.compiles { next() } else { None },
-            floor: next(),
+            pytorch: spreads[0],
+            copy: spreads[1],
+            here: here.to_vec(),
+            huge_pages: of_mode(Mode::HugePages),
+            compiled: of_mode(Mode::Compiled),
+            floor: rest.get(modes.len()).copied(),
         };
         Ok(times.row(entry, self.quartiles))
     }
+}
+
+/// Whether the table of a phase has a column for a way in which PyTorch computes. Huge pages are for gradients.
+fn is_shown(mode: Mode, phase: Phase) -> bool {
+    mode != Mode::HugePages || phase == Phase::ForwardBackward
+}
+
+/// Checks that every side gives what PyTorch gives.
+fn agree(entry: &Entry, mut eager: Outcome, sides: Vec<(String, Outcome)>) -> Result<(), String> {
+    // The first side is this crate, whose mean does not overflow.
+    let here = sides[0].1.loss;
+    if overflows(entry, here) && eager.loss == f64::INFINITY {
+        eager.loss = here;
+    }
+    let tolerance = tolerance(entry, &eager);
+    for (name, mut side) in sides {
+        if overflows(entry, here) && side.loss == f64::INFINITY {
+            side.loss = here;
+        }
+        tolerance.check((&name, &side), ("PyTorch", &eager))?;
+    }
+    Ok(())
 }
 
 /// Other processors have no floor program.
@@ -148,7 +166,7 @@ impl RowFloor {
         None
     }
 
-    fn outcome(&mut self, _probes: &[usize]) -> crate::agreement::Outcome {
+    fn outcome(&mut self, _probes: &[usize]) -> Outcome {
         unreachable!("there is none")
     }
 }

@@ -59,6 +59,7 @@ struct Times {
 }
 
 pub struct PyTorch {
+    pub mode: Mode,
     pub version: String,
     python: String,
     child: Child,
@@ -67,7 +68,7 @@ pub struct PyTorch {
 }
 
 /// Ways in which PyTorch computes.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Eager,
     /// Memory in huge pages.
@@ -96,6 +97,7 @@ impl PyTorch {
         let requests = child.stdin.take().expect("it is piped");
         let replies = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut pytorch = Self {
+            mode,
             version: String::new(),
             python: python.to_string(),
             child,

@@ -65,7 +65,7 @@ impl<A: Float> Blocks<A> for Read<'_, A> {
 
     #[inline(always)]
     fn number(&self, step: usize, lane: usize) -> A {
-        self.whole.get(step).unwrap_or(&self.tail[0])[lane]
+        number_of(self.whole, &self.tail, step, lane)
     }
 
     #[inline(always)]
@@ -108,7 +108,7 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
 
     #[inline(always)]
     fn number(&self, step: usize, lane: usize) -> A {
-        self.whole.get(step).unwrap_or(&self.tail[0])[lane]
+        number_of(self.whole, &self.tail, step, lane)
     }
 
     #[inline(always)]
@@ -132,6 +132,12 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
             copy_few(&self.tail[0][..self.rest.len()], self.rest);
         }
     }
+}
+
+/// Number of a list of whole blocks that a padded one ends.
+#[inline(always)]
+fn number_of<A: Copy>(whole: &[Block<A>], tail: &[Block<A>; 1], step: usize, lane: usize) -> A {
+    whole.get(step).unwrap_or(&tail[0])[lane]
 }
 
 /// Block that is padded with `filler`.

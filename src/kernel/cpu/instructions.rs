@@ -2,7 +2,8 @@
 //!
 //! The arithmetic is written as plain loops over arrays of [`LANES`](super::blocks::LANES) numbers,
 //! marked `#[inline(always)]` from top to bottom, so that the compiler makes vector code of it once
-//! for every set of instructions. There are neither intrinsics nor unsafe code; `pulp` checks the processor.
+//! for every set of instructions. There is no unsafe code, and there are no intrinsics but for the conversions
+//! of f16 and the fetching ahead; `pulp` checks the processor.
 
 /// Computation that is compiled once per set of instructions.
 pub(crate) trait Task {

@@ -2,7 +2,7 @@
 //! processor has it, and AVX-512 in a build with burn-flex's feature `x86-v4`, which applies to all
 //! products of the program.
 //!
-//! `gemm` takes pointers, so the unsafe code of the CPU kernels is in this file.
+//! `gemm` takes pointers: its call is unsafe code.
 
 use super::float::Float;
 

@@ -12,7 +12,8 @@
 //!
 //! The last line is minus the sum of the other classes' gradients: where a row has been learned, `A
 //! p` and `a` are nearly equal there, and their difference would have no digits left. For the same
-//! reason the maximum's 1 stays out of the sum.
+//! reason the maximum's 1 stays out of the sum: of rows in lanes from the beginning, of a row in all lanes
+//! by adding up once more what shares a lane with it, where it would cost digits.
 //!
 //! Logits are read from memory once. While they are in cache, the exponentials replace them, and the
 //! gradient replaces the exponentials.
@@ -37,6 +38,7 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) scale: Scale<A>,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
+    /// Fetched while the exponentials are computed.
     pub(crate) ahead: [Ahead; 2],
 }
 
@@ -342,9 +344,9 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         }
     }
 
-    /// Sum of the exponentials without the maximum's own 1, from the sums of the lanes with it. Where the
-    /// others are more than it, they have lost no digits to it. Else it is alone above all of them, and they
-    /// have to be added up once more in its lane.
+    /// Sum of the exponentials of a row without the maximum's own 1, from the sums of its lanes with it. Others
+    /// of 1 or more have lost no digits to it. Else no other exponential is 1, and the largest lane, which has
+    /// it, is added up once more.
     #[inline(always)]
     fn others_of_row<const FMA: bool>(
         &self,
@@ -368,6 +370,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         others
     }
 
+    /// The part of the sum in the lane of the maximum, without its 1. Of further exponentials of 1 all count.
     #[inline(always)]
     fn others_of_lane<B: Blocks<A>, const FMA: bool>(&self, x: &B, lane: usize, offset: A) -> A {
         let (mut total, mut ones) = (Total::<A, 1>::new(), A::ZERO);
