@@ -38,6 +38,7 @@ pub(crate) fn cross_entropy(
                     SavedMetadata::Gradients {
                         gradients: gradients(logits, inputs, wanted.gradients),
                         dtype: spec.dtype,
+                        upstream: 1.0,
                     }
                 }
             }

@@ -42,13 +42,15 @@ pub enum Saved<B: Backend> {
     },
     /// The logits or the projection, as they came in: the backward starts from them.
     Logits(#[extension_type] Logits<B>),
-    /// The gradients for an upstream gradient of 1; the backward only multiplies them.
+    /// The gradients for a known upstream gradient; the backward only multiplies them.
     Gradients {
         /// Gradients; those of a projection may have a wider dtype than the tensors of the projection.
         #[extension_type]
         gradients: Gradients<B>,
         /// Dtype of the tensors of the call, except the targets.
         dtype: DType,
+        /// The upstream gradient: 1, except where the smallest numbers of f16 are too large for the gradient.
+        upstream: f64,
     },
 }
 

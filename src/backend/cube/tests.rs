@@ -262,10 +262,13 @@ fn assert_same_saved(saved: &Saved<CubeBackend>, told: &SavedMetadata) {
             SavedMetadata::Logits(LogitsMetadata::Projected(told)),
         ) => assert_same(&projection.hidden, &told.hidden),
         (
-            Saved::Gradients { gradients, dtype },
+            Saved::Gradients {
+                gradients, dtype, ..
+            },
             SavedMetadata::Gradients {
                 gradients: told,
                 dtype: told_dtype,
+                ..
             },
         ) => {
             assert_same_gradients(gradients, told);

@@ -6,8 +6,8 @@ use burn::tensor::{DType, Shape};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
 use crate::kernel::cpu::{OutputLines, Reduction, Solution, TargetRule, Targets as TargetSlices};
 use crate::operation::{
-    Forward, Gradients, Inputs, MaybeFloat, Outputs, RowOutputs, RowReduction, Saved, Targets,
-    Wanted, WantedGradients, row_shape,
+    Forward, Geometry, Gradients, Inputs, MaybeFloat, Options, Outputs, RowOutputs, RowReduction,
+    Saved, Targets, Wanted, WantedGradients, row_shape,
 };
 
 /// Inputs of a call in row-major order.
@@ -62,6 +62,31 @@ impl<H: HostTensor> HostInputs<H> {
         matches!(self.targets, HostTargets::Indices(_))
     }
 
+    /// Number of losses.
+    pub(super) fn losses(&self, geometry: &Geometry) -> usize {
+        match self.reduction {
+            Reduction::PerRow => geometry.rows(),
+            Reduction::Mean | Reduction::Over(_) => 1,
+        }
+    }
+
+    /// Divisor of the losses of index targets; 1 without a reduction.
+    pub(super) fn divisor<A: Arithmetic>(
+        &self,
+        weights: Option<&[A]>,
+        geometry: &Geometry,
+        options: &Options,
+    ) -> f64 {
+        match (self.reduction, self.targets()) {
+            (Reduction::Over([divisor, _]), _) => divisor,
+            (Reduction::Mean, TargetSlices::Indices(indices)) => {
+                let rule = TargetRule::new(geometry.classes, options);
+                indices.divisors_of_mean(weights, &rule)[0]
+            }
+            _ => 1.0,
+        }
+    }
+
     /// Dtype of the distributions.
     pub(super) fn distributions_dtype(&self) -> Option<DType> {
         match &self.targets {
@@ -110,7 +135,11 @@ pub(super) fn saved<B: Backend>(
 ) -> Saved<B> {
     match wanted.any() {
         false => Saved::Nothing,
-        true => Saved::Gradients { gradients, dtype },
+        true => Saved::Gradients {
+            gradients,
+            dtype,
+            upstream: 1.0,
+        },
     }
 }
 

@@ -7,8 +7,8 @@ use super::order::{Ordered, ordered};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use crate::kernel::cpu::{Buffers, Call, Instructions};
 use crate::operation::{
-    Forward, Geometry, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
-    has_gradient_in_f16,
+    Forward, Geometry, Gradients, InputValues, Inputs, Logits, Options, Saved, Wanted,
+    WantedGradients, has_gradient_in_f16,
 };
 
 pub(super) fn forward<B: HostBackend>(
@@ -21,18 +21,74 @@ pub(super) fn forward<B: HostBackend>(
     let logits = ordered::<B>(logits, options.class_dim, inputs.have_indices());
     let dtype = logits.host.dtype();
     if has_gradient_in_f16(wanted.gradients, dtype, inputs.distributions_dtype()) {
+        let geometry = Geometry::new(&logits.host.shape(), logits.class_dim);
+        if let Some(made_for) = upstream_in_f16(&inputs, options, &geometry) {
+            let upstream = Upstream::Same(made_for);
+            let mut forward = solve::<f32, B>(logits, &inputs, options, wanted, upstream);
+            if let Saved::Gradients { upstream, .. } = &mut forward.saved {
+                *upstream = made_for;
+            }
+            return forward;
+        }
         let without_gradients = wanted.without_gradients();
         let kept = logits.clone();
         let forward = in_arithmetic_of!(
             dtype,
-            solve::<_, B>(logits, &inputs, options, without_gradients, None)
+            solve::<_, B>(logits, &inputs, options, without_gradients, Upstream::One)
         );
         return Forward {
             saved: Saved::Logits(Logits::Tensor(kept.close::<B>(options.class_dim))),
             ..forward
         };
     }
-    in_arithmetic_of!(dtype, solve::<_, B>(logits, &inputs, options, wanted, None))
+    in_arithmetic_of!(
+        dtype,
+        solve::<_, B>(logits, &inputs, options, wanted, Upstream::One)
+    )
+}
+
+/// Upstream gradient for which no number of the gradient is beyond f16, and the largest may be near its end: a
+/// power of two. `None` where the gradient has no such bound, or weights that differ by much would leave the
+/// rows of small ones without digits.
+fn upstream_in_f16<H: HostTensor>(
+    inputs: &HostInputs<H>,
+    options: &Options,
+    geometry: &Geometry,
+) -> Option<f64> {
+    /// Half of the largest power of two.
+    const NEAR_THE_END: f64 = 16384.0;
+    const MOST: f64 = 16.0;
+    let InputValues::Logits { scale, .. } = options.values else {
+        return None;
+    };
+    if !inputs.have_indices() || options.z_loss != 0.0 {
+        return None;
+    }
+    let weights = inputs.weights::<f32>();
+    let (mut least, mut largest) = (1.0f64, 1.0f64);
+    if let Some(weights) = &weights {
+        least = weights
+            .iter()
+            .fold(f64::INFINITY, |least, &weight| least.min(weight.into()));
+        largest = weights
+            .iter()
+            .fold(0.0, |largest, &weight| largest.max(weight.into()));
+    }
+    let divisor = inputs.divisor(weights.as_deref(), geometry, options);
+    let upstream = (NEAR_THE_END * divisor / (largest * scale.abs()))
+        .log2()
+        .floor()
+        .exp2();
+    let is_fit = largest <= MOST * least && upstream.is_normal() && (upstream as f32).is_normal();
+    is_fit.then_some(upstream)
+}
+
+/// Upstream gradient that gradients are made for.
+enum Upstream<'a, H> {
+    One,
+    /// The same number for the loss or each row's loss.
+    Same(f64),
+    Given(&'a H),
 }
 
 /// Gradients of logits that the forward kept.
@@ -46,10 +102,9 @@ pub(super) fn backward<B: HostBackend>(
     let inputs = HostInputs::open::<B>(inputs);
     let logits = ordered::<B>(logits, options.class_dim, inputs.have_indices());
     let wanted = Wanted::gradients(wanted);
-    let upstream = Some(upstream);
     let forward = in_arithmetic_of!(
         logits.host.dtype(),
-        solve::<_, B>(logits, &inputs, options, wanted, upstream)
+        solve::<_, B>(logits, &inputs, options, wanted, Upstream::Given(upstream))
     );
     match forward.saved {
         Saved::Gradients { gradients, .. } => gradients,
@@ -57,13 +112,13 @@ pub(super) fn backward<B: HostBackend>(
     }
 }
 
-/// Computes the loss and the wanted gradients, for an upstream gradient of 1 if none is given.
+/// Computes the loss and the wanted gradients.
 fn solve<A: Arithmetic, B: HostBackend>(
     logits: Ordered<B::Host>,
     inputs: &HostInputs<B::Host>,
     options: &Options,
     wanted: Wanted,
-    upstream: Option<&B::Host>,
+    upstream: Upstream<'_, B::Host>,
 ) -> Forward<B> {
     let Ordered {
         host: mut logits,
@@ -71,9 +126,14 @@ fn solve<A: Arithmetic, B: HostBackend>(
     } = logits;
     let (shape, dtype) = (logits.shape(), logits.dtype());
     let weights = inputs.weights::<A>();
-    let upstream = upstream.map(numbers::<A, B::Host>);
+    let geometry = Geometry::new(&shape, class_dim);
+    let upstream = match upstream {
+        Upstream::One => None,
+        Upstream::Same(number) => Some(vec![A::of(number); inputs.losses(&geometry)]),
+        Upstream::Given(upstream) => Some(numbers::<A, B::Host>(upstream)),
+    };
     let call = Call {
-        geometry: Geometry::new(&shape, class_dim),
+        geometry,
         options,
         outputs: wanted.outputs,
         targets: inputs.targets(),

@@ -16,9 +16,11 @@
 //! index targets, views with the classes moved from the end are read as they lie; other views are first copied
 //! into row-major order, and the gradient replaces the copy.
 //!
-//! Only the gradient of f16 is computed in the backward, over the logits that were kept. The smallest
-//! number of f16 is 6e-8, and the gradient of a mean over many rows is below that. A factor that scales
-//! the loss up comes with the upstream gradient, which has to be applied before rounding.
+//! The smallest number of f16 is 6e-8, and the gradient of a mean over many rows is below that. A factor that
+//! scales the loss up comes with the upstream gradient. So the forward computes a gradient of f16 for an upstream
+//! gradient that makes its largest number almost the largest of f16, and the backward multiplies it by the
+//! quotient of both. Where no bound of the gradient is known (distributions, z-loss), the backward computes
+//! it, over the logits that were kept.
 
 mod inputs;
 mod logits;
@@ -34,6 +36,7 @@ use burn::backend::tensor::FloatTensor;
 pub(crate) use self::inputs::first_bad_index;
 pub(crate) use self::tensor::HostBackend;
 pub(super) use self::tensor::HostTensor;
+use self::times::Ratio;
 use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
@@ -92,8 +95,16 @@ pub(super) fn cross_entropy_backward<B: HostBackend>(
     let upstream = B::open(upstream).row_major();
     match saved {
         Saved::Nothing => Gradients::default(),
-        Saved::Gradients { gradients, dtype } => {
-            times::by_upstream::<B>(gradients, dtype, inputs, &upstream, &options)
+        Saved::Gradients {
+            gradients,
+            dtype,
+            upstream: made_for,
+        } => {
+            let ratio = Ratio {
+                upstream: &upstream,
+                made_for,
+            };
+            times::by_upstream::<B>(gradients, dtype, inputs, ratio, &options)
         }
         Saved::Logits(Logits::Tensor(logits)) | Saved::Statistics { logits, .. } => {
             logits::backward::<B>(logits, inputs, &upstream, &options, wanted)

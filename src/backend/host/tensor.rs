@@ -3,7 +3,7 @@
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use crate::kernel::cpu::{Floats, FloatsMut, Indices, Instructions, Native};
+use crate::kernel::cpu::{Floats, FloatsMut, HalfRows, Indices, Instructions};
 
 /// Tensor in the host's memory.
 pub(crate) trait HostTensor: Clone {
@@ -44,7 +44,7 @@ pub(crate) trait HostBackend:
 }
 
 /// Dtype of the arithmetic: f32 or f64.
-pub(super) trait Arithmetic: Native {
+pub(super) trait Arithmetic: HalfRows {
     fn host<H: HostTensor>(numbers: Vec<Self>, shape: Shape) -> H;
 }
 

@@ -10,12 +10,30 @@ use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbe
 use crate::kernel::cpu::{Instructions, Reduction, TargetRule, multiply};
 use crate::operation::{Geometry, Gradients, Inputs, Options, Role};
 
+/// The upstream gradient, and the one that the gradients were made for.
+pub(super) struct Ratio<'a, H> {
+    pub(super) upstream: &'a H,
+    pub(super) made_for: f64,
+}
+
+impl<H: HostTensor> Ratio<'_, H> {
+    fn factors<A: Arithmetic>(&self) -> Vec<A> {
+        let mut factors = numbers::<A, H>(self.upstream);
+        if self.made_for != 1.0 {
+            for factor in &mut factors {
+                *factor = A::of(factor.to_f64() / self.made_for);
+            }
+        }
+        factors
+    }
+}
+
 /// Multiplies the gradients by the upstream gradient, and returns each in the dtype of its tensor.
 pub(super) fn by_upstream<B: HostBackend>(
     gradients: Gradients<B>,
     dtype: DType,
     inputs: Inputs<B>,
-    upstream: &B::Host,
+    ratio: Ratio<'_, B::Host>,
     options: &Options,
 ) -> Gradients<B> {
     let targets = inputs.targets.distributions_dtype();
@@ -27,7 +45,7 @@ pub(super) fn by_upstream<B: HostBackend>(
                 let gradient = ordered::<B>(gradient, options.class_dim, true);
                 let gradient = in_arithmetic_of!(
                     dtype,
-                    rows_times::<_, B>(gradient, &inputs, upstream, options)
+                    rows_times::<_, B>(gradient, &inputs, &ratio, options)
                 );
                 gradient.close::<B>(options.class_dim)
             }
@@ -35,7 +53,7 @@ pub(super) fn by_upstream<B: HostBackend>(
                 let gradient = B::open(gradient);
                 B::close(in_arithmetic_of!(
                     dtype,
-                    all_times::<_, B>(gradient, upstream)
+                    all_times::<_, B>(gradient, &ratio)
                 ))
             }
         }
@@ -65,10 +83,10 @@ pub(super) fn in_dtypes<B: Backend>(
 fn rows_times<A: Arithmetic, B: HostBackend>(
     mut gradient: Ordered<B::Host>,
     inputs: &HostInputs<B::Host>,
-    upstream: &B::Host,
+    ratio: &Ratio<'_, B::Host>,
     options: &Options,
 ) -> Ordered<B::Host> {
-    let mut factors = numbers::<A, B::Host>(upstream);
+    let mut factors = ratio.factors::<A>();
     let geometry = Geometry::new(&gradient.host.shape(), gradient.class_dim);
     if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
         return gradient;
@@ -108,10 +126,7 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
         return Some(factors);
     };
     let indices = indices.indices();
-    let rule = TargetRule {
-        classes: geometry.classes,
-        ignored: &options.ignore_indices,
-    };
+    let rule = TargetRule::new(geometry.classes, options);
     let weights = inputs.weights::<A>();
     if inputs.reduction == Reduction::Mean
         && !has_gradient(indices.divisors_of_mean(weights.as_deref(), &rule))
@@ -134,8 +149,11 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
 
 /// Multiplies the gradient of a projection's tensor by an upstream gradient of one number. A gradient of
 /// 0, to which no counted row has contributed, stays 0 for any number.
-fn all_times<A: Arithmetic, B: HostBackend>(mut gradient: B::Host, upstream: &B::Host) -> B::Host {
-    let factor = numbers::<A, B::Host>(upstream)[0];
+fn all_times<A: Arithmetic, B: HostBackend>(
+    mut gradient: B::Host,
+    ratio: &Ratio<'_, B::Host>,
+) -> B::Host {
+    let factor = ratio.factors::<A>()[0];
     if factor == A::ONE {
         return gradient;
     }

@@ -30,11 +30,23 @@ pub(crate) trait Blocks<A> {
     /// Number of blocks.
     fn steps(&self) -> usize;
 
-    /// Number of a block.
+    /// Number of a block, as it is now.
     fn number(&self, step: usize, lane: usize) -> A;
+
+    /// Shows all blocks to a visitor whose own blocks are not kept.
+    fn show(&self, visitor: &mut impl Visitor<A>);
 
     /// Shows blocks to the visitor. The blocks that it returns replace them where numbers can be written.
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>);
+}
+
+/// Blocks whose numbers become a gradient.
+pub(crate) trait Replaced<A>: Blocks<A> {
+    /// Shows all blocks to the visitor. The blocks that it returns are the gradient.
+    fn finish(&mut self, visitor: &mut impl Visitor<A>);
+
+    /// Subtracts from one number of the gradient.
+    fn subtract(&mut self, step: usize, lane: usize, amount: A);
 }
 
 /// Computation over blocks. A trait, because a closure cannot be forced inline into the loop, and outside
@@ -71,6 +83,15 @@ impl<A: Float> Blocks<A> for Read<'_, A> {
     #[inline(always)]
     fn steps(&self) -> usize {
         self.whole.len() + usize::from(!self.rest.is_empty())
+    }
+
+    #[inline(always)]
+    fn show(&self, visitor: &mut impl Visitor<A>) {
+        show(
+            self.whole,
+            &self.tail[..usize::from(!self.rest.is_empty())],
+            visitor,
+        );
     }
 
     #[inline(always)]
@@ -117,6 +138,15 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
     }
 
     #[inline(always)]
+    fn show(&self, visitor: &mut impl Visitor<A>) {
+        show(
+            self.whole,
+            &self.tail[..usize::from(!self.rest.is_empty())],
+            visitor,
+        );
+    }
+
+    #[inline(always)]
     fn visit(&mut self, steps: Range<usize>, visitor: &mut impl Visitor<A>) {
         let whole = self.whole.len();
         let with_tail = steps.end > whole;
@@ -131,6 +161,29 @@ impl<A: Float> Blocks<A> for Write<'_, A> {
         if with_tail {
             copy_few(&self.tail[0][..self.rest.len()], self.rest);
         }
+    }
+}
+
+impl<A: Float> Replaced<A> for Write<'_, A> {
+    #[inline(always)]
+    fn finish(&mut self, visitor: &mut impl Visitor<A>) {
+        self.visit(0..self.steps(), visitor);
+    }
+
+    #[inline(always)]
+    fn subtract(&mut self, step: usize, lane: usize, amount: A) {
+        let number = match self.whole.get_mut(step) {
+            Some(block) => &mut block[lane],
+            None => &mut self.rest[lane],
+        };
+        *number = *number - amount;
+    }
+}
+
+#[inline(always)]
+fn show<A>(whole: &[Block<A>], tail: &[Block<A>], visitor: &mut impl Visitor<A>) {
+    for (step, block) in whole.iter().chain(tail).enumerate() {
+        visitor.visit(step, block);
     }
 }
 

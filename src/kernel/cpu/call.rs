@@ -1,11 +1,12 @@
 //! Whole call: its rows in parts, and the reduction of the losses.
 
 use super::constants::{Constants, Scales};
+use super::halves::HalfRows;
 use super::instructions::Instructions;
 use super::part::{PartTask, Scratch, Slots, Sum};
 use super::rows::OutputLines;
 use super::shares::Shares;
-use super::storage::{Cut, Floats, FloatsMut, Native, Part};
+use super::storage::{Cut, Floats, FloatsMut, Part};
 use super::targets::{TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
 use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
@@ -52,7 +53,7 @@ pub(crate) struct Solution<A> {
     pub(crate) outputs: OutputLines<A>,
 }
 
-impl<A: Native> Call<'_, A> {
+impl<A: HalfRows> Call<'_, A> {
     /// Computes the loss, the outputs, and the gradients that have buffers.
     pub(crate) fn solve(&self, buffers: Buffers<'_>) -> Solution<A> {
         let rows = self.geometry.rows();
@@ -125,10 +126,7 @@ impl<A: Native> Call<'_, A> {
     }
 
     pub(super) fn rule(&self) -> TargetRule<'_> {
-        TargetRule {
-            classes: self.geometry.classes,
-            ignored: &self.options.ignore_indices,
-        }
+        TargetRule::new(self.geometry.classes, self.options)
     }
 
     /// Divisors of a mean: of the losses and of the z-losses.
@@ -221,8 +219,11 @@ impl<A: Native> Call<'_, A> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{bf16, f16};
+
     use super::*;
     use crate::kernel::cpu::Indices;
+    use crate::kernel::cpu::number::Number;
 
     fn options() -> Options {
         Options {
@@ -248,53 +249,75 @@ mod tests {
         std::iter::once(loss).chain(gradient).collect()
     }
 
+    /// Losses and gradients of logits `i / 90 - 5`, rounded to a dtype, against the definition; the gradient may
+    /// be off by a share of its size.
+    #[track_caller]
+    fn assert_right<S: Number>(
+        instructions: Instructions,
+        geometry: Geometry,
+        floats_mut: fn(&mut [S]) -> FloatsMut<'_>,
+        allowed: f64,
+    ) {
+        let Geometry { classes, inner, .. } = geometry;
+        let rows = geometry.rows();
+        let stored: Vec<S> = (0..rows * classes)
+            .map(|at| S::narrow((at * 7919 % 1013) as f32 / 90.0 - 5.0))
+            .collect();
+        let logits: Vec<f32> = stored.iter().map(|stored| stored.widen()).collect();
+        let targets: Vec<i64> = (0..rows)
+            .map(|row| (row * 31 % (classes + 1)) as i64 - 1)
+            .collect();
+        let mut gradient = stored;
+        let Solution { losses, .. } = Call::<f32> {
+            geometry,
+            options: &options(),
+            outputs: Outputs::None,
+            targets: Targets::Indices(Indices::I64(&targets)),
+            weights: None,
+            upstream: None,
+            reduction: Reduction::PerRow,
+            instructions,
+        }
+        .solve(Buffers {
+            logits: None,
+            gradient: Some(floats_mut(&mut gradient)),
+            targets_gradient: None,
+        });
+        for (index, &target) in targets.iter().enumerate() {
+            let (o, i) = (index / inner, index % inner);
+            let at = |class| (o * classes + class) * inner + i;
+            let expected = row(&logits, target, at, classes);
+            let slopes = (0..classes).map(|class| gradient[at(class)].widen());
+            let found = std::iter::once(losses[index]).chain(slopes);
+            let allowed = std::iter::once(1e-6).chain(std::iter::repeat(allowed));
+            for ((found, expected), allowed) in found.zip(expected).zip(allowed) {
+                let off = (f64::from(found) - expected).abs();
+                assert!(
+                    off <= allowed * expected.abs().max(0.1),
+                    "{instructions:?} {geometry:?} row {index}: {found} for {expected}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn every_set_of_instructions_agrees_with_the_definition_in_every_layout() {
-        for (outer, classes, inner) in [(5, 131, 1), (67, 7, 1), (3, 9, 130), (2, 70, 3)] {
+        for (outer, classes, inner) in [
+            (5, 131, 1),
+            (7, 128, 1),
+            (67, 7, 1),
+            (3, 9, 130),
+            (2, 70, 3),
+        ] {
             let geometry = Geometry {
                 outer,
                 classes,
                 inner,
             };
-            let rows = geometry.rows();
-            let logits: Vec<f32> = (0..rows * classes)
-                .map(|at| (at * 7919 % 1013) as f32 / 90.0 - 5.0)
-                .collect();
-            let targets: Vec<i64> = (0..rows)
-                .map(|row| (row * 31 % (classes + 1)) as i64 - 1)
-                .collect();
             for instructions in Instructions::available() {
-                let mut gradient = logits.clone();
-                let Solution { losses, .. } = Call::<f32> {
-                    geometry,
-                    options: &options(),
-                    outputs: Outputs::None,
-                    targets: Targets::Indices(Indices::I64(&targets)),
-                    weights: None,
-                    upstream: None,
-                    reduction: Reduction::PerRow,
-                    instructions,
-                }
-                .solve(Buffers {
-                    logits: None,
-                    gradient: Some(FloatsMut::F32(&mut gradient)),
-                    targets_gradient: None,
-                });
-                for (index, &target) in targets.iter().enumerate() {
-                    let (o, i) = (index / inner, index % inner);
-                    let at = |class| (o * classes + class) * inner + i;
-                    let expected = row(&logits, target, at, classes);
-                    let found = std::iter::once(losses[index])
-                        .chain((0..classes).map(|class| gradient[at(class)]));
-                    for (found, expected) in found.zip(expected) {
-                        let off = (f64::from(found) - expected).abs();
-                        let allowed = 1e-6 * expected.abs().max(0.1);
-                        assert!(
-                            off <= allowed,
-                            "{instructions:?} {geometry:?} row {index}: {found} for {expected}"
-                        );
-                    }
-                }
+                assert_right::<f32>(instructions, geometry, |all| FloatsMut::F32(all), 1e-6);
+                assert_right::<f16>(instructions, geometry, |all| FloatsMut::F16(all), 5e-4);
+                assert_right::<bf16>(instructions, geometry, |all| FloatsMut::BF16(all), 4e-3);
             }
         }
     }

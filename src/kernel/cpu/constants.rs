@@ -6,7 +6,7 @@ use super::targets::{Indices, TargetRule};
 use crate::operation::{Geometry, InputValues, Outputs, Ties};
 
 /// Constants of a call: target rule, shares, scales, instruction set.
-pub(super) struct Constants<'a, A> {
+pub(crate) struct Constants<'a, A> {
     pub(super) geometry: Geometry,
     pub(super) indices: Option<Indices<'a>>,
     pub(super) rule: TargetRule<'a>,

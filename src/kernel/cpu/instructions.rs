@@ -3,7 +3,7 @@
 //! The arithmetic is written as plain loops over arrays of [`LANES`](super::blocks::LANES) numbers,
 //! marked `#[inline(always)]` from top to bottom, so that the compiler makes vector code of it once
 //! for every set of instructions. There is no unsafe code, and there are no intrinsics but for the conversions
-//! of f16 and the fetching ahead; `pulp` checks the processor.
+//! of half precision and the fetching ahead; `pulp` checks the processor.
 
 /// Computation that is compiled once per set of instructions.
 pub(crate) trait Task {

@@ -12,6 +12,7 @@
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
 //! | `constants`, `rows`, `shares`, `targets`, `blocks` | the facts that the maths is about |
 //! | `storage`, `number`, `ahead` | layouts and dtypes; what is fetched before it is read |
+//! | `halves`, `half_instructions` | rows in half precision; their instructions |
 //! | `float`, `instructions` | elementary functions, and what they are compiled for |
 //!
 //! A unit is one row, if its classes lie together and are many, else [`LANES`](blocks::LANES) rows
@@ -27,6 +28,9 @@ mod blocks;
 mod call;
 mod constants;
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod half_instructions;
+mod halves;
 mod helpers;
 mod instructions;
 mod multiply;
@@ -46,10 +50,11 @@ mod threads;
 mod unit;
 
 pub(crate) use self::call::{Buffers, Call, Reduction, Solution};
+pub(crate) use self::halves::HalfRows;
 pub(crate) use self::instructions::Instructions;
 pub(crate) use self::multiply::multiply;
 pub(crate) use self::products::Matrix;
 pub(crate) use self::projection::{ProjectedCall, Projection, ProjectionBuffers, SameIds};
 pub(crate) use self::rows::OutputLines;
-pub(crate) use self::storage::{Floats, FloatsMut, Native};
+pub(crate) use self::storage::{Floats, FloatsMut};
 pub(crate) use self::targets::{Indices, TargetRule, Targets};

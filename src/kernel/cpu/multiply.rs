@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::blocks::LANES;
 use super::float::Float;
 use super::instructions::{Instructions, Task};
-use super::number::Number;
+use super::number::{Converter, ConvertingTask, Number};
 use super::storage::{Cut, FloatsMut, Part, Runs, over_dtypes};
 use super::threads::{for_each, is_worth_spreading};
 use crate::operation::Geometry;
@@ -26,7 +27,13 @@ pub(crate) fn multiply<A: Float>(
         || (),
         |(rows, mut part), _| {
             over_dtypes!(Part, &mut part, runs => {
-                instructions.run(Multiply { runs, geometry, rows, factors });
+                match A::as_f32s(factors) {
+                    Some(factors) => {
+                        let multiply = Multiply { runs, geometry, rows, factors };
+                        Number::converting(instructions, multiply);
+                    }
+                    None => instructions.run(Multiply { runs, geometry, rows, factors }),
+                }
             });
         },
     );
@@ -44,6 +51,22 @@ impl<S: Number, A: Float> Task for Multiply<'_, '_, S, A> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
+        self.run_by(ByNumber);
+    }
+}
+
+impl<S: Number> ConvertingTask<S> for Multiply<'_, '_, S, f32> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self, converter: impl Converter<S>) {
+        self.run_by(ByBlock(converter));
+    }
+}
+
+impl<S: Number, A: Float> Multiply<'_, '_, S, A> {
+    #[inline(always)]
+    fn run_by(self, way: impl Way<S, A>) {
         let Self {
             runs,
             geometry,
@@ -52,13 +75,13 @@ impl<S: Number, A: Float> Task for Multiply<'_, '_, S, A> {
         } = self;
         if let [factor] = *factors {
             for run in runs.all_mut() {
-                by_one(run, factor);
+                way.multiply(run, factor);
             }
             return;
         }
         if geometry.inner == 1 {
             for row in rows {
-                by_one(runs.row_mut(geometry, row), factors[row]);
+                way.multiply(runs.row_mut(geometry, row), factors[row]);
             }
             return;
         }
@@ -87,9 +110,37 @@ fn product<A: Float>(slope: A, factor: A) -> A {
     }
 }
 
-#[inline(always)]
-fn by_one<S: Number, A: Float>(run: &mut [S], factor: A) {
-    for number in run {
-        *number = S::narrow(product(number.widen::<A>(), factor));
+/// Product of numbers that lie together with one factor.
+trait Way<S, A>: Copy {
+    fn multiply(self, run: &mut [S], factor: A);
+}
+
+#[derive(Clone, Copy)]
+struct ByNumber;
+
+impl<S: Number, A: Float> Way<S, A> for ByNumber {
+    #[inline(always)]
+    fn multiply(self, run: &mut [S], factor: A) {
+        for number in run {
+            *number = S::narrow(product(number.widen::<A>(), factor));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ByBlock<C>(C);
+
+impl<S: Number, C: Converter<S>> Way<S, f32> for ByBlock<C> {
+    #[inline(always)]
+    fn multiply(self, run: &mut [S], factor: f32) {
+        let (blocks, rest) = run.as_chunks_mut::<LANES>();
+        for block in blocks {
+            let mut numbers = self.0.widen(block);
+            for lane in 0..LANES {
+                numbers[lane] = product(numbers[lane], factor);
+            }
+            *block = self.0.narrow(&numbers);
+        }
+        ByNumber.multiply(rest, factor);
     }
 }

@@ -6,9 +6,10 @@ use super::ahead::Ahead;
 use super::blocks::LANES;
 use super::constants::Constants;
 use super::float::Float;
+use super::halves::HalfRows;
 use super::rows::{Losses, OutputLines, RowOutputs, Rows};
 use super::shares::Shares;
-use super::storage::{Native, Part};
+use super::storage::Part;
 use super::targets::RowTargets;
 use super::unit::Unit;
 use crate::operation::Outputs;
@@ -106,7 +107,7 @@ fn sized<A: Float>(numbers: &mut Vec<A>, length: usize) -> &mut [A] {
 /// row's block would be idle.
 pub(super) const MANY_CLASSES: usize = 65;
 
-impl<A: Native> Constants<'_, A> {
+impl<A: HalfRows> Constants<'_, A> {
     pub(super) fn solve(&self, task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         if self.geometry.inner == 1 && self.geometry.classes >= MANY_CLASSES {
             self.each_row(task, scratch)
@@ -202,7 +203,12 @@ impl<A: Native> Constants<'_, A> {
         spare: &mut Vec<A>,
     ) -> Losses<A, 1> {
         let (geometry, instructions) = (&self.geometry, self.instructions);
-        match logits {
+        let (logits, mut output) = logits;
+        let halves = (logits, output.as_deref_mut());
+        if let Some(losses) = A::losses_of_halves(self, row, unit, halves, x) {
+            return losses;
+        }
+        match (logits, output) {
             (logits, Some(output)) => match A::runs_mut(output) {
                 Some(native) => {
                     let x = native.row_mut(geometry, row);

@@ -17,11 +17,11 @@
 use std::ops::Range;
 
 use super::call::{Buffers, Call, Reduction, Solution};
+use super::halves::HalfRows;
 use super::instructions::Instructions;
 use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::rows::OutputLines;
-use super::storage::Native;
 use super::targets::{Indices, TargetRule, Targets};
 use crate::operation::{Geometry, Options, Outputs};
 
@@ -132,7 +132,7 @@ struct Scratch<A> {
     bias: Vec<f64>,
 }
 
-impl<A: Native> ProjectedCall<'_, A> {
+impl<A: HalfRows> ProjectedCall<'_, A> {
     /// Computes the loss, the outputs, and the gradients that have buffers.
     pub(crate) fn solve(&self, mut buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
         let whole = self.call(self.rows, self.reduction);
@@ -211,10 +211,7 @@ impl<A: Native> ProjectedCall<'_, A> {
     }
 
     fn rule(&self) -> TargetRule<'_> {
-        TargetRule {
-            classes: self.classes,
-            ignored: &self.options.ignore_indices,
-        }
+        TargetRule::new(self.classes, self.options)
     }
 
     /// Whether a row is ignored. A row with a bad target is not ignored: its loss is NaN.
@@ -435,7 +432,7 @@ impl<A: Native> ProjectedCall<'_, A> {
     }
 }
 
-impl<A: Native> Projection<'_, A> {
+impl<A: HalfRows> Projection<'_, A> {
     /// Class of the first column.
     fn lead(&self) -> usize {
         usize::from(self.positive.is_some())

@@ -20,7 +20,8 @@
 
 use super::ahead::Ahead;
 use super::blocks::{
-    Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, fold_maximum, fold_sum, of_lane,
+    Block, Blocks, LANES, RUN, Read, Replaced, Total, Visitor, Write, fold_maximum, fold_sum,
+    of_lane,
 };
 use super::float::Float;
 use super::instructions::Task;
@@ -80,33 +81,21 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
 
     #[inline(always)]
     fn losses<const FMA: bool>(self, x: &[A]) -> Losses<A, W> {
-        let targets = self.target_logits(x);
-        let sums = self.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
-        self.finish::<FMA>(&sums, &targets).losses
+        self.losses_of::<FMA>(&mut Read::new(x, -A::INFINITY))
     }
 
     #[inline(always)]
     fn gradient_over<const FMA: bool>(self, x: &mut [A]) -> Losses<A, W> {
-        let targets = self.target_logits(x);
-        let mut blocks = Write::new(x, -A::INFINITY);
-        let sums = self.sums::<FMA>(&mut blocks);
-        let finished = self.finish::<FMA>(&sums, &targets);
-        match (self.shares.is_some(), finished.has_dominant()) {
-            (false, false) => self.gradient::<FMA, false, false>(&mut blocks, &finished),
-            (false, true) => self.gradient::<FMA, false, true>(&mut blocks, &finished),
-            (true, false) => self.gradient::<FMA, true, false>(&mut blocks, &finished),
-            (true, true) => self.gradient::<FMA, true, true>(&mut blocks, &finished),
-        }
-        self.subtract_targets(x, &finished);
-        finished.losses
+        self.gradient_in::<FMA>(&mut Write::new(x, -A::INFINITY))
     }
 
     /// `(1 - e) weight[c] (lse - x[c])`, 0 where the factor of the difference is 0.
     #[inline(always)]
     fn targets_gradient<const FMA: bool>(self, x: &[A], gradient: &mut [A]) {
         let shares = self.shares.expect("distributions have shares");
-        let targets = self.target_logits(x);
-        let sums = self.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
+        let mut logits = Read::new(x, -A::INFINITY);
+        let targets = self.target_logits(&logits);
+        let sums = self.sums::<FMA>(&mut logits);
         let Finished { above, .. } = self.finish::<FMA>(&sums, &targets);
         gradient.copy_from_slice(x);
         let mut gradient = Write::new(gradient, -A::INFINITY);
@@ -260,12 +249,39 @@ impl<A: Float> Run<A> {
 }
 
 impl<A: Float, const W: usize> Softmax<'_, A, W> {
+    #[inline(always)]
+    pub(super) fn losses_of<const FMA: bool>(self, x: &mut impl Blocks<A>) -> Losses<A, W> {
+        let targets = self.target_logits(x);
+        let sums = self.sums::<FMA>(x);
+        self.finish::<FMA>(&sums, &targets).losses
+    }
+
+    /// Losses of the rows. The gradient replaces their logits.
+    #[inline(always)]
+    pub(super) fn gradient_in<const FMA: bool>(self, x: &mut impl Replaced<A>) -> Losses<A, W> {
+        let targets = self.target_logits(x);
+        let sums = self.sums::<FMA>(x);
+        let finished = self.finish::<FMA>(&sums, &targets);
+        match (self.shares.is_some(), finished.has_dominant()) {
+            (false, false) => self.gradient::<FMA, false, false>(x, &finished),
+            (false, true) => self.gradient::<FMA, false, true>(x, &finished),
+            (true, false) => self.gradient::<FMA, true, false>(x, &finished),
+            (true, true) => self.gradient::<FMA, true, true>(x, &finished),
+        }
+        for row in 0..W {
+            let (step, lane) = place::<W>(self.rows.class[row], row);
+            x.subtract(step, lane, finished.at_target[row]);
+        }
+        finished.losses
+    }
+
     /// Logit of each row's index target. Callers read it before they write over the logits.
     #[inline(always)]
-    fn target_logits(&self, x: &[A]) -> [A; W] {
+    fn target_logits(&self, x: &impl Blocks<A>) -> [A; W] {
         let mut logits = [A::ZERO; W];
         for row in 0..W {
-            logits[row] = x[at::<W>(self.rows.class[row], row)];
+            let (step, lane) = place::<W>(self.rows.class[row], row);
+            logits[row] = x.number(step, lane);
         }
         logits
     }
@@ -283,7 +299,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     #[inline(always)]
     fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
         let mut largest = Largest([-A::INFINITY; LANES]);
-        x.visit(0..x.steps(), &mut largest);
+        x.show(&mut largest);
         let maximum = fold_maximum::<A, W>(largest.0);
         match self.shares {
             None => self.sums_below::<FMA, false>(x, maximum),
@@ -397,14 +413,14 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     #[inline(always)]
     fn gradient<const FMA: bool, const SHARES: bool, const DOMINANT: bool>(
         &self,
-        blocks: &mut Write<'_, A>,
+        x: &mut impl Replaced<A>,
         finished: &Finished<A, W>,
     ) {
         let mut visitor = Gradient::<A, W, FMA, SHARES, DOMINANT> {
             softmax: self,
             finished,
         };
-        blocks.visit(0..blocks.steps(), &mut visitor);
+        x.finish(&mut visitor);
     }
 
     #[inline(always)]
@@ -467,14 +483,6 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             };
         }
         finished
-    }
-
-    #[inline(always)]
-    fn subtract_targets(&self, gradient: &mut [A], finished: &Finished<A, W>) {
-        for row in 0..W {
-            let at = at::<W>(self.rows.class[row], row);
-            gradient[at] = gradient[at] - finished.at_target[row];
-        }
     }
 }
 
@@ -582,6 +590,16 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool, const DOMINA
             gradient[lane] = slope;
         }
         gradient
+    }
+}
+
+/// Block and lane of a class of a row.
+#[inline(always)]
+fn place<const W: usize>(class: usize, row: usize) -> (usize, usize) {
+    if W == 1 {
+        (class / LANES, class % LANES)
+    } else {
+        (class, row)
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::float::Float;
 use super::instructions::{Instructions, Task};
 use super::storage::Floats;
+use crate::operation::Options;
 
 /// Targets of a call.
 #[derive(Clone, Copy, Debug)]
@@ -139,6 +140,15 @@ impl<'a> Indices<'a> {
 pub(crate) struct TargetRule<'a> {
     pub(crate) classes: usize,
     pub(crate) ignored: &'a [i64],
+}
+
+impl<'a> TargetRule<'a> {
+    pub(crate) fn new(classes: usize, options: &'a Options) -> Self {
+        Self {
+            classes,
+            ignored: &options.ignore_indices,
+        }
+    }
 }
 
 impl TargetRule<'_> {

@@ -12,7 +12,7 @@ use super::softmax::{Bend, Scale, Softcap, Softmax, Unbend};
 use crate::operation::{InputValues, Outputs, Ties};
 
 /// Numbers of one unit besides its logits.
-pub(super) struct Unit<'a, A, const W: usize> {
+pub(crate) struct Unit<'a, A, const W: usize> {
     pub(super) rows: Rows<A, W>,
     pub(super) shares: Option<Shares<'a, A>>,
     /// Place of the gradient of the distributions.
@@ -114,17 +114,41 @@ impl<A: Float> Constants<'_, A> {
                 self.finish(loss, targets_gradient, x)
             }
             InputValues::Logits { scale, softcap } => {
-                let loss = Softmax {
-                    rows,
-                    shares,
-                    // The softcap has applied the scale.
-                    scale: Scale::new(softcap.map_or(scale, |_| 1.0)),
-                    z_loss: self.z_loss,
-                    ahead: *ahead,
-                };
+                // The softcap has applied the scale.
+                let scale = softcap.map_or(scale, |_| 1.0);
+                let loss = self.softmax(rows, shares, scale, *ahead);
                 *outputs = self.outputs(loss, class, x.numbers(), given);
                 self.finish(loss, targets_gradient, x)
             }
+        }
+    }
+
+    /// The loss of logits of which nothing but losses and their gradient is wanted; `None` if more is wanted.
+    pub(super) fn only_softmax<'u>(&self, unit: &'u Unit<'_, A, 1>) -> Option<Softmax<'u, A, 1>> {
+        match self.values {
+            InputValues::Logits {
+                scale,
+                softcap: None,
+            } if unit.targets_gradient.is_none() && self.outputs == Outputs::None => {
+                Some(self.softmax(&unit.rows, unit.shares, scale, unit.ahead))
+            }
+            _ => None,
+        }
+    }
+
+    fn softmax<'u, const W: usize>(
+        &self,
+        rows: &'u Rows<A, W>,
+        shares: Option<Shares<'u, A>>,
+        scale: f64,
+        ahead: [Ahead; 2],
+    ) -> Softmax<'u, A, W> {
+        Softmax {
+            rows,
+            shares,
+            scale: Scale::new(scale),
+            z_loss: self.z_loss,
+            ahead,
         }
     }
 

@@ -90,6 +90,7 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
         saved: Saved::Gradients {
             gradients: sums.finish(&projection),
             dtype: projection.hidden.dtype(),
+            upstream: 1.0,
         },
     }
 }
