@@ -14,7 +14,8 @@ use super::inputs::{HostInputs, results, saved};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use super::times::in_dtypes;
 use crate::kernel::cpu::{
-    Matrix, ProjectedCall, Projection as ProjectionSlices, ProjectionBuffers, SameIds,
+    Matrix, ProjectedCall, Projection as ProjectionSlices, ProjectionBuffers, ProjectionGradients,
+    SameIds,
 };
 use crate::operation::{
     Change, Excluded, Forward, Gradients, Inputs, Logits, MaybeFloat, Options, Projection, Role,
@@ -186,20 +187,22 @@ impl<H: HostTensor> GradientTensors<H> {
         let given = |wanted, like: &Option<H>| like.as_ref().and_then(|like| zeros(wanted, like));
         Self {
             hidden: zeros(wanted.hidden, &projection.hidden),
-            weight: zeros(wanted.weight, &projection.weight),
+            weight: wanted
+                .weight
+                .then(|| H::unwritten(projection.weight.shape(), projection.weight.dtype())),
             bias: given(wanted.bias, &projection.bias),
             positive: given(wanted.positive, &projection.positive),
             targets: inputs.targets_gradient(wanted.targets),
         }
     }
 
-    fn slices<A: Arithmetic>(&mut self) -> ProjectionBuffers<'_, A> {
+    fn slices<A: Arithmetic>(&mut self) -> ProjectionGradients<'_, A> {
         fn slice<A: Arithmetic, H: HostTensor>(tensor: &mut Option<H>) -> Option<&mut [A]> {
             let same = "gradients are made in the dtype of the arithmetic";
             let tensor = tensor.as_mut()?;
             Some(A::slice_mut(tensor.floats_mut()).expect(same))
         }
-        ProjectionBuffers {
+        ProjectionGradients {
             hidden: slice(&mut self.hidden),
             weight: slice(&mut self.weight),
             bias: slice(&mut self.bias),
@@ -248,7 +251,16 @@ fn solve<A: Arithmetic, B: HostBackend>(
         upstream: upstream.as_deref(),
         reduction: inputs.reduction,
     };
-    let solution = call.solve(gradients.slices());
+    let rows_at_once = projection.rows_per_chunk.min(rows);
+    let mut chunk = B::Host::unwritten(
+        Shape::new([rows_at_once, classes]),
+        projection.hidden.dtype(),
+    );
+    let solution = call.solve(ProjectionBuffers {
+        logits: A::slice_mut(chunk.floats_mut())
+            .expect("the chunk has the dtype of the arithmetic"),
+        gradients: gradients.slices(),
+    });
     let logits = Shape::new([rows, classes]);
     let dtype = projection.hidden.dtype();
     Forward {

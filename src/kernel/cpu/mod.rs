@@ -54,7 +54,9 @@ pub(crate) use self::halves::HalfRows;
 pub(crate) use self::instructions::Instructions;
 pub(crate) use self::multiply::multiply;
 pub(crate) use self::products::Matrix;
-pub(crate) use self::projection::{ProjectedCall, Projection, ProjectionBuffers, SameIds};
+pub(crate) use self::projection::{
+    ProjectedCall, Projection, ProjectionBuffers, ProjectionGradients, SameIds,
+};
 pub(crate) use self::rows::OutputLines;
 pub(crate) use self::storage::{Floats, FloatsMut};
 pub(crate) use self::targets::{Indices, TargetRule, Targets};

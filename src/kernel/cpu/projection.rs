@@ -62,8 +62,14 @@ impl SameIds {
     }
 }
 
-/// Places of gradients, in row-major order; absent where they are not wanted.
+/// Places of the logits of a chunk and of gradients, in row-major order.
 pub(crate) struct ProjectionBuffers<'a, A> {
+    pub(crate) logits: &'a mut [A],
+    pub(crate) gradients: ProjectionGradients<'a, A>,
+}
+
+/// Places of gradients; absent where they are not wanted.
+pub(crate) struct ProjectionGradients<'a, A> {
     /// Place of the hidden states' gradient. Holds zeros at first: rows that are left out are not written.
     pub(crate) hidden: Option<&'a mut [A]>,
     pub(crate) weight: Option<&'a mut [A]>,
@@ -72,7 +78,7 @@ pub(crate) struct ProjectionBuffers<'a, A> {
     pub(crate) targets: Option<&'a mut [A]>,
 }
 
-impl<A> ProjectionBuffers<'_, A> {
+impl<A> ProjectionGradients<'_, A> {
     /// Whether the gradient of the logits is needed.
     fn of_logits(&self) -> bool {
         self.hidden.is_some()
@@ -125,8 +131,8 @@ impl Chunk<'_> {
 }
 
 /// Memory that serves every chunk.
-struct Scratch<A> {
-    logits: Vec<A>,
+struct Scratch<'a, A> {
+    logits: &'a mut [A],
     /// Hidden states of rows that do not lie together, or the gradient of these.
     hidden: Vec<A>,
     bias: Vec<f64>,
@@ -134,7 +140,8 @@ struct Scratch<A> {
 
 impl<A: HalfRows> ProjectedCall<'_, A> {
     /// Computes the loss, the outputs, and the gradients that have buffers.
-    pub(crate) fn solve(&self, mut buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
+    pub(crate) fn solve(&self, buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
+        let mut gradients = buffers.gradients;
         let whole = self.call(self.rows, self.reduction);
         let divisors = whole.divisors();
         let reduces = self.reduction != Reduction::PerRow;
@@ -152,9 +159,9 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 divisors: whole.divisors_of_mean(),
             },
         };
-        let bias_length = buffers.bias.as_ref().map_or(0, |bias| bias.len());
+        let bias_length = gradients.bias.as_ref().map_or(0, |bias| bias.len());
         let mut scratch = Scratch {
-            logits: Vec::new(),
+            logits: buffers.logits,
             hidden: Vec::new(),
             bias: vec![0.0; bias_length],
         };
@@ -162,10 +169,10 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let chunks = self.chunks(counted.as_deref());
         let mut sum = 0.0;
         for (at, chunk) in chunks.iter().enumerate() {
-            let part = self.losses_of(chunk, reduction, &mut buffers, &mut scratch);
-            if buffers.of_logits() {
+            let part = self.losses_of(chunk, reduction, &mut gradients, &mut scratch);
+            if gradients.of_logits() {
                 let old = if at == 0 { Old::Replaced } else { Old::AddedTo };
-                self.add_gradients(chunk, old, &mut buffers, &mut scratch);
+                self.add_gradients(chunk, old, &mut gradients, &mut scratch);
             }
             match part.losses[..] {
                 [loss] if reduces => sum += loss.to_f64(),
@@ -174,7 +181,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             self.scatter_outputs(&part.outputs, chunk, &mut solution.outputs);
         }
         if chunks.is_empty() {
-            if let Some(weight) = &mut buffers.weight {
+            if let Some(weight) = &mut gradients.weight {
                 weight.fill(A::ZERO);
             }
             if reduces {
@@ -189,7 +196,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         if reduces {
             solution.losses.push(A::of(sum));
         }
-        if let Some(bias) = buffers.bias {
+        if let Some(bias) = gradients.bias {
             for (gradient, sum) in bias.iter_mut().zip(&scratch.bias) {
                 *gradient = A::of(*sum);
             }
@@ -304,8 +311,8 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         &self,
         chunk: &Chunk<'_>,
         reduction: Reduction,
-        buffers: &mut ProjectionBuffers<'_, A>,
-        scratch: &mut Scratch<A>,
+        gradients: &mut ProjectionGradients<'_, A>,
+        scratch: &mut Scratch<'_, A>,
     ) -> Solution<A> {
         let (rows, classes) = (chunk.len(), self.classes);
         if let Chunk::Scattered(rows) = chunk {
@@ -315,9 +322,9 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 scratch.hidden.extend_from_slice(hidden);
             }
         }
-        scratch.logits.resize(rows * classes, A::ZERO);
+        let logits = &mut scratch.logits[..rows * classes];
         let hidden = self.hidden_of(chunk, &scratch.hidden);
-        self.projection.make(&mut scratch.logits, hidden, chunk);
+        self.projection.make(logits, hidden, chunk);
 
         let scattered = match (self.targets, chunk) {
             (Targets::Indices(indices), Chunk::Scattered(rows)) => indices.gather(rows),
@@ -343,11 +350,10 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             upstream: upstream.as_deref(),
             ..self.call(rows, reduction)
         };
-        let needs_gradient = buffers.of_logits();
-        let targets_gradient = buffers.targets.as_deref_mut();
+        let needs_gradient = gradients.of_logits();
+        let targets_gradient = gradients.targets.as_deref_mut();
         let targets_gradient =
             targets_gradient.map(|targets| A::floats_mut(&mut targets[of_rows.clone()]));
-        let logits = &mut scratch.logits[..];
         call.solve(match needs_gradient {
             true => Buffers {
                 logits: None,
@@ -376,17 +382,14 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         &self,
         chunk: &Chunk<'_>,
         old: Old,
-        buffers: &mut ProjectionBuffers<'_, A>,
-        scratch: &mut Scratch<A>,
+        gradients: &mut ProjectionGradients<'_, A>,
+        scratch: &mut Scratch<'_, A>,
     ) {
         let (rows, features, classes) = (chunk.len(), self.features, self.classes);
         let lead = self.projection.lead();
-        let gradient = Matrix::new(
-            &scratch.logits[lead..],
-            [rows, classes - lead],
-            [classes, 1],
-        );
-        if let Some(weight) = &mut buffers.weight {
+        let logits = &scratch.logits[..rows * classes];
+        let gradient = Matrix::new(&logits[lead..], [rows, classes - lead], [classes, 1]);
+        if let Some(weight) = &mut gradients.weight {
             let counted = self.without_dropped(chunk);
             let hidden = match &counted {
                 Some(counted) => Matrix::row_major(counted, [rows, features]),
@@ -395,15 +398,15 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             let product = Product::row_major(weight, [features, classes - lead]);
             multiply_matrices(product, hidden.transposed(), gradient, old);
         }
-        for (at, row) in scratch.logits.chunks_exact(classes).enumerate() {
-            if let Some(positive) = &mut buffers.positive {
+        for (at, row) in logits.chunks_exact(classes).enumerate() {
+            if let Some(positive) = &mut gradients.positive {
                 positive[chunk.row(at)] = row[0];
             }
             for (sum, slope) in scratch.bias.iter_mut().zip(&row[lead..]) {
                 *sum += slope.to_f64();
             }
         }
-        let Some(of_hidden) = &mut buffers.hidden else {
+        let Some(of_hidden) = &mut gradients.hidden else {
             return;
         };
         let weight = self.projection.weight.transposed();
