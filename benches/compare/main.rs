@@ -39,10 +39,12 @@
 
 mod agreement;
 mod calls;
+mod command;
 mod device;
 mod entries;
 mod machine;
 mod memory;
+mod phases;
 mod projections;
 mod pytorch;
 mod report;
@@ -54,6 +56,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::command::command;
 use crate::device::{Runtime, Set, identify};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
@@ -178,7 +181,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 runtime,
                 plan,
                 quartiles,
-                command: command(&format!(" --features {}", runtime.name)),
+                command: command("compare", &format!(" --features {}", runtime.name)),
             };
             request.run(&chosen.entries, &arguments.files)
         }
@@ -189,27 +192,9 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 compiles: !arguments.no_compile,
                 plan,
                 quartiles,
-                command: command(""),
+                command: command("compare", ""),
             };
             request.run(&chosen, &arguments.files)
         }
-    }
-}
-
-/// The command line that repeats this run, with what cargo needs for it.
-fn command(features: &str) -> String {
-    let options = env::args().skip(1).filter(|option| option != "--bench");
-    let options: Vec<String> = options.map(quoted).collect();
-    let options = options.join(" ");
-    format!("cargo bench --bench compare{features} -- {options}")
-        .trim_end()
-        .to_string()
-}
-
-/// An option as the user types it.
-fn quoted(option: String) -> String {
-    match option.contains(char::is_whitespace) {
-        true => format!("'{option}'"),
-        false => option,
     }
 }

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::entries::{Entry, Phase};
 use crate::rounds::Spread;
-use crate::table::head;
 
 /// The files for the tables, besides stdout. A file is written anew with each row, so that an interrupted run
 /// leaves the rows that it had.
@@ -22,8 +20,8 @@ pub struct Files {
     out: Option<PathBuf>,
 
     /// Also writes the figures into a file as JSON, row by row: the introduction, the notes, and for each row
-    /// its name and the seconds of each side as quartiles and median. `complete` is false until the last row
-    /// is there.
+    /// its name, the seconds of each side as quartiles and median, and the bytes of memory where they are
+    /// known. `complete` is false until the last row is there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -40,6 +38,9 @@ pub struct Figures {
     row: String,
     /// The times of each side, by the titles of the columns.
     seconds: BTreeMap<&'static str, Spread>,
+    /// The bytes of memory of each side, where they are measured.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    memory: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_timed: Option<String>,
 }
@@ -52,7 +53,15 @@ impl Figures {
         Self {
             row: entry.to_string(),
             seconds: seconds.into_iter().collect(),
+            memory: BTreeMap::new(),
             not_timed: None,
+        }
+    }
+
+    pub fn with_memory(self, bytes: impl IntoIterator<Item = (&'static str, u64)>) -> Self {
+        Self {
+            memory: bytes.into_iter().collect(),
+            ..self
         }
     }
 
@@ -101,34 +110,29 @@ impl Report {
         Ok(report)
     }
 
-    /// Adds a table for each phase; `row` makes the row of each entry.
-    pub fn tables<'a>(
-        &mut self,
-        entries: &'a [Entry],
-        columns: fn(Phase) -> &'static [&'static str],
-        mut row: impl FnMut(&'a Entry) -> Result<Row, String>,
-    ) -> Result<(), String> {
-        self.bar.set_length(entries.len() as u64);
-        let mut phase = None;
-        for entry in entries {
-            let is_first = phase.replace(entry.phase) != Some(entry.phase);
-            let head = is_first.then(|| head(entry.phase, columns(entry.phase)));
-            self.row(entry, head.as_deref(), &mut row)?;
-        }
-        Ok(())
-    }
-
     /// Adds one table; `row` makes the row of each entry.
     pub fn table<T: Display>(
         &mut self,
         head: &str,
         entries: &[T],
-        mut row: impl FnMut(&T) -> Result<Row, String>,
+        row: impl FnMut(&T) -> Result<Row, String>,
+    ) -> Result<(), String> {
+        let mut head = Some(head.to_string());
+        self.rows(entries, |_| head.take(), row)
+    }
+
+    /// Adds the row of each entry, after the head of a table where `head` makes one for it.
+    pub fn rows<'a, T: Display>(
+        &mut self,
+        entries: &'a [T],
+        mut head: impl FnMut(&'a T) -> Option<String>,
+        mut row: impl FnMut(&'a T) -> Result<Row, String>,
     ) -> Result<(), String> {
         self.bar.set_length(entries.len() as u64);
         self.bar.set_position(0);
-        for (at, entry) in entries.iter().enumerate() {
-            self.row(entry, (at == 0).then_some(head), &mut row)?;
+        for entry in entries {
+            let head = head(entry);
+            self.row(entry, head.as_deref(), &mut row)?;
         }
         Ok(())
     }
@@ -149,6 +153,12 @@ impl Report {
         })?;
         self.bar.inc(1);
         Ok(())
+    }
+
+    /// The bar, on which a row may say what it does.
+    #[allow(dead_code)] // benches/steps uses it, whose rows take longer.
+    pub fn bar(&self) -> ProgressBar {
+        self.bar.clone()
     }
 
     pub fn note(&mut self, note: String) -> Result<(), String> {

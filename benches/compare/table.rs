@@ -1,32 +1,12 @@
-//! Tables in markdown: a heading per phase, a row per entry, times and ratios with three digits.
+//! Tables in markdown: heads, lines, times and ratios with three digits.
 
-use crate::entries::{Entry, Phase};
 use crate::rounds::Spread;
-
-/// The title and the head of the table of a phase.
-pub fn head(phase: Phase, columns: &[&str]) -> String {
-    let title = match phase {
-        Phase::ForwardBackward => "Forward and backward",
-        Phase::Forward => "Forward alone",
-    };
-    titled(title, columns)
-}
 
 /// A title and the head of a table.
 pub fn titled(title: &str, columns: &[&str]) -> String {
     let rule = columns.iter().map(|_| "---".to_string()).collect();
     let columns = columns.iter().map(|column| column.to_string()).collect();
     format!("{title}:\n\n{}\n{}", line(columns), line(rule))
-}
-
-/// The number of cells that `names` makes.
-pub const NAMES: usize = 2;
-
-/// The first cells of a row: shape, kind and dtype.
-pub fn names(entry: &Entry) -> Vec<String> {
-    let shape: Vec<String> = entry.shape.iter().map(usize::to_string).collect();
-    let kind = format!("{}, {}", entry.kind, entry.precision);
-    vec![shape.join(" x "), kind]
 }
 
 pub fn line(cells: Vec<String>) -> String {
@@ -61,4 +41,12 @@ pub fn three_digits(value: f64) -> String {
         _ => 0,
     };
     format!("{value:.decimals$}")
+}
+
+/// Whole mebibytes, or a word where the system does not report memory.
+pub fn mebibytes(bytes: Option<u64>) -> String {
+    match bytes {
+        Some(bytes) => format!("{}", bytes >> 20),
+        None => "not known".to_string(),
+    }
 }

@@ -16,6 +16,7 @@ use clap::ValueEnum;
 
 use crate::calls::{Calls, Way};
 use crate::entries::{self, Entry, Phase};
+use crate::phases::tables;
 use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan, Spread};
 use crate::table::duration;
@@ -78,7 +79,7 @@ impl Request {
         );
         let mut report = Report::new(&introduction, files)?;
         let mut notes = Vec::new();
-        report.tables(entries, columns, |entry| {
+        tables(&mut report, entries, columns, |entry| {
             let row = guarded(|| {
                 free(&device)?;
                 possible(entry, &device, &hardware)?;

@@ -1,9 +1,10 @@
 //! The columns of the comparison on a device.
 
 use crate::entries::{Entry, Phase};
+use crate::phases::{NAMES, names};
 use crate::report::{Figures, Row};
 use crate::rounds::Spread;
-use crate::table::{NAMES, line, names, three_digits, time};
+use crate::table::{line, three_digits, time};
 
 const FORWARD_BACKWARD: [&str; 12] = [
     "logits",

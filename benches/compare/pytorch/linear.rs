@@ -15,7 +15,7 @@ use crate::memory::Memory;
 use crate::projections::Projection;
 use crate::report::{Figures, Row};
 use crate::rounds::{Contender, Plan};
-use crate::table::{line, three_digits, time, titled};
+use crate::table::{line, mebibytes, three_digits, time, titled};
 
 const COLUMNS: [&str; 12] = [
     "rows x features x classes",
@@ -143,19 +143,14 @@ pub fn row(
     cells.push(three_digits(median(2) / median(0)));
     cells.push(three_digits(median(2) / median(1)));
     cells.push(three_digits(projection.operations() / median(2) / 1e9));
-    cells.extend(memory.into_iter().map(mebibytes));
+    cells.extend(memory.iter().copied().map(mebibytes));
     let seconds = COLUMNS[1..].iter().copied().zip(spreads);
+    let bytes = COLUMNS[COLUMNS.len() - memory.len()..].iter().zip(memory);
+    let known = bytes.filter_map(|(&title, bytes)| Some((title, bytes?)));
     Ok(Row {
         line: line(cells),
-        figures: Figures::new(projection, seconds),
+        figures: Figures::new(projection, seconds).with_memory(known),
     })
-}
-
-fn mebibytes(bytes: Option<u64>) -> String {
-    match bytes {
-        Some(bytes) => format!("{}", bytes >> 20),
-        None => "not known".to_string(),
-    }
 }
 
 /// The tolerance for gradients that are sums over thousands of rows or classes. Terms cancel in these sums,

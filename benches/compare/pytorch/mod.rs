@@ -17,6 +17,7 @@ use crate::agreement::Outcome;
 use crate::calls::{Call, Calls, Way, Workload, here};
 use crate::entries::{Chosen, Entry, Kind, Phase};
 use crate::machine::{cores, processor};
+use crate::phases::tables;
 use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan};
 use floor::Copy;
@@ -59,7 +60,7 @@ impl Request<'_> {
             self.command,
         );
         let mut report = Report::new(&introduction, files)?;
-        report.tables(&chosen.entries, columns, |entry| {
+        tables(&mut report, &chosen.entries, columns, |entry| {
             self.row(entry, &mut pytorch, &mut others, threads)
                 .map_err(|error| format!("{entry} is not timed, because {error}"))
         })?;

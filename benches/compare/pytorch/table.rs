@@ -1,9 +1,10 @@
 //! The columns of the comparison with PyTorch.
 
 use crate::entries::{Entry, Phase};
+use crate::phases::names;
 use crate::report::{Figures, Row};
 use crate::rounds::Spread;
-use crate::table::{line, names, three_digits, time};
+use crate::table::{line, three_digits, time};
 
 const EAGER: &str = "PyTorch";
 const HUGE_PAGES: &str = "PyTorch, huge pages";
