@@ -73,6 +73,26 @@ pub enum CrossEntropyError {
         /// Shape that the target should have.
         expected: Vec<usize>,
     },
+    /// The row weights do not have the shape of the rows.
+    #[error(
+        "cross-entropy: the row weights have shape {weights:?}, but there is one row for each element of \
+         {expected:?}"
+    )]
+    RowWeightsShape {
+        /// Shape of the weights.
+        weights: Vec<usize>,
+        /// Shape of the rows.
+        expected: Vec<usize>,
+    },
+    /// Targets to ignore were configured, and the target is a distribution.
+    #[error(
+        "cross-entropy: `ignore_indices` is {ignore_indices:?}, but distributions have no index that could be \
+         ignored; give the rows to ignore a weight of 0 with `weighted`, and leave `ignore_indices` at its default"
+    )]
+    IgnoredDistributions {
+        /// The ignored targets.
+        ignore_indices: Vec<i64>,
+    },
     /// The number of class weights is not the number of classes.
     #[error(
         "cross-entropy: `weight` has {weights} entries, but the logits have {classes} classes \
@@ -128,14 +148,16 @@ pub enum CrossEntropyError {
     },
     /// The logits and the target are on different devices.
     #[error(
-        "cross-entropy: the logits are on {logits:?}, but the target is on {target:?}; move one of them \
+        "cross-entropy: the logits are on {logits:?}, but the {tensor} is on {device:?}; move one of them \
          with `to_device`"
     )]
     DeviceMismatch {
         /// The device of the logits.
         logits: Box<Device>,
-        /// The device of the target.
-        target: Box<Device>,
+        /// Name of the tensor.
+        tensor: &'static str,
+        /// The device of the tensor.
+        device: Box<Device>,
     },
     /// Two tensors of a call checkpoint their gradients differently.
     #[error(

@@ -123,7 +123,7 @@ pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,
     LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, LogitsSource, Normalizer,
     OutputOf, ProjectedLogits, RowLosses, ShardStatistics, TargetTensor, VocabularyShard,
-    cross_entropy,
+    WeightedTarget, cross_entropy,
 };
 pub use operation::EmptyReduction;
 

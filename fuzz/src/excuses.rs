@@ -122,6 +122,7 @@ impl Excuses<'_> {
                 .sum(),
         };
         let upstream = upstream[if self.problem.unreduced { row } else { 0 }];
+        let shares = shares * self.problem.row_weight(row);
         let factor = shares * config.logit_scale * upstream.abs().max(1.0);
         self.float != DType::F64 && factor > f32::MAX.into()
     }

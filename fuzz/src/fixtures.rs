@@ -89,6 +89,7 @@ impl Options {
                 Target::Indices { indices } => Targets::Indices(indices.clone()),
                 Target::Soft { soft } => Targets::Distributions(values(soft)),
             },
+            row_weights: None,
             config: self.config(),
             tracked_targets: match &self.target {
                 Target::Indices { .. } => true,

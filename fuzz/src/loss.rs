@@ -10,7 +10,8 @@ use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
 use crate::options::{
-    FLOATS, code_options, code_targets, code_upstream, fit_weights, has_wrong_index, is_probability,
+    FLOATS, code_options, code_row_weights, code_targets, code_upstream, fit_weights,
+    has_wrong_index, is_probability,
 };
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
@@ -64,6 +65,7 @@ impl Case {
                 class_dim: 0,
                 logits: vec![0.0],
                 targets: Targets::Indices(vec![0]),
+                row_weights: None,
                 config,
                 tracked_targets: true,
                 unreduced: false,
@@ -104,6 +106,7 @@ impl Case {
         code_options(code, problem, form.float);
         code_upstream(code, problem, form.float);
         code_targets(code, problem, form.shares.unwrap_or(form.float));
+        code_row_weights(code, problem);
         problem.logits.resize(problem.shape.iter().product(), 0.0);
         let is_capped = problem.config.logit_softcap.is_some();
         let largest = match problem.config.z_loss {
@@ -267,23 +270,13 @@ impl Case {
     /// Ignored rows have a gradient of 0.
     fn check_ignored(&self, found: &Outcome) -> Result<(), String> {
         let classes = self.problem.classes();
-        for row in (0..self.problem.rows()).filter(|row| self.is_ignored(*row)) {
+        for row in (0..self.problem.rows()).filter(|row| self.problem.is_ignored(*row)) {
             let at = |class| self.problem.at(row, class);
             if (0..classes).any(|class| found.logits_gradient[at(class)] != 0.0) {
                 return Err(format!("row {row} is ignored, and its gradient is not 0"));
             }
         }
         Ok(())
-    }
-
-    fn is_ignored(&self, row: usize) -> bool {
-        match &self.problem.targets {
-            Targets::Indices(indices) => {
-                let ignored = &self.problem.config.ignore_indices;
-                ignored.contains(&indices[row])
-            }
-            Targets::Distributions(_) => false,
-        }
     }
 }
 

@@ -179,6 +179,8 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
             problem.tracked_targets = true;
         }
         Targets::Distributions(values) => {
+            // Other targets to ignore are refused beside distributions.
+            problem.config.ignore_indices = vec![-100];
             code.flag(&mut problem.tracked_targets);
             values.resize(rows * classes, 0.0);
             for share in values {
@@ -189,6 +191,22 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
             }
         }
     }
+}
+
+/// The weights of the rows, if there are such. None is negative: with those a divisor could cancel.
+pub fn code_row_weights(code: &mut impl Code, problem: &mut Problem) {
+    let rows = problem.rows();
+    let mut is_weighted = problem.row_weights.is_some();
+    code.flag(&mut is_weighted);
+    let weights = problem.row_weights.take().unwrap_or_default();
+    problem.row_weights = is_weighted.then(|| {
+        let mut weights = weights;
+        weights.resize(rows, 1.0);
+        for weight in &mut weights {
+            code.one_of(weight, &[1.0, 0.0, 0.5, 3.0]);
+        }
+        weights
+    });
 }
 
 /// Whether a number may be a share. Terms of different signs would cancel in a way that no tolerance knows, and
@@ -231,7 +249,6 @@ pub fn has_wrong_index(problem: &Problem) -> bool {
         return false;
     };
     let classes = problem.classes() as i64;
-    let ignored = &problem.config.ignore_indices;
-    let is_wrong = |index: &i64| !(0..classes).contains(index) && !ignored.contains(index);
-    indices.iter().any(is_wrong)
+    let mut rows = indices.iter().enumerate();
+    rows.any(|(row, index)| !(0..classes).contains(index) && !problem.is_ignored(row))
 }

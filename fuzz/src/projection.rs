@@ -53,6 +53,7 @@ impl Case {
             class_dim: 1,
             logits: vec![0.0],
             targets: Targets::Indices(vec![0]),
+            row_weights: None,
             config: CrossEntropyLossConfig::new(),
             tracked_targets: true,
             unreduced: false,

@@ -128,7 +128,7 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> 
         tensor: FloatTensor<Autodiff<B, C>>,
         role: Role,
     ) -> Result<FloatTensor<B>, Infallible> {
-        if matches!(role, Role::ClassWeights | Role::Divisors) {
+        if matches!(role, Role::ClassWeights | Role::RowWeights | Role::Divisors) {
             return Ok(tensor.into_primitive());
         }
         if tensor.is_tracked() {

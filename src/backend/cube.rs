@@ -19,7 +19,7 @@ use burn_cubecl::{CubeBackend, CubeDevice};
 use super::CrossEntropyOperation;
 use crate::kernel::cube::{
     Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Layout, Reduction, RowResults,
-    Targets as TargetBuffers,
+    Targets as TargetBuffers, Weighed,
 };
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, Logits, MaybeFloat, Options, Outputs, RowOutputs,
@@ -118,7 +118,9 @@ struct Operands<'a> {
     wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
+    /// Weights of the classes, then of the rows.
     weights: Option<CubeTensor>,
+    weighed: Weighed,
     /// Largest class of each distribution, for the outputs of rows.
     labels: Option<CubeTensor>,
     reduction: Reduction,
@@ -166,10 +168,11 @@ impl<'a> Operands<'a> {
                     TargetTensor::Distributions(in_strides(targets, class_dim))
                 }
             },
-            weights: match inputs.weights {
-                MaybeFloat::None => None,
-                MaybeFloat::Some(weights) => Some(into_contiguous(cast(weights, arithmetic))),
+            weighed: Weighed {
+                classes: inputs.weights.as_option().is_some(),
+                rows: inputs.row_weights.as_option().is_some(),
             },
+            weights: in_one([inputs.weights, inputs.row_weights], arithmetic),
             arithmetic,
         }
     }
@@ -188,6 +191,7 @@ impl<'a> Operands<'a> {
                 }
             },
             weights: self.weights.as_ref().map(buffer_of),
+            weighed: self.weighed,
             labels: self.labels.as_ref().map(buffer_of),
             reduction: self.reduction.clone(),
         }
@@ -451,6 +455,23 @@ fn new_like(tensor: &CubeTensor) -> CubeTensor {
         }
     }
     new
+}
+
+/// The numbers of tensors, one after the other, in one tensor without gaps.
+fn in_one(tensors: [MaybeFloat<CubeBackend>; 2], dtype: FloatDType) -> Option<CubeTensor> {
+    let mut flat: Vec<CubeTensor> = tensors
+        .into_iter()
+        .filter_map(MaybeFloat::into_option)
+        .map(|tensor| {
+            let numbers = Shape::new([tensor.meta.shape().num_elements()]);
+            CubeBackend::float_reshape(cast(tensor, dtype), numbers)
+        })
+        .collect();
+    match flat.len() {
+        0 => None,
+        1 => flat.pop().map(into_contiguous),
+        _ => Some(into_contiguous(CubeBackend::float_cat(flat, 0))),
+    }
 }
 
 fn cast(tensor: CubeTensor, dtype: FloatDType) -> CubeTensor {

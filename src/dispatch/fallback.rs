@@ -12,8 +12,8 @@ use burn::tensor::{FloatDType, Shape};
 
 use crate::operation::shard::ShardCall;
 use crate::operation::{
-    Change, Forward, Inputs, Logits, Options, Projection, Role, Saved, Targets, Wanted,
-    WantedGradients, accumulation_dtype,
+    Change, Forward, Inputs, Logits, Options, Projection, Role, Saved, Wanted, WantedGradients,
+    accumulation_dtype,
 };
 use crate::portable::{self, chunks};
 
@@ -104,7 +104,7 @@ impl Change<Dispatch, Dispatch> for Parents {
 
     fn float(&mut self, tensor: DispatchTensor, role: Role) -> Result<DispatchTensor, Infallible> {
         // Class weights and divisors have no autodiff.
-        if matches!(role, Role::ClassWeights | Role::Divisors) {
+        if matches!(role, Role::ClassWeights | Role::RowWeights | Role::Divisors) {
             return Ok(tensor);
         }
         self.autodiff = self.autodiff.merge(tensor.autodiff);
@@ -129,16 +129,14 @@ fn counted(
     inputs: &Inputs<Dispatch>,
     options: &Options,
 ) -> Projection<Dispatch> {
-    match &inputs.targets {
-        Targets::Indices(indices) if projection.hidden.shape()[0] > 0 => {
-            let (indices, classes) = (indices.clone(), projection.classes());
-            let hidden = projection.hidden;
-            Projection {
-                hidden: portable::counted_rows_of::<Dispatch>(hidden, indices, classes, options),
-                ..projection
-            }
-        }
-        _ => projection,
+    if projection.hidden.shape()[0] == 0 {
+        return projection;
+    }
+    let classes = projection.classes();
+    let hidden = projection.hidden;
+    Projection {
+        hidden: portable::counted_rows_of::<Dispatch>(hidden, inputs, classes, options),
+        ..projection
     }
 }
 

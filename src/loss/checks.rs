@@ -1,13 +1,13 @@
 //! Checks of a call: shapes, dtypes, devices, and the range of index targets.
 
-use burn::backend::ops::IntTensorOps;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
-use super::target::Target;
+use super::target::{Target, TargetClasses};
 use crate::dispatch::device::{self, HostCheck};
 use crate::error::CrossEntropyError;
-use crate::operation::row_shape;
+use crate::operation::{Role, row_shape};
 
 pub(super) fn device_of(tensor: &DispatchTensor) -> Device {
     Device::new(tensor.device())
@@ -18,9 +18,9 @@ pub(super) fn check_target_shape(
     target: &Target,
     class_dim: usize,
 ) -> Result<(), CrossEntropyError> {
-    let (given, expected) = match target {
-        Target::Distributions(targets) => (targets.shape(), logits.clone()),
-        Target::Indices(indices) => {
+    let (given, expected) = match &target.classes {
+        TargetClasses::Distributions(targets) => (targets.shape(), logits.clone()),
+        TargetClasses::Indices(indices) => {
             let given = indices.shape();
             let expected = if given.num_dims() == logits.num_dims() {
                 let mut unsqueezed = logits.clone();
@@ -32,28 +32,48 @@ pub(super) fn check_target_shape(
             (given, expected)
         }
     };
-    if given == expected {
+    if given != expected {
+        return Err(CrossEntropyError::ShapeMismatch {
+            logits: logits.to_vec(),
+            target: given.to_vec(),
+            class_dim,
+            expected: expected.to_vec(),
+        });
+    }
+    match &target.row_weights {
+        None => Ok(()),
+        Some(weights) => check_row_weights(weights, &row_shape(logits, class_dim)),
+    }
+}
+
+/// Checks that there is one weight for each row.
+pub(super) fn check_row_weights(
+    weights: &DispatchTensor,
+    rows: &Shape,
+) -> Result<(), CrossEntropyError> {
+    let given = weights.shape();
+    if given == *rows {
         return Ok(());
     }
-    Err(CrossEntropyError::ShapeMismatch {
-        logits: logits.to_vec(),
-        target: given.to_vec(),
-        class_dim,
-        expected: expected.to_vec(),
+    Err(CrossEntropyError::RowWeightsShape {
+        weights: given.to_vec(),
+        expected: rows.to_vec(),
     })
 }
 
 pub(super) fn check_same_device(
     logits: &Device,
-    target: &DispatchTensor,
+    tensor: &DispatchTensor,
+    role: Role,
 ) -> Result<(), CrossEntropyError> {
-    let target = device_of(target);
-    if logits.clone().without_autodiff() == target.clone().without_autodiff() {
+    let device = device_of(tensor);
+    if logits.clone().without_autodiff() == device.clone().without_autodiff() {
         return Ok(());
     }
     Err(CrossEntropyError::DeviceMismatch {
         logits: logits.clone().into(),
-        target: target.into(),
+        tensor: role.name(),
+        device: device.into(),
     })
 }
 
@@ -146,9 +166,10 @@ pub(crate) enum RangeCheck {
     Always,
 }
 
-/// Checks that every index target is a class or ignored.
+/// Checks that every index target is a class or ignored, by its value or by a row weight of 0.
 pub(super) fn check_range(
     indices: &DispatchTensor,
+    row_weights: Option<&DispatchTensor>,
     classes: usize,
     ignored: &[i64],
     check: RangeCheck,
@@ -157,6 +178,12 @@ pub(super) fn check_range(
         HostCheck::Done(found) => found,
         HostCheck::Elsewhere if check == RangeCheck::WhereFree => return Ok(()),
         HostCheck::Elsewhere => first_bad_on_device(indices, classes, ignored),
+    };
+    let found = match row_weights {
+        Some(weights) if found.is_some() => {
+            first_bad_on_device(&with_weight(indices, weights), classes, ignored)
+        }
+        _ => found,
     };
     match found {
         None => Ok(()),
@@ -167,6 +194,16 @@ pub(super) fn check_range(
             ignore_indices: ignored.to_vec(),
         }),
     }
+}
+
+/// Index targets, with the first class in place of those whose row weighs nothing.
+fn with_weight(indices: &DispatchTensor, weights: &DispatchTensor) -> DispatchTensor {
+    let rows = Shape::new([indices.shape().num_elements()]);
+    let weights = Dispatch::float_reshape(weights.clone(), rows.clone());
+    let weights = Tensor::<1>::from_dispatch(weights);
+    let flat = Dispatch::int_reshape(indices.clone(), rows);
+    let flat = Tensor::<1, Int>::from_dispatch(flat);
+    flat.mask_fill(weights.equal_elem(0.0), 0).into_dispatch()
 }
 
 /// First index target that is neither a class nor ignored: its row and its value. Waits for the device.

@@ -16,7 +16,7 @@ use super::config::{CrossEntropyLossConfig, Settings};
 use super::logits::GivenLogits;
 use super::normalizer::Normalizer;
 use super::output::Divisor;
-use super::target::{CrossEntropyTarget, Target};
+use super::target::{CrossEntropyTarget, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
@@ -274,11 +274,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let device = device_of(logits.tensor());
         let class_dim = self.check_call(&logits, &target, &device, RangeCheck::WhereFree)?;
         let inputs = Inputs {
-            targets: match target {
-                Target::Indices(indices) => Targets::Indices(indices),
-                Target::Distributions(targets) => Targets::Distributions(targets),
+            targets: match target.classes {
+                TargetClasses::Indices(indices) => Targets::Indices(indices),
+                TargetClasses::Distributions(targets) => Targets::Distributions(targets),
             },
             weights: self.weights_on(&device),
+            row_weights: target.row_weights.into(),
             reduction: self.requested(request.reduction, &shape, class_dim, &device)?,
         };
         let divided_by = match inputs.reduction {
@@ -334,13 +335,17 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             });
         }
         check_float_dtype("logits", logits.tensor().dtype(), device)?;
-        match target {
-            Target::Indices(indices) => {
+        if let Some(weights) = &target.row_weights {
+            self.check_row_weights(weights, device)?;
+        }
+        match &target.classes {
+            TargetClasses::Indices(_) => {
                 check_same_checkpointing(&logits.tensors())?;
-                self.check_indices(indices, device, shape[class_dim], check)?;
+                self.check_indices(target, device, shape[class_dim], check)?;
             }
-            Target::Distributions(targets) => {
-                check_same_device(device, targets)?;
+            TargetClasses::Distributions(targets) => {
+                self.check_ignored_of_distributions()?;
+                check_same_device(device, targets, Role::Targets)?;
                 let mut tensors = logits.tensors();
                 tensors.push(("target distributions", targets));
                 check_same_checkpointing(&tensors)?;
@@ -386,17 +391,43 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 
     /// Checks index targets for logits on the device.
+    /// Checks the indices of a target that has such.
     pub(super) fn check_indices(
         &self,
-        indices: &DispatchTensor,
+        target: &Target,
         device: &Device,
         classes: usize,
         check: RangeCheck,
     ) -> Result<(), CrossEntropyError> {
-        check_same_device(device, indices)?;
+        let TargetClasses::Indices(indices) = &target.classes else {
+            unreachable!("the target was told to have indices");
+        };
+        check_same_device(device, indices, Role::Targets)?;
         check_int_dtype(indices.dtype(), device)?;
         B::check(indices, Role::Targets)?;
-        check_range(indices, classes, &self.settings.ignore_indices, check)
+        let (weights, ignored) = (target.row_weights.as_ref(), &self.settings.ignore_indices);
+        check_range(indices, weights, classes, ignored, check)
+    }
+
+    pub(super) fn check_row_weights(
+        &self,
+        weights: &DispatchTensor,
+        device: &Device,
+    ) -> Result<(), CrossEntropyError> {
+        check_same_device(device, weights, Role::RowWeights)?;
+        check_float_dtype("row weights", weights.dtype(), device)?;
+        B::check(weights, Role::RowWeights)
+    }
+
+    /// Refuses targets to ignore that somebody has configured, beside distributions: they would do nothing.
+    pub(super) fn check_ignored_of_distributions(&self) -> Result<(), CrossEntropyError> {
+        let ignore_indices = &self.settings.ignore_indices;
+        if **ignore_indices == *CrossEntropyLossConfig::new().ignore_indices {
+            return Ok(());
+        }
+        Err(CrossEntropyError::IgnoredDistributions {
+            ignore_indices: ignore_indices.to_vec(),
+        })
     }
 
     /// Class dimension of a projection's logits, which is the last.

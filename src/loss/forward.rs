@@ -1,16 +1,18 @@
 //! Calls of the loss.
 
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::{Dispatch, TensorMetadata};
-use burn::tensor::{DType, Tensor};
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor};
 
-use super::checks::{RangeCheck, check_int_dtype, check_range, device_of, unwrap};
+use super::checks::{RangeCheck, check_row_weights, device_of, unwrap};
 use super::cross_entropy::{CrossEntropyLoss, Request, RequestedReduction};
 use super::logits::{GivenLogits, LogitsSource};
 use super::normalizer::Normalizer;
 use super::output::OutputTensors;
 use super::target::sealed::FromRows;
-use super::target::{CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, Target, TargetTensor};
+use super::target::{
+    CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, Target, TargetClasses, TargetTensor,
+};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
 use crate::operation::{MaybeFloat, Outputs, Role, row_shape};
@@ -143,7 +145,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         for (_, tensor) in logits.tensors() {
             B::check(tensor, Role::Logits)?;
         }
-        if let Target::Distributions(targets) = &target {
+        if let TargetClasses::Distributions(targets) = &target.classes {
             B::check(targets, Role::Targets)?;
         }
         let device = device_of(logits.tensor());
@@ -330,34 +332,65 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: Target,
         weight: Option<&Tensor<1>>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        let indices = match target {
-            Target::Indices(indices) => indices,
-            Target::Distributions(targets) => {
-                B::check(&targets, Role::Targets)?;
-                let shape = targets.shape();
-                let class_dim = self.class_dim(&shape)?;
-                self.check_weight_length(&shape, class_dim)?;
-                let rows = row_shape(&shape, class_dim).num_elements();
-                let device = device_of(&targets).without_autodiff();
-                return Ok(Tensor::full([1], rows as f32, (&device, DType::F32)));
+        let indices = match &target.classes {
+            TargetClasses::Indices(indices) => indices,
+            TargetClasses::Distributions(targets) => {
+                return self.weigh_distributions(targets, target.row_weights);
             }
         };
-        let device = device_of(&indices);
-        check_int_dtype(indices.dtype(), &device)?;
-        B::check(&indices, Role::Targets)?;
+        let device = device_of(indices);
         // Without class weights the number of classes is unknown. Negative targets are still bad.
         let classes = self
             .weight
             .as_ref()
             .map_or(i64::MAX as usize, |weight| weight.dims()[0]);
-        let ignored = &self.settings.ignore_indices;
-        check_range(&indices, classes, ignored, RangeCheck::WhereFree)?;
+        self.check_indices(&target, &device, classes, RangeCheck::WhereFree)?;
+        if let Some(row_weights) = &target.row_weights {
+            self.check_row_weights(row_weights, &device)?;
+            let shape = indices.shape();
+            // An unsqueezed label map has as many elements as its rows.
+            if row_weights.shape().num_elements() != shape.num_elements() {
+                check_row_weights(row_weights, &shape)?;
+            }
+        }
         let weights = match weight {
             None => MaybeFloat::None,
             Some(_) => self.weights_on(&device),
         };
-        let total = portable::total_weight::<Dispatch>(indices, weights, ignored);
+        let total = portable::total_weight::<Dispatch>(
+            indices.clone(),
+            weights,
+            target.row_weights.into(),
+            &self.settings.ignore_indices,
+        );
         Ok(Tensor::from_dispatch(total))
+    }
+
+    /// Number of rows of distributions, or the sum of their weights.
+    fn weigh_distributions(
+        &self,
+        targets: &DispatchTensor,
+        row_weights: Option<DispatchTensor>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        B::check(targets, Role::Targets)?;
+        self.check_ignored_of_distributions()?;
+        let shape = targets.shape();
+        let class_dim = self.class_dim(&shape)?;
+        self.check_weight_length(&shape, class_dim)?;
+        let rows = row_shape(&shape, class_dim);
+        let count = rows.num_elements();
+        let device = device_of(targets).without_autodiff();
+        let Some(row_weights) = row_weights else {
+            return Ok(Tensor::full([1], count as f32, (&device, DType::F32)));
+        };
+        self.check_row_weights(&row_weights, &device)?;
+        check_row_weights(&row_weights, &rows)?;
+        if count == 0 {
+            return Ok(Tensor::zeros([1], (&device, DType::F32)));
+        }
+        let row_weights = Dispatch::float_reshape(row_weights, Shape::new([count]));
+        let row_weights = Tensor::<1>::from_dispatch(row_weights);
+        Ok(row_weights.cast(DType::F32).sum())
     }
 
     /// Computes the loss with the outputs of rows.

@@ -308,6 +308,7 @@ impl ProjectedTensors {
                     Targets::Distributions(Dispatch::float_reshape(targets, rows))
                 }
             },
+            row_weights: inputs.row_weights.into_option().map(of_rows).into(),
             ..inputs
         };
         let projection = Projection {

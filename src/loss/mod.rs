@@ -34,4 +34,6 @@ pub use output::CrossEntropyOutput;
 pub(crate) use output::Divisor;
 pub use shard::{ShardStatistics, VocabularyShard};
 pub(crate) use target::Target;
-pub use target::{CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor};
+pub use target::{
+    CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor, WeightedTarget,
+};

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Shape, Tensor};
 use super::checks::{RangeCheck, check_float_dtype, check_target_shape, device_of, unwrap};
 use super::cross_entropy::{CrossEntropyLoss, RequestedReduction};
 use super::normalizer::Normalizer;
-use super::target::{CrossEntropyTarget, Target};
+use super::target::{CrossEntropyTarget, Target, TargetClasses};
 use crate::dispatch::{CrossEntropyBackend, fallback};
 use crate::error::{CrossEntropyError, ShardError};
 use crate::operation::shard::{ClassWindow, ShardCall};
@@ -407,18 +407,22 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let shape = logits.shape();
         let class_dim = self.class_dim(&shape)?;
         self.check_shard(&shape, class_dim, shard)?;
-        let Target::Indices(indices) = &target else {
+        let TargetClasses::Indices(indices) = &target.classes else {
             return Err(ShardError::Distributions.into());
         };
         check_target_shape(&shape, &target, class_dim)?;
         let device = device_of(&logits);
         check_float_dtype("logits", logits.dtype(), &device)?;
         let check = RangeCheck::WhereFree;
-        self.check_indices(indices, &device, shard.classes, check)?;
+        self.check_indices(&target, &device, shard.classes, check)?;
+        if let Some(weights) = &target.row_weights {
+            self.check_row_weights(weights, &device)?;
+        }
         let call = ShardCall {
             inputs: Inputs {
                 targets: Targets::Indices(indices.clone()),
                 weights: self.weights_on(&device),
+                row_weights: target.row_weights.clone().into(),
                 reduction: self.requested(reduction, &shape, class_dim, &device)?,
             },
             window: ClassWindow {

@@ -12,6 +12,7 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 /// | `Tensor<{D - 1}, Int>` | a class index per row, in any integer dtype (for `D = 1` a `Tensor<1, Int>` of one element) |
 /// | `Tensor<D, Int>` | the same with the class dimension kept at size 1, as in an unsqueezed label map |
 /// | `Tensor<D>` | a distribution over the classes per row, in the shape of the logits; gradients flow into it when it requires them |
+/// | [`WeightedTarget`] | any of these with a weight per row, from [`weighted`](TargetTensor::weighted) |
 ///
 /// The compiler refuses a target of any other type:
 ///
@@ -40,11 +41,49 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 )]
 pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
-/// Tensor of class indices or of distributions, of any rank.
+/// Tensor of class indices or of distributions, of any rank, and what can be made of it.
 ///
 /// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), where its example is, and
 /// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take it.
-pub trait TargetTensor: sealed::IntoTarget {}
+pub trait TargetTensor: sealed::IntoTarget + Sized {
+    /// Gives every row a weight `r`, in the shape of the unreduced loss: the loss `l` of a row becomes `r l`.
+    ///
+    /// - **Mean** divides by the sum of `r w[y]`, with `w[y]` the class weight of an index target (1 without
+    ///   class weights, and for distributions). For a mean by the number of rows use
+    ///   [`forward_normalized`](crate::CrossEntropyLoss::forward_normalized), or `Sum` and a division.
+    /// - **z-loss** is weighed too; its mean divides by the sum of `r`.
+    /// - **A weight of 0** ignores the row, whatever its target and its logits hold: 0 in the loss, a gradient of
+    ///   exactly 0, not counted in the outputs. So a mask is a weight, also for distributions.
+    /// - **Any number** is a weight, a negative one too, as in a policy gradient. Weights are constants: no
+    ///   gradient flows into them. They may have any float dtype.
+    ///
+    /// Weights of a target that has weights already are multiplied.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use burn_cross_entropy::{TargetTensor, cross_entropy};
+    ///
+    /// let device = Device::flex();
+    /// let logits = Tensor::<2>::from_floats([[0.0, 0.0], [9.0, 9.0]], &device);
+    /// let distributions = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 0.0]], &device);
+    /// let mask = Tensor::<1>::from_floats([1.0, 0.0], &device);
+    /// let loss = cross_entropy(logits, distributions.weighted(mask)).into_scalar::<f32>();
+    /// assert!((loss - 2f32.ln()).abs() < 1e-6);
+    /// ```
+    fn weighted<const R: usize>(self, weights: Tensor<R>) -> WeightedTarget<Self, R> {
+        WeightedTarget {
+            target: self,
+            weights,
+        }
+    }
+}
+
+/// Target with a weight per row, see [`weighted`](TargetTensor::weighted).
+#[derive(Clone, Debug)]
+pub struct WeightedTarget<T, const R: usize> {
+    target: T,
+    weights: Tensor<R>,
+}
 
 /// Rank that logits can have, with the type of an unreduced loss for that rank.
 pub trait LogitsRank: sealed::FromRows {}
@@ -69,9 +108,16 @@ pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 /// `D = 1` a `CrossEntropyOutput<1>`.
 pub type OutputOf<const D: usize> = <Tensor<D> as sealed::FromRows>::Output;
 
-/// Target of either kind.
+/// Target of either kind, and the weights of its rows.
 #[derive(Clone)]
-pub enum Target {
+pub struct Target {
+    pub(crate) classes: TargetClasses,
+    pub(crate) row_weights: Option<DispatchTensor>,
+}
+
+/// The classes of the rows.
+#[derive(Clone)]
+pub enum TargetClasses {
     /// Class indices.
     Indices(DispatchTensor),
     /// Distributions.
@@ -79,10 +125,19 @@ pub enum Target {
 }
 
 impl Target {
+    fn new(classes: TargetClasses) -> Self {
+        Self {
+            classes,
+            row_weights: None,
+        }
+    }
+
     /// Makes a target of indices, without autodiff: indices have no gradient, and a different autodiff
     /// setting must not conflict with that of the logits.
     pub(crate) fn of_indices<const D: usize>(indices: Tensor<D, Int>) -> Self {
-        Self::Indices(indices.without_autodiff().into_dispatch())
+        Self::new(TargetClasses::Indices(
+            indices.without_autodiff().into_dispatch(),
+        ))
     }
 }
 
@@ -110,12 +165,28 @@ impl<const D: usize> sealed::IntoTarget for Tensor<D, Int> {
 
 impl<const D: usize> sealed::IntoTarget for Tensor<D> {
     fn into_target(self) -> Target {
-        Target::Distributions(self.into_dispatch())
+        Target::new(TargetClasses::Distributions(self.into_dispatch()))
+    }
+}
+
+impl<T: TargetTensor, const R: usize> sealed::IntoTarget for WeightedTarget<T, R> {
+    fn into_target(self) -> Target {
+        let target = self.target.into_target();
+        let weights = self.weights.without_autodiff();
+        let weights = match target.row_weights {
+            None => weights,
+            Some(others) => Tensor::from_dispatch(others) * weights,
+        };
+        Target {
+            row_weights: Some(weights.into_dispatch()),
+            ..target
+        }
     }
 }
 
 impl<const D: usize> TargetTensor for Tensor<D, Int> {}
 impl<const D: usize> TargetTensor for Tensor<D> {}
+impl<T: TargetTensor, const R: usize> TargetTensor for WeightedTarget<T, R> {}
 
 impl<const D: usize> CrossEntropyTarget<D> for Tensor<D, Int> {}
 impl<const D: usize> CrossEntropyTarget<D> for Tensor<D> {}
@@ -136,6 +207,8 @@ macro_rules! ranks {
         }
 
         impl LogitsRank for Tensor<$rank> {}
+
+        impl<T: CrossEntropyTarget<$rank>> CrossEntropyTarget<$rank> for WeightedTarget<T, $rows> {}
     )*};
 }
 

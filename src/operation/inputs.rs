@@ -37,6 +37,10 @@ pub struct Inputs<B: Backend> {
     /// Rescaling weight of each class, shape `[classes]`; without weights every class weighs 1.
     #[extension_type]
     pub weights: MaybeFloat<B>,
+    /// Factor of each row's loss, in any shape with as many elements as there are rows; without weights every
+    /// row weighs 1. A row of weight 0 is ignored, whatever its target.
+    #[extension_type]
+    pub row_weights: MaybeFloat<B>,
     /// Way from the losses of the rows to the result.
     #[extension_type]
     pub reduction: RowReduction<B>,
@@ -49,7 +53,7 @@ pub enum RowReduction<B: Backend> {
     /// One loss per row.
     None,
     /// The sum of the losses divided by the total weight, plus the sum of the z-losses divided by the number
-    /// of counted rows.
+    /// of counted rows, or by their weights where rows have weights.
     Mean,
     /// The sum, divided by a number.
     Sum {
@@ -71,11 +75,12 @@ impl<B: Backend> RowReduction<B> {
 }
 
 impl<B: Backend> Inputs<B> {
-    /// Inputs of the mean over targets, without class weights.
+    /// Inputs of the mean over targets, without weights.
     pub fn new(targets: Targets<B>) -> Self {
         Self {
             targets,
             weights: MaybeFloat::None,
+            row_weights: MaybeFloat::None,
             reduction: RowReduction::Mean,
         }
     }
@@ -102,6 +107,9 @@ impl<B: Backend> Inputs<B> {
             weights: self
                 .weights
                 .change(|weights| change.float(weights, Role::ClassWeights))?,
+            row_weights: self
+                .row_weights
+                .change(|weights| change.float(weights, Role::RowWeights))?,
             reduction: match self.reduction {
                 RowReduction::None => RowReduction::None,
                 RowReduction::Mean => RowReduction::Mean,

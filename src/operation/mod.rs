@@ -3,7 +3,7 @@
 //! | File | Subject |
 //! |---|---|
 //! | `logits` | the logits: a tensor, or a projection |
-//! | `inputs` | targets, class weights, reduction |
+//! | `inputs` | targets, weights of classes and rows, reduction |
 //! | `options` | the options of the loss; the wanted results |
 //! | `results` | loss, saved tensors, outputs of rows, gradients |
 //! | `geometry` | the shape of the logits as rows and classes |
@@ -63,6 +63,8 @@ pub enum Role {
     Targets,
     /// Rescaling weights of the classes.
     ClassWeights,
+    /// Weights of the rows.
+    RowWeights,
     /// Divisors of a normalised loss.
     Divisors,
 }
@@ -79,6 +81,7 @@ impl Role {
             Self::Ids => "sample ids",
             Self::Targets => "target",
             Self::ClassWeights => "class weight",
+            Self::RowWeights => "row weight",
             Self::Divisors => "normalizer",
         }
     }

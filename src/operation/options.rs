@@ -285,7 +285,7 @@ impl WantedGradients {
         }
     }
 
-    /// Adds the gradient of a tensor. Ids, class weights and divisors have no gradient.
+    /// Adds the gradient of a tensor. Ids, weights of classes and rows, and divisors have no gradient.
     pub(crate) fn insert(&mut self, role: Role) {
         match role {
             Role::Logits => self.logits = true,
@@ -294,7 +294,7 @@ impl WantedGradients {
             Role::Weight => self.weight = true,
             Role::Bias => self.bias = true,
             Role::Positive => self.positive = true,
-            Role::Ids | Role::ClassWeights | Role::Divisors => {}
+            Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {}
         }
     }
 }

@@ -173,7 +173,7 @@ impl<B: Backend> Gradients<B> {
             Role::Weight => self.weight.take(),
             Role::Bias => self.bias.take(),
             Role::Positive => self.positive.take(),
-            Role::Ids | Role::ClassWeights | Role::Divisors => None,
+            Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => None,
         }
     }
 }

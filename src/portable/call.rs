@@ -4,7 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
-use super::counting::Counting;
+use super::counting::{Counting, Ignored, RowWeights};
 use super::elementary::{cast, full, log1p, reshape_scalar, scaled_difference, sum_classes, tanh};
 use crate::operation::shard::ClassWindow;
 use crate::operation::{
@@ -24,8 +24,10 @@ pub(super) enum Scores<B: Backend> {
 
 /// Facts of all rows that follow from their targets alone.
 pub(super) struct Rows<B: Backend> {
-    /// Absent for distributions: every row counts.
+    /// Absent for distributions.
     pub(super) counting: Option<Counting<B>>,
+    /// Weights of the rows, where they are given.
+    pub(super) weights: Option<RowWeights<B>>,
     pub(super) divisor: Divisor<B>,
 }
 
@@ -261,24 +263,34 @@ impl<'a, B: Backend> Call<'a, B> {
     }
 
     pub(super) fn rows(&self, inputs: &Inputs<B>) -> Rows<B> {
+        let per_row = self.geometry.per_row();
+        let weights = RowWeights::new(&inputs.row_weights, per_row.clone(), self.float);
         let counting = match &inputs.targets {
-            Targets::Indices(indices) => Some(Counting::new(
-                indices.clone(),
-                self.geometry.per_row(),
-                Some(self.window.of),
-                &self.options.ignore_indices,
-            )),
+            Targets::Indices(indices) => {
+                let ignored = Ignored {
+                    indices: &self.options.ignore_indices,
+                    weights: weights.as_ref(),
+                };
+                let classes = Some(self.window.of);
+                Some(Counting::new(indices.clone(), per_row, classes, ignored))
+            }
             Targets::Distributions(_) => None,
         };
         let divisor = match &inputs.reduction {
             RowReduction::None => Divisor::PerRow,
-            RowReduction::Mean => Divisor::Pair(self.divisors_of_mean(inputs, counting.as_ref())),
+            RowReduction::Mean => {
+                Divisor::Pair(self.divisors_of_mean(inputs, counting.as_ref(), weights.as_ref()))
+            }
             RowReduction::Sum { divisor } => Divisor::Number(*divisor),
             RowReduction::Normalized { divisors } => {
                 Divisor::Pair(cast::<B>(divisors.clone(), self.float))
             }
         };
-        Rows { counting, divisor }
+        Rows {
+            counting,
+            weights,
+            divisor,
+        }
     }
 
     /// Divisors of a mean over the rows, shape `[2]`.
@@ -286,10 +298,14 @@ impl<'a, B: Backend> Call<'a, B> {
         &self,
         inputs: &Inputs<B>,
         counting: Option<&Counting<B>>,
+        weights: Option<&RowWeights<B>>,
     ) -> FloatTensor<B> {
-        match counting {
-            Some(counting) => counting.divisors_of_mean(&inputs.weights, self.float),
-            None => {
+        match (counting, weights) {
+            (Some(counting), weights) => {
+                counting.divisors_of_mean(&inputs.weights, weights, self.float)
+            }
+            (None, Some(weights)) => weights.divisors_of_mean(),
+            (None, None) => {
                 let rows = self.geometry.rows() as f64;
                 full::<B>(Shape::new([2]), rows, &self.device, self.float)
             }
@@ -331,19 +347,39 @@ impl<B: Backend> Rows<B> {
     /// Replaces the numbers of ignored rows by 0, of rows with a bad target by NaN. Selects: a product would
     /// keep the NaN of an ignored row.
     pub(super) fn settle(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {
-        match &self.counting {
-            None => per_row,
-            Some(counting) => {
-                let shape = per_row.shape();
-                counting.settle(per_row, shape)
-            }
-        }
+        let shape = per_row.shape();
+        self.settle_in(per_row, shape)
     }
 
     pub(super) fn settle_full(&self, full: FloatTensor<B>, geometry: &Geometry) -> FloatTensor<B> {
-        match &self.counting {
-            None => full,
-            Some(counting) => counting.settle(full, geometry.full()),
+        self.settle_in(full, geometry.full())
+    }
+
+    fn settle_in(&self, values: FloatTensor<B>, shape: Shape) -> FloatTensor<B> {
+        match (&self.counting, &self.weights) {
+            (Some(counting), _) => counting.settle(values, shape),
+            (None, Some(weights)) => {
+                let none = B::bool_expand(weights.none.clone(), shape);
+                B::float_mask_fill(values, none, 0.0.into())
+            }
+            (None, None) => values,
+        }
+    }
+
+    /// Numbers of the rows times the rows' weights.
+    pub(super) fn weighed(&self, per_row: FloatTensor<B>) -> FloatTensor<B> {
+        match &self.weights {
+            None => per_row,
+            Some(weights) => B::float_mul(per_row, weights.weights.clone()),
+        }
+    }
+
+    /// Mask of the rows that do not count, where there may be any.
+    pub(super) fn dropped(&self) -> Option<BoolTensor<B>> {
+        match (&self.counting, &self.weights) {
+            (Some(counting), _) => Some(counting.dropped()),
+            (None, Some(weights)) => Some(weights.none.clone()),
+            (None, None) => None,
         }
     }
 }

@@ -1,52 +1,115 @@
-//! Counted rows of index targets, and the weights of these rows.
+//! Counted rows, and what they weigh.
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 
 use super::elementary::{cast, cast_int, data, full, sum_all};
-use crate::operation::{MaybeFloat, Options};
+use crate::operation::{Inputs, MaybeFloat, Options, Targets};
 
 /// Divisor of a mean over index targets, shape `[1]`: the sum of
-/// `weights[target]` over the counted rows, in f32.
+/// `row_weights weights[target]` over the counted rows, in f32.
 pub fn total_weight<B: Backend>(
     indices: IntTensor<B>,
     weights: MaybeFloat<B>,
+    row_weights: MaybeFloat<B>,
     ignore_indices: &[i64],
 ) -> FloatTensor<B> {
-    let rows = indices.shape().num_elements();
+    let rows = Shape::new([indices.shape().num_elements()]);
     let classes = weights
         .as_option()
         .map(|weights| weights.shape().num_elements());
-    let counting = Counting::<B>::new(indices, Shape::new([rows]), classes, ignore_indices);
-    counting.total_weight(&weights, FloatDType::F32)
+    let row_weights = RowWeights::new(&row_weights, rows.clone(), FloatDType::F32);
+    let ignored = Ignored {
+        indices: ignore_indices,
+        weights: row_weights.as_ref(),
+    };
+    let counting = Counting::<B>::new(indices, rows, classes, ignored);
+    counting.total_weight(&weights, row_weights.as_ref(), FloatDType::F32)
 }
 
-/// Divisors of a mean over index targets: of the losses and of the z-losses, shape `[2]`.
+/// Divisors of a mean over the rows of a projection: of the losses and of the z-losses, shape `[2]`. `None`
+/// where both are the number of rows.
 pub(crate) fn divisors_of_mean<B: Backend>(
-    indices: IntTensor<B>,
-    weights: &MaybeFloat<B>,
-    classes: usize,
+    inputs: &Inputs<B>,
+    [rows, classes]: [usize; 2],
     options: &Options,
     float: FloatDType,
-) -> FloatTensor<B> {
-    let rows = Shape::new([indices.shape().num_elements()]);
-    let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
-    counting.divisors_of_mean(weights, float)
+) -> Option<FloatTensor<B>> {
+    let shape = Shape::new([rows]);
+    let row_weights = RowWeights::<B>::new(&inputs.row_weights, shape.clone(), float);
+    match &inputs.targets {
+        Targets::Indices(indices) => {
+            let ignored = Ignored {
+                indices: &options.ignore_indices,
+                weights: row_weights.as_ref(),
+            };
+            let counting = Counting::<B>::new(indices.clone(), shape, Some(classes), ignored);
+            Some(counting.divisors_of_mean(&inputs.weights, row_weights.as_ref(), float))
+        }
+        Targets::Distributions(_) => row_weights.map(|weights| weights.divisors_of_mean()),
+    }
 }
 
-/// Rows of a tensor `[rows, _]`, replaced by 0 where an index target does not count.
+/// Rows of a tensor `[rows, _]`, replaced by 0 where a row does not count.
 pub(crate) fn counted_rows_of<B: Backend>(
     tensor: FloatTensor<B>,
-    indices: IntTensor<B>,
+    inputs: &Inputs<B>,
     classes: usize,
     options: &Options,
 ) -> FloatTensor<B> {
     let shape = tensor.shape();
     let rows = Shape::new([shape[0], 1]);
-    let counting = Counting::<B>::new(indices, rows, Some(classes), &options.ignore_indices);
-    let dropped = B::bool_expand(counting.dropped(), shape);
-    B::float_mask_fill(tensor, dropped, 0.0.into())
+    let row_weights = RowWeights::<B>::new(&inputs.row_weights, rows.clone(), FloatDType::F32);
+    let dropped = match (&inputs.targets, row_weights) {
+        (Targets::Indices(indices), row_weights) => {
+            let ignored = Ignored {
+                indices: &options.ignore_indices,
+                weights: row_weights.as_ref(),
+            };
+            Counting::<B>::new(indices.clone(), rows, Some(classes), ignored).dropped()
+        }
+        (Targets::Distributions(_), Some(row_weights)) => row_weights.none,
+        (Targets::Distributions(_), None) => return tensor,
+    };
+    B::float_mask_fill(tensor, B::bool_expand(dropped, shape), 0.0.into())
+}
+
+/// Weights of the rows.
+pub(super) struct RowWeights<B: Backend> {
+    /// Weight of every row, in the shape that `new` was given.
+    pub(super) weights: FloatTensor<B>,
+    /// Mask of the rows of weight 0, which are ignored.
+    pub(super) none: BoolTensor<B>,
+}
+
+impl<B: Backend> RowWeights<B> {
+    /// Weights in the shape `per_row`, where they are given.
+    pub(super) fn new(weights: &MaybeFloat<B>, per_row: Shape, float: FloatDType) -> Option<Self> {
+        let weights = weights.as_option()?.clone();
+        let weights = cast::<B>(B::float_reshape(weights, per_row), float);
+        let bool_dtype = get_or_init_device_settings::<B>(&weights.device()).bool_dtype;
+        Some(Self {
+            none: B::float_equal_elem(weights.clone(), 0.0.into(), bool_dtype),
+            weights,
+        })
+    }
+
+    /// Divisors of a mean over distributions: the sum of the weights, twice; shape `[2]`.
+    pub(super) fn divisors_of_mean(&self) -> FloatTensor<B> {
+        let float = self.weights.dtype().into();
+        if self.weights.shape().num_elements() == 0 {
+            return data::<B>(Shape::new([2]), 0.0, &self.weights.device(), float);
+        }
+        let total = sum_all::<B>(self.weights.clone());
+        B::float_cat(vec![total.clone(), total], 0)
+    }
+}
+
+/// What makes the target rule ignore a row: its target, or its weight of 0.
+pub(super) struct Ignored<'a, B: Backend> {
+    pub(super) indices: &'a [i64],
+    pub(super) weights: Option<&'a RowWeights<B>>,
 }
 
 /// Index targets, resolved: which rows are ignored, which are bad, and for every row an index that is a
@@ -64,7 +127,7 @@ impl<B: Backend> Counting<B> {
         indices: IntTensor<B>,
         per_row: Shape,
         classes: Option<usize>,
-        ignore_indices: &[i64],
+        ignored: Ignored<'_, B>,
     ) -> Self {
         let device = indices.device();
         let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
@@ -72,11 +135,14 @@ impl<B: Backend> Counting<B> {
         // An unsigned target that the cast wraps to a negative number is bad, not ignored.
         let unsigned = indices.dtype().is_uint();
         let index = cast_int::<B>(B::int_reshape(indices, per_row), dtype);
-        let ignored = ignore_indices
+        let weightless = ignored.weights.map(|weights| weights.none.clone());
+        let ignored = ignored
+            .indices
             .iter()
             .filter(|&&value| dtype == IntDType::I64 || i32::try_from(value).is_ok())
             .filter(|&&value| !(unsigned && value < 0))
             .map(|&value| B::int_equal_elem(index.clone(), value.into(), bool_dtype))
+            .chain(weightless)
             .reduce(B::bool_or);
         let mut outside = B::int_lower_elem(index.clone(), 0i64.into(), bool_dtype);
         if let Some(classes) = classes {
@@ -123,6 +189,7 @@ impl<B: Backend> Counting<B> {
     pub(super) fn total_weight(
         &self,
         weights: &MaybeFloat<B>,
+        row_weights: Option<&RowWeights<B>>,
         float: FloatDType,
     ) -> FloatTensor<B> {
         // Some backends cannot sum over tensors without elements.
@@ -130,19 +197,24 @@ impl<B: Backend> Counting<B> {
             return data::<B>(Shape::new([1]), 0.0, &self.index.device(), float);
         }
         let per_row = self.target_weights(weights, float);
+        let per_row = match row_weights {
+            None => per_row,
+            Some(row_weights) => B::float_mul(per_row, row_weights.weights.clone()),
+        };
         sum_all::<B>(B::float_mask_fill(per_row, self.dropped(), 0.0.into()))
     }
 
-    /// Divisors of a mean: the weight of the counted rows, and the number of counted rows; shape `[2]`.
+    /// Divisors of a mean: the weight of the counted rows with and without class weights; shape `[2]`.
     pub(super) fn divisors_of_mean(
         &self,
         weights: &MaybeFloat<B>,
+        row_weights: Option<&RowWeights<B>>,
         float: FloatDType,
     ) -> FloatTensor<B> {
-        let counted = self.total_weight(&MaybeFloat::None, float);
+        let counted = self.total_weight(&MaybeFloat::None, row_weights, float);
         let total = match weights {
             MaybeFloat::None => counted.clone(),
-            MaybeFloat::Some(_) => self.total_weight(weights, float),
+            MaybeFloat::Some(_) => self.total_weight(weights, row_weights, float),
         };
         B::float_cat(vec![total, counted], 0)
     }

@@ -38,7 +38,7 @@ pub(super) fn gradients<B: Backend>(
     let scales = call.upstream_scales(upstream, &rows);
     let targets_gradient = match &inputs.targets {
         Targets::Distributions(targets) if wanted.targets => {
-            let gradient = call.targets_gradient(&scores, &inputs, &scales);
+            let gradient = call.targets_gradient(&scores, &inputs, &rows, &scales);
             let gradient = B::float_reshape(gradient, targets.shape());
             Some(B::float_cast(gradient, targets.dtype().into()))
         }
@@ -72,6 +72,15 @@ impl<B: Backend> Call<'_, B> {
         rows: &Rows<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
         let upstream = cast::<B>(upstream, self.float);
+        let (main, penalty) = self.shares_of_upstream(upstream, rows);
+        (rows.weighed(main), rows.weighed(penalty))
+    }
+
+    fn shares_of_upstream(
+        &self,
+        upstream: FloatTensor<B>,
+        rows: &Rows<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
         match &rows.divisor {
             Divisor::PerRow => {
                 let upstream = B::float_reshape(upstream, self.geometry.per_row());
@@ -217,6 +226,7 @@ impl<B: Backend> Call<'_, B> {
         &self,
         scores: &Scores<B>,
         inputs: &Inputs<B>,
+        rows: &Rows<B>,
         (scale, _): &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
         let remaining = 1.0 - self.options.label_smoothing;
@@ -243,6 +253,8 @@ impl<B: Backend> Call<'_, B> {
         let infinite = B::float_is_inf(surprisals.clone(), self.bool);
         let unscaled = B::bool_expand(is_zero(scaled.clone()), self.geometry.full());
         let nothing = B::bool_or(none, B::bool_and(infinite, unscaled));
-        B::float_mask_fill(B::float_mul(surprisals, scaled), nothing, 0.0.into())
+        let gradient = B::float_mul(surprisals, scaled);
+        let gradient = B::float_mask_fill(gradient, nothing, 0.0.into());
+        rows.settle_full(gradient, &self.geometry)
     }
 }

@@ -116,10 +116,11 @@ impl<B: Backend> Call<'_, B> {
     ) -> FloatTensor<B> {
         let output = inputs.loss_shape(&self.shape, self.options);
         let losses = self.spoiled(losses, scores);
-        let losses = rows.settle(losses);
+        let losses = rows.settle(rows.weighed(losses));
         let penalties = self.penalised_lse(scores).map(|lse| {
             let square = B::float_mul(lse.clone(), lse);
-            rows.settle(B::float_mul_scalar(square, self.options.z_loss.into()))
+            let penalty = B::float_mul_scalar(square, self.options.z_loss.into());
+            rows.settle(rows.weighed(penalty))
         });
         let with_penalties = |losses| match &penalties {
             None => losses,

@@ -77,9 +77,9 @@ impl<B: Backend> Call<'_, B> {
         let spoiled = B::float_is_nan(log_prob.clone(), self.bool);
         let last = self.geometry.classes as i64 - 1;
         let rank = B::int_mask_fill(self.rank(&order, class), spoiled, last.into());
-        let rank = match &rows.counting {
+        let rank = match rows.dropped() {
             None => rank,
-            Some(counting) => B::int_mask_fill(rank, counting.dropped(), (-1i64).into()),
+            Some(dropped) => B::int_mask_fill(rank, dropped, (-1i64).into()),
         };
         let line = Shape::new([1, self.geometry.rows()]);
         let lines = [order.first, rank].map(|classes| B::int_reshape(classes, line.clone()));
@@ -89,7 +89,7 @@ impl<B: Backend> Call<'_, B> {
                 Outputs::Rows | Outputs::None => self.stacked([lse, log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
-            divisors: self.divisors_of_mean(inputs, rows.counting.as_ref()),
+            divisors: self.divisors_of_mean(inputs, rows.counting.as_ref(), rows.weights.as_ref()),
         }
     }
 

@@ -121,6 +121,7 @@ impl Case {
             class_dim: self.class_dim,
             logits: values(&self.logits),
             targets: targets(&self.target),
+            row_weights: None,
             config,
             tracked_targets: self.target_grad.is_some(),
             unreduced: self.options.is_unreduced(),

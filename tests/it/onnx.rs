@@ -80,6 +80,7 @@ impl Case {
             class_dim: 1,
             logits: self.logits.values(),
             targets: Targets::Indices(self.labels.clone()),
+            row_weights: None,
             config: CrossEntropyLossConfig::new()
                 .with_weight(self.weights.clone())
                 .with_ignore_indices(self.ignore_index.into_iter().collect())

@@ -71,6 +71,7 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
             Targets::Distributions(targets) => TargetsMetadata::Distributions(spec(targets)),
         },
         weights: told_float(&inputs.weights),
+        row_weights: told_float(&inputs.row_weights),
         reduction: match &inputs.reduction {
             RowReduction::None => RowReductionMetadata::None,
             RowReduction::Mean => RowReductionMetadata::Mean,
@@ -111,6 +112,10 @@ fn what_fusion_is_told_of_the_results_is_what_comes() {
                 for (dtype, soft) in [(FloatDType::F32, false), (FloatDType::F16, true)] {
                     let inputs = Inputs {
                         reduction: reduction.clone(),
+                        row_weights: match at % 2 {
+                            0 => MaybeFloat::None,
+                            _ => MaybeFloat::Some(zeros(&rows, FloatDType::F32)),
+                        },
                         ..Inputs::new(match soft {
                             true => Targets::Distributions(zeros(&shape, FloatDType::F32)),
                             false => indices(&rows),
@@ -154,6 +159,7 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
             };
             let inputs = Inputs {
                 reduction: reduction.clone(),
+                row_weights: given(soft, Shape::new([4])),
                 ..Inputs::new(match soft {
                     true => {
                         Targets::Distributions(zeros(&Shape::new([4, classes]), FloatDType::F32))

@@ -4,7 +4,9 @@ use burn::backend::Backend;
 use burn::tensor::{DType, Shape};
 
 use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
-use crate::kernel::cpu::{OutputLines, Reduction, Solution, TargetRule, Targets as TargetSlices};
+use crate::kernel::cpu::{
+    OutputLines, Reduction, RowRule, Solution, TargetRule, Targets as TargetSlices,
+};
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, MaybeFloat, Options, Outputs, RowOutputs, RowReduction,
     Saved, Targets, Wanted, WantedGradients, row_shape,
@@ -14,6 +16,7 @@ use crate::operation::{
 pub(super) struct HostInputs<H> {
     pub(super) targets: HostTargets<H>,
     weights: Option<H>,
+    row_weights: Option<H>,
     pub(super) reduction: Reduction,
 }
 
@@ -31,10 +34,8 @@ impl<H: HostTensor> HostInputs<H> {
                     HostTargets::Distributions(B::open(targets).row_major())
                 }
             },
-            weights: match inputs.weights {
-                MaybeFloat::None => None,
-                MaybeFloat::Some(weights) => Some(B::open(weights).row_major()),
-            },
+            weights: opened::<B>(inputs.weights),
+            row_weights: opened::<B>(inputs.row_weights),
             reduction: match inputs.reduction {
                 RowReduction::None => Reduction::PerRow,
                 RowReduction::Mean => Reduction::Mean,
@@ -49,6 +50,24 @@ impl<H: HostTensor> HostInputs<H> {
 
     pub(super) fn weights<A: Arithmetic>(&self) -> Option<Vec<A>> {
         self.weights.as_ref().map(numbers)
+    }
+
+    pub(super) fn row_weights<A: Arithmetic>(&self) -> Option<Vec<A>> {
+        self.row_weights.as_ref().map(numbers)
+    }
+
+    /// Rule that tells which rows count, with the weights of the rows.
+    pub(super) fn rule<'a, A: Arithmetic>(
+        &'a self,
+        row_weights: Option<&'a [A]>,
+        geometry: &Geometry,
+        options: &'a Options,
+    ) -> RowRule<'a, A> {
+        RowRule {
+            indices: self.targets().indices(),
+            rule: TargetRule::new(geometry.classes, options),
+            row_weights,
+        }
     }
 
     pub(super) fn targets(&self) -> TargetSlices<'_> {
@@ -70,21 +89,26 @@ impl<H: HostTensor> HostInputs<H> {
         }
     }
 
-    /// Divisor of the losses of index targets; 1 without a reduction.
+    /// Divisor of the losses; 1 without a reduction.
     pub(super) fn divisor<A: Arithmetic>(
         &self,
         weights: Option<&[A]>,
         geometry: &Geometry,
         options: &Options,
     ) -> f64 {
-        match (self.reduction, self.targets()) {
-            (Reduction::Over([divisor, _]), _) => divisor,
-            (Reduction::Mean, TargetSlices::Indices(indices)) => {
-                let rule = TargetRule::new(geometry.classes, options);
-                indices.divisors_of_mean(weights, &rule)[0]
+        match self.reduction {
+            Reduction::PerRow => 1.0,
+            Reduction::Over([divisor, _]) => divisor,
+            Reduction::Mean => {
+                let row_weights = self.row_weights::<A>();
+                let rule = self.rule(row_weights.as_deref(), geometry, options);
+                rule.divisors_of_mean(geometry.rows(), weights)[0]
             }
-            _ => 1.0,
         }
+    }
+
+    pub(super) fn have_row_weights(&self) -> bool {
+        self.row_weights.is_some()
     }
 
     /// Dtype of the distributions.
@@ -104,6 +128,11 @@ impl<H: HostTensor> HostInputs<H> {
             _ => None,
         }
     }
+}
+
+fn opened<B: HostBackend>(tensor: MaybeFloat<B>) -> Option<B::Host> {
+    let tensor = tensor.into_option()?;
+    Some(B::open(tensor).row_major())
 }
 
 /// Loss and outputs of a call as tensors; nothing is saved yet.

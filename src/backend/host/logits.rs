@@ -61,7 +61,7 @@ fn upstream_in_f16<H: HostTensor>(
     let InputValues::Logits { scale, .. } = options.values else {
         return None;
     };
-    if !inputs.have_indices() || options.z_loss != 0.0 {
+    if !inputs.have_indices() || inputs.have_row_weights() || options.z_loss != 0.0 {
         return None;
     }
     let weights = inputs.weights::<f32>();
@@ -125,7 +125,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
         class_dim,
     } = logits;
     let (shape, dtype) = (logits.shape(), logits.dtype());
-    let weights = inputs.weights::<A>();
+    let (weights, row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
     let geometry = Geometry::new(&shape, class_dim);
     let upstream = match upstream {
         Upstream::One => None,
@@ -138,6 +138,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
         outputs: wanted.outputs,
         targets: inputs.targets(),
         weights: weights.as_deref(),
+        row_weights: row_weights.as_deref(),
         upstream: upstream.as_deref(),
         reduction: inputs.reduction,
         instructions: Instructions::best(),

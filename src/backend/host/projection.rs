@@ -236,7 +236,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
     let inputs = HostInputs::open::<B>(inputs);
     let [rows, features] = projection.hidden.shape().dims();
     let mut gradients = GradientTensors::new(&projection, &inputs, wanted.gradients);
-    let weights = inputs.weights::<A>();
+    let (weights, row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
     let upstream = upstream.map(numbers::<A, B::Host>);
     let call = ProjectedCall {
         projection: projection.slices::<A>(),
@@ -248,6 +248,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
         outputs: wanted.outputs,
         targets: inputs.targets(),
         weights: weights.as_deref(),
+        row_weights: row_weights.as_deref(),
         upstream: upstream.as_deref(),
         reduction: inputs.reduction,
     };

@@ -4,10 +4,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::DType;
 
-use super::inputs::{HostInputs, HostTargets};
+use super::inputs::HostInputs;
 use super::order::{Ordered, ordered};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
-use crate::kernel::cpu::{Instructions, Reduction, TargetRule, multiply};
+use crate::kernel::cpu::{Instructions, Reduction, multiply};
 use crate::operation::{Geometry, Gradients, Inputs, Options, Role};
 
 /// The upstream gradient, and the one that the gradients were made for.
@@ -122,14 +122,10 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
     {
         return None;
     }
-    let HostTargets::Indices(indices) = &inputs.targets else {
-        return Some(factors);
-    };
-    let indices = indices.indices();
-    let rule = TargetRule::new(geometry.classes, options);
-    let weights = inputs.weights::<A>();
+    let (weights, row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
+    let rule = inputs.rule(row_weights.as_deref(), geometry, options);
     if inputs.reduction == Reduction::Mean
-        && !has_gradient(indices.divisors_of_mean(weights.as_deref(), &rule))
+        && !has_gradient(rule.divisors_of_mean(geometry.rows(), weights.as_deref()))
     {
         return None;
     }
@@ -139,7 +135,7 @@ fn factors_of_counted_rows<A: Arithmetic, H: HostTensor>(
     };
     let rows = 0..geometry.rows();
     Some(
-        rows.map(|row| match indices.counts(row, &rule) {
+        rows.map(|row| match rule.counts(row) {
             true => factor(row),
             false => A::ONE,
         })

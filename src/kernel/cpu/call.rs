@@ -7,7 +7,7 @@ use super::part::{PartTask, Scratch, Slots, Sum};
 use super::rows::OutputLines;
 use super::shares::Shares;
 use super::storage::{Cut, Floats, FloatsMut, Part};
-use super::targets::{TargetRule, Targets};
+use super::targets::{RowRule, TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
 use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
 
@@ -19,6 +19,8 @@ pub(crate) struct Call<'a, A> {
     pub(crate) targets: Targets<'a>,
     /// One weight per class.
     pub(crate) weights: Option<&'a [A]>,
+    /// One weight per row.
+    pub(crate) row_weights: Option<&'a [A]>,
     /// The gradient of the loss, in its shape; absent where it is 1.
     pub(crate) upstream: Option<&'a [A]>,
     pub(crate) reduction: Reduction,
@@ -125,16 +127,18 @@ impl<A: HalfRows> Call<'_, A> {
             .collect()
     }
 
-    pub(super) fn rule(&self) -> TargetRule<'_> {
-        TargetRule::new(self.geometry.classes, self.options)
+    fn rule(&self) -> RowRule<'_, A> {
+        RowRule {
+            indices: self.targets.indices(),
+            rule: TargetRule::new(self.geometry.classes, self.options),
+            row_weights: self.row_weights,
+        }
     }
 
     /// Divisors of a mean: of the losses and of the z-losses.
     pub(super) fn divisors_of_mean(&self) -> [f64; 2] {
-        match &self.targets {
-            Targets::Indices(indices) => indices.divisors_of_mean(self.weights, &self.rule()),
-            Targets::Distributions(_) => [self.geometry.rows() as f64; 2],
-        }
+        let rows = self.geometry.rows();
+        self.rule().divisors_of_mean(rows, self.weights)
     }
 
     /// Divisors of the losses and of the z-losses; 1 without a reduction.
@@ -159,10 +163,6 @@ impl<A: HalfRows> Call<'_, A> {
         };
         Constants {
             geometry: self.geometry,
-            indices: match self.targets {
-                Targets::Indices(indices) => Some(indices),
-                Targets::Distributions(_) => None,
-            },
             rule: self.rule(),
             shares: Shares {
                 remaining: A::of(1.0 - options.label_smoothing),
@@ -274,6 +274,7 @@ mod tests {
             outputs: Outputs::None,
             targets: Targets::Indices(Indices::I64(&targets)),
             weights: None,
+            row_weights: None,
             upstream: None,
             reduction: Reduction::PerRow,
             instructions,

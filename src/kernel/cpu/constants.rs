@@ -2,14 +2,13 @@
 
 use super::instructions::Instructions;
 use super::shares::Shares;
-use super::targets::{Indices, TargetRule};
+use super::targets::RowRule;
 use crate::operation::{Geometry, InputValues, Outputs, Ties};
 
-/// Constants of a call: target rule, shares, scales, instruction set.
+/// Constants of a call: rule of the rows, shares, scales, instruction set.
 pub(crate) struct Constants<'a, A> {
     pub(super) geometry: Geometry,
-    pub(super) indices: Option<Indices<'a>>,
-    pub(super) rule: TargetRule<'a>,
+    pub(super) rule: RowRule<'a, A>,
     /// Shares that are spread over the classes, without the distribution.
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,

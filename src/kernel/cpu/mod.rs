@@ -59,4 +59,4 @@ pub(crate) use self::projection::{
 };
 pub(crate) use self::rows::OutputLines;
 pub(crate) use self::storage::{Floats, FloatsMut};
-pub(crate) use self::targets::{Indices, TargetRule, Targets};
+pub(crate) use self::targets::{Indices, RowRule, TargetRule, Targets};

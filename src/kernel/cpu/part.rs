@@ -119,7 +119,7 @@ impl<A: HalfRows> Constants<'_, A> {
     fn each_row(&self, mut task: PartTask<'_, A>, scratch: &mut Scratch<A>) -> Sum {
         let mut sum = Sum::default();
         for row in task.rows.clone() {
-            let resolved = self.resolve::<1>(row..row + 1);
+            let resolved = self.rule.resolve::<1>(row..row + 1);
             let counts = resolved.counts[0];
             let mut losses = Losses {
                 main: [A::ZERO],
@@ -132,9 +132,10 @@ impl<A: HalfRows> Constants<'_, A> {
                 losses = self.row(row, &resolved, &mut task, scratch);
             }
             if !counts {
-                let value = self.value_of_dropped(row);
-                if let Some(output) = &mut task.output {
-                    output.fill_row(&self.geometry, row, value);
+                let value = self.rule.value_of_dropped(row);
+                let gradients = [&mut task.output, &mut task.targets_gradient];
+                for gradient in gradients.into_iter().flatten() {
+                    gradient.fill_row(&self.geometry, row, value);
                 }
                 losses.main = [A::of(value)];
                 losses.penalty = [A::of(value)];
@@ -296,7 +297,7 @@ impl<A: HalfRows> Constants<'_, A> {
             let here = at * unit_length..(at + 1) * unit_length;
             let rows = first..rows.end.min(first + LANES);
             let x = &mut x[here.clone()];
-            let resolved = self.resolve::<LANES>(rows.clone());
+            let resolved = self.rule.resolve::<LANES>(rows.clone());
             let mut unit = Unit {
                 rows: self.rows(rows.clone(), &resolved),
                 shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
@@ -311,7 +312,9 @@ impl<A: HalfRows> Constants<'_, A> {
             if let Some(outputs) = &unit.outputs {
                 self.note(outputs, &losses, rows.clone(), &resolved, task);
             }
-            self.settle(rows.clone(), &resolved, x, &mut losses);
+            let of_targets = targets_gradient.as_mut().map(|all| &mut all[here]);
+            let gradients = [Some(x), of_targets];
+            self.settle(rows.clone(), &resolved, gradients, &mut losses);
             self.gather(&losses, rows, task, sum);
         }
         if let Some(output) = &mut task.output {
@@ -339,6 +342,13 @@ impl<A: HalfRows> Constants<'_, A> {
         sum: &mut Sum,
     ) {
         let has_penalty = self.z_loss != A::ZERO;
+        let mut losses = *losses;
+        if let Some(weights) = self.rule.row_weights {
+            for (lane, &weight) in weights[rows.clone()].iter().enumerate() {
+                losses.main[lane] = losses.main[lane] * weight;
+                losses.penalty[lane] = losses.penalty[lane] * weight;
+            }
+        }
         let (main, penalty) = (&losses.main[..rows.len()], &losses.penalty[..rows.len()]);
         if task.slots.losses.is_empty() {
             sum.main += sum_of(main);
@@ -365,7 +375,7 @@ impl<A: HalfRows> Constants<'_, A> {
     ) {
         let slots = &mut task.slots;
         let of_distribution = losses.main.map(|loss| -loss);
-        let log_prob = match (&outputs.log_prob, &self.indices) {
+        let log_prob = match (&outputs.log_prob, &self.rule.indices) {
             (Some(log_prob), _) => log_prob,
             (None, Some(_)) => &losses.log_prob,
             // The loss has the shares of the distribution alone.
@@ -379,7 +389,7 @@ impl<A: HalfRows> Constants<'_, A> {
             slots.log_prob[at] = if counts {
                 log_prob[lane]
             } else {
-                A::of(self.value_of_dropped(row))
+                A::of(self.rule.value_of_dropped(row))
             };
             if let Some(entropy) = &outputs.entropy {
                 slots.entropy[at] = entropy[lane];
@@ -394,23 +404,6 @@ impl<A: HalfRows> Constants<'_, A> {
         }
     }
 
-    fn resolve<const W: usize>(&self, rows: Range<usize>) -> RowTargets<W> {
-        match &self.indices {
-            Some(indices) => indices.resolve(rows, &self.rule),
-            None => RowTargets {
-                class: [0; W],
-                counts: [true; W],
-            },
-        }
-    }
-
-    fn value_of_dropped(&self, row: usize) -> f64 {
-        match &self.indices {
-            Some(indices) => indices.value_of_dropped(row, &self.rule),
-            None => unreachable!("with distributions every row counts"),
-        }
-    }
-
     fn rows<const W: usize>(&self, range: Range<usize>, resolved: &RowTargets<W>) -> Rows<A, W> {
         let mut rows = Rows {
             class: resolved.class,
@@ -418,13 +411,14 @@ impl<A: HalfRows> Constants<'_, A> {
             scale: [self.scales.main; W],
             penalty_scale: [self.scales.penalty; W],
         };
-        if let Some(per_row) = self.scales.per_row {
-            for (lane, &factor) in per_row[range].iter().enumerate() {
-                rows.scale[lane] = self.scales.main * factor;
-                rows.penalty_scale[lane] = self.scales.penalty * factor;
+        let factors = [self.scales.per_row, self.rule.row_weights];
+        for factors in factors.into_iter().flatten() {
+            for (lane, &factor) in factors[range.clone()].iter().enumerate() {
+                rows.scale[lane] = rows.scale[lane] * factor;
+                rows.penalty_scale[lane] = rows.penalty_scale[lane] * factor;
             }
         }
-        if self.indices.is_some() {
+        if self.rule.indices.is_some() {
             for lane in 0..W {
                 let weight = match self.shares.weights {
                     Some(weights) => weights[resolved.class[lane]],
@@ -447,7 +441,7 @@ impl<A: HalfRows> Constants<'_, A> {
         &self,
         rows: Range<usize>,
         resolved: &RowTargets<LANES>,
-        gradient: &mut [A],
+        mut gradients: [Option<&mut [A]>; 2],
         losses: &mut Losses<A, LANES>,
     ) {
         if resolved.counts[..rows.len()].iter().all(|&counts| counts) {
@@ -457,11 +451,13 @@ impl<A: HalfRows> Constants<'_, A> {
             if resolved.counts[lane] {
                 continue;
             }
-            let value = A::of(self.value_of_dropped(row));
+            let value = A::of(self.rule.value_of_dropped(row));
             losses.main[lane] = value;
             losses.penalty[lane] = value;
-            for class in gradient.chunks_exact_mut(LANES) {
-                class[lane] = value;
+            for gradient in gradients.iter_mut().flatten() {
+                for class in gradient.chunks_exact_mut(LANES) {
+                    class[lane] = value;
+                }
             }
         }
     }

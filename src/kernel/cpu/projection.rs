@@ -22,7 +22,7 @@ use super::instructions::Instructions;
 use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::rows::OutputLines;
-use super::targets::{Indices, TargetRule, Targets};
+use super::targets::{Indices, RowRule, TargetRule, Targets};
 use crate::operation::{Geometry, Options, Outputs};
 
 /// Hidden states and weights whose product is the logits.
@@ -102,6 +102,8 @@ pub(crate) struct ProjectedCall<'a, A> {
     pub(crate) targets: Targets<'a>,
     /// One weight per class.
     pub(crate) weights: Option<&'a [A]>,
+    /// One weight per row.
+    pub(crate) row_weights: Option<&'a [A]>,
     /// The gradient of each row's loss, where there is no reduction.
     pub(crate) upstream: Option<&'a [A]>,
     pub(crate) reduction: Reduction,
@@ -165,7 +167,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             hidden: Vec::new(),
             bias: vec![0.0; bias_length],
         };
-        let counted = self.rows_to_compute();
+        let counted = self.rows_to_compute(gradients.targets.is_some());
         let chunks = self.chunks(counted.as_deref());
         let mut sum = 0.0;
         for (at, chunk) in chunks.iter().enumerate() {
@@ -217,28 +219,24 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         }
     }
 
-    fn rule(&self) -> TargetRule<'_> {
-        TargetRule::new(self.classes, self.options)
-    }
-
-    /// Whether a row is ignored. A row with a bad target is not ignored: its loss is NaN.
-    fn is_ignored(&self, row: usize) -> bool {
-        let Targets::Indices(indices) = &self.targets else {
-            return false;
-        };
-        let rule = self.rule();
-        !indices.counts(row, &rule) && indices.value_of_dropped(row, &rule) == 0.0
+    fn rule(&self) -> RowRule<'_, A> {
+        RowRule {
+            indices: self.targets.indices(),
+            rule: TargetRule::new(self.classes, self.options),
+            row_weights: self.row_weights,
+        }
     }
 
     /// Rows to compute: without outputs the rows that are not ignored. `None` means all rows.
-    fn rows_to_compute(&self) -> Option<Vec<usize>> {
-        if self.outputs != Outputs::None {
+    fn rows_to_compute(&self, has_targets_gradient: bool) -> Option<Vec<usize>> {
+        if self.outputs != Outputs::None || has_targets_gradient {
             return None;
         }
-        let count = (0..self.rows).filter(|row| self.is_ignored(*row)).count();
+        let rule = self.rule();
+        let count = (0..self.rows).filter(|row| rule.is_ignored(*row)).count();
         (count > 0).then(|| {
             let mut rows = Vec::with_capacity(self.rows - count);
-            rows.extend((0..self.rows).filter(|row| !self.is_ignored(*row)));
+            rows.extend((0..self.rows).filter(|row| !rule.is_ignored(*row)));
             rows
         })
     }
@@ -264,11 +262,11 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
     /// would add 0 times their numbers to the weight's gradient, NaN if the numbers are not finite. Chunks
     /// of scattered rows have no such rows.
     fn without_dropped(&self, chunk: &Chunk<'_>) -> Option<Vec<A>> {
-        let (Targets::Indices(indices), Chunk::Together(rows)) = (&self.targets, chunk) else {
+        let Chunk::Together(rows) = chunk else {
             return None;
         };
         let rule = self.rule();
-        let counts = |row: usize| indices.counts(row, &rule);
+        let counts = |row: usize| rule.counts(row);
         if rows.clone().all(counts) {
             return None;
         }
@@ -287,7 +285,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         rows.start * self.features..rows.end * self.features
     }
 
-    /// Call over the first `rows` rows. For a chunk the caller replaces `targets` and `upstream`.
+    /// Call over the first `rows` rows. For a chunk the caller replaces `targets`, `row_weights` and `upstream`.
     fn call(&self, rows: usize, reduction: Reduction) -> Call<'_, A> {
         Call {
             geometry: Geometry {
@@ -299,6 +297,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             outputs: self.outputs,
             targets: self.targets,
             weights: self.weights,
+            row_weights: self.row_weights,
             upstream: None,
             reduction,
             instructions: Instructions::best(),
@@ -326,13 +325,17 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let hidden = self.hidden_of(chunk, &scratch.hidden);
         self.projection.make(logits, hidden, chunk);
 
-        let scattered = match (self.targets, chunk) {
-            (Targets::Indices(indices), Chunk::Scattered(rows)) => indices.gather(rows),
-            _ => Vec::new(),
-        };
-        let upstream: Option<Vec<A>> = self
-            .upstream
-            .map(|all| (0..rows).map(|at| all[chunk.row(at)]).collect());
+        let (mut scattered, mut scattered_shares) = (Vec::new(), Vec::new());
+        match (self.targets, chunk) {
+            (Targets::Indices(indices), Chunk::Scattered(rows)) => scattered = indices.gather(rows),
+            (Targets::Distributions(shares), Chunk::Scattered(rows)) => {
+                scattered_shares = shares.gather(rows, classes, Instructions::best());
+            }
+            (_, Chunk::Together(_)) => {}
+        }
+        let of_chunk = |all: &[A]| -> Vec<A> { (0..rows).map(|at| all[chunk.row(at)]).collect() };
+        let upstream = self.upstream.map(of_chunk);
+        let row_weights = self.row_weights.map(of_chunk);
         let first = chunk.row(0);
         let of_rows = first * classes..(first + rows) * classes;
         let call = Call {
@@ -343,10 +346,14 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 (Targets::Indices(_), Chunk::Scattered(_)) => {
                     Targets::Indices(Indices::I64(&scattered))
                 }
-                (Targets::Distributions(shares), _) => {
+                (Targets::Distributions(shares), Chunk::Together(_)) => {
                     Targets::Distributions(shares.window(of_rows.clone()))
                 }
+                (Targets::Distributions(_), Chunk::Scattered(_)) => {
+                    Targets::Distributions(A::floats(&scattered_shares))
+                }
             },
+            row_weights: row_weights.as_deref(),
             upstream: upstream.as_deref(),
             ..self.call(rows, reduction)
         };
@@ -410,6 +417,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             return;
         };
         let weight = self.projection.weight.transposed();
+        let rule = self.rule();
         match chunk {
             Chunk::Together(rows) => {
                 let place = &mut of_hidden[self.elements(rows)];
@@ -417,7 +425,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 multiply_matrices(product, gradient, weight, Old::Replaced);
                 // 0 times a weight that is not finite is NaN.
                 for (row, place) in rows.clone().zip(place.chunks_exact_mut(features.max(1))) {
-                    if self.is_ignored(row) {
+                    if rule.is_ignored(row) {
                         place.fill(A::ZERO);
                     }
                 }
@@ -505,10 +513,11 @@ mod tests {
             outputs,
             targets: Targets::Indices(Indices::I64(targets)),
             weights: None,
+            row_weights: None,
             upstream: None,
             reduction: Reduction::Mean,
         };
-        let computed = call.rows_to_compute();
+        let computed = call.rows_to_compute(false);
         let chunks = call.chunks(computed.as_deref());
         let rows = |chunk: &Chunk<'_>| (0..chunk.len()).map(|at| chunk.row(at)).collect();
         chunks.iter().map(rows).collect()

@@ -80,6 +80,23 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Copies rows of so many numbers into the dtype of the arithmetic.
+    pub(crate) fn gather<A: Float>(
+        self,
+        rows: &[usize],
+        length: usize,
+        instructions: Instructions,
+    ) -> Vec<A> {
+        let mut numbers = vec![A::ZERO; rows.len() * length];
+        over_dtypes!(Self, self, stored => {
+            for (row, numbers) in rows.iter().zip(numbers.chunks_exact_mut(length.max(1))) {
+                let stored = &stored[row * length..][..length];
+                Number::widen_with(instructions, stored, numbers);
+            }
+        });
+        numbers
+    }
+
     /// Copies the numbers into the dtype of the arithmetic.
     pub(crate) fn to_vec<A: Float>(self, instructions: Instructions) -> Vec<A> {
         over_dtypes!(Self, self, stored => {

@@ -16,6 +16,15 @@ pub(crate) enum Targets<'a> {
     Distributions(Floats<'a>),
 }
 
+impl<'a> Targets<'a> {
+    pub(crate) fn indices(self) -> Option<Indices<'a>> {
+        match self {
+            Self::Indices(indices) => Some(indices),
+            Self::Distributions(_) => None,
+        }
+    }
+}
+
 /// Index targets of any integer dtype.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Indices<'a> {
@@ -92,25 +101,16 @@ impl<'a> Indices<'a> {
     }
 
     /// Resolves the targets of consecutive rows. Lanes beyond them are rows that do not count.
-    pub(crate) fn resolve<const W: usize>(
-        &self,
-        rows: Range<usize>,
-        rule: &TargetRule<'_>,
-    ) -> RowTargets<W> {
+    fn resolve<const W: usize>(&self, rows: Range<usize>, rule: &TargetRule<'_>) -> RowTargets<W> {
         over_indices!(self, indices => rule.resolve(&indices[rows]))
     }
 
     /// Loss and gradient of a row that does not count: 0 where it is ignored, NaN where its target is bad.
-    pub(crate) fn value_of_dropped(&self, row: usize, rule: &TargetRule<'_>) -> f64 {
+    fn value_of_dropped(&self, row: usize, rule: &TargetRule<'_>) -> f64 {
         match over_indices!(self, indices => rule.target(indices[row])) {
             Target::Bad => f64::NAN,
             Target::Ignored | Target::Class(_) => 0.0,
         }
-    }
-
-    /// Whether the row is neither ignored nor bad.
-    pub(crate) fn counts(&self, row: usize, rule: &TargetRule<'_>) -> bool {
-        self.resolve::<1>(row..row + 1, rule).counts[0]
     }
 
     /// First bad target: its row and its value.
@@ -120,11 +120,7 @@ impl<'a> Indices<'a> {
 
     /// Divisors of a mean: the sum of the class weights over the counted rows, and the number of counted
     /// rows.
-    pub(crate) fn divisors_of_mean<A: Float>(
-        &self,
-        weights: Option<&[A]>,
-        rule: &TargetRule<'_>,
-    ) -> [f64; 2] {
+    fn divisors_of_mean<A: Float>(&self, weights: Option<&[A]>, rule: &TargetRule<'_>) -> [f64; 2] {
         over_indices!(self, indices => {
             let counted = rule.count(indices) as f64;
             match weights {
@@ -132,6 +128,89 @@ impl<'a> Indices<'a> {
                 Some(weights) => [rule.total_weight(indices, weights), counted],
             }
         })
+    }
+}
+
+/// Rule that tells which rows count: by their index targets, where they have such, and by their weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowRule<'a, A> {
+    /// Absent for distributions.
+    pub(crate) indices: Option<Indices<'a>>,
+    pub(crate) rule: TargetRule<'a>,
+    /// One weight per row. A row of weight 0 is ignored.
+    pub(crate) row_weights: Option<&'a [A]>,
+}
+
+impl<A: Float> RowRule<'_, A> {
+    /// Resolves the targets of consecutive rows. Lanes beyond them are rows that do not count, or with
+    /// distributions any.
+    pub(crate) fn resolve<const W: usize>(&self, rows: Range<usize>) -> RowTargets<W> {
+        let mut resolved = match &self.indices {
+            Some(indices) => indices.resolve(rows.clone(), &self.rule),
+            None => RowTargets {
+                class: [0; W],
+                counts: [true; W],
+            },
+        };
+        if let Some(weights) = self.row_weights {
+            for (lane, &weight) in weights[rows].iter().enumerate() {
+                if weight == A::ZERO {
+                    resolved.counts[lane] = false;
+                    resolved.class[lane] = 0;
+                }
+            }
+        }
+        resolved
+    }
+
+    /// Weight of a row.
+    pub(crate) fn weight(&self, row: usize) -> A {
+        self.row_weights.map_or(A::ONE, |weights| weights[row])
+    }
+
+    /// Loss and gradient of a row that does not count: 0 where it is ignored, NaN where its target is bad.
+    pub(crate) fn value_of_dropped(&self, row: usize) -> f64 {
+        match &self.indices {
+            Some(indices) if self.weight(row) != A::ZERO => {
+                indices.value_of_dropped(row, &self.rule)
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// Whether the row is neither ignored nor bad.
+    pub(crate) fn counts(&self, row: usize) -> bool {
+        self.resolve::<1>(row..row + 1).counts[0]
+    }
+
+    /// Whether the row is ignored. A row with a bad target is not: its loss is NaN.
+    pub(crate) fn is_ignored(&self, row: usize) -> bool {
+        !self.counts(row) && self.value_of_dropped(row) == 0.0
+    }
+
+    /// Divisors of a mean over so many rows: the sum of the weights of the counted rows, with their class
+    /// weights and without.
+    pub(crate) fn divisors_of_mean(&self, rows: usize, class_weights: Option<&[A]>) -> [f64; 2] {
+        match (&self.indices, self.row_weights) {
+            (Some(indices), None) => indices.divisors_of_mean(class_weights, &self.rule),
+            (None, None) => [rows as f64; 2],
+            (_, Some(row_weights)) => {
+                let mut sums = [0.0; 2];
+                for (row, &weight) in row_weights.iter().enumerate() {
+                    let RowTargets { class, counts } = self.resolve::<1>(row..row + 1);
+                    if counts[0] {
+                        let weight = weight.to_f64();
+                        let of_class = match (class_weights, &self.indices) {
+                            (Some(weights), Some(_)) => weights[class[0]].to_f64(),
+                            _ => 1.0,
+                        };
+                        sums[0] += weight * of_class;
+                        sums[1] += weight;
+                    }
+                }
+                sums
+            }
+        }
     }
 }
 

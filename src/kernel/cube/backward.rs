@@ -100,7 +100,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
         );
     }
     let mut counts = true.runtime();
-    if comptime!(tile.along == Along::Classes && !spec.has_distributions) {
+    if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
         counts = lanes.counts.extract(0usize) == A::new(1.0);
         if !counts {
             lanes.drop_row(&mut gradients, &span, tile);
@@ -200,7 +200,10 @@ impl<A: Float, N: Size> Lanes<A, N> {
             let infinite = zeros::<A, N>() - Vector::new(numbers.lowest.get::<A>());
             let is_nothing = scaled.equal(&zeros()).vec_and(surprisal.equal(&infinite));
             let is_nothing = is_nothing.or(factor.equal(&zeros()));
-            let slope = select_many(is_nothing, zeros(), scaled * surprisal);
+            let mut slope = select_many(is_nothing, zeros(), scaled * surprisal);
+            if comptime!(along == Along::Positions) {
+                slope = self.settled(slope);
+            }
             gradient[self.targets_place.of_step::<N>(step.at, along)] = Vector::cast_from(slope);
         }
     }
@@ -212,14 +215,19 @@ impl<A: Float, N: Size> Lanes<A, N> {
         span: &Span,
         #[comptime] tile: Tile,
     ) {
-        #[comptime]
-        if let ComptimeOption::Some(gradient) = &mut gradients.logits {
-            let mut step = span.begin + span.unit;
-            while step < span.end {
+        let mut step = span.begin + span.unit;
+        while step < span.end {
+            #[comptime]
+            if let ComptimeOption::Some(gradient) = &mut gradients.logits {
                 gradient[self.place.of_step::<N>(step, tile.along)] =
                     Vector::cast_from(self.dropped);
-                step += comptime!(tile.units as usize);
             }
+            #[comptime]
+            if let ComptimeOption::Some(gradient) = &mut gradients.targets {
+                gradient[self.targets_place.of_step::<N>(step, tile.along)] =
+                    Vector::cast_from(self.dropped);
+            }
+            step += comptime!(tile.units as usize);
         }
     }
 
@@ -360,11 +368,18 @@ impl<A: Float, N: Size> Lanes<A, N> {
             Along::Positions => slot * N::value().comptime() + lane,
         };
         let target = target_of::<A, P, I, K, N>(inputs, row, &uniforms.extent);
+        let mut scale = from_forward.scale_of_row(row, 0usize);
+        let mut penalty_scale = from_forward.scale_of_row(row, 1usize);
+        if comptime!(spec.has_row_weights) {
+            let weight = inputs.row_weight(row, uniforms.extent.classes);
+            scale *= weight;
+            penalty_scale *= weight;
+        }
         let row = RowOfLane::<A> {
             row,
             share: share_of_target::<A, P, I, N>(inputs, &target, numbers),
-            scale: from_forward.scale_of_row(row, 0usize),
-            penalty_scale: from_forward.scale_of_row(row, 1usize),
+            scale,
+            penalty_scale,
             lane,
         };
         let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);

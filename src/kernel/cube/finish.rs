@@ -38,13 +38,15 @@ pub(crate) struct Finished<A: Float> {
     rank: i32,
 }
 
-/// Concludes a row from its sums, its target's logit and the share that an index target adds to its class.
+/// Concludes a row from its sums, its target's logit, the share that an index target adds to its class, and the
+/// row's weight.
 #[cube]
 pub(crate) fn finish<A: Float>(
     sums: Row<A>,
     target: Target,
     logit: A,
     share: A,
+    weight: A,
     uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) -> Finished<A> {
@@ -68,6 +70,10 @@ pub(crate) fn finish<A: Float>(
         Values::Logits | Values::Scaled | Values::Capped => {
             finished.take_logit(sums, logit, share, numbers, comptime!(&spec))
         }
+    }
+    if comptime!(spec.has_row_weights) {
+        finished.loss *= weight;
+        finished.penalty *= weight;
     }
     // NaN is below every number, also below minus infinity.
     let is_number = finished.log_prob >= numbers.lowest.get::<A>();

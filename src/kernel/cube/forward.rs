@@ -146,7 +146,8 @@ fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let target = target_of::<A, P, I, K, N>(inputs, place.row, extent);
         let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
         let share = share_of_target::<A, P, I, N>(inputs, &target, &uniforms.numbers);
-        let finished = finish(sums, target, logit, share, uniforms, spec.clone());
+        let weight = inputs.row_weight(place.row, extent.classes);
+        let finished = finish(sums, target, logit, share, weight, uniforms, spec.clone());
         finished.write(results, place.row, extent.rows, spec.clone());
     }
 }

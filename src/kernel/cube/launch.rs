@@ -14,7 +14,7 @@ use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
 use super::spec::{ExtentLaunch, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
-use super::targets::InputsLaunch;
+use super::targets::{InputsLaunch, Weighed};
 use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
@@ -98,8 +98,9 @@ pub(crate) struct Call<'a> {
     pub(crate) wanted: Wanted,
     pub(crate) logits: Full,
     pub(crate) targets: Targets,
-    /// One weight per class, in the dtype of the arithmetic.
+    /// One weight per class, then one per row, as far as there are such, in the dtype of the arithmetic.
     pub(crate) weights: Option<Buffer>,
+    pub(crate) weighed: Weighed,
     /// One class per row of distributions, i32; present where outputs are wanted.
     pub(crate) labels: Option<Buffer>,
     pub(crate) reduction: Reduction,
@@ -289,6 +290,7 @@ impl Call<'_> {
                     self.indices().map(Buffer::argument).into(),
                     ComptimeOptionArgs::None,
                     self.weights.as_ref().map(Buffer::argument).into(),
+                    self.weighed,
                     ComptimeOptionArgs::None,
                     self.ignored(),
                 ),
@@ -338,7 +340,8 @@ impl Call<'_> {
         let hardware = hardware(&self.client);
         let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
         let has_planes = hardware.plane_operations && hardware.plane_size <= units;
-        let is_weighed = matches!(self.reduction, Reduction::Mean) && !self.has_distributions();
+        let may_drop_rows = !self.has_distributions() || self.weighed.rows;
+        let is_weighed = matches!(self.reduction, Reduction::Mean) && may_drop_rows;
         TotalsSpec {
             group: GroupSize {
                 units,
@@ -472,6 +475,7 @@ impl Call<'_> {
             },
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
+            has_row_weights: self.weighed.rows,
             outputs: self.wanted.outputs,
             target_loses: self.wanted.outputs != Outputs::None
                 && self.options.ties != Ties::ByClass,
@@ -514,6 +518,7 @@ impl Call<'_> {
                 .map(|targets| targets.buffer.argument())
                 .into(),
             self.weights.as_ref().map(Buffer::argument).into(),
+            self.weighed,
             self.labels
                 .as_ref()
                 .filter(|_| distributions)

@@ -40,3 +40,4 @@ pub(crate) use launch::{
     Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, Targets,
 };
 pub(crate) use layout::Layout;
+pub(crate) use targets::Weighed;

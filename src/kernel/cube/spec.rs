@@ -39,6 +39,7 @@ pub(crate) struct Spec {
     pub(crate) is_spread: bool,
     /// Whether the targets are distributions.
     pub(crate) has_distributions: bool,
+    pub(crate) has_row_weights: bool,
     pub(crate) outputs: Outputs,
     /// Whether the target is behind equal scores; of no meaning without outputs.
     pub(crate) target_loses: bool,
@@ -53,6 +54,11 @@ impl Spec {
             Outputs::Rows | Outputs::RowsAndEntropy => 8,
         };
         self.fields_of_sums() + outputs
+    }
+
+    /// Whether there may be rows that do not count.
+    pub(crate) fn may_drop_rows(&self) -> bool {
+        !self.has_distributions || self.has_row_weights
     }
 
     /// Whether a row's sums take in any class but the target.

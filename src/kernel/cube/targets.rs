@@ -13,12 +13,22 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) indices: ComptimeOption<Box<[I]>>,
     /// One number per logit.
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
-    /// One number per class.
+    /// One number per class, then one per row, as far as there are such. One buffer, because WebGPU guarantees
+    /// few of them.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
+    #[cube(comptime)]
+    pub(crate) weighed: Weighed,
     /// One class per row of distributions, for its outputs.
     pub(crate) labels: ComptimeOption<Box<[i32]>>,
     /// Index targets that are ignored. The number of them is compiled in, the values are not.
     pub(crate) ignored: Sequence<InputScalar>,
+}
+
+/// What has weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Weighed {
+    pub(crate) classes: bool,
+    pub(crate) rows: bool,
 }
 
 /// Target of a row, resolved by the target rule.
@@ -74,13 +84,7 @@ pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
     row: usize,
     extent: &Extent,
 ) -> Target {
-    #[comptime]
-    match &inputs.indices {
-        ComptimeOption::Some(indices) => {
-            target_of_row::<I, K>(indices, row, extent.classes, &inputs.ignored)
-        }
-        ComptimeOption::None => every_class(),
-    }
+    inputs.target::<K>(row, extent.classes)
 }
 
 /// Share that an index target adds to its class.
@@ -101,12 +105,52 @@ pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
 
 #[cube]
 impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
+    /// Target of a row. A row of weight 0 is ignored, whatever its target.
+    pub(crate) fn target<K: Int>(&self, row: usize, classes: usize) -> Target {
+        let target = #[comptime]
+        match &self.indices {
+            ComptimeOption::Some(indices) => {
+                target_of_row::<I, K>(indices, row, classes, &self.ignored)
+            }
+            ComptimeOption::None => every_class(),
+        };
+        match comptime!(self.weighed.rows) {
+            false => target,
+            true => {
+                let weighs = self.row_weight(row, classes) != A::new(0.0);
+                Target {
+                    class: select(weighs, target.class, 0u32),
+                    counts: weighs && target.counts,
+                    is_bad: weighs && target.is_bad,
+                }
+            }
+        }
+    }
+
     /// Weight of a class; 1 without weights.
     pub(crate) fn weight(&self, class: usize) -> A {
         let mut weight = A::new(1.0);
-        #[comptime]
-        if let ComptimeOption::Some(weights) = &self.weights {
-            weight = weights[class];
+        if comptime!(self.weighed.classes) {
+            #[comptime]
+            if let ComptimeOption::Some(weights) = &self.weights {
+                weight = weights[class];
+            }
+        }
+        weight
+    }
+
+    /// Weight of a row; 1 without weights.
+    pub(crate) fn row_weight(&self, row: usize, classes: usize) -> A {
+        let mut weight = A::new(1.0);
+        if comptime!(self.weighed.rows) {
+            #[comptime]
+            if let ComptimeOption::Some(weights) = &self.weights {
+                let first = match comptime!(self.weighed.classes) {
+                    true => classes,
+                    false => 0usize.runtime(),
+                };
+                weight = weights[first + row];
+            }
         }
         weight
     }
@@ -150,15 +194,17 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
     /// Weights of the classes in a vector that begins with `class`.
     pub(crate) fn weights(&self, class: usize, #[comptime] along: Along) -> Vector<A, N> {
         let mut weights = Vector::<A, N>::new(A::new(1.0));
-        #[comptime]
-        if let ComptimeOption::Some(given) = &self.weights {
-            match comptime!(along) {
-                Along::Positions => weights = Vector::new(given[class]),
-                Along::Classes =>
-                {
-                    #[unroll]
-                    for lane in 0..N::value().comptime() {
-                        weights.insert(lane, given[class + lane]);
+        if comptime!(self.weighed.classes) {
+            #[comptime]
+            if let ComptimeOption::Some(given) = &self.weights {
+                match comptime!(along) {
+                    Along::Positions => weights = Vector::new(given[class]),
+                    Along::Classes =>
+                    {
+                        #[unroll]
+                        for lane in 0..N::value().comptime() {
+                            weights.insert(lane, given[class + lane]);
+                        }
                     }
                 }
             }

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 
 use super::group::{Group, GroupSize};
 use super::sum::{Sum, zeros};
-use super::targets::{Inputs, target_of_row};
+use super::targets::Inputs;
 
 /// Source of the divisors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,15 +113,16 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                     }
                 }
                 if comptime!(spec.divisor == DivisorSource::Weight) {
+                    let target = inputs.target::<K>(row, mean.classes);
+                    let counts = exists && target.counts;
+                    let of_row = inputs.row_weight(row, mean.classes);
+                    let mut weight = of_row;
                     #[comptime]
-                    if let ComptimeOption::Some(indices) = &inputs.indices {
-                        let ignored = &inputs.ignored;
-                        let target = target_of_row::<I, K>(indices, row, mean.classes, ignored);
-                        let counts = exists && target.counts;
-                        let weight = inputs.weight(target.class as usize);
-                        sums.weight.add(or_nothing(counts, weight));
-                        sums.counted.add(or_nothing(counts, A::new(1.0)));
+                    if let ComptimeOption::Some(_) = &inputs.indices {
+                        weight = of_row * inputs.weight(target.class as usize);
                     }
+                    sums.weight.add(or_nothing(counts, weight));
+                    sums.counted.add(or_nothing(counts, of_row));
                 }
             }
             base += comptime!(ROWS_IN_FLIGHT * units);

@@ -201,20 +201,17 @@ impl<'a, B: Backend> Chunks<'a, B> {
     fn new(projection: &'a Projection<B>, inputs: Inputs<B>, options: &'a Options) -> Self {
         let rows = projection.hidden.shape()[0];
         let classes = projection.classes();
-        let reduction = match (inputs.reduction, &inputs.targets) {
-            (RowReduction::Mean, Targets::Indices(indices)) => RowReduction::Normalized {
-                divisors: divisors_of_mean::<B>(
-                    indices.clone(),
-                    &inputs.weights,
-                    classes,
-                    options,
-                    accumulation_dtype(projection.hidden.dtype()),
-                ),
-            },
-            (RowReduction::Mean, Targets::Distributions(_)) => RowReduction::Sum {
-                divisor: rows as f64,
-            },
-            (reduction, _) => reduction,
+        let float = accumulation_dtype(projection.hidden.dtype());
+        let reduction = match inputs.reduction {
+            RowReduction::Mean => {
+                match divisors_of_mean::<B>(&inputs, [rows, classes], options, float) {
+                    Some(divisors) => RowReduction::Normalized { divisors },
+                    None => RowReduction::Sum {
+                        divisor: rows as f64,
+                    },
+                }
+            }
+            ref given => given.clone(),
         };
         Self {
             inputs: Inputs {
@@ -309,11 +306,9 @@ impl<'a, B: Backend> Chunks<'a, B> {
         inputs: &Inputs<B>,
         wanted: WantedGradients,
     ) -> FloatTensor<B> {
-        match &inputs.targets {
-            Targets::Indices(indices) if wanted.weight && self.rows > 0 => {
-                counted_rows_of::<B>(hidden, indices.clone(), self.classes, self.options)
-            }
-            _ => hidden,
+        match wanted.weight && self.rows > 0 {
+            true => counted_rows_of::<B>(hidden, inputs, self.classes, self.options),
+            false => hidden,
         }
     }
 
@@ -326,6 +321,10 @@ impl<'a, B: Backend> Chunks<'a, B> {
                 Targets::Distributions(targets) => {
                     Targets::Distributions(window::<B>(targets.clone(), rows))
                 }
+            },
+            row_weights: match &self.inputs.row_weights {
+                MaybeFloat::None => MaybeFloat::None,
+                MaybeFloat::Some(weights) => MaybeFloat::Some(window::<B>(weights.clone(), rows)),
             },
             ..self.inputs.clone()
         }

@@ -3,12 +3,12 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, LogitsRank, OutputOf,
+    CrossEntropyLoss, CrossEntropyOutput, CrossEntropyTarget, LogitsRank, OutputOf, TargetTensor,
 };
 
 use super::oracle::RowDetails;
 use super::problem::{Problem, Targets};
-use super::run::{Form, arranged, float_tensor, numbers, row_shape};
+use super::run::{Form, arranged, float_tensor, numbers, row_shape, weight_dtype};
 use super::tolerance::Tolerance;
 
 /// The numbers of every row.
@@ -39,6 +39,18 @@ pub struct Details {
 
 /// Computes the details of a problem.
 pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
+    macro_rules! weighed {
+        ($rank:literal, $rows:literal, $targets:expr) => {
+            match &problem.row_weights {
+                None => compute::<$rank>(problem, form, $targets, device),
+                Some(weights) => {
+                    let options = (device, weight_dtype(form.float));
+                    let weights = float_tensor::<$rows>(weights, &row_shape(problem), options);
+                    compute::<$rank>(problem, form, $targets.weighted(weights), device)
+                }
+            }
+        };
+    }
     macro_rules! at_rank {
         ($rank:literal, $rows:literal) => {
             match &problem.targets {
@@ -46,7 +58,7 @@ pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
                     let dtype = form.shares.unwrap_or(form.float);
                     let shares = float_tensor::<$rank>(shares, &problem.shape, (device, dtype));
                     let shares = arranged(shares, form.target_layout);
-                    compute::<$rank>(problem, form, shares, device)
+                    weighed!($rank, $rows, shares)
                 }
                 Targets::Indices(indices) => {
                     let targets = TensorData::new(indices.clone(), row_shape(problem));
@@ -55,7 +67,7 @@ pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
                         Some(dtype) => Tensor::from_data(targets, (device, dtype)),
                     };
                     let targets = arranged(targets, form.target_layout);
-                    compute::<$rank>(problem, form, targets, device)
+                    weighed!($rank, $rows, targets)
                 }
             }
         };
@@ -142,16 +154,16 @@ impl<const R: usize> Rows for CrossEntropyOutput<R> {
 
 /// The two divisors of the mean, from the problem alone.
 pub fn divisors(problem: &Problem) -> [f64; 2] {
-    let Targets::Indices(indices) = &problem.targets else {
-        return [problem.rows() as f64; 2];
+    let of_class = |row: usize| match (&problem.targets, &problem.config.weight) {
+        (Targets::Indices(indices), Some(weight)) => f64::from(weight[indices[row] as usize]),
+        _ => 1.0,
     };
-    let ignored = &problem.config.ignore_indices;
-    let counted = || indices.iter().filter(|index| !ignored.contains(index));
-    let weight = |index: &i64| match &problem.config.weight {
-        None => 1.0,
-        Some(weight) => f64::from(weight[*index as usize]),
-    };
-    [counted().map(weight).sum(), counted().count() as f64]
+    let counted = || (0..problem.rows()).filter(|row| !problem.is_ignored(*row));
+    let weight = |row: usize| problem.row_weight(row);
+    [
+        counted().map(|row| weight(row) * of_class(row)).sum(),
+        counted().map(weight).sum(),
+    ]
 }
 
 /// Finds the first detail that differs from the oracle's by more than the tolerance. `limit` is the largest

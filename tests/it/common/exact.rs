@@ -15,6 +15,8 @@
 //! | probabilities `s`, any | 0 | `-ln s[c]` | `sum -a[c] ln s[c]`; a share of 0 adds 0 | `-a[c] / s[c]`, 0 without a share |
 //! | ignored, any | as of any row | as of any row | 0 | 0 |
 //!
+//! A weight of the row multiplies loss and derivatives; a row of weight 0 is ignored.
+//!
 //! `d x / d t` is `s`, with a softcap `s` times the derivative of `tanh`, and 0 at an infinite logit, where
 //! the cap is flat. The derivative by `q[c]` is `(1 - e) w[c]` times `-ln p[c]`, 0 where the first factor is.
 //!
@@ -43,8 +45,9 @@ struct Row {
     /// The target as a distribution; zeros where the row is ignored.
     target: Vec<f64>,
     share: Vec<Dd>,
-    /// The weight of the row in the mean.
+    /// The weight of the row in the mean of the losses, and in that of the z-losses.
     weight: f64,
+    row_weight: f64,
     ignored: bool,
 }
 
@@ -88,9 +91,12 @@ pub fn solve(problem: &Problem) -> Outcome {
     let has_penalty = z.to_f64() != 0.0;
     let [of_main, of_penalty] = divisors(problem, &rows);
     let counts = |row: &&Row| !row.ignored;
-    let main_loss = |row: &Row| if counts(&row) { row.loss() } else { Dd::ZERO };
+    let main_loss = |row: &Row| match counts(&row) {
+        true => Dd::of(row.row_weight) * row.loss(),
+        false => Dd::ZERO,
+    };
     let penalty = |row: &Row| match has_penalty && counts(&row) {
-        true => z * row.lse * row.lse,
+        true => Dd::of(row.row_weight) * z * row.lse * row.lse,
         false => Dd::ZERO,
     };
     let main: Vec<Dd> = rows.iter().map(main_loss).collect();
@@ -120,6 +126,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     };
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| counts(row)) {
         let upstream = problem.upstream[if problem.unreduced { index } else { 0 }];
+        let upstream = row.row_weight * upstream;
         for class in 0..problem.classes() {
             let at = problem.at(index, class);
             let by_x = of_main.chain(upstream, row.slope(problem, class));
@@ -145,9 +152,10 @@ fn divisors(problem: &Problem, rows: &[Row]) -> [Divisor; 2] {
     } else if is_batch_mean(&problem.config) {
         [Divisor::of(batch_size(problem) as f64); 2]
     } else {
-        let counted = rows.iter().filter(|row| !row.ignored).count();
+        let counted = rows.iter().filter(|row| !row.ignored);
         let total: f64 = rows.iter().map(|row| row.weight).sum();
-        [Divisor::of(total), Divisor::of(counted as f64)]
+        let of_rows: f64 = counted.map(|row| row.row_weight).sum();
+        [Divisor::of(total), Divisor::of(of_rows)]
     }
 }
 
@@ -255,14 +263,14 @@ fn row_of(problem: &Problem, index: usize) -> Row {
     let given: Vec<f64> = (0..classes)
         .map(|class| problem.logits[problem.at(index, class)])
         .collect();
-    let (mut target, mut weight, mut ignored) = (vec![0.0; classes], 1.0, false);
+    let (row_weight, ignored) = (problem.row_weight(index), problem.is_ignored(index));
+    let mut target = vec![0.0; classes];
+    let mut weight = if ignored { 0.0 } else { row_weight };
     match &problem.targets {
-        Targets::Indices(indices) if problem.config.ignore_indices.contains(&indices[index]) => {
-            (weight, ignored) = (0.0, true);
-        }
+        _ if ignored => {}
         Targets::Indices(indices) => {
             target[indices[index] as usize] = 1.0;
-            weight = class_weight(problem, indices[index] as usize).to_f64();
+            weight *= class_weight(problem, indices[index] as usize).to_f64();
         }
         Targets::Distributions(shares) => {
             target = (0..classes)
@@ -291,6 +299,7 @@ fn row_of(problem: &Problem, index: usize) -> Row {
         target,
         share,
         weight,
+        row_weight,
         ignored,
     }
 }

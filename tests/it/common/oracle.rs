@@ -16,8 +16,9 @@ struct Row {
     conditions: Vec<f64>,
     /// The target as a distribution.
     target: Vec<f64>,
-    /// The weight of the row in the mean.
+    /// The weight of the row in the mean of the losses, and in that of the z-losses.
     weight: f64,
+    row_weight: f64,
     ignored: bool,
 }
 
@@ -59,9 +60,9 @@ pub fn solve(problem: &Problem) -> Outcome {
     };
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| !row.ignored) {
         let parts = parts(problem, row, index, divisors);
-        main_losses[index] = parts.main_loss();
-        z_losses[index] = parts.z_loss();
-        terms.loss[index] = parts.loss_terms();
+        main_losses[index] = row.row_weight * parts.main_loss();
+        z_losses[index] = row.row_weight * parts.z_loss();
+        terms.loss[index] = row.row_weight.abs() * parts.loss_terms();
         for class in 0..problem.classes() {
             let at = problem.at(index, class);
             (logits_gradient[at], terms.logits_gradient[at]) = parts.logits_slope(class);
@@ -102,8 +103,9 @@ fn divisors(problem: &Problem, rows: &[Row]) -> Divisors {
         let samples = batch_size(problem) as f64;
         (samples, samples)
     } else {
-        let counted = rows.iter().filter(|row| !row.ignored).count();
-        (rows.iter().map(|row| row.weight).sum(), counted as f64)
+        let counted = rows.iter().filter(|row| !row.ignored);
+        let total = rows.iter().map(|row| row.weight).sum();
+        (total, counted.map(|row| row.row_weight).sum())
     };
     Divisors { main, z }
 }
@@ -137,7 +139,7 @@ fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> 
         if divisor == 0.0 {
             0.0
         } else {
-            upstream / divisor
+            row.row_weight * upstream / divisor
         }
     };
     Parts {
@@ -354,20 +356,20 @@ fn row_of(problem: &Problem, row: usize) -> Row {
         }
     }
     let mut target = vec![0.0; classes];
-    let (mut weight, mut ignored) = (1.0, false);
+    let row_weight = problem.row_weight(row);
+    let ignored = problem.is_ignored(row);
+    let mut weight = if ignored { 0.0 } else { row_weight };
     match &problem.targets {
         Targets::Indices(indices) => {
-            ignored = config.ignore_indices.contains(&indices[row]);
-            if ignored {
-                weight = 0.0;
-            } else {
+            if !ignored {
                 let class = indices[row] as usize;
                 target[class] = 1.0;
                 if let Some(weights) = &config.weight {
-                    weight = f64::from(weights[class]);
+                    weight *= f64::from(weights[class]);
                 }
             }
         }
+        Targets::Distributions(_) if ignored => {}
         Targets::Distributions(p) => {
             for class in 0..classes {
                 target[class] = p[problem.at(row, class)];
@@ -380,6 +382,7 @@ fn row_of(problem: &Problem, row: usize) -> Row {
         conditions,
         target,
         weight,
+        row_weight,
         ignored,
     }
 }

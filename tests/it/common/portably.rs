@@ -84,9 +84,14 @@ fn inputs(problem: &Problem, device: &Device) -> Inputs<Dispatch> {
     let weights = problem.config.weight.as_ref().map(|weights| {
         Tensor::<1>::from_data(weights.as_slice(), (device, DType::F32)).into_dispatch()
     });
+    let row_weights = problem.row_weights.as_ref().map(|weights| {
+        let data = TensorData::new(weights.clone(), [outer, inner]);
+        Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch()
+    });
     Inputs {
         targets,
         weights: weights.into(),
+        row_weights: row_weights.into(),
         reduction: reduction(problem),
     }
 }

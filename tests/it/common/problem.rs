@@ -19,6 +19,8 @@ pub struct Problem {
     pub class_dim: usize,
     pub logits: Vec<f64>,
     pub targets: Targets,
+    /// A weight per row, if the target is weighted. A row of weight 0 is ignored.
+    pub row_weights: Option<Vec<f64>>,
     pub config: CrossEntropyLossConfig,
     /// Whether the target distributions require a gradient.
     pub tracked_targets: bool,
@@ -50,6 +52,22 @@ pub struct Terms {
 }
 
 impl Problem {
+    /// The weight of a row.
+    pub fn row_weight(&self, row: usize) -> f64 {
+        self.row_weights
+            .as_ref()
+            .map_or(1.0, |weights| weights[row])
+    }
+
+    /// Whether the row is ignored, by its target or by its weight.
+    pub fn is_ignored(&self, row: usize) -> bool {
+        let by_target = match &self.targets {
+            Targets::Indices(indices) => self.config.ignore_indices.contains(&indices[row]),
+            Targets::Distributions(_) => false,
+        };
+        by_target || self.row_weight(row) == 0.0
+    }
+
     pub fn classes(&self) -> usize {
         self.shape[self.class_dim]
     }
@@ -82,6 +100,7 @@ impl Problem {
             class_dim,
             logits,
             targets: Targets::Indices(vec![]),
+            row_weights: None,
             config: CrossEntropyLossConfig::new().with_class_dim(class_dim as isize),
             tracked_targets: true,
             unreduced: false,
@@ -125,6 +144,16 @@ impl Problem {
         self
     }
 
+    /// Gives the rows weights up to 2.75, of which every fourth is 0.
+    pub fn with_row_weights(mut self) -> Self {
+        let weight = |row: usize| match row % 4 {
+            2 => 0.0,
+            _ => (row % 6) as f64 * 0.5 + 0.25,
+        };
+        self.row_weights = Some((0..self.rows()).map(weight).collect());
+        self
+    }
+
     pub fn with_weights(self) -> Self {
         let weights = (0..self.classes())
             .map(|class| 0.25 + (class % 5) as f32 * 0.5)
@@ -132,12 +161,13 @@ impl Problem {
         self.with_config(|config| config.with_weight(Some(weights)))
     }
 
-    /// Ignores the target of every third row.
+    /// Ignores the target of every third row. Distributions have none to ignore.
     pub fn with_ignored(mut self, ignored: i64) -> Self {
-        if let Targets::Indices(indices) = &mut self.targets {
-            for index in indices.iter_mut().skip(1).step_by(3) {
-                *index = ignored;
-            }
+        let Targets::Indices(indices) = &mut self.targets else {
+            return self;
+        };
+        for index in indices.iter_mut().skip(1).step_by(3) {
+            *index = ignored;
         }
         self.with_config(|config| config.with_ignore_indices(vec![ignored]))
     }

@@ -65,6 +65,8 @@ struct Target {
     layout: Layout,
     smoothing: f64,
     weights: Weights,
+    #[serde(default)]
+    rows: RowWeights,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +109,18 @@ enum Weights {
     Equal,
     Positive,
     SomeZero,
+}
+
+/// The weights of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum RowWeights {
+    /// The target is not weighted.
+    #[default]
+    Absent,
+    /// 0 or 1.
+    Mask,
+    /// Numbers from 0 on. With negative ones a divisor could cancel.
+    Any,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -205,11 +219,17 @@ fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target
     let smoothing = prop::sample::select(vec![0.0, 0.1, 1.0]);
     let kind = prop_oneof![indices, shares];
     let options = prop_oneof![Just((0.0, Weights::Equal)), (smoothing, weights)];
-    (kind, layouts(), options).prop_map(|(kind, layout, (smoothing, weights))| Target {
+    let rows = prop_oneof![
+        4 => Just(RowWeights::Absent),
+        1 => Just(RowWeights::Mask),
+        2 => Just(RowWeights::Any),
+    ];
+    (kind, layouts(), options, rows).prop_map(|(kind, layout, (smoothing, weights), rows)| Target {
         kind,
         layout,
         smoothing,
         weights,
+        rows,
     })
 }
 
@@ -354,6 +374,15 @@ impl Case {
             }
             _ => unreachable!("the kind of the targets is that of the case"),
         }
+        let numbers: &[f64] = match self.target.rows {
+            RowWeights::Absent => &[],
+            RowWeights::Mask => &[0.0, 1.0, 1.0],
+            RowWeights::Any => &[0.0, 0.25, 1.0, 3.0, 0.75],
+        };
+        problem.row_weights = (!numbers.is_empty()).then(|| {
+            let weight = |_| numbers[rng.random_range(0..numbers.len())];
+            (0..problem.rows()).map(weight).collect()
+        });
         let weights = (0..classes).map(|class| match self.target.weights {
             Weights::SomeZero if class % 3 == 1 => 0.0,
             _ => 0.25 + (class % 5) as f32 * 0.5,

@@ -2,7 +2,9 @@
 
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses};
+use burn_cross_entropy::{
+    CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +88,20 @@ pub fn try_solve_in(
     form: Form,
     device: &Device,
 ) -> Result<Outcome, CrossEntropyError> {
+    macro_rules! weighed {
+        ($rank:literal, $rows:literal, $logits:expr, $targets:expr, $tracked:expr) => {{
+            match &problem.row_weights {
+                None => run::<$rank>(problem, $logits, $targets, $tracked, device),
+                Some(weights) => {
+                    let dtype = weight_dtype(form.float);
+                    let shape = row_shape(problem);
+                    let weights = float_tensor::<$rows>(weights, &shape, (device, dtype));
+                    let targets = $targets.weighted(weights);
+                    run::<$rank>(problem, $logits, targets, $tracked, device)
+                }
+            }
+        }};
+    }
     macro_rules! at_rank {
         ($rank:literal, $rows:literal) => {{
             let logits = Logits::<$rank>::new(problem, form, device);
@@ -96,20 +112,20 @@ pub fn try_solve_in(
                     let shares = arranged(shares, form.target_layout);
                     if problem.tracked_targets {
                         let shares = shares.require_grad();
-                        run::<$rank>(problem, logits, shares.clone(), Some(shares), device)
+                        weighed!($rank, $rows, logits, shares.clone(), Some(shares))
                     } else {
-                        run::<$rank>(problem, logits, shares, None, device)
+                        weighed!($rank, $rows, logits, shares, None)
                     }
                 }
                 Targets::Indices(indices) if form.unsqueezed => {
                     let mut shape = problem.shape.clone();
                     shape[problem.class_dim] = 1;
                     let targets = int_tensor::<$rank>(indices, &shape, form, device);
-                    run::<$rank>(problem, logits, targets, None, device)
+                    weighed!($rank, $rows, logits, targets, None)
                 }
                 Targets::Indices(indices) => {
                     let targets = int_tensor::<$rows>(indices, &row_shape(problem), form, device);
-                    run::<$rank>(problem, logits, targets, None, device)
+                    weighed!($rank, $rows, logits, targets, None)
                 }
             }
         }};
@@ -124,6 +140,14 @@ pub fn try_solve_in(
         7 => at_rank!(7, 6),
         8 => at_rank!(8, 7),
         rank => panic!("no logits of rank {rank}"),
+    }
+}
+
+/// Dtype that holds the weights of rows beside logits of a dtype.
+pub fn weight_dtype(logits: DType) -> DType {
+    match logits {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
     }
 }
 

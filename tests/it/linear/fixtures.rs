@@ -52,6 +52,7 @@ impl Case {
                 class_dim: self.shape.len() - 1,
                 logits: Vec::new(),
                 targets: targets(&self.target),
+                row_weights: None,
                 config: self.options.config(),
                 tracked_targets: self.target_grad.is_some(),
                 unreduced: self.options.is_unreduced(),

@@ -5,6 +5,6 @@ mod edges;
 mod errors;
 mod fixtures;
 mod forms;
-mod options;
+pub mod options;
 mod precision;
 pub mod projected;

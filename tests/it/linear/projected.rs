@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, RowLosses,
+    CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank,
+    RowLosses, TargetTensor, WeightedTarget,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -10,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use crate::common::backends::is_host;
 use crate::common::oracle;
 use crate::common::problem::{Problem, Targets};
-use crate::common::run::{Layout, Losses, arranged, float_tensor, numbers};
+use crate::common::run::{Layout, Losses, arranged, float_tensor, numbers, weight_dtype};
 use crate::common::tolerance::{self, assert_numbers};
 
 /// The tensors of a projection, and the problem of its logits.
@@ -225,20 +226,33 @@ impl Projected {
         Tensor<D>: LogitsRank,
         RowLosses<D>: Losses,
         Tensor<R, Int>: CrossEntropyTarget<D>,
+        WeightedTarget<Tensor<R, Int>, R>: CrossEntropyTarget<D>,
+        WeightedTarget<Tensor<D>, R>: CrossEntropyTarget<D>,
     {
         let shape: [usize; D] = self.problem.shape[..].try_into().expect("D is its rank");
+        let dtype = input.dtype();
         let mut input_shape = shape;
         input_shape[D - 1] = self.features;
         let input = input.reshape(input_shape);
-        match (&self.problem.targets, soft) {
-            (Targets::Indices(indices), _) => {
+        let given = (input, weight, bias);
+        let weights = self.problem.row_weights.as_ref().map(|weights| {
+            float_tensor::<R>(weights, &shape[..D - 1], (device, weight_dtype(dtype)))
+        });
+        match (&self.problem.targets, soft, weights) {
+            (Targets::Indices(indices), _, weights) => {
                 let data = TensorData::new(indices.clone(), &shape[..D - 1]);
                 let targets = Tensor::<R, Int>::from_data(data, device);
-                self.losses(loss, (input, weight, bias), targets)
+                match weights {
+                    None => self.losses(loss, given, targets),
+                    Some(weights) => self.losses(loss, given, targets.weighted(weights)),
+                }
             }
-            (Targets::Distributions(_), soft) => {
+            (Targets::Distributions(_), soft, weights) => {
                 let shares = soft.expect("they are distributions").reshape(shape);
-                self.losses(loss, (input, weight, bias), shares)
+                match weights {
+                    None => self.losses(loss, given, shares),
+                    Some(weights) => self.losses(loss, given, shares.weighted(weights)),
+                }
             }
         }
     }
