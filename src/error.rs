@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Device, GradientCheckpointingStrategy};
 
+use crate::operation::RowFactor;
+
 /// Error of a call: the reason why a cross-entropy could not be computed.
 ///
 /// [`CrossEntropyLoss::try_forward`](crate::CrossEntropyLoss::try_forward) returns it;
@@ -92,6 +94,15 @@ pub enum CrossEntropyError {
     IgnoredDistributions {
         /// The ignored targets.
         ignore_indices: Vec<i64>,
+    },
+    /// A factor by the target's probability was configured, and the target is a distribution.
+    #[error(
+        "cross-entropy: `row_factor` is {factor:?}, which is made of the probability of one target class, but the \
+         target is a distribution; give class indices, or leave `row_factor` at `None`"
+    )]
+    FactorOfDistributions {
+        /// The factor.
+        factor: RowFactor,
     },
     /// The number of class weights is not the number of classes.
     #[error(

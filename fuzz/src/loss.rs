@@ -10,8 +10,8 @@ use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
 use crate::options::{
-    FLOATS, code_options, code_row_weights, code_targets, code_upstream, fit_weights,
-    has_wrong_index, is_probability,
+    FLOATS, code_options, code_row_factor, code_row_weights, code_targets, code_upstream,
+    fit_weights, has_wrong_index, is_probability,
 };
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
@@ -107,6 +107,7 @@ impl Case {
         code_upstream(code, problem, form.float);
         code_targets(code, problem, form.shares.unwrap_or(form.float));
         code_row_weights(code, problem);
+        code_row_factor(code, problem);
         problem.logits.resize(problem.shape.iter().product(), 0.0);
         let is_capped = problem.config.logit_softcap.is_some();
         let largest = match problem.config.z_loss {

@@ -2,7 +2,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
-use burn_cross_entropy::EmptyReduction;
+use burn_cross_entropy::{EmptyReduction, RowFactor};
 
 use crate::code::{Code, shares};
 use crate::common::problem::{Problem, Targets};
@@ -181,6 +181,7 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
         Targets::Distributions(values) => {
             // Other targets to ignore are refused beside distributions.
             problem.config.ignore_indices = vec![-100];
+            problem.config.row_factor = RowFactor::None;
             code.flag(&mut problem.tracked_targets);
             values.resize(rows * classes, 0.0);
             for share in values {
@@ -190,6 +191,22 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
                 }
             }
         }
+    }
+}
+
+/// The factor of the rows' losses by the probability of their targets. Sizes and options are known.
+pub fn code_row_factor(code: &mut impl Code, problem: &mut Problem) {
+    const FACTORS: [RowFactor; 5] = [
+        RowFactor::None,
+        RowFactor::Focal { gamma: 2.0 },
+        RowFactor::Focal { gamma: 0.5 },
+        RowFactor::Poly { epsilon: 1.5 },
+        RowFactor::TargetProbability,
+    ];
+    let has_indices = matches!(problem.targets, Targets::Indices(_));
+    code.one_of(&mut problem.config.row_factor, &FACTORS);
+    if !has_indices || !problem.config.logits {
+        problem.config.row_factor = RowFactor::None;
     }
 }
 

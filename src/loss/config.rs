@@ -7,7 +7,7 @@ use burn::config::Config;
 use burn::nn::loss::Reduction;
 
 use crate::error::CrossEntropyError;
-use crate::operation::{EmptyReduction, InputValues, Options, Ties};
+use crate::operation::{EmptyReduction, InputValues, Options, RowFactor, Ties};
 
 /// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
@@ -22,6 +22,7 @@ use crate::operation::{EmptyReduction, InputValues, Options, Ties};
 /// | [`logit_scale`](Self::logit_scale) | multiplies the logits first | 1 |
 /// | [`logit_softcap`](Self::logit_softcap) | `cap * tanh(x / cap)` after the scale | none |
 /// | [`z_loss`](Self::z_loss) | adds `z_loss * lse^2` | 0 |
+/// | [`row_factor`](Self::row_factor) | focal loss, Poly-1, the target's own probability | none |
 /// | [`empty`](Self::empty) | value of an empty mean: `Nan` or `Zero` | `Nan` |
 ///
 /// ```
@@ -74,10 +75,14 @@ pub struct CrossEntropyLossConfig {
     /// Finite, above 0. Default: off.
     pub logit_softcap: Option<f64>,
     /// Adds `z_loss * lse^2` to every counted row, which keeps the logits from drifting (PaLM,
-    /// Chowdhery et al. 2022). Under `Mean` it is averaged over the counted rows, whatever they
+    /// Chowdhery et al. 2022). Under `Mean` it is averaged over the counted rows, whatever their classes
     /// weigh. Finite, at least 0. Default: 0.
     #[config(default = 0.0)]
     pub z_loss: f64,
+    /// Factor of a row's loss by the probability of its index target, as in the focal loss. Default:
+    /// [`RowFactor::None`].
+    #[config(default = "RowFactor::None")]
+    pub row_factor: RowFactor,
     /// Value of an empty mean. Default: [`EmptyReduction::Nan`].
     #[config(default = "EmptyReduction::Nan")]
     pub empty: EmptyReduction,
@@ -133,10 +138,26 @@ impl CrossEntropyLossConfig {
             self.z_loss,
             "a finite number of at least 0",
         )?;
+        self.check_row_factor()?;
         match self.logits {
             true => Ok(()),
             false => self.check_for_probabilities(),
         }
+    }
+
+    fn check_row_factor(&self) -> Result<(), CrossEntropyError> {
+        let is_finite = |number: f64| (number as f32).is_finite();
+        let is_fit = match self.row_factor {
+            RowFactor::None | RowFactor::TargetProbability => true,
+            RowFactor::Focal { gamma } => gamma >= 0.0 && is_finite(gamma),
+            RowFactor::Poly { epsilon } => epsilon >= -1.0 && is_finite(epsilon),
+        };
+        demand(
+            is_fit,
+            "row_factor",
+            self.row_factor,
+            "a finite `gamma` of at least 0, or a finite `epsilon` of at least -1",
+        )
     }
 
     /// The first option that only logits can have, as an error.
@@ -152,6 +173,12 @@ impl CrossEntropyLossConfig {
             "logit_softcap",
             self.logit_softcap,
             "None where `logits` is false: probabilities are not capped",
+        )?;
+        demand(
+            !self.row_factor.is_some(),
+            "row_factor",
+            self.row_factor,
+            "None where `logits` is false: only the losses of logits have factors",
         )?;
         demand(
             self.z_loss == 0.0,
@@ -187,6 +214,7 @@ pub(crate) struct Settings {
     pub(super) values: InputValues,
     pub(super) class_dim: isize,
     pub(super) z_loss: f64,
+    pub(super) row_factor: RowFactor,
     pub(super) empty: EmptyReduction,
     /// Order of equal scores, which a contrastive loss sets.
     pub(super) ties: Ties,
@@ -208,6 +236,10 @@ impl Settings {
             },
             class_dim: config.class_dim,
             z_loss: config.z_loss,
+            row_factor: match config.row_factor {
+                RowFactor::Focal { gamma: 0.0 } => RowFactor::None,
+                factor => factor,
+            },
             empty: config.empty,
             ties: Ties::ByClass,
         }
@@ -221,6 +253,7 @@ impl Settings {
             label_smoothing: self.label_smoothing,
             values: self.values,
             z_loss: self.z_loss,
+            row_factor: self.row_factor,
             empty: self.empty,
             ties: self.ties,
         }
@@ -231,11 +264,12 @@ impl Settings {
         self.options(0).scale_of_scores()
     }
 
-    /// Settings for log-probabilities, without label smoothing and z-loss.
+    /// Settings for log-probabilities, without label smoothing, z-loss and factor.
     pub(super) fn of_log_prob(&self) -> Self {
         Self {
             label_smoothing: 0.0,
             z_loss: 0.0,
+            row_factor: RowFactor::None,
             ..self.clone()
         }
     }

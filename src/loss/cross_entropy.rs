@@ -20,8 +20,8 @@ use super::target::{CrossEntropyTarget, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Inputs, Logits, MaybeFloat, Outputs, Role, RowOutputs, RowReduction, Targets, Ties, Wanted,
-    WantedGradients, row_shape,
+    Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction, Targets, Ties,
+    Wanted, WantedGradients, row_shape,
 };
 
 /// The cross-entropy between logits and targets.
@@ -129,6 +129,7 @@ impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
             .add("values", &format!("{:?}", settings.values))
             .add("class_dim", &(settings.class_dim as i64))
             .add("z_loss", &settings.z_loss)
+            .add("row_factor", &format!("{:?}", settings.row_factor))
             .add("empty", &format!("{:?}", settings.empty))
             .optional()
     }
@@ -345,6 +346,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             }
             TargetClasses::Distributions(targets) => {
                 self.check_ignored_of_distributions()?;
+                self.check_factor_of_distributions()?;
                 check_same_device(device, targets, Role::Targets)?;
                 let mut tensors = logits.tensors();
                 tensors.push(("target distributions", targets));
@@ -417,6 +419,13 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         check_same_device(device, weights, Role::RowWeights)?;
         check_float_dtype("row weights", weights.dtype(), device)?;
         B::check(weights, Role::RowWeights)
+    }
+
+    fn check_factor_of_distributions(&self) -> Result<(), CrossEntropyError> {
+        match self.settings.row_factor {
+            RowFactor::None => Ok(()),
+            factor => Err(CrossEntropyError::FactorOfDistributions { factor }),
+        }
     }
 
     /// Refuses targets to ignore that somebody has configured, beside distributions: they would do nothing.

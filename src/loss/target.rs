@@ -55,7 +55,8 @@ pub trait TargetTensor: sealed::IntoTarget + Sized {
     /// - **A weight of 0** ignores the row, whatever its target and its logits hold: 0 in the loss, a gradient of
     ///   exactly 0, not counted in the outputs. So a mask is a weight, also for distributions.
     /// - **Any number** is a weight, a negative one too, as in a policy gradient. Weights are constants: no
-    ///   gradient flows into them. They may have any float dtype.
+    ///   gradient flows into them. They may have any float dtype. They multiply the loss of a row, so that one
+    ///   beyond the range of its dtype stays so under a weight below 1.
     ///
     /// Weights of a target that has weights already are multiplied.
     ///

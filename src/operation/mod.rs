@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `logits` | the logits: a tensor, or a projection |
 //! | `inputs` | targets, weights of classes and rows, reduction |
-//! | `options` | the options of the loss; the wanted results |
+//! | `options`, `factor` | the options of the loss; the wanted results |
 //! | `results` | loss, saved tensors, outputs of rows, gradients |
 //! | `geometry` | the shape of the logits as rows and classes |
 //! | `metadata` | shapes and dtypes of results that Burn's fusion computes later |
@@ -17,6 +17,7 @@
 // it also applies to the code of the derive macros.
 #![allow(clippy::large_enum_variant)]
 
+mod factor;
 mod geometry;
 mod inputs;
 mod logits;
@@ -26,6 +27,7 @@ mod options;
 mod results;
 pub(crate) mod shard;
 
+pub use factor::RowFactor;
 pub use geometry::{Geometry, accumulation_dtype, row_shape};
 pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};

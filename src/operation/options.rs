@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::config::Config;
 
-use super::Role;
+use super::{Role, RowFactor};
 
 /// Value of an empty mean: a mean over no counted row, or with a total weight of 0.
 ///
@@ -136,6 +136,8 @@ pub struct Options {
     pub values: InputValues,
     /// Factor of the squared log-sum-exp.
     pub z_loss: f64,
+    /// Factor of a row's loss by the probability of its target.
+    pub row_factor: RowFactor,
     /// Value of an empty mean.
     pub empty: EmptyReduction,
     /// Order of equal scores.
@@ -155,6 +157,7 @@ impl Default for Options {
                 softcap: None,
             },
             z_loss: 0.0,
+            row_factor: RowFactor::None,
             empty: EmptyReduction::Nan,
             ties: Ties::ByClass,
         }
@@ -182,9 +185,11 @@ impl Options {
     }
 
     /// Count of numbers per row that the fused kernels keep for the backward: the maximum and the others,
-    /// and where shares are spread, the sums of the shares at the maximum and elsewhere.
+    /// and where shares are spread, the sums of the shares at the maximum and elsewhere; at the end the two
+    /// numbers of a row factor, if there is one.
     pub(crate) fn statistics_per_row(&self, distributions: bool) -> usize {
-        if self.is_spread(distributions) { 4 } else { 2 }
+        let sums = if self.is_spread(distributions) { 4 } else { 2 };
+        sums + if self.row_factor.is_some() { 2 } else { 0 }
     }
 }
 

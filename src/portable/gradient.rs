@@ -136,6 +136,15 @@ impl<B: Backend> Call<'_, B> {
             }
             Scores::Logits { x, maximum, others } => {
                 let softmax = self.softmax(x, maximum, others);
+                let shares = match self.options.row_factor.is_some() {
+                    false => shares,
+                    true => {
+                        let losses = self.row_losses(scores, inputs, rows);
+                        let factored = self.factored_rows(losses, scores, inputs, rows);
+                        let target = self.one_hot(rows.indices());
+                        factored.map_or(shares.clone(), |rows| rows.shares(shares, target))
+                    }
+                };
                 // Where the others add up to less than 1, the largest class has more than half.
                 let dominant = B::float_lower_elem(others.clone(), 1.0.into(), self.bool);
                 let dominant = B::bool_and(

@@ -6,6 +6,7 @@ use burn::tensor::Shape;
 
 use super::call::{Call, Divisor, Rows, Scores};
 use super::elementary::{cast, data, full, reshape_scalar, sum_all, sum_classes};
+use super::factor::Factored;
 use crate::operation::{
     EmptyReduction, Forward, InputValues, Inputs, Logits, Options, RowReduction, Saved, Wanted,
 };
@@ -100,10 +101,39 @@ impl<B: Backend> Call<'_, B> {
     }
 
     fn loss(&self, scores: &Scores<B>, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
+        let losses = self.row_losses(scores, inputs, rows);
+        let losses = match self.factored_rows(losses.clone(), scores, inputs, rows) {
+            None => losses,
+            Some(factored) => factored.losses,
+        };
+        self.reduced(losses, scores, rows, inputs)
+    }
+
+    /// Losses of the rows, without a factor and without the z-losses.
+    pub(super) fn row_losses(
+        &self,
+        scores: &Scores<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+    ) -> FloatTensor<B> {
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let terms = B::float_mul(shares, self.surprisals(scores));
-        let losses = sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()));
-        self.reduced(losses, scores, rows, inputs)
+        sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()))
+    }
+
+    /// [`factored`](Self::factored) where all classes are here.
+    pub(super) fn factored_rows(
+        &self,
+        losses: FloatTensor<B>,
+        scores: &Scores<B>,
+        inputs: &Inputs<B>,
+        rows: &Rows<B>,
+    ) -> Option<Factored<B>> {
+        if !self.options.row_factor.is_some() {
+            return None;
+        }
+        let target = self.target_scores(scores, rows);
+        self.factored(losses, target, scores, inputs, rows)
     }
 
     /// Reduces the losses of the rows, given without the z-losses, to the result.

@@ -42,6 +42,7 @@ mod call;
 pub(crate) mod chunks;
 mod counting;
 mod elementary;
+mod factor;
 mod gradient;
 mod loss;
 mod outputs;

@@ -27,6 +27,7 @@ use burn::tensor::{BoolDType, Shape, Slice};
 
 use super::call::{Call, Rows, Scores};
 use super::elementary::{cast, data, full, log1p, scaled_difference, sum_classes};
+use super::factor::Factored;
 use crate::operation::shard::ShardCall;
 use crate::operation::{Inputs, MaybeFloat, Options};
 
@@ -72,7 +73,15 @@ pub(crate) fn shard_loss<B: Backend>(
     }
     let combined = call.combined(logits.clone(), &statistics, &shard.inputs);
     let losses = call.combined_losses(&statistics, &combined.shares);
-    let loss = call.reduced(losses, &combined.scores, &combined.rows, &shard.inputs);
+    let target = call.number(&statistics, TARGET);
+    let Combined { scores, rows, .. } = &combined;
+    let factored = call.factored(losses.clone(), target, scores, &shard.inputs, rows);
+    let losses = factored.as_ref().map_or(losses, |rows| rows.losses.clone());
+    let loss = call.reduced(losses, scores, rows, &shard.inputs);
+    let combined = Combined {
+        factored,
+        ..combined
+    };
     let gradient = with_gradient.then(|| call.shard_gradient(logits, &combined, &shard.inputs));
     (loss, gradient)
 }
@@ -179,9 +188,12 @@ struct Combined<B: Backend> {
     scores: Scores<B>,
     shares: RowShares<B>,
     rows: Rows<B>,
+    /// Absent without a factor by the target's probability.
+    factored: Option<Factored<B>>,
 }
 
 /// Shares of a row's classes, each of shape `[outer, 1, inner]`.
+#[derive(Clone)]
 struct RowShares<B: Backend> {
     /// Share of the target, without its spread share.
     target: FloatTensor<B>,
@@ -190,6 +202,16 @@ struct RowShares<B: Backend> {
 }
 
 impl<B: Backend> RowShares<B> {
+    /// The shares as they are in the gradient.
+    fn with_factor(self, rows: &Factored<B>) -> Self {
+        Self {
+            target: rows.share_of_target(self.target),
+            spread: self
+                .spread
+                .map(|(at_maximum, elsewhere)| (rows.spread(at_maximum), rows.spread(elsewhere))),
+        }
+    }
+
     /// Share of all classes together.
     fn total(&self) -> FloatTensor<B> {
         match &self.spread {
@@ -270,6 +292,7 @@ impl<B: Backend> Call<'_, B> {
             },
             shares: self.row_shares(statistics, inputs, &rows),
             rows,
+            factored: None,
         }
     }
 
@@ -345,9 +368,15 @@ impl<B: Backend> Call<'_, B> {
         inputs: &Inputs<B>,
     ) -> FloatTensor<B> {
         let counting = combined.rows.indices();
-        let row_shares = &combined.shares;
-        let total = row_shares.total();
         let (shares, _) = self.shares(inputs, Some(counting));
+        let (row_shares, shares) = match &combined.factored {
+            None => (combined.shares.clone(), shares),
+            Some(rows) => {
+                let row_shares = combined.shares.clone().with_factor(rows);
+                (row_shares, rows.shares(shares, self.one_hot(counting)))
+            }
+        };
+        let total = row_shares.total();
         let gradient = B::float_sub(B::float_mul(softmax.clone(), total.clone()), shares);
 
         let sum = B::float_add_scalar(others.clone(), 1.0.into());

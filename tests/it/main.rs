@@ -30,6 +30,7 @@ mod properties;
 mod queue;
 mod queue_module;
 mod reports;
+mod row_factor;
 mod row_weights;
 mod schedule;
 mod seeds;

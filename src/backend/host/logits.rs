@@ -61,7 +61,8 @@ fn upstream_in_f16<H: HostTensor>(
     let InputValues::Logits { scale, .. } = options.values else {
         return None;
     };
-    if !inputs.have_indices() || inputs.have_row_weights() || options.z_loss != 0.0 {
+    let is_unbounded = options.z_loss != 0.0 || options.row_factor.is_some();
+    if !inputs.have_indices() || inputs.have_row_weights() || is_unbounded {
         return None;
     }
     let weights = inputs.weights::<f32>();

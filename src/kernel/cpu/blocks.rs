@@ -182,8 +182,12 @@ impl<A: Float> Replaced<A> for Write<'_, A> {
 
 #[inline(always)]
 fn show<A>(whole: &[Block<A>], tail: &[Block<A>], visitor: &mut impl Visitor<A>) {
-    for (step, block) in whole.iter().chain(tail).enumerate() {
+    // Two loops: one over a chain of both asks at every block which it is in.
+    for (step, block) in whole.iter().enumerate() {
         visitor.visit(step, block);
+    }
+    for block in tail {
+        visitor.visit(whole.len(), block);
     }
 }
 

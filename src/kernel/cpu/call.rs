@@ -1,6 +1,7 @@
 //! Whole call: its rows in parts, and the reduction of the losses.
 
 use super::constants::{Constants, Scales};
+use super::factor::Factor;
 use super::halves::HalfRows;
 use super::instructions::Instructions;
 use super::part::{PartTask, Scratch, Slots, Sum};
@@ -173,6 +174,7 @@ impl<A: HalfRows> Call<'_, A> {
             },
             values: options.values,
             z_loss: A::of(options.z_loss),
+            factor: Factor::new(options.row_factor),
             outputs: self.outputs,
             ties: options.ties,
             scales: Scales {

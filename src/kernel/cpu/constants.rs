@@ -1,5 +1,6 @@
 //! Constants of a call, which are the same for all rows.
 
+use super::factor::Factor;
 use super::instructions::Instructions;
 use super::shares::Shares;
 use super::targets::RowRule;
@@ -13,6 +14,7 @@ pub(crate) struct Constants<'a, A> {
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,
     pub(super) z_loss: A,
+    pub(super) factor: Factor<A>,
     pub(super) outputs: Outputs,
     pub(super) ties: Ties,
     pub(super) scales: Scales<'a, A>,

@@ -7,6 +7,7 @@
 //! | `part` | one part of the rows, one unit of rows after the other |
 //! | `unit` | the steps of the computation over the rows of a unit |
 //! | `row_loss`; `softmax`, `probabilities` | what a loss has to compute; the maths |
+//! | `factor` | the factor of a row's loss by its target's probability |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
@@ -27,6 +28,7 @@ mod ahead;
 mod blocks;
 mod call;
 mod constants;
+mod factor;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod half_instructions;

@@ -204,12 +204,7 @@ impl<A: HalfRows> Constants<'_, A> {
         spare: &mut Vec<A>,
     ) -> Losses<A, 1> {
         let (geometry, instructions) = (&self.geometry, self.instructions);
-        let (logits, mut output) = logits;
-        let halves = (logits, output.as_deref_mut());
-        if let Some(losses) = A::losses_of_halves(self, row, unit, halves, x) {
-            return losses;
-        }
-        match (logits, output) {
+        match logits {
             (logits, Some(output)) => match A::runs_mut(output) {
                 Some(native) => {
                     let x = native.row_mut(geometry, row);
@@ -219,6 +214,10 @@ impl<A: HalfRows> Constants<'_, A> {
                     self.write(unit, x, spare)
                 }
                 None => {
+                    let halves = (logits, Some(&mut *output));
+                    if let Some(losses) = A::losses_of_halves(self, row, unit, halves, x) {
+                        return losses;
+                    }
                     let x = sized(x, geometry.classes);
                     let logits = logits.unwrap_or(output);
                     logits.load_row(geometry, row, x, instructions);
@@ -230,6 +229,10 @@ impl<A: HalfRows> Constants<'_, A> {
             (Some(logits), None) => match A::runs(logits) {
                 Some(native) => self.read(unit, native.row(geometry, row), spare),
                 None => {
+                    let halves = (Some(logits), None);
+                    if let Some(losses) = A::losses_of_halves(self, row, unit, halves, x) {
+                        return losses;
+                    }
                     let x = sized(x, geometry.classes);
                     logits.load_row(geometry, row, x, instructions);
                     self.read(unit, x, spare)
@@ -342,13 +345,18 @@ impl<A: HalfRows> Constants<'_, A> {
         sum: &mut Sum,
     ) {
         let has_penalty = self.z_loss != A::ZERO;
-        let mut losses = *losses;
-        if let Some(weights) = self.rule.row_weights {
-            for (lane, &weight) in weights[rows.clone()].iter().enumerate() {
-                losses.main[lane] = losses.main[lane] * weight;
-                losses.penalty[lane] = losses.penalty[lane] * weight;
+        let mut weighed;
+        let losses = match self.rule.row_weights {
+            None => losses,
+            Some(weights) => {
+                weighed = *losses;
+                for (lane, &weight) in weights[rows.clone()].iter().enumerate() {
+                    weighed.main[lane] = weighed.main[lane] * weight;
+                    weighed.penalty[lane] = weighed.penalty[lane] * weight;
+                }
+                &weighed
             }
-        }
+        };
         let (main, penalty) = (&losses.main[..rows.len()], &losses.penalty[..rows.len()]);
         if task.slots.losses.is_empty() {
             sum.main += sum_of(main);
@@ -408,6 +416,7 @@ impl<A: HalfRows> Constants<'_, A> {
         let mut rows = Rows {
             class: resolved.class,
             share: [A::ZERO; W],
+            weight: [A::ONE; W],
             scale: [self.scales.main; W],
             penalty_scale: [self.scales.penalty; W],
         };
@@ -424,6 +433,7 @@ impl<A: HalfRows> Constants<'_, A> {
                     Some(weights) => weights[resolved.class[lane]],
                     None => A::ONE,
                 };
+                rows.weight[lane] = weight;
                 let share = self.shares.remaining * weight;
                 rows.share[lane] = if resolved.counts[lane] {
                     share

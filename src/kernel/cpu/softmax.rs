@@ -23,6 +23,7 @@ use super::blocks::{
     Block, Blocks, LANES, RUN, Read, Replaced, Total, Visitor, Write, fold_maximum, fold_sum,
     of_lane,
 };
+use super::factor::Factor;
 use super::float::Float;
 use super::instructions::Task;
 use super::row_loss::RowLoss;
@@ -39,6 +40,7 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     pub(crate) scale: Scale<A>,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
+    pub(crate) factor: Factor<A>,
     /// Fetched while the exponentials are computed.
     pub(crate) ahead: [Ahead; 2],
 }
@@ -96,7 +98,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
         let mut logits = Read::new(x, -A::INFINITY);
         let targets = self.target_logits(&logits);
         let sums = self.sums::<FMA>(&mut logits);
-        let Finished { above, .. } = self.finish::<FMA>(&sums, &targets);
+        let Finished { above, .. } = self.finished_losses::<FMA>(&sums, &targets);
         gradient.copy_from_slice(x);
         let mut gradient = Write::new(gradient, -A::INFINITY);
         let mut visitor = Slopes::<A, W, FMA> {
@@ -207,6 +209,8 @@ struct Finished<A, const W: usize> {
     above: [A; W],
     /// Factor of the exponentials.
     factor: [A; W],
+    /// Factor of the spread shares in the gradient.
+    spread_scale: [A; W],
     /// Gradient at the dominant class, a class of more than half the probability.
     dominant: [A; W],
     /// Exponential of the dominant class; in a row without one 2, which no exponential equals.
@@ -253,7 +257,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     pub(super) fn losses_of<const FMA: bool>(self, x: &mut impl Blocks<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
         let sums = self.sums::<FMA>(x);
-        self.finish::<FMA>(&sums, &targets).losses
+        let p = self.target_probabilities::<_, FMA>(x, &sums, &targets);
+        self.finish::<FMA>(&sums, &targets, &p).losses
     }
 
     /// Losses of the rows. The gradient replaces their logits.
@@ -261,7 +266,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     pub(super) fn gradient_in<const FMA: bool>(self, x: &mut impl Replaced<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
         let sums = self.sums::<FMA>(x);
-        let finished = self.finish::<FMA>(&sums, &targets);
+        let p = self.target_probabilities::<_, FMA>(x, &sums, &targets);
+        let finished = self.finish::<FMA>(&sums, &targets, &p);
         match (self.shares.is_some(), finished.has_dominant()) {
             (false, false) => self.gradient::<FMA, false, false>(x, &finished),
             (false, true) => self.gradient::<FMA, false, true>(x, &finished),
@@ -284,6 +290,43 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             logits[row] = x.number(step, lane);
         }
         logits
+    }
+
+    /// Probability of each row's index target, and what it lacks of 1; any numbers where no factor needs them.
+    /// Beside the maximum the others are what is missing; elsewhere the probability is at most a half.
+    #[inline(always)]
+    fn target_probabilities<B: Blocks<A>, const FMA: bool>(
+        &self,
+        x: &B,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+    ) -> [[A; 2]; W] {
+        let mut probabilities = [[A::ZERO; 2]; W];
+        if !self.factor.is_some() {
+            return probabilities;
+        }
+        for row in 0..W {
+            let (step, lane) = place::<W>(self.rows.class[row], row);
+            let exponential = if B::REPLACED {
+                x.number(step, lane)
+            } else {
+                let offset = self.scale.offset(sums.maximum[row]);
+                self.scale
+                    .difference::<FMA>(targets[row], offset)
+                    .exp::<FMA>()
+            };
+            let others = sums.others[row];
+            let inverse = A::ONE / (others + A::ONE);
+            let p = exponential * inverse;
+            let is_maximum = targets[row] == sums.maximum[row];
+            let missing = if is_maximum {
+                others * inverse
+            } else {
+                A::ONE - p
+            };
+            probabilities[row] = [p, missing];
+        }
+        probabilities
     }
 
     /// Offsets of the rows' maxima, see [`Scale::difference`].
@@ -424,7 +467,31 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 
     #[inline(always)]
-    fn finish<const FMA: bool>(&self, sums: &Sums<A, W>, targets: &[A; W]) -> Finished<A, W> {
+    fn finish<const FMA: bool>(
+        &self,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+        probabilities: &[[A; 2]; W],
+    ) -> Finished<A, W> {
+        let mut finished = self.finished_losses::<FMA>(sums, targets);
+        let mut shares = GradientShares {
+            target: self.rows.share,
+            spread: [A::ONE; W],
+        };
+        if self.factor.is_some() {
+            self.take_factor::<FMA>(probabilities, &mut finished.losses, &mut shares);
+        }
+        self.finish_gradient(&mut finished, sums, targets, &shares);
+        finished
+    }
+
+    /// The losses, without a factor; nothing for the gradient yet.
+    #[inline(always)]
+    fn finished_losses<const FMA: bool>(
+        &self,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+    ) -> Finished<A, W> {
         let zero = [A::ZERO; W];
         let mut finished = Finished {
             losses: Losses {
@@ -435,6 +502,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             },
             above: zero,
             factor: zero,
+            spread_scale: zero,
             dominant: zero,
             dominant_exponential: zero,
             at_target: zero,
@@ -442,7 +510,6 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         for row in 0..W {
             let share = self.rows.share[row];
             let maximum = sums.maximum[row];
-            let others = sums.others[row];
             let offset = self.scale.offset(maximum);
             let gap = -self.scale.difference::<FMA>(targets[row], offset);
             let target_loss = if share == A::ZERO {
@@ -450,29 +517,65 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             } else {
                 share * gap
             };
-            let spread = sums.at_maximum[row] + sums.elsewhere[row];
-            let total = share + spread;
-            let above = others.ln_1p::<FMA>();
-            let factor = self.scale.whole;
-            let lse = maximum * factor + above;
+            let total = share + (sums.at_maximum[row] + sums.elsewhere[row]);
+            let above = sums.others[row].ln_1p::<FMA>();
+            let lse = maximum * self.scale.whole + above;
             finished.above[row] = above;
             finished.losses.main[row] = sums.gaps[row] + target_loss + total * above;
             finished.losses.penalty[row] = self.z_loss * lse * lse;
             finished.losses.lse[row] = lse;
             finished.losses.log_prob[row] = -(gap + above);
+        }
+        finished
+    }
 
+    /// Puts the factor of each row into its loss and into the shares of its gradient. In a loop of its own: in
+    /// that of the losses it would keep these from becoming vector code.
+    #[inline(always)]
+    fn take_factor<const FMA: bool>(
+        &self,
+        probabilities: &[[A; 2]; W],
+        losses: &mut Losses<A, W>,
+        shares: &mut GradientShares<A, W>,
+    ) {
+        for row in 0..W {
+            let weight = self.rows.weight[row];
+            let factored = (self.factor).of::<FMA>(losses.main[row], probabilities[row], weight);
+            losses.main[row] = factored.loss;
+            shares.target[row] = shares.target[row] * factored.share + factored.at_target;
+            shares.spread[row] = factored.share;
+        }
+    }
+
+    #[inline(always)]
+    fn finish_gradient(
+        &self,
+        finished: &mut Finished<A, W>,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+        shares: &GradientShares<A, W>,
+    ) {
+        for row in 0..W {
+            let (share, of_spread) = (shares.target[row], shares.spread[row]);
+            let spread = (sums.at_maximum[row] + sums.elsewhere[row]) * of_spread;
+            let total = share + spread;
+            let others = sums.others[row];
             let inverse = A::ONE / (others + A::ONE);
             let scale = self.rows.scale[row];
+            let factor = self.scale.whole;
+            let lse = finished.losses.lse[row];
             let pull = if self.z_loss == A::ZERO {
                 A::ZERO
             } else {
                 A::TWO * self.z_loss * lse * self.rows.penalty_scale[row] * inverse
             };
-            let is_maximum = targets[row] == maximum;
-            let elsewhere = sums.elsewhere[row] + if is_maximum { A::ZERO } else { share };
+            let is_maximum = targets[row] == sums.maximum[row];
+            let elsewhere = sums.elsewhere[row] * of_spread;
+            let elsewhere = elsewhere + if is_maximum { A::ZERO } else { share };
             let has_dominant = others < A::ONE;
             // The gradient is that of the logits before the factor.
             finished.factor[row] = (total * scale * inverse + pull) * factor;
+            finished.spread_scale[row] = scale * of_spread;
             finished.dominant[row] =
                 ((elsewhere - total * others * inverse) * scale + pull) * factor;
             finished.dominant_exponential[row] = if has_dominant { A::ONE } else { A::TWO };
@@ -482,8 +585,15 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
                 share * scale * factor
             };
         }
-        finished
     }
+}
+
+/// Shares as they are in the gradient.
+struct GradientShares<A, const W: usize> {
+    /// Share of the target without its spread share.
+    target: [A; W],
+    /// Factor of the spread shares.
+    spread: [A; W],
 }
 
 /// Largest logit of each lane.
@@ -578,7 +688,7 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool, const DOMINA
             let exponential = exponentials[lane];
             let mut slope = exponential * of_lane(&finished.factor, lane);
             if SHARES {
-                let share = shares[lane] * of_lane(&softmax.rows.scale, lane);
+                let share = shares[lane] * of_lane(&finished.spread_scale, lane);
                 slope = share.mul_add::<FMA>(-softmax.scale.whole, slope);
             }
             if DOMINANT {

@@ -192,23 +192,16 @@ impl<A: Float> RowRule<'_, A> {
     /// weights and without.
     pub(crate) fn divisors_of_mean(&self, rows: usize, class_weights: Option<&[A]>) -> [f64; 2] {
         match (&self.indices, self.row_weights) {
-            (Some(indices), None) => indices.divisors_of_mean(class_weights, &self.rule),
             (None, None) => [rows as f64; 2],
-            (_, Some(row_weights)) => {
-                let mut sums = [0.0; 2];
-                for (row, &weight) in row_weights.iter().enumerate() {
-                    let RowTargets { class, counts } = self.resolve::<1>(row..row + 1);
-                    if counts[0] {
-                        let weight = weight.to_f64();
-                        let of_class = match (class_weights, &self.indices) {
-                            (Some(weights), Some(_)) => weights[class[0]].to_f64(),
-                            _ => 1.0,
-                        };
-                        sums[0] += weight * of_class;
-                        sums[1] += weight;
-                    }
-                }
-                sums
+            (Some(indices), None) => indices.divisors_of_mean(class_weights, &self.rule),
+            (None, Some(row_weights)) => {
+                let total = row_weights.iter().map(|weight| weight.to_f64()).sum();
+                [total, total]
+            }
+            (Some(indices), Some(row_weights)) => {
+                over_indices!(indices, indices => {
+                    self.rule.total_weights(indices, row_weights, class_weights)
+                })
             }
         }
     }
@@ -285,6 +278,25 @@ impl TargetRule<'_> {
             rule,
             ignored,
         })
+    }
+
+    /// Sums of the rows' weights, with the weights of their classes and without.
+    fn total_weights<I: Index, A: Float>(
+        &self,
+        indices: &[I],
+        row_weights: &[A],
+        class_weights: Option<&[A]>,
+    ) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        for (index, weight) in indices.iter().zip(row_weights) {
+            if let Target::Class(class) = self.target(*index) {
+                let weight = weight.to_f64();
+                let of_class = class_weights.map_or(1.0, |weights| weights[class].to_f64());
+                sums[0] += weight * of_class;
+                sums[1] += weight;
+            }
+        }
+        sums
     }
 
     fn total_weight<I: Index, A: Float>(&self, indices: &[I], weights: &[A]) -> f64 {

@@ -148,6 +148,7 @@ impl<A: Float> Constants<'_, A> {
             shares,
             scale: Scale::new(scale),
             z_loss: self.z_loss,
+            factor: self.factor,
             ahead,
         }
     }

@@ -18,7 +18,7 @@ use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p, tanh_slope};
 use super::plan::{Along, Tile};
-use super::spec::{Extent, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
+use super::spec::{Extent, Factor, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
@@ -422,6 +422,16 @@ impl<A: Float, N: Size> Lanes<A, N> {
             at_maximum = statistics[2 * rows + row.row];
             elsewhere = statistics[3 * rows + row.row];
         }
+        let mut share = share;
+        let mut scale_of_spread = scale;
+        if comptime!(spec.factor != Factor::None) {
+            let line = comptime!(spec.line_of_factor());
+            let factor = statistics[line * rows + row.row];
+            share = share * factor + statistics[(line + 1) * rows + row.row];
+            at_maximum *= factor;
+            elsewhere *= factor;
+            scale_of_spread = scale * factor;
+        }
         let above = ln_1p::<A>(others);
         let inverse = one / (one + others);
         let inner = scale_of_scores::<A>(&uniforms.numbers, spec);
@@ -437,6 +447,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let at_target = ((elsewhere - rest) * scale + pull) * inner;
         let not_at_target = ((elsewhere + share - rest) * scale + pull) * inner;
         let factor = (total * scale * inverse + pull) * inner;
+        set(&mut self.scale, lane, scale_of_spread, along);
         set(&mut self.maximum, lane, maximum, along);
         set(&mut self.above, lane, above, along);
         set(&mut self.factor, lane, factor, along);

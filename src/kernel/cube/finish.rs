@@ -4,7 +4,8 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p};
-use super::spec::{Numbers, Spec, Uniforms, Values, ZLoss};
+use super::factor::factored;
+use super::spec::{Factor, Numbers, Spec, Uniforms, Values, ZLoss};
 use super::state::{Row, scale_of_scores, scaled_difference};
 use super::targets::Target;
 use crate::operation::Outputs;
@@ -36,17 +37,27 @@ pub(crate) struct Finished<A: Float> {
     entropy: A,
     predicted: u32,
     rank: i32,
+    /// Factor of the shares in the gradient, and a further share of the target.
+    factor: A,
+    at_target: A,
 }
 
-/// Concludes a row from its sums, its target's logit, the share that an index target adds to its class, and the
-/// row's weight.
+/// Numbers of a row that come from its target.
+#[derive(CubeType)]
+pub(crate) struct OfTarget<A: Float> {
+    pub(crate) logit: A,
+    /// Share that an index target adds to its class.
+    pub(crate) share: A,
+    pub(crate) class_weight: A,
+    pub(crate) row_weight: A,
+}
+
+/// Concludes a row from its sums and its target.
 #[cube]
 pub(crate) fn finish<A: Float>(
     sums: Row<A>,
     target: Target,
-    logit: A,
-    share: A,
-    weight: A,
+    given: OfTarget<A>,
     uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) -> Finished<A> {
@@ -64,16 +75,20 @@ pub(crate) fn finish<A: Float>(
         entropy: sums.outputs.entropy_sum,
         predicted: sums.outputs.class,
         rank: i32::cast_from(sums.outputs.before),
+        factor: A::new(1.0),
+        at_target: zero,
     };
     match comptime!(spec.values) {
-        Values::Probabilities => finished.take_probability(logit, share, comptime!(&spec)),
+        Values::Probabilities => {
+            finished.take_probability(given.logit, given.share, comptime!(&spec))
+        }
         Values::Logits | Values::Scaled | Values::Capped => {
-            finished.take_logit(sums, logit, share, numbers, comptime!(&spec))
+            finished.take_logit(sums, &given, numbers, comptime!(&spec))
         }
     }
     if comptime!(spec.has_row_weights) {
-        finished.loss *= weight;
-        finished.penalty *= weight;
+        finished.loss *= given.row_weight;
+        finished.penalty *= given.row_weight;
     }
     // NaN is below every number, also below minus infinity.
     let is_number = finished.log_prob >= numbers.lowest.get::<A>();
@@ -103,12 +118,12 @@ impl<A: Float> Finished<A> {
     fn take_logit(
         &mut self,
         sums: Row<A>,
-        logit: A,
-        share: A,
+        given: &OfTarget<A>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
         let zero = A::new(0.0);
+        let (logit, share) = (given.logit, given.share);
         // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
         let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
         // A row of masked classes only has no distribution.
@@ -131,6 +146,17 @@ impl<A: Float> Finished<A> {
             true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
             false => zero - (gap + above),
         };
+        if comptime!(spec.factor != Factor::None) {
+            let of_others = others / (others + A::new(1.0));
+            let surprisal = gap + above;
+            let p = (zero - surprisal).exp();
+            // Beside the maximum the others are what is missing; elsewhere `p` is at most a half.
+            let missing = select(logit == sums.maximum, of_others, A::new(1.0) - p);
+            let row = factored::<A>(self.loss, p, missing, given.class_weight, numbers, spec);
+            self.loss = row.loss;
+            self.factor = row.share;
+            self.at_target = row.at_target;
+        }
         if comptime!(spec.z_loss != ZLoss::Off) {
             self.penalty = numbers.z_loss.get::<A>() * self.lse * self.lse;
         }
@@ -171,6 +197,11 @@ impl<A: Float> Finished<A> {
                 if comptime!(spec.is_spread) {
                     statistics[2 * rows + row] = self.at_maximum;
                     statistics[3 * rows + row] = self.elsewhere;
+                }
+                if comptime!(spec.factor != Factor::None) {
+                    let line = comptime!(spec.line_of_factor());
+                    statistics[line * rows + row] = self.factor;
+                    statistics[(line + 1) * rows + row] = self.at_target;
                 }
             }
         }

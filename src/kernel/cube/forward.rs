@@ -12,7 +12,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::finish::{Results, finish};
+use super::finish::{OfTarget, Results, finish};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
 use super::outputs::RowOutputs;
@@ -146,8 +146,13 @@ fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let target = target_of::<A, P, I, K, N>(inputs, place.row, extent);
         let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
         let share = share_of_target::<A, P, I, N>(inputs, &target, &uniforms.numbers);
-        let weight = inputs.row_weight(place.row, extent.classes);
-        let finished = finish(sums, target, logit, share, weight, uniforms, spec.clone());
+        let given = OfTarget::<A> {
+            logit,
+            share,
+            class_weight: inputs.weight(target.class as usize),
+            row_weight: inputs.row_weight(place.row, extent.classes),
+        };
+        let finished = finish(sums, target, given, uniforms, spec.clone());
         finished.write(results, place.row, extent.rows, spec.clone());
     }
 }

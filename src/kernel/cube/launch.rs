@@ -13,14 +13,14 @@ use super::forward::losses_of_rows;
 use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
-use super::spec::{ExtentLaunch, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
+use super::spec::{ExtentLaunch, Factor, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
 use super::targets::{InputsLaunch, Weighed};
 use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
 use crate::operation::{
-    EmptyReduction, Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted,
-    bend_of,
+    EmptyReduction, Geometry, InputValues, Options, Outputs, RowFactor, ScaleSteps, Slack, Ties,
+    Wanted, bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -484,6 +484,7 @@ impl Call<'_> {
                 (false, Reduction::PerRow) => ZLoss::Added,
                 (false, _) => ZLoss::Apart,
             },
+            factor: self.factor().0,
         }
     }
 
@@ -550,6 +551,7 @@ impl Call<'_> {
             _ => Slack::new(magnitude, epsilon, smallest),
         };
         let smoothing = self.options.label_smoothing;
+        let (_, [factor, rest_of_factor]) = self.factor();
         NumbersLaunch::new(
             self.number(1.0 - smoothing),
             self.number(smoothing / self.geometry.classes as f64),
@@ -559,12 +561,31 @@ impl Call<'_> {
             self.number(cap),
             self.number(bend_of(scale, cap)),
             self.number(self.options.z_loss),
+            self.number(factor),
+            self.number(rest_of_factor),
             self.number(least_finite),
             self.number(f64::NEG_INFINITY),
             self.number(slack.share),
             self.number(slack.least),
             self.number(f64::NAN),
         )
+    }
+
+    /// The row factor, with its number and what the multiplications of a power leave of it.
+    fn factor(&self) -> (Factor, [f64; 2]) {
+        match self.options.row_factor {
+            RowFactor::None => (Factor::None, [0.0; 2]),
+            RowFactor::Focal { gamma } => {
+                let whole = gamma.floor().min(16.0);
+                let factor = Factor::Focal {
+                    whole: whole as u32,
+                    has_rest: gamma != whole,
+                };
+                (factor, [gamma, gamma - whole])
+            }
+            RowFactor::Poly { epsilon } => (Factor::Poly, [epsilon, 0.0]),
+            RowFactor::TargetProbability => (Factor::TargetProbability, [0.0; 2]),
+        }
     }
 
     fn number(&self, number: f64) -> InputScalar {

@@ -20,6 +20,7 @@
 
 mod backward;
 mod elementary;
+mod factor;
 mod finish;
 mod forward;
 mod group;

@@ -30,6 +30,16 @@ pub(crate) enum ZLoss {
     Apart,
 }
 
+/// Factor of a row's loss by the probability of its target, see [`RowFactor`](crate::operation::RowFactor). Its
+/// number is not compiled in, but for the multiplications of a power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Factor {
+    None,
+    Focal { whole: u32, has_rest: bool },
+    Poly,
+    TargetProbability,
+}
+
 /// Constants that are compiled into the kernels over the rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Spec {
@@ -44,6 +54,7 @@ pub(crate) struct Spec {
     /// Whether the target is behind equal scores; of no meaning without outputs.
     pub(crate) target_loses: bool,
     pub(crate) z_loss: ZLoss,
+    pub(crate) factor: Factor,
 }
 
 impl Spec {
@@ -64,6 +75,11 @@ impl Spec {
     /// Whether a row's sums take in any class but the target.
     pub(crate) fn adds_anything(&self) -> bool {
         self.values != Values::Probabilities || self.is_spread || self.outputs != Outputs::None
+    }
+
+    /// Line of the statistics that the numbers of a factor begin with.
+    pub(crate) fn line_of_factor(&self) -> usize {
+        if self.is_spread { 4 } else { 2 }
     }
 
     /// Count of numbers per row that a part leaves for the losses, without outputs.
@@ -90,6 +106,9 @@ pub(crate) struct Numbers {
     pub(crate) bend: InputScalar,
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: InputScalar,
+    /// Number of the row factor, and what the multiplications of a power leave of it.
+    pub(crate) factor: InputScalar,
+    pub(crate) rest_of_factor: InputScalar,
     /// The least finite number.
     pub(crate) least_finite: InputScalar,
     /// Minus infinity: shader languages have no literal for it.

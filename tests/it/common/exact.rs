@@ -27,6 +27,8 @@
 //! ones by their number, NaN with -inf below all others. The target of a row whose log-probability is NaN is
 //! the last of this order.
 
+use burn_cross_entropy::RowFactor;
+
 use super::double_double::Dd;
 use super::oracle::RowDetails;
 use super::problem::{
@@ -92,7 +94,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     let [of_main, of_penalty] = divisors(problem, &rows);
     let counts = |row: &&Row| !row.ignored;
     let main_loss = |row: &Row| match counts(&row) {
-        true => Dd::of(row.row_weight) * row.loss(),
+        true => Dd::of(row.row_weight) * row.factored(problem).0,
         false => Dd::ZERO,
     };
     let penalty = |row: &Row| match has_penalty && counts(&row) {
@@ -214,6 +216,38 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
 }
 
 impl Row {
+    /// The loss with its factor, and the derivative of it by the target's probability where a gradient flows.
+    fn factored(&self, problem: &Problem) -> (Dd, Dd, Dd) {
+        let loss = self.loss();
+        let nothing = (loss, Dd::ONE, Dd::ZERO);
+        let factor = problem.config.row_factor;
+        if factor == RowFactor::None {
+            return nothing;
+        }
+        let target = self.target.iter().position(|share| *share == 1.0);
+        let target = target.expect("an index");
+        let p = self.probability[target];
+        let missing = Dd::ONE - p;
+        let is_learned = missing.to_f64() <= 0.0;
+        match factor {
+            RowFactor::None => nothing,
+            RowFactor::Focal { .. } if is_learned => (Dd::ZERO, Dd::ZERO, Dd::ZERO),
+            RowFactor::Focal { gamma } => {
+                let power = |exponent: f64| (Dd::of(exponent) * missing.ln()).exp();
+                let by_p = -(Dd::of(gamma) * power(gamma - 1.0) * loss);
+                let has_none = p.to_f64() == 0.0 || loss.to_f64().is_infinite();
+                let by_p = if has_none { Dd::ZERO } else { by_p };
+                (power(gamma) * loss, power(gamma), by_p)
+            }
+            RowFactor::Poly { epsilon } => {
+                let number = Dd::of(epsilon) * class_weight(problem, target);
+                (loss + number * missing, Dd::ONE, -number)
+            }
+            RowFactor::TargetProbability if p.to_f64() == 0.0 => (Dd::ZERO, Dd::ZERO, Dd::ZERO),
+            RowFactor::TargetProbability => (p * loss, p, Dd::ZERO),
+        }
+    }
+
     fn loss(&self) -> Dd {
         if self.lse.to_f64().is_nan() {
             return self.lse;
@@ -229,7 +263,20 @@ impl Row {
     fn slope(&self, problem: &Problem, class: usize) -> Dd {
         let share = self.share[class];
         if problem.config.logits {
-            self.share.iter().copied().sum::<Dd>() * self.probability[class] - share
+            let plain = self.share.iter().copied().sum::<Dd>() * self.probability[class] - share;
+            let (_, factor, by_p) = self.factored(problem);
+            let slope = match factor.to_f64() {
+                // A factor of 0 leaves nothing.
+                0.0 => Dd::ZERO,
+                _ => factor * plain,
+            };
+            if by_p.to_f64() == 0.0 {
+                return slope;
+            }
+            let is_target = Dd::of(self.target[class]);
+            let target = self.target.iter().position(|share| *share == 1.0);
+            let p = self.probability[target.expect("an index")];
+            slope + by_p * p * (is_target - self.probability[class])
         } else if share.to_f64() == 0.0 {
             Dd::ZERO
         } else {

@@ -116,6 +116,7 @@ impl Expected<'_> {
         if !found.logits_gradient.is_empty() {
             let (found, largest) = (&found.logits_gradient, largest_of(dtypes.logits));
             limit(logits_gradient, found, largest, tolerance.gradient);
+            self.excuse_cancelled(logits_gradient, found, tolerance);
             self.excuse_rows_of_nan(logits_gradient, found);
             let exact = [&self.outcome.logits_gradient[..], &of_one.logits_gradient];
             self.excuse(logits_gradient, found, exact, largest);
@@ -144,18 +145,38 @@ impl Expected<'_> {
         expected
     }
 
-    /// Takes over infinite losses of rows with a log-probability beyond the limit.
+    /// Takes over infinite losses of rows with a log-probability beyond the limit, or with a loss beyond it
+    /// before the row's weight.
     fn excuse_losses(&self, expected: &mut [f64], found: &[f64], limit: f64) {
-        let is_beyond = |row: &RowDetails| row.largest_surprisal >= limit;
+        let unweighted = self.unweighted_losses();
+        let is_beyond = |row: usize| {
+            self.rows[row].largest_surprisal >= limit
+                || unweighted.get(row).is_some_and(|loss| *loss >= limit)
+        };
         for (at, (expected, found)) in expected.iter_mut().zip(found).enumerate() {
             let excused = match self.problem.unreduced {
-                true => is_beyond(&self.rows[at]),
-                false => self.rows.iter().any(is_beyond),
+                true => is_beyond(at),
+                false => (0..self.rows.len()).any(is_beyond),
             };
             if excused && found.is_infinite() && *expected > 0.0 {
                 *expected = *found;
             }
         }
+    }
+
+    /// The losses of the rows without their weights; nothing where there are no weights.
+    fn unweighted_losses(&self) -> Vec<f64> {
+        if self.problem.row_weights.is_none() {
+            return Vec::new();
+        }
+        let weight = |row: usize| f64::from(u8::from(!self.problem.is_ignored(row)));
+        let unweighted = Problem {
+            row_weights: Some((0..self.problem.rows()).map(weight).collect()),
+            unreduced: true,
+            upstream: vec![1.0; self.problem.rows()],
+            ..self.problem.clone()
+        };
+        oracle::solve(&unweighted).loss
     }
 
     /// Takes over numbers that are not finite in rows with an entry beyond the limit in one of the exact
@@ -174,6 +195,20 @@ impl Expected<'_> {
             let entries = (0..self.problem.classes()).map(|class| self.problem.at(row, class));
             for at in entries.filter(|at| !found[*at].is_finite()) {
                 expected[at] = found[at];
+            }
+        }
+    }
+
+    /// Takes over finite numbers in place of infinite ones where the rounding of the terms alone is beyond the
+    /// limit.
+    fn excuse_cancelled(&self, expected: &mut [f64], found: &[f64], tolerance: Tolerance) {
+        let exact = &self.outcome.logits_gradient;
+        let terms = &self.outcome.terms.logits_gradient;
+        for (at, expected) in expected.iter_mut().enumerate() {
+            let allowed = tolerance.terms * terms[at];
+            let is_other = expected.is_infinite() && found[at].is_finite();
+            if is_other && (found[at] - exact[at]).abs() <= allowed {
+                *expected = found[at];
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The definition of the loss as loops over f64. It shares nothing with the crate but the configuration that
 //! it reads.
 
+use burn_cross_entropy::RowFactor;
+
 use super::problem::{
     Outcome, Problem, Targets, Terms, batch_size, empty_value, is_batch_mean, is_sum,
 };
@@ -34,6 +36,18 @@ struct Parts<'a> {
     /// The gradient of the result by the row's loss and by its z-loss.
     main_scale: f64,
     z_scale: f64,
+    factor: Factored,
+}
+
+/// A loss `F l + G`, with `F` and `G` functions of what the target's probability lacks of 1.
+struct Factored {
+    /// `F` and `G`.
+    factor: f64,
+    further: f64,
+    /// The derivative of `F l + G` by what is missing, with `F` and `l` of it. It is 0 where no gradient flows.
+    by_missing: f64,
+    /// The size of the terms of the factor's rounding, as a share of it.
+    roundings: f64,
 }
 
 /// The divisors of the losses and of the z-losses.
@@ -60,7 +74,7 @@ pub fn solve(problem: &Problem) -> Outcome {
     };
     for (index, row) in rows.iter().enumerate().filter(|(_, row)| !row.ignored) {
         let parts = parts(problem, row, index, divisors);
-        main_losses[index] = row.row_weight * parts.main_loss();
+        main_losses[index] = row.row_weight * parts.factored_loss();
         z_losses[index] = row.row_weight * parts.z_loss();
         terms.loss[index] = row.row_weight.abs() * parts.loss_terms();
         for class in 0..problem.classes() {
@@ -142,7 +156,7 @@ fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> 
             row.row_weight * upstream / divisor
         }
     };
-    Parts {
+    let mut parts = Parts {
         problem,
         row,
         total_share: sum(share.iter().copied()),
@@ -151,6 +165,65 @@ fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> 
         roundings: roundings(problem, &row.values),
         main_scale: over(by.main),
         z_scale: over(by.z),
+        factor: Factored {
+            factor: 1.0,
+            further: 0.0,
+            by_missing: 0.0,
+            roundings: 0.0,
+        },
+    };
+    if problem.config.row_factor != RowFactor::None {
+        parts.factor = factored(&parts);
+    }
+    parts
+}
+
+impl Factored {
+    /// The part of the factor's rounding in a number that it multiplies.
+    fn of(&self, number: f64) -> f64 {
+        match number.is_finite() {
+            true => number.abs() * self.roundings,
+            false => 0.0,
+        }
+    }
+}
+
+/// The factor of a row with an index target.
+fn factored(parts: &Parts<'_>) -> Factored {
+    let target = parts.target();
+    let surprisal = &parts.softmax.surprisal;
+    let p = (-surprisal[target]).exp();
+    let missing = parts.probability_of_others(target);
+    let loss = parts.main_loss();
+    match parts.problem.config.row_factor {
+        RowFactor::None => unreachable!("there is a factor"),
+        RowFactor::Focal { gamma } => Factored {
+            factor: missing.powf(gamma),
+            further: 0.0,
+            // With a small gamma the power of nothing would be infinite, and the loss is 0. An infinite loss pulls
+            // nothing through the factor, or no gradient of its row would be a number.
+            by_missing: if missing == 0.0 || p == 0.0 || loss.is_infinite() {
+                0.0
+            } else {
+                gamma * missing.powf(gamma - 1.0) * loss
+            },
+            roundings: gamma * (1.0 + missing.ln().abs()).min(100.0),
+        },
+        RowFactor::Poly { epsilon } => {
+            let weight = class_weight(parts.problem, target);
+            Factored {
+                factor: 1.0,
+                further: epsilon * weight * missing,
+                by_missing: epsilon * weight,
+                roundings: 0.0,
+            }
+        }
+        RowFactor::TargetProbability => Factored {
+            factor: p,
+            further: 0.0,
+            by_missing: 0.0,
+            roundings: surprisal[target].min(100.0),
+        },
     }
 }
 
@@ -162,6 +235,27 @@ impl Parts<'_> {
         }
         let with_share = (0..self.share.len()).filter(|class| self.share[*class] != 0.0);
         sum(with_share.map(|class| self.share[class] * self.softmax.surprisal[class]))
+    }
+
+    /// The class of an index target.
+    fn target(&self) -> usize {
+        let mut shares = self.row.target.iter();
+        shares.position(|share| *share == 1.0).expect("an index")
+    }
+
+    /// The sum of the probabilities of all classes but one.
+    fn probability_of_others(&self, class: usize) -> f64 {
+        let surprisal = &self.softmax.surprisal;
+        let others = (0..surprisal.len()).filter(|other| *other != class);
+        sum(others.map(|other| (-surprisal[other]).exp()))
+    }
+
+    /// The loss of the row with its factor. A factor of 0 leaves nothing of an infinite loss.
+    fn factored_loss(&self) -> f64 {
+        let (loss, factor) = (self.main_loss(), self.factor.factor);
+        let has_none = factor == 0.0 && !loss.is_nan();
+        let product = if has_none { 0.0 } else { factor * loss };
+        product + self.factor.further
     }
 
     fn z(&self) -> f64 {
@@ -178,6 +272,9 @@ impl Parts<'_> {
     fn loss_terms(&self) -> f64 {
         let Softmax { lse, lse_terms, .. } = self.softmax;
         self.total_share * self.roundings
+            + self.factor.of(self.factored_loss())
+            // With a negative epsilon two terms cancel.
+            + 2.0 * self.factor.further.abs()
             + 2.0 * self.z() * lse.abs() * (lse_terms + self.roundings)
     }
 
@@ -208,10 +305,23 @@ impl Parts<'_> {
         let missing = if probability <= 0.5 {
             1.0 - probability
         } else {
-            let others = (0..surprisal.len()).filter(|other| *other != class);
-            sum(others.map(|other| (-surprisal[other]).exp()))
+            self.probability_of_others(class)
         };
-        let main = probability * others - share * missing;
+        let plain = probability * others - share * missing;
+        let Factored {
+            factor, by_missing, ..
+        } = self.factor;
+        let mut main = factor * plain;
+        if by_missing != 0.0 {
+            // What the target lacks of 1 changes with a logit by `p (p[c] - 1)` or `p p[c]`.
+            let target = self.target();
+            let of_target = (-surprisal[target]).exp();
+            let moved = match class == target {
+                true => -missing,
+                false => probability,
+            };
+            main += by_missing * of_target * moved;
+        }
         let scale = slope * self.row.conditions[class] * self.main_scale;
         let mut terms = scale.abs()
             * (1.0 + self.roundings)
@@ -220,6 +330,8 @@ impl Parts<'_> {
             } else {
                 missing * (others + share) + others
             };
+        terms *= factor.abs().max(f64::MIN_POSITIVE);
+        terms += self.factor.of(main * scale);
         let mut penalty = 0.0;
         if self.z() != 0.0 {
             let by_lse = 2.0 * self.z() * probability;

@@ -134,6 +134,7 @@ fn options(problem: &Problem) -> Options {
             InputValues::Probabilities
         },
         z_loss: config.z_loss,
+        row_factor: config.row_factor,
         empty: config.empty,
         ties: Ties::ByClass,
     }

@@ -6,7 +6,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::EmptyReduction;
+use burn_cross_entropy::{EmptyReduction, RowFactor};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
@@ -56,7 +56,13 @@ enum Input {
         scale: f64,
         softcap: Option<f64>,
         z_loss: f64,
+        #[serde(default = "no_factor")]
+        factor: RowFactor,
     },
+}
+
+fn no_factor() -> RowFactor {
+    RowFactor::None
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -176,16 +182,24 @@ fn inputs(has_subnormals: bool) -> impl Strategy<Value = Input> {
     ];
     let softcap = prop::sample::select(vec![None, None, Some(4.0), Some(30.0)]);
     let z_loss = prop::sample::select(vec![0.0, 0.02]);
-    let logits = |(values, scale, softcap, z_loss)| Input::Logits {
+    let factor = prop_oneof![
+        5 => Just(RowFactor::None),
+        1 => Just(RowFactor::Focal { gamma: 2.0 }),
+        1 => Just(RowFactor::Focal { gamma: 0.5 }),
+        1 => Just(RowFactor::Poly { epsilon: 1.5 }),
+        1 => Just(RowFactor::TargetProbability),
+    ];
+    let logits = |(values, scale, softcap, z_loss, factor)| Input::Logits {
         values,
         scale,
         softcap,
         z_loss,
+        factor,
     };
     prop_oneof![
         2 => any::<bool>().prop_map(|are_hard| Input::Probabilities { are_hard }),
-        3 => values().prop_map(move |values| logits((values, 1.0, None, 0.0))),
-        5 => (values(), scale, softcap, z_loss).prop_map(logits),
+        3 => values().prop_map(move |values| logits((values, 1.0, None, 0.0, RowFactor::None))),
+        5 => (values(), scale, softcap, z_loss, factor).prop_map(logits),
     ]
 }
 
@@ -441,8 +455,13 @@ impl Case {
                 scale,
                 softcap,
                 z_loss,
+                factor,
                 ..
             } => config
+                .with_row_factor(match self.target.kind {
+                    Kind::Indices { .. } => factor,
+                    Kind::Shares { .. } => RowFactor::None,
+                })
                 .with_logit_scale(scale)
                 .with_logit_softcap(softcap)
                 .with_z_loss(z_loss),

@@ -1,0 +1,118 @@
+//! Factor of a row's loss by the probability of its target, see [`RowFactor`].
+//!
+//! With `p` the probability, `l` the loss and `w` the weight of the target's class, the loss is `f l + g`, and the
+//! gradient of the logits that of a row whose shares are `f a[c]`, and `k` more at the target:
+//!
+//! ```text
+//!                       f              g               k
+//! Focal                 (1 - p)^gamma  0               gamma p (1 - p)^gamma l / (1 - p)
+//! Poly                  1              epsilon w (1 - p)   epsilon w p
+//! TargetProbability     p              0               0
+//! ```
+
+use super::float::Float;
+use crate::operation::RowFactor;
+
+/// A factor with its number in the arithmetic's dtype.
+#[derive(Clone, Copy)]
+pub(crate) enum Factor<A> {
+    None,
+    Focal {
+        gamma: A,
+        /// `gamma` as a number of multiplications and what is left.
+        whole: u32,
+        rest: A,
+    },
+    Poly(A),
+    TargetProbability,
+}
+
+/// Numbers of a row with a factor.
+#[derive(Clone, Copy)]
+pub(crate) struct Factored<A> {
+    pub(crate) loss: A,
+    /// Factor of the shares.
+    pub(crate) share: A,
+    /// Further share of the target.
+    pub(crate) at_target: A,
+}
+
+impl<A: Float> Factor<A> {
+    pub(crate) fn new(factor: RowFactor) -> Self {
+        match factor {
+            RowFactor::None => Self::None,
+            RowFactor::Focal { gamma } => {
+                // A power by multiplications has more digits than one by exponential and logarithm.
+                let whole = gamma.floor().min(16.0);
+                Self::Focal {
+                    gamma: A::of(gamma),
+                    whole: whole as u32,
+                    rest: A::of(gamma - whole),
+                }
+            }
+            RowFactor::Poly { epsilon } => Self::Poly(A::of(epsilon)),
+            RowFactor::TargetProbability => Self::TargetProbability,
+        }
+    }
+
+    pub(crate) fn is_some(self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// Numbers of a row of this loss, whose target has the probability `p`, lacks `missing` of 1, and whose class
+    /// has this weight.
+    #[inline(always)]
+    pub(crate) fn of<const FMA: bool>(
+        self,
+        loss: A,
+        [p, missing]: [A; 2],
+        weight: A,
+    ) -> Factored<A> {
+        let plain = Factored {
+            loss,
+            share: A::ONE,
+            at_target: A::ZERO,
+        };
+        match self {
+            Self::None => plain,
+            Self::Focal { gamma, whole, rest } => {
+                let power = power::<A, FMA>(missing, whole, rest);
+                let pull = gamma * p * power * (loss / missing);
+                // An infinite loss, that of a share at minus infinity, pulls nothing through the factor.
+                let has_none = p == A::ZERO || missing == A::ZERO || loss == A::INFINITY;
+                Factored {
+                    loss: if power == A::ZERO {
+                        A::ZERO
+                    } else {
+                        power * loss
+                    },
+                    share: power,
+                    at_target: if has_none { A::ZERO } else { pull },
+                }
+            }
+            Self::Poly(epsilon) => Factored {
+                loss: loss + epsilon * weight * missing,
+                at_target: epsilon * weight * p,
+                ..plain
+            },
+            Self::TargetProbability => Factored {
+                loss: if p == A::ZERO { A::ZERO } else { p * loss },
+                share: p,
+                ..plain
+            },
+        }
+    }
+}
+
+/// `base^(whole + rest)` of a base from 0 to 1.
+#[inline(always)]
+fn power<A: Float, const FMA: bool>(base: A, whole: u32, rest: A) -> A {
+    let mut power = A::ONE;
+    for _ in 0..whole {
+        power = power * base;
+    }
+    if rest == A::ZERO {
+        return power;
+    }
+    power * (rest * base.ln::<FMA>()).exp::<FMA>()
+}
