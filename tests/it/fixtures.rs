@@ -1,11 +1,12 @@
-//! Compares every backend with every case that PyTorch computed in f64 (tests/fixtures/generate.py).
+//! Compares every backend with every case that PyTorch computed in f64 (tests/fixtures/generate.py, and extras.py
+//! for what its `cross_entropy` has no option for).
 
 use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, RowFactor};
 use serde::{Deserialize, Deserializer};
 
 use crate::common::backends::tests_on;
@@ -40,11 +41,34 @@ struct Case {
     target: serde_json::Value,
     #[serde(flatten)]
     options: Options,
+    #[serde(default)]
+    row_weights: Option<Vec<f64>>,
+    #[serde(default)]
+    row_factor: Option<Factor>,
     probabilities: bool,
     upstream: Vec<f64>,
     loss: Vec<Number>,
     grad: Option<Vec<Number>>,
     target_grad: Option<Vec<Number>>,
+}
+
+/// A factor by the target's probability, as extras.py writes it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Factor {
+    Focal(f64),
+    Poly(f64),
+    Probability,
+}
+
+impl From<Factor> for RowFactor {
+    fn from(factor: Factor) -> Self {
+        match factor {
+            Factor::Focal(gamma) => Self::Focal { gamma },
+            Factor::Poly(epsilon) => Self::Poly { epsilon },
+            Factor::Probability => Self::TargetProbability,
+        }
+    }
 }
 
 /// The options of a case, under the names that the scripts write.
@@ -97,13 +121,20 @@ pub fn targets(target: &serde_json::Value) -> Targets {
 }
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
-    let compressed = include_bytes!("../fixtures/cases.json.gz");
+    let files: [&[u8]; 2] = [
+        include_bytes!("../fixtures/cases.json.gz"),
+        include_bytes!("../fixtures/extras.json.gz"),
+    ];
+    files.into_iter().flat_map(read).collect()
+});
+
+fn read(compressed: &[u8]) -> Vec<Case> {
     let mut json = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
+    flate2::read::GzDecoder::new(compressed)
         .read_to_string(&mut json)
         .expect("the fixtures are gzip");
-    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that generate.py writes")
-});
+    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that the scripts write")
+}
 
 pub fn values(numbers: &[Number]) -> Vec<f64> {
     numbers.iter().map(|number| number.0).collect()
@@ -115,13 +146,14 @@ impl Case {
             .options
             .config()
             .with_logits(!self.probabilities)
+            .with_row_factor(self.row_factor.map_or(RowFactor::None, RowFactor::from))
             .with_class_dim(self.class_dim as isize);
         Problem {
             shape: self.shape.clone(),
             class_dim: self.class_dim,
             logits: values(&self.logits),
             targets: targets(&self.target),
-            row_weights: None,
+            row_weights: self.row_weights.clone(),
             config,
             tracked_targets: self.target_grad.is_some(),
             unreduced: self.options.is_unreduced(),
@@ -197,6 +229,8 @@ mod precision {
         fn is_plain(&self) -> bool {
             let logits = values(&self.logits);
             !self.probabilities
+                && self.row_weights.is_none()
+                && self.row_factor.is_none()
                 && self.grad.is_some()
                 && self.options.reduction != "batch_mean"
                 && (
@@ -239,10 +273,10 @@ mod precision {
 }
 
 #[test]
-fn there_are_at_least_300_cases_and_each_has_a_name_of_its_own() {
+fn there_are_at_least_500_cases_and_each_has_a_name_of_its_own() {
     let names: std::collections::HashSet<_> = CASES.iter().map(|case| &case.name).collect();
     assert_eq!(names.len(), CASES.len());
-    assert!(CASES.len() >= 300, "{} cases", CASES.len());
+    assert!(CASES.len() >= 500, "{} cases", CASES.len());
 }
 
 /// Compares the oracle of the other tests with PyTorch.

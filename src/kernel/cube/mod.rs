@@ -7,6 +7,7 @@
 //! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
 //! | [`totals`] | the kernels that make one number of the losses |
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
+//! | [`factor`] | the factor of a row's loss by its target's probability |
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`] | which rows count, the classes' shares |
