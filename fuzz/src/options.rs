@@ -208,6 +208,10 @@ pub fn code_row_factor(code: &mut impl Code, problem: &mut Problem) {
     if !has_indices || !problem.config.logits {
         problem.config.row_factor = RowFactor::None;
     }
+    // A loss that label smoothing makes infinite is 0 or infinite by whether a tiny probability is a number.
+    if problem.config.row_factor == RowFactor::TargetProbability {
+        problem.config.label_smoothing = 0.0;
+    }
 }
 
 /// The weights of the rows, if there are such. None is negative: with those a divisor could cancel.

@@ -17,7 +17,7 @@ use burn::config::Config;
 /// Gradients flow through the factor, but for `TargetProbability`. Each of them multiplies the gradient `p[c] - y[c]` of
 /// the row by a number, so a call costs no more than the plain one. `1 - p` keeps its digits where `p` is near 1:
 /// it is the sum of the other probabilities. At `p = 1` loss and gradient are 0, whatever `gamma` is. An infinite loss
-/// pulls nothing through the factor, whose derivative is taken as 0 there.
+/// stays infinite under `Focal`, whose derivative is taken as 0 there; under `TargetProbability` it is 0 where `p` is.
 ///
 /// The z-loss has no factor; the weight of a row multiplies both. A mean divides by what it divides without a factor.
 /// Distributions have no such `p`, and are refused.

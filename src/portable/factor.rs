@@ -78,14 +78,28 @@ impl<B: Backend> Call<'_, B> {
             RowFactor::Focal { gamma } => {
                 let power = self.power(missing.clone(), gamma);
                 let learned = B::float_equal_elem(missing.clone(), 0.0.into(), self.bool);
-                let pull = B::float_mul(p, B::float_div(losses.clone(), missing));
-                let pull = B::float_mul(B::float_mul_scalar(pull, gamma.into()), power.clone());
+                // `(1 - p)^(gamma - 1) l`, in an order in which only the result overflows or vanishes.
+                let slope = if gamma >= 1.0 {
+                    B::float_mul(self.power(missing, gamma - 1.0), losses.clone())
+                } else {
+                    let first = B::float_mul(power.clone(), losses.clone());
+                    let last = B::float_div(losses.clone(), missing.clone());
+                    let is_large = B::float_greater_elem(losses.clone(), 1.0.into(), self.bool);
+                    let first = B::float_div(first, missing);
+                    B::float_mask_where(B::float_mul(power.clone(), last), is_large, first)
+                };
+                let pull = B::float_mul(B::float_mul_scalar(p, gamma.into()), slope);
                 let pull = nothing(nothing(pull, none), learned);
-                // An infinite loss, that of a share at minus infinity, pulls nothing through the factor.
-                let pull = nothing(pull, B::float_is_inf(losses.clone(), self.bool));
-                let vanished = B::float_equal_elem(power.clone(), 0.0.into(), self.bool);
+                // An infinite loss, that of a share at minus infinity, stays infinite, and pulls nothing through the
+                // factor.
+                let infinite = B::float_is_inf(losses.clone(), self.bool);
+                let pull = nothing(pull, infinite.clone());
                 Factored {
-                    losses: nothing(B::float_mul(losses, power.clone()), vanished),
+                    losses: B::float_mask_where(
+                        B::float_mul(losses.clone(), power.clone()),
+                        infinite,
+                        losses,
+                    ),
                     share: power,
                     at_target: Some(pull),
                 }

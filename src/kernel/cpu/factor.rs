@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!                       f              g               k
-//! Focal                 (1 - p)^gamma  0               gamma p (1 - p)^gamma l / (1 - p)
+//! Focal                 (1 - p)^gamma  0               gamma p (1 - p)^(gamma - 1) l
 //! Poly                  1              epsilon w (1 - p)   epsilon w p
 //! TargetProbability     p              0               0
 //! ```
@@ -76,18 +76,23 @@ impl<A: Float> Factor<A> {
         match self {
             Self::None => plain,
             Self::Focal { gamma, whole, rest } => {
-                let power = power::<A, FMA>(missing, whole, rest);
-                let pull = gamma * p * power * (loss / missing);
-                // An infinite loss, that of a share at minus infinity, pulls nothing through the factor.
-                let has_none = p == A::ZERO || missing == A::ZERO || loss == A::INFINITY;
+                let power = power_of::<A, FMA>(missing, whole, rest);
+                // `(1 - p)^(gamma - 1) l`, in an order in which only the result overflows or vanishes.
+                let slope = if whole > 0 {
+                    power_of::<A, FMA>(missing, whole - 1, rest) * loss
+                } else if loss > A::ONE {
+                    power * loss / missing
+                } else {
+                    power * (loss / missing)
+                };
+                // An infinite loss, that of a share at minus infinity, stays infinite, and pulls nothing through the
+                // factor.
+                let is_infinite = loss == A::INFINITY;
+                let has_none = p == A::ZERO || missing == A::ZERO || is_infinite;
                 Factored {
-                    loss: if power == A::ZERO {
-                        A::ZERO
-                    } else {
-                        power * loss
-                    },
+                    loss: if is_infinite { loss } else { power * loss },
                     share: power,
-                    at_target: if has_none { A::ZERO } else { pull },
+                    at_target: if has_none { A::ZERO } else { gamma * p * slope },
                 }
             }
             Self::Poly(epsilon) => Factored {
@@ -106,7 +111,7 @@ impl<A: Float> Factor<A> {
 
 /// `base^(whole + rest)` of a base from 0 to 1.
 #[inline(always)]
-fn power<A: Float, const FMA: bool>(base: A, whole: u32, rest: A) -> A {
+fn power_of<A: Float, const FMA: bool>(base: A, whole: u32, rest: A) -> A {
     let mut power = A::ONE;
     for _ in 0..whole {
         power = power * base;

@@ -36,21 +36,29 @@ pub(crate) fn factored<A: Float>(
             at_target: zero,
         },
         Factor::Focal { whole, has_rest } => {
-            let mut power = one;
-            #[unroll]
-            for _ in 0..whole {
+            let mut rest = one;
+            if has_rest {
+                let exponent = numbers.rest_of_factor.get::<A>() * missing.ln();
+                rest = select(missing == zero, zero, exponent.exp());
+            }
+            // `(1 - p)^(gamma - 1) l`, in an order in which only the result overflows or vanishes.
+            let mut power = rest;
+            let mut slope = select(loss > one, power * loss / missing, power * (loss / missing));
+            if whole > 0 {
+                #[unroll]
+                for _ in 1..whole {
+                    power *= missing;
+                }
+                slope = power * loss;
                 power *= missing;
             }
-            if has_rest {
-                let rest = numbers.rest_of_factor.get::<A>() * missing.ln();
-                power *= select(missing == zero, zero, rest.exp());
-            }
-            let pull = number * p * power * (loss / missing);
-            // An infinite loss, that of a share at minus infinity, pulls nothing through the factor.
+            let pull = number * p * slope;
+            // An infinite loss, that of a share at minus infinity, stays infinite, and pulls nothing through the
+            // factor.
             let is_infinite = loss == zero - numbers.lowest.get::<A>();
             let has_none = p == zero || missing == zero || is_infinite;
             Factored::<A> {
-                loss: select(power == zero, zero, power * loss),
+                loss: select(is_infinite, loss, power * loss),
                 share: power,
                 at_target: select(has_none, zero, pull),
             }

@@ -231,7 +231,17 @@ impl Row {
         let is_learned = missing.to_f64() <= 0.0;
         match factor {
             RowFactor::None => nothing,
-            RowFactor::Focal { .. } if is_learned => (Dd::ZERO, Dd::ZERO, Dd::ZERO),
+            RowFactor::Focal { .. } if is_learned && loss.to_f64().is_finite() => {
+                (Dd::ZERO, Dd::ZERO, Dd::ZERO)
+            }
+            RowFactor::Focal { gamma } if loss.to_f64().is_infinite() => {
+                let power = if is_learned {
+                    Dd::ZERO
+                } else {
+                    (Dd::of(gamma) * missing.ln()).exp()
+                };
+                (loss, power, Dd::ZERO)
+            }
             RowFactor::Focal { gamma } => {
                 let power = |exponent: f64| (Dd::of(exponent) * missing.ln()).exp();
                 let by_p = -(Dd::of(gamma) * power(gamma - 1.0) * loss);

@@ -250,11 +250,15 @@ impl Parts<'_> {
         sum(others.map(|other| (-surprisal[other]).exp()))
     }
 
-    /// The loss of the row with its factor. A factor of 0 leaves nothing of an infinite loss.
+    /// The loss of the row with its factor.
     fn factored_loss(&self) -> f64 {
         let (loss, factor) = (self.main_loss(), self.factor.factor);
-        let has_none = factor == 0.0 && !loss.is_nan();
-        let product = if has_none { 0.0 } else { factor * loss };
+        let product = match self.problem.config.row_factor {
+            // An infinite loss stays infinite under a power; a probability of 0 leaves nothing of it.
+            RowFactor::Focal { .. } if loss.is_infinite() => loss,
+            RowFactor::TargetProbability if factor == 0.0 => 0.0,
+            _ => factor * loss,
+        };
         product + self.factor.further
     }
 

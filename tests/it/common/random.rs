@@ -458,9 +458,14 @@ impl Case {
                 factor,
                 ..
             } => config
-                .with_row_factor(match self.target.kind {
-                    Kind::Indices { .. } => factor,
-                    Kind::Shares { .. } => RowFactor::None,
+                .with_row_factor(match (&self.target.kind, factor) {
+                    (Kind::Shares { .. }, _) => RowFactor::None,
+                    // A loss that smoothing makes infinite is 0 or infinite by whether a tiny probability is a
+                    // number.
+                    (_, RowFactor::TargetProbability) if self.target.smoothing != 0.0 => {
+                        RowFactor::None
+                    }
+                    (_, factor) => factor,
                 })
                 .with_logit_scale(scale)
                 .with_logit_softcap(softcap)
