@@ -188,6 +188,17 @@ impl Factored {
     }
 }
 
+/// The rounding of a probability that the dtype of the arithmetic holds as 0: all of what is made of it.
+fn beneath_numbers(probability: f64) -> Option<f64> {
+    if probability < 4.0 * f64::MIN_POSITIVE {
+        Some(2f64.powi(60))
+    } else if probability < f64::from(f32::MIN_POSITIVE) {
+        Some(2f64.powi(24))
+    } else {
+        None
+    }
+}
+
 /// The factor of a row with an index target.
 fn factored(parts: &Parts<'_>) -> Factored {
     let target = parts.target();
@@ -207,7 +218,8 @@ fn factored(parts: &Parts<'_>) -> Factored {
             } else {
                 gamma * missing.powf(gamma - 1.0) * loss
             },
-            roundings: gamma * (1.0 + missing.ln().abs()).min(100.0),
+            roundings: beneath_numbers(missing)
+                .unwrap_or(gamma * (1.0 + missing.ln().abs()).min(100.0)),
         },
         RowFactor::Poly { epsilon } => {
             let weight = class_weight(parts.problem, target);
@@ -222,7 +234,7 @@ fn factored(parts: &Parts<'_>) -> Factored {
             factor: p,
             further: 0.0,
             by_missing: 0.0,
-            roundings: surprisal[target].min(100.0),
+            roundings: beneath_numbers(p).unwrap_or(surprisal[target].min(100.0)),
         },
     }
 }
