@@ -221,8 +221,9 @@ impl Here {
 
     fn outcome(&self, projection: &Projection, probes: &[usize]) -> (Outcome, Option<u64>) {
         // A first call leaves threads and the buffers of products behind, which the measurement does not
-        // count.
+        // count. The pages that it leaves for the next call count.
         drop(self.step());
+        burn_cross_entropy::release_memory();
         let memory = Memory::watch();
         let (_, loss, [input, weight]) = self.step();
         let gradients = projection.sizes().iter().sum::<usize>() as u64 * size_of::<f32>() as u64;

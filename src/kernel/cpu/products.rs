@@ -1,6 +1,5 @@
-//! Matrix products on slices, by the `gemm` crate, on the threads of rayon. `gemm` uses AVX2 where the
-//! processor has it, and AVX-512 in a build with burn-flex's feature `x86-v4`, which applies to all
-//! products of the program.
+//! Matrix products on slices, by the `gemm` crate, on the threads of rayon. `gemm` uses AVX-512 or AVX2 where
+//! the processor has them. Its features apply to all products of the program, those of Flex too.
 //!
 //! `gemm` takes pointers: its call is unsafe code.
 
