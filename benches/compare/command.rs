@@ -1,4 +1,4 @@
-//! The command line that repeats a run.
+//! The command line: whether it asks for measurements, and how it is repeated.
 
 use std::env;
 
@@ -18,4 +18,18 @@ fn quoted(option: String) -> String {
         true => format!("'{option}'"),
         false => option,
     }
+}
+
+/// Whether the run is to measure. `cargo test` starts every target that it builds, and gets one line.
+pub fn is_to_measure(command: &str) -> bool {
+    let measures = |argument: &String| {
+        ["--bench", "--help", "-h"].contains(&argument.as_str()) || argument.starts_with("--device")
+    };
+    let measured = env::args().any(|argument| measures(&argument));
+    if !measured {
+        println!(
+            "Nothing is measured without `cargo bench` or `--device`: {command} --help tells more"
+        );
+    }
+    measured
 }

@@ -51,12 +51,11 @@ mod report;
 mod rounds;
 mod table;
 
-use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::command::command;
+use crate::command::{command, is_to_measure};
 use crate::device::{Runtime, Set, identify};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
@@ -143,13 +142,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let measures = |argument: &String| {
-        ["--bench", "--help", "-h"].contains(&argument.as_str()) || argument.starts_with("--device")
-    };
-    if !env::args().any(|argument| measures(&argument)) {
-        println!(
-            "Nothing is measured without `cargo bench` or `--device`: {COMMAND} --help tells more"
-        );
+    if !is_to_measure(COMMAND) {
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::parse();

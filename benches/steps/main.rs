@@ -54,7 +54,7 @@ use burn::tensor::{Device, Tensor};
 use clap::Parser;
 use indicatif::ProgressBar;
 
-use crate::command::command;
+use crate::command::{command, is_to_measure};
 use crate::data::SEED;
 use crate::hardware::Hardware;
 use crate::machine::{cores, processor, warn_if_busy};
@@ -136,13 +136,7 @@ fn runtime(name: &str) -> Result<Runtime, String> {
 }
 
 fn main() -> ExitCode {
-    let measures = |argument: &String| {
-        ["--bench", "--help", "-h"].contains(&argument.as_str()) || argument.starts_with("--device")
-    };
-    if !env::args().any(|argument| measures(&argument)) {
-        println!(
-            "Nothing is measured without `cargo bench` or `--device`: {COMMAND} --help tells more"
-        );
+    if !is_to_measure(COMMAND) {
         return ExitCode::SUCCESS;
     }
     match run(&Arguments::parse()) {

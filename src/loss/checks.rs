@@ -42,12 +42,12 @@ pub(super) fn check_target_shape(
     }
     match &target.row_weights {
         None => Ok(()),
-        Some(weights) => check_row_weights(weights, &row_shape(logits, class_dim)),
+        Some(weights) => check_row_weights_shape(weights, &row_shape(logits, class_dim)),
     }
 }
 
 /// Checks that there is one weight for each row.
-pub(super) fn check_row_weights(
+pub(super) fn check_row_weights_shape(
     weights: &DispatchTensor,
     rows: &Shape,
 ) -> Result<(), CrossEntropyError> {

@@ -4,7 +4,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor};
 
-use super::checks::{RangeCheck, check_row_weights, device_of, unwrap};
+use super::checks::{RangeCheck, check_row_weights_shape, device_of, unwrap};
 use super::cross_entropy::{CrossEntropyLoss, Request, RequestedReduction};
 use super::logits::{GivenLogits, LogitsSource};
 use super::normalizer::Normalizer;
@@ -205,8 +205,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
 
     /// Computes the log-probability of each row's target, with gradients: `x[y] - lse`, for a distribution
     /// `p` the sum of `p[c] (x[c] - lse)`. An ignored row has 0. The options `ignore_indices`, `class_dim`,
-    /// `logits`, `logit_scale` and `logit_softcap` apply; class weights, label smoothing, z-loss and
-    /// `reduction` do not.
+    /// `logits`, `logit_scale` and `logit_softcap` apply; class weights, label smoothing, z-loss, `row_factor`
+    /// and `reduction` do not. The row weights of a weighted target multiply it.
     ///
     /// Serves objectives that are made of log-probabilities, such as in reinforcement learning. Takes one
     /// pass over the logits, like [`forward_no_reduction`](Self::forward_no_reduction).
@@ -350,7 +350,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             let shape = indices.shape();
             // An unsqueezed label map has as many elements as its rows.
             if row_weights.shape().num_elements() != shape.num_elements() {
-                check_row_weights(row_weights, &shape)?;
+                check_row_weights_shape(row_weights, &shape)?;
             }
         }
         let weights = match weight {
@@ -384,7 +384,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             return Ok(Tensor::full([1], count as f32, (&device, DType::F32)));
         };
         self.check_row_weights(&row_weights, &device)?;
-        check_row_weights(&row_weights, &rows)?;
+        check_row_weights_shape(&row_weights, &rows)?;
         if count == 0 {
             return Ok(Tensor::zeros([1], (&device, DType::F32)));
         }

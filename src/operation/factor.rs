@@ -52,6 +52,14 @@ pub enum RowFactor {
 }
 
 impl RowFactor {
+    /// An exponent as a number of multiplications and what is left: a power by multiplications has more digits than
+    /// one by exponential and logarithm.
+    pub(crate) fn steps_of_power(exponent: f64) -> (u32, f64) {
+        const MOST: f64 = 16.0;
+        let whole = exponent.floor().min(MOST);
+        (whole as u32, exponent - whole)
+    }
+
     /// Whether there is a factor.
     pub(crate) fn is_some(self) -> bool {
         self != Self::None

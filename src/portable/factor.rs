@@ -124,15 +124,15 @@ impl<B: Backend> Call<'_, B> {
 
     /// `base^exponent` of bases from 0 to 1.
     fn power(&self, base: FloatTensor<B>, exponent: f64) -> FloatTensor<B> {
-        let whole = exponent.floor().min(16.0);
+        let (whole, rest) = RowFactor::steps_of_power(exponent);
         let mut power = B::float_ones(self.geometry.per_row(), &self.device, self.float);
-        for _ in 0..whole as u32 {
+        for _ in 0..whole {
             power = B::float_mul(power, base.clone());
         }
-        if exponent == whole {
+        if rest == 0.0 {
             return power;
         }
-        let rest = B::float_mul_scalar(B::float_log(base), (exponent - whole).into());
+        let rest = B::float_mul_scalar(B::float_log(base), rest.into());
         B::float_mul(power, B::float_exp(rest))
     }
 

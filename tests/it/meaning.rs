@@ -7,16 +7,11 @@ use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, cross_entropy};
 
 use crate::common::backends::{is_host, tests_on};
 use crate::common::problem::Problem;
-use crate::common::run::{self, numbers};
+use crate::common::run::{self, f32_tensor, labels, numbers};
 use crate::common::{oracle, tolerance};
 
 fn logits_of<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    let data = TensorData::new(values.to_vec(), shape);
-    Tensor::from_data(data, (device, DType::F32)).require_grad()
-}
-
-fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+    f32_tensor(values, shape, device).require_grad()
 }
 
 /// The relative error that a confident row may have. Shaders may take `3 + 2 |x|` units in the last

@@ -1,16 +1,14 @@
 //! Factors of a row's loss by the probability of its target: focal loss, Poly-1, the probability itself.
 
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, RowFactor, ShardStatistics,
-    VocabularyShard,
-};
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::{CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, RowFactor};
 
 use crate::common::backends::{is_host, tests_on};
 use crate::common::problem::Problem;
-use crate::common::run::{self, Form, float_tensor, numbers};
+use crate::common::run::{self, Form, f32_tensor, labels, numbers};
 use crate::linear::projected::{self, Projected};
+use crate::shards;
 
 const FACTORS: [RowFactor; 6] = [
     RowFactor::Focal { gamma: 2.0 },
@@ -23,15 +21,6 @@ const FACTORS: [RowFactor; 6] = [
 
 fn with_factor(factor: RowFactor) -> impl Fn(Problem) -> Problem {
     move |problem| problem.with_config(|config| config.with_row_factor(factor))
-}
-
-fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    let data = TensorData::new(values.to_vec(), shape);
-    Tensor::from_data(data, (device, DType::F32))
-}
-
-fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
 fn every_factor_agrees(device: &Device) {
@@ -84,43 +73,9 @@ fn half_precision_agrees(device: &Device) {
 
 fn shards_agree_with_the_whole(device: &Device) {
     for factor in [FACTORS[0], FACTORS[3], FACTORS[5]] {
-        let loss = CrossEntropyLossConfig::new()
-            .with_row_factor(factor)
-            .with_label_smoothing(0.1)
-            .with_weight(Some((1..=10).map(|class| class as f32 * 0.25).collect()))
-            .init(device);
-        let problem = Problem::random(&[13, 10], 1, false, 2);
-        let logits = float_tensor::<2>(&problem.logits, &[13, 10], (device, DType::F32));
-        let classes: Vec<i64> = (0..13).map(|row| row * 7 % 10).collect();
-        let whole = logits.clone().require_grad();
-        let value = loss.forward(whole.clone(), labels(&classes, device));
-        let gradient = numbers(whole.grad(&value.backward()).expect("it is tracked"));
-        let shards = VocabularyShard::split(10, 3);
-        let leaf = |shard: &VocabularyShard| {
-            let part = logits.clone().slice([0..13, shard.range()]);
-            part.detach().require_grad()
-        };
-        let parts: Vec<Tensor<2>> = shards.iter().map(leaf).collect();
-        let pairs = || shards.iter().zip(&parts);
-        let combined = ShardStatistics::combined(pairs().map(|(shard, part)| {
-            loss.shard_statistics(part.clone(), labels(&classes, device), shard)
-        }));
-        for (shard, part) in pairs() {
-            let targets = labels(&classes, device);
-            let found = loss.forward_shard(part.clone(), targets, shard, &combined);
-            let close = (numbers(found.clone())[0] - numbers(value.clone())[0]).abs() < 1e-5;
-            assert!(close, "{factor:?}: {found} for {value}");
-            let found = numbers(part.grad(&found.backward()).expect("it is tracked"));
-            let range = shard.range();
-            for (at, found) in found.iter().enumerate() {
-                let (row, class) = (at / range.len(), range.start + at % range.len());
-                let expected = gradient[row * 10 + class];
-                assert!(
-                    (found - expected).abs() < 1e-6,
-                    "{factor:?}, {row}, {class}: {found} for {expected}"
-                );
-            }
-        }
+        let problem = with_factor(factor)(shards::problem(13, 2)).with_weights();
+        let problem = problem.with_config(|config| config.with_label_smoothing(0.1));
+        shards::assert_agrees(&problem, device);
     }
 }
 
@@ -129,7 +84,7 @@ fn of_row(factor: RowFactor, logits: &[f32], target: i64, device: &Device) -> (f
     let loss = CrossEntropyLossConfig::new()
         .with_row_factor(factor)
         .init(device);
-    let logits = tensor(logits, [1, logits.len()], device).require_grad();
+    let logits = f32_tensor(logits, [1, logits.len()], device).require_grad();
     let value = loss.forward(logits.clone(), labels(&[target], device));
     let gradient = logits.grad(&value.backward()).expect("it is tracked");
     (numbers(value)[0], numbers(gradient))
@@ -186,8 +141,8 @@ fn what_has_no_factor_is_refused(device: &Device) {
     let focal = RowFactor::Focal { gamma: 2.0 };
     let config = || CrossEntropyLossConfig::new().with_row_factor(focal);
     let loss: CrossEntropyLoss = config().init(device);
-    let logits = || tensor(&[0.0; 6], [2, 3], device);
-    let error = loss.try_forward(logits(), tensor(&[0.5; 6], [2, 3], device));
+    let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
+    let error = loss.try_forward(logits(), f32_tensor(&[0.5; 6], [2, 3], device));
     let error = error.expect_err("distributions have no probability of the target");
     assert!(matches!(
         error,
@@ -204,7 +159,7 @@ fn what_has_no_factor_is_refused(device: &Device) {
 
 /// Log-probabilities and outputs are those of the plain loss.
 fn outputs_have_no_factor(device: &Device) {
-    let logits = || tensor(&[0.5, -1.0, 2.0, 0.0, 0.25, 1.0], [2, 3], device);
+    let logits = || f32_tensor(&[0.5, -1.0, 2.0, 0.0, 0.25, 1.0], [2, 3], device);
     let plain = CrossEntropyLossConfig::new().init(device);
     let focal = RowFactor::Focal { gamma: 2.0 };
     let loss = CrossEntropyLossConfig::new()

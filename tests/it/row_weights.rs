@@ -1,30 +1,21 @@
 //! Targets with a weight per row: every kind of target, of logits and of projection, under every reduction.
 
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, ShardStatistics, TargetTensor,
-    VocabularyShard, cross_entropy,
+    CrossEntropyError, CrossEntropyLoss, CrossEntropyLossConfig, TargetTensor, cross_entropy,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
 use crate::common::problem::Problem;
-use crate::common::run::{self, Form, Layout, numbers};
+use crate::common::run::{self, Form, Layout, f32_tensor, labels, numbers};
 use crate::linear::projected::{self, Projected};
+use crate::shards;
 
 const REDUCTIONS: [Reduction; 3] = [Reduction::Mean, Reduction::Sum, Reduction::BatchMean];
 
 /// Rows whose classes lie together, few classes, and classes with positions behind them.
 const SHAPES: [&[usize]; 4] = [&[23, 71], &[67, 5], &[2, 7, 70], &[3, 4, 3]];
-
-fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
-    let data = TensorData::new(values.to_vec(), shape);
-    Tensor::from_data(data, (device, DType::F32))
-}
-
-fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
-}
 
 fn every_reduction_agrees(device: &Device) {
     let shapes = if is_host(device) {
@@ -118,51 +109,17 @@ fn projections_agree(device: &Device) {
 }
 
 fn shards_agree_with_the_whole(device: &Device) {
-    let loss = CrossEntropyLossConfig::new()
-        .with_z_loss(0.1)
-        .with_label_smoothing(0.1)
-        .init(device);
-    let problem = Problem::random(&[13, 10], 1, false, 2).with_row_weights();
-    let logits =
-        crate::common::run::float_tensor::<2>(&problem.logits, &[13, 10], (device, DType::F32));
-    let weights = problem.row_weights.clone().expect("it has weights");
-    let weights = crate::common::run::float_tensor::<1>(&weights, &[13], (device, DType::F32));
-    let classes: Vec<i64> = (0..13).map(|row| row * 7 % 10).collect();
-    let target = || labels(&classes, device).weighted(weights.clone());
-    let whole = logits.clone().require_grad();
-    let value = loss.forward(whole.clone(), target());
-    let gradient = numbers(whole.grad(&value.backward()).expect("it is tracked"));
-    let shards = VocabularyShard::split(10, 3);
-    let parts: Vec<Tensor<2>> = shards
-        .iter()
-        .map(|shard| logits.clone().slice([0..13, shard.range()]).require_grad())
-        .collect();
-    let pairs = || shards.iter().zip(&parts);
-    let combined = ShardStatistics::combined(
-        pairs().map(|(shard, part)| loss.shard_statistics(part.clone(), target(), shard)),
-    );
-    for (shard, part) in pairs() {
-        let found = loss.forward_shard(part.clone(), target(), shard, &combined);
-        let close = (numbers(found.clone())[0] - numbers(value.clone())[0]).abs() < 1e-5;
-        assert!(close, "{found} for {value}");
-        let found = numbers(part.grad(&found.backward()).expect("it is tracked"));
-        let range = shard.range();
-        for (at, found) in found.iter().enumerate() {
-            let (row, class) = (at / range.len(), range.start + at % range.len());
-            let expected = gradient[row * 10 + class];
-            assert!(
-                (found - expected).abs() < 1e-6,
-                "{row}, {class}: {found} for {expected}"
-            );
-        }
-    }
+    let problem = shards::problem(13, 2)
+        .with_row_weights()
+        .with_config(|config| config.with_z_loss(0.1).with_label_smoothing(0.1));
+    shards::assert_agrees(&problem, device);
 }
 
 fn a_row_of_weight_0_has_no_part_whatever_it_holds(device: &Device) {
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-    let logits = tensor(&[&[1.0, 2.0, 3.0][..], &bad].concat(), [2, 3], device).require_grad();
-    let mask = || tensor(&[0.5, 0.0], [2], device);
-    let shares = tensor(&[0.2, 0.3, 0.5, 1.0, f32::NAN, 0.0], [2, 3], device).require_grad();
+    let logits = f32_tensor(&[&[1.0, 2.0, 3.0][..], &bad].concat(), [2, 3], device).require_grad();
+    let mask = || f32_tensor(&[0.5, 0.0], [2], device);
+    let shares = f32_tensor(&[0.2, 0.3, 0.5, 1.0, f32::NAN, 0.0], [2, 3], device).require_grad();
     let loss = CrossEntropyLossConfig::new().with_z_loss(0.1).init(device);
     // The target of the second row is neither a class nor ignored.
     let indices = labels(&[2, 77], device).weighted(mask());
@@ -177,7 +134,7 @@ fn a_row_of_weight_0_has_no_part_whatever_it_holds(device: &Device) {
             .all(|slope| slope.is_finite() && *slope != 0.0)
     );
     let alone = loss.forward(
-        tensor(&[1.0, 2.0, 3.0], [1, 3], device),
+        f32_tensor(&[1.0, 2.0, 3.0], [1, 3], device),
         labels(&[2], device),
     );
     let (found, alone) = (numbers(by_index)[0], numbers(alone)[0]);
@@ -199,17 +156,17 @@ fn a_row_of_weight_0_has_no_part_whatever_it_holds(device: &Device) {
 
 /// Half of a batch of distributions is padding.
 fn a_mask_ignores_rows_of_distributions(device: &Device) {
-    let logits = tensor(&[0.0, 0.0, 9.0, 9.0], [2, 2], device);
-    let shares = tensor(&[1.0, 0.0, 0.0, 0.0], [2, 2], device);
-    let mask = tensor(&[1.0, 0.0], [2], device);
+    let logits = f32_tensor(&[0.0, 0.0, 9.0, 9.0], [2, 2], device);
+    let shares = f32_tensor(&[1.0, 0.0, 0.0, 0.0], [2, 2], device);
+    let mask = f32_tensor(&[1.0, 0.0], [2], device);
     let loss = cross_entropy(logits, shares.weighted(mask));
     assert!((numbers(loss)[0] - 2f64.ln()).abs() < 1e-6);
 }
 
 fn nothing_is_counted_where_all_weights_are_0(device: &Device) {
-    let logits = tensor(&[0.0; 6], [2, 3], device).require_grad();
+    let logits = f32_tensor(&[0.0; 6], [2, 3], device).require_grad();
     let loss = CrossEntropyLossConfig::new().init(device);
-    let target = labels(&[0, 1], device).weighted(tensor(&[0.0, 0.0], [2], device));
+    let target = labels(&[0, 1], device).weighted(f32_tensor(&[0.0, 0.0], [2], device));
     let value = loss.forward(logits.clone(), target);
     assert!(numbers(value.clone())[0].is_nan());
     let gradient = numbers(logits.grad(&value.backward()).expect("it is tracked"));
@@ -220,20 +177,20 @@ fn weights_of_weights_are_multiplied(device: &Device) {
     let loss: CrossEntropyLoss = CrossEntropyLossConfig::new()
         .with_weight(Some(vec![1.0, 4.0]))
         .init(device);
-    let weights = || tensor(&[1.0, 2.0, 3.0], [3], device);
+    let weights = || f32_tensor(&[1.0, 2.0, 3.0], [3], device);
     let target = labels(&[0, 1, 0], device)
         .weighted(weights())
         .weighted(weights());
     assert_eq!(numbers(loss.total_weight(target.clone())), [26.0]);
     assert_eq!(numbers(loss.normalizer(target).counted_rows()), [14.0]);
-    let shares = tensor(&[0.5; 6], [3, 2], device).weighted(weights());
+    let shares = f32_tensor(&[0.5; 6], [3, 2], device).weighted(weights());
     assert_eq!(numbers(loss.total_weight(shares)), [6.0]);
 }
 
 fn weights_that_do_not_fit_are_refused(device: &Device) {
     let loss: CrossEntropyLoss = CrossEntropyLossConfig::new().init(device);
-    let logits = || tensor(&[0.0; 6], [2, 3], device);
-    let target = labels(&[0, 1], device).weighted(tensor(&[1.0; 3], [3], device));
+    let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
+    let target = labels(&[0, 1], device).weighted(f32_tensor(&[1.0; 3], [3], device));
     let error = loss
         .try_forward(logits(), target)
         .expect_err("three weights for two rows");
@@ -245,7 +202,7 @@ fn weights_that_do_not_fit_are_refused(device: &Device) {
         .with_ignore_indices(vec![255])
         .init(device);
     let error = ignoring
-        .try_forward(logits(), tensor(&[0.5; 6], [2, 3], device))
+        .try_forward(logits(), f32_tensor(&[0.5; 6], [2, 3], device))
         .expect_err("there is no index to ignore");
     assert!(matches!(
         error,

@@ -8,12 +8,12 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
     CrossEntropyLossConfig, CrossEntropyTarget, EmptyReduction, Normalizer, ShardStatistics,
-    VocabularyShard,
+    TargetTensor, VocabularyShard, WeightedTarget,
 };
 
 use crate::common::backends::{is_host, tests_on};
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
-use crate::common::run::{float_tensor, numbers};
+use crate::common::run::{float_tensor, numbers, weight_dtype};
 use crate::common::{oracle, tolerance};
 
 const CLASSES: usize = 11;
@@ -86,9 +86,27 @@ fn solve<const D: usize, const R: usize>(
 ) -> Outcome
 where
     Tensor<R, Int>: CrossEntropyTarget<D>,
+    WeightedTarget<Tensor<R, Int>, R>: CrossEntropyTarget<D>,
 {
+    let targets = int_tensor::<R>(problem, device);
+    match &problem.row_weights {
+        None => solve_for(problem, shards, (device, dtype), targets),
+        Some(weights) => {
+            let options = (device, weight_dtype(dtype));
+            let weights = float_tensor::<R>(weights, &targets.dims(), options);
+            solve_for(problem, shards, (device, dtype), targets.weighted(weights))
+        }
+    }
+}
+
+fn solve_for<const D: usize>(
+    problem: &Problem,
+    shards: &[VocabularyShard],
+    (device, dtype): (&Device, DType),
+    target: impl CrossEntropyTarget<D> + Clone,
+) -> Outcome {
     let loss = problem.config.init(device);
-    let targets = || int_tensor::<R>(problem, device);
+    let targets = || target.clone();
     let parts = parts::<D>(problem, shards, (device, dtype));
     let pairs = || shards.iter().zip(&parts);
     let combined = ShardStatistics::combined(
@@ -142,12 +160,14 @@ fn assert_agrees_in(problem: &Problem, device: &Device, dtype: DType) {
     }
 }
 
+/// Compares the loss over shards with the oracle's of the whole.
 #[track_caller]
-fn assert_agrees(problem: &Problem, device: &Device) {
+pub fn assert_agrees(problem: &Problem, device: &Device) {
     assert_agrees_in(problem, device, DType::F32);
 }
 
-fn problem(rows: usize, seed: u64) -> Problem {
+/// Indices over the classes that the divisions divide.
+pub fn problem(rows: usize, seed: u64) -> Problem {
     Problem::random(&[rows, CLASSES], 1, false, seed)
 }
 

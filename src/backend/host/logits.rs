@@ -57,6 +57,7 @@ fn upstream_in_f16<H: HostTensor>(
 ) -> Option<f64> {
     /// Half of the largest power of two.
     const NEAR_THE_END: f64 = 16384.0;
+    /// Largest quotient of two class weights.
     const MOST: f64 = 16.0;
     let InputValues::Logits { scale, .. } = options.values else {
         return None;

@@ -19,7 +19,7 @@ pub(crate) enum Factor<A> {
     None,
     Focal {
         gamma: A,
-        /// `gamma` as a number of multiplications and what is left.
+        /// See [`RowFactor::steps_of_power`].
         whole: u32,
         rest: A,
     },
@@ -42,12 +42,11 @@ impl<A: Float> Factor<A> {
         match factor {
             RowFactor::None => Self::None,
             RowFactor::Focal { gamma } => {
-                // A power by multiplications has more digits than one by exponential and logarithm.
-                let whole = gamma.floor().min(16.0);
+                let (whole, rest) = RowFactor::steps_of_power(gamma);
                 Self::Focal {
                     gamma: A::of(gamma),
-                    whole: whole as u32,
-                    rest: A::of(gamma - whole),
+                    whole,
+                    rest: A::of(rest),
                 }
             }
             RowFactor::Poly { epsilon } => Self::Poly(A::of(epsilon)),

@@ -177,6 +177,36 @@ fn tail_of<S: Number>(rest: &[S]) -> Block<f32> {
     tail
 }
 
+/// Number of stored blocks that a padded one ends.
+#[inline(always)]
+fn stored_number<S: Number>(
+    whole: &[Block<S>],
+    tail: &Block<f32>,
+    step: usize,
+    lane: usize,
+) -> f32 {
+    match whole.get(step) {
+        Some(block) => block[lane].widen(),
+        None => tail[lane],
+    }
+}
+
+/// Shows stored blocks, and behind them the padded one if there is a rest.
+#[inline(always)]
+fn show_stored<S: Number>(
+    whole: &[Block<S>],
+    tail: Option<&Block<f32>>,
+    converter: impl Converter<S>,
+    visitor: &mut impl Visitor<f32>,
+) {
+    for (step, block) in whole.iter().enumerate() {
+        visitor.visit(step, &converter.widen(block));
+    }
+    if let Some(tail) = tail {
+        visitor.visit(whole.len(), tail);
+    }
+}
+
 impl<S: Number, C: Converter<S>> Blocks<f32> for ReadHalves<'_, S, C> {
     const REPLACED: bool = false;
 
@@ -187,20 +217,13 @@ impl<S: Number, C: Converter<S>> Blocks<f32> for ReadHalves<'_, S, C> {
 
     #[inline(always)]
     fn number(&self, step: usize, lane: usize) -> f32 {
-        match self.whole.get(step) {
-            Some(block) => block[lane].widen(),
-            None => self.tail[lane],
-        }
+        stored_number(self.whole, &self.tail, step, lane)
     }
 
     #[inline(always)]
     fn show(&self, visitor: &mut impl Visitor<f32>) {
-        for (step, block) in self.whole.iter().enumerate() {
-            visitor.visit(step, &self.converter.widen(block));
-        }
-        if !self.rest.is_empty() {
-            visitor.visit(self.whole.len(), &self.tail);
-        }
+        let tail = (!self.rest.is_empty()).then_some(&self.tail);
+        show_stored(self.whole, tail, self.converter, visitor);
     }
 
     #[inline(always)]
@@ -261,20 +284,13 @@ impl<S: Number, C: Converter<S>> Blocks<f32> for Halves<'_, S, C> {
         if self.are_visited {
             return self.numbers[step][lane];
         }
-        match self.whole.get(step) {
-            Some(block) => block[lane].widen(),
-            None => self.tail[lane],
-        }
+        stored_number(self.whole, &self.tail, step, lane)
     }
 
     #[inline(always)]
     fn show(&self, visitor: &mut impl Visitor<f32>) {
-        for (step, block) in self.whole.iter().enumerate() {
-            visitor.visit(step, &self.converter.widen(block));
-        }
-        if !self.rest.is_empty() {
-            visitor.visit(self.whole.len(), &self.tail);
-        }
+        let tail = (!self.rest.is_empty()).then_some(&self.tail);
+        show_stored(self.whole, tail, self.converter, visitor);
     }
 
     #[inline(always)]

@@ -25,11 +25,10 @@ use super::blocks::{
 };
 use super::factor::Factor;
 use super::float::Float;
-use super::instructions::Task;
 use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
 use super::shares::{Shares, share_slope};
-use crate::operation::{ScaleSteps, bend_of};
+use crate::operation::ScaleSteps;
 
 /// `W` rows of logits, see [`blocks`](super::blocks).
 #[derive(Clone, Copy)]
@@ -717,63 +716,4 @@ fn place<const W: usize>(class: usize, row: usize) -> (usize, usize) {
 #[inline(always)]
 pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
     if W == 1 { class } else { class * LANES + row }
-}
-
-/// Softcap over scaled logits.
-#[derive(Clone, Copy)]
-pub(crate) struct Softcap<A> {
-    scale: A,
-    cap: A,
-    /// `scale / cap`.
-    bend: A,
-}
-
-impl<A: Float> Softcap<A> {
-    pub(crate) fn new(scale: f64, cap: f64) -> Self {
-        Self {
-            scale: A::of(scale),
-            cap: A::of(cap),
-            bend: A::of(bend_of(scale, cap)),
-        }
-    }
-}
-
-/// Replaces logits by `cap tanh(scale logit / cap)`. Infinite logits are masks, not numbers: they stay.
-pub(crate) struct Bend<'a, A> {
-    pub(crate) softcap: Softcap<A>,
-    pub(crate) x: &'a mut [A],
-}
-
-impl<A: Float> Task for Bend<'_, A> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Softcap { cap, bend, .. } = self.softcap;
-        for x in self.x {
-            let logit = *x;
-            let capped = cap * (logit * bend).tanh::<FMA>();
-            let is_infinite = logit == A::INFINITY || logit == -A::INFINITY;
-            *x = if is_infinite { logit } else { capped };
-        }
-    }
-}
-
-/// Multiplies a gradient by the slope of [`Bend`] at the logits.
-pub(crate) struct Unbend<'a, A> {
-    pub(crate) softcap: Softcap<A>,
-    pub(crate) logits: &'a [A],
-    pub(crate) gradient: &'a mut [A],
-}
-
-impl<A: Float> Task for Unbend<'_, A> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Softcap { scale, bend, .. } = self.softcap;
-        for (gradient, &logit) in self.gradient.iter_mut().zip(self.logits) {
-            *gradient = *gradient * (logit * bend).tanh_slope::<FMA>() * scale;
-        }
-    }
 }

@@ -8,7 +8,8 @@ use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
-use super::softmax::{Bend, Scale, Softcap, Softmax, Unbend};
+use super::softcap::{Bend, Softcap, Unbend};
+use super::softmax::{Scale, Softmax};
 use crate::operation::{InputValues, Outputs, Ties};
 
 /// Numbers of one unit besides its logits.

@@ -576,12 +576,9 @@ impl Call<'_> {
         match self.options.row_factor {
             RowFactor::None => (Factor::None, [0.0; 2]),
             RowFactor::Focal { gamma } => {
-                let whole = gamma.floor().min(16.0);
-                let factor = Factor::Focal {
-                    whole: whole as u32,
-                    has_rest: gamma != whole,
-                };
-                (factor, [gamma, gamma - whole])
+                let (whole, rest) = RowFactor::steps_of_power(gamma);
+                let has_rest = rest != 0.0;
+                (Factor::Focal { whole, has_rest }, [gamma, rest])
             }
             RowFactor::Poly { epsilon } => (Factor::Poly, [epsilon, 0.0]),
             RowFactor::TargetProbability => (Factor::TargetProbability, [0.0; 2]),

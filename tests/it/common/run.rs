@@ -225,6 +225,19 @@ where
     })
 }
 
+/// A contiguous tensor of f32.
+pub fn f32_tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(
+        TensorData::new(values.to_vec(), shape),
+        (device, DType::F32),
+    )
+}
+
+/// One class index per row.
+pub fn labels(values: &[i64], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
 /// A contiguous float tensor.
 pub fn float_tensor<const D: usize>(
     values: &[f64],
