@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::blocks::{Block, Blocks, LANES, Replaced, Visitor};
 use super::constants::Constants;
+use super::logits::Softmax;
 use super::number::{Converter, ConvertingTask, Number};
 use super::rows::Losses;
-use super::softmax::Softmax;
 use super::storage::{Native, Part, Runs};
 use super::unit::Unit;
 

@@ -6,7 +6,7 @@
 //! | `threads`, `helpers` | the parts on several threads; threads that help the calling one |
 //! | `part` | one part of the rows, one unit of rows after the other |
 //! | `unit` | the steps of the computation over the rows of a unit |
-//! | `row_loss`; `softmax`, `softcap`, `probabilities` | what a loss has to compute; the maths |
+//! | `row_loss`; `softmax`, `finish`, `logits`, `softcap`, `probabilities` | what a loss has to compute; the maths |
 //! | `factor` | the factor of a row's loss by its target's probability |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
@@ -29,12 +29,14 @@ mod blocks;
 mod call;
 mod constants;
 mod factor;
+mod finish;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod half_instructions;
 mod halves;
 mod helpers;
 mod instructions;
+mod logits;
 mod multiply;
 mod number;
 mod part;

@@ -3,13 +3,13 @@
 use super::ahead::Ahead;
 use super::constants::Constants;
 use super::float::Float;
+use super::logits::{Scale, Softmax};
 use super::probabilities::Probabilities;
 use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
 use super::softcap::{Bend, Softcap, Unbend};
-use super::softmax::{Scale, Softmax};
 use crate::operation::{InputValues, Outputs, Ties};
 
 /// Numbers of one unit besides its logits.

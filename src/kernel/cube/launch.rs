@@ -19,8 +19,8 @@ use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
 use crate::operation::{
-    EmptyReduction, Geometry, InputValues, Options, Outputs, RowFactor, ScaleSteps, Slack, Ties,
-    Wanted, bend_of,
+    EmptyReduction, Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted,
+    bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -484,7 +484,7 @@ impl Call<'_> {
                 (false, Reduction::PerRow) => ZLoss::Added,
                 (false, _) => ZLoss::Apart,
             },
-            factor: self.factor().0,
+            factor: Factor::of(self.options.row_factor).0,
         }
     }
 
@@ -551,7 +551,7 @@ impl Call<'_> {
             _ => Slack::new(magnitude, epsilon, smallest),
         };
         let smoothing = self.options.label_smoothing;
-        let (_, [factor, rest_of_factor]) = self.factor();
+        let (_, [factor, rest_of_factor]) = Factor::of(self.options.row_factor);
         NumbersLaunch::new(
             self.number(1.0 - smoothing),
             self.number(smoothing / self.geometry.classes as f64),
@@ -569,20 +569,6 @@ impl Call<'_> {
             self.number(slack.least),
             self.number(f64::NAN),
         )
-    }
-
-    /// The row factor, with its number and what the multiplications of a power leave of it.
-    fn factor(&self) -> (Factor, [f64; 2]) {
-        match self.options.row_factor {
-            RowFactor::None => (Factor::None, [0.0; 2]),
-            RowFactor::Focal { gamma } => {
-                let (whole, rest) = RowFactor::steps_of_power(gamma);
-                let has_rest = rest != 0.0;
-                (Factor::Focal { whole, has_rest }, [gamma, rest])
-            }
-            RowFactor::Poly { epsilon } => (Factor::Poly, [epsilon, 0.0]),
-            RowFactor::TargetProbability => (Factor::TargetProbability, [0.0; 2]),
-        }
     }
 
     fn number(&self, number: f64) -> InputScalar {

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::layout::Strides;
 use super::plan::Tile;
-use crate::operation::Outputs;
+use crate::operation::{Outputs, RowFactor};
 
 /// Meaning of the input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +30,7 @@ pub(crate) enum ZLoss {
     Apart,
 }
 
-/// Factor of a row's loss by the probability of its target, see [`RowFactor`](crate::operation::RowFactor). Its
+/// Factor of a row's loss by the probability of its target, see [`RowFactor`]. Its
 /// number is not compiled in, but for the multiplications of a power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Factor {
@@ -38,6 +38,22 @@ pub(crate) enum Factor {
     Focal { whole: u32, has_rest: bool },
     Poly,
     TargetProbability,
+}
+
+impl Factor {
+    /// A factor, with its number and what the multiplications of a power leave of it.
+    pub(crate) fn of(factor: RowFactor) -> (Self, [f64; 2]) {
+        match factor {
+            RowFactor::None => (Self::None, [0.0; 2]),
+            RowFactor::Focal { gamma } => {
+                let (whole, rest) = RowFactor::steps_of_power(gamma);
+                let has_rest = rest != 0.0;
+                (Self::Focal { whole, has_rest }, [gamma, rest])
+            }
+            RowFactor::Poly { epsilon } => (Self::Poly, [epsilon, 0.0]),
+            RowFactor::TargetProbability => (Self::TargetProbability, [0.0; 2]),
+        }
+    }
 }
 
 /// Constants that are compiled into the kernels over the rows.
