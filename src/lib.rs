@@ -135,8 +135,7 @@ pub use operation::{EmptyReduction, RowFactor};
 /// memory, and counts them until then. In a process that trains no more, this function returns them at once.
 /// Everywhere else it does nothing.
 ///
-/// With the environment variable `BURN_CROSS_ENTROPY_HUGE_PAGES=0` gradients have the memory of every other
-/// tensor, and none is kept.
+/// [`use_huge_pages`] tells how to do without.
 ///
 /// ```
 /// burn_cross_entropy::release_memory();
@@ -144,6 +143,28 @@ pub use operation::{EmptyReduction, RowFactor};
 pub fn release_memory() {
     #[cfg(all(feature = "flex", target_os = "linux"))]
     backend::host::pages::release();
+}
+
+/// Chooses whether large gradients of Flex on Linux lie in huge pages ([`release_memory`] tells how), from the next
+/// call on, and returns whether they did.
+///
+/// They do at first, unless the environment variable `BURN_CROSS_ENTROPY_HUGE_PAGES` is 0. Without them gradients
+/// have the memory of every other tensor, and none is kept. That is for programs whose allocator counts or limits
+/// memory: pages are mapped past it. Everywhere else it does nothing and returns false.
+///
+/// ```
+/// let before = burn_cross_entropy::use_huge_pages(false);
+/// // Here the allocator sees the memory of every tensor.
+/// burn_cross_entropy::use_huge_pages(before);
+/// ```
+pub fn use_huge_pages(on: bool) -> bool {
+    #[cfg(all(feature = "flex", target_os = "linux"))]
+    return backend::host::pages::turn(on);
+    #[cfg(not(all(feature = "flex", target_os = "linux")))]
+    {
+        let _ = on;
+        false
+    }
 }
 
 /// Controls of the GPU kernels for tests.

@@ -23,7 +23,9 @@ pub struct Bytes {
     pub held: usize,
 }
 
+/// Runs without huge pages, which are mapped past the allocator.
 pub fn count<T>(run: impl FnOnce() -> T) -> (T, Bytes) {
+    let had_huge_pages = burn_cross_entropy::use_huge_pages(false);
     let (allocated, live) = (ALLOCATED.load(Relaxed), LIVE.load(Relaxed));
     PEAK.store(live, Relaxed);
     let result = run();
@@ -32,6 +34,7 @@ pub fn count<T>(run: impl FnOnce() -> T) -> (T, Bytes) {
         peak: PEAK.load(Relaxed).saturating_sub(live),
         held: LIVE.load(Relaxed).saturating_sub(live),
     };
+    burn_cross_entropy::use_huge_pages(had_huge_pages);
     (result, bytes)
 }
 

@@ -229,20 +229,11 @@ impl Setting {
         bytes
     }
 
-    /// Whether new tensors of the logits' size are memory that the crate maps by itself, beside the allocator.
-    fn is_mapped(&self) -> bool {
-        let is_flex = format!("{:?}", self.device).contains("Flex");
-        cfg!(target_os = "linux") && is_flex && self.bytes() >= 512 << 10
-    }
-
     /// The allowed allocations, as multiples of the logits.
     fn allowed(&self, case: &Case, holder: Holder) -> Range<f64> {
         let of_logits = usize::from(holder == Holder::Test);
         let tracked = case.targets == Targets::TrackedShares && holder != Holder::Untracked;
-        let tensors = match self.is_mapped() {
-            true => 0.0,
-            false => (of_logits + usize::from(tracked)) as f64,
-        };
+        let tensors = (of_logits + usize::from(tracked)) as f64;
         tensors..tensors + self.rest
     }
 

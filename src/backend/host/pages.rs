@@ -12,6 +12,7 @@ use std::env;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Bytes;
@@ -29,6 +30,14 @@ const SWITCH: &str = "BURN_CROSS_ENTROPY_HUGE_PAGES";
 /// Mappings whose tensors were dropped, the last one at the end.
 static KEPT: Mutex<Vec<Mapping>> = Mutex::new(Vec::new());
 
+static IS_ON: LazyLock<AtomicBool> =
+    LazyLock::new(|| AtomicBool::new(env::var(SWITCH).as_deref() != Ok("0")));
+
+/// Turns this on or off from now on, and returns whether it was on.
+pub(crate) fn turn(on: bool) -> bool {
+    IS_ON.swap(on, Relaxed)
+}
+
 /// Gives memory that was kept for the next step back to the system.
 pub(crate) fn release() {
     // The mappings are dropped behind the lock.
@@ -38,8 +47,7 @@ pub(crate) fn release() {
 
 /// Memory for `length` bytes, which hold any numbers; `None` where the backend has to provide it.
 pub(crate) fn bytes(length: usize) -> Option<Bytes> {
-    static IS_ON: LazyLock<bool> = LazyLock::new(|| env::var(SWITCH).as_deref() != Ok("0"));
-    if length < LEAST || !*IS_ON {
+    if length < LEAST || !IS_ON.load(Relaxed) {
         return None;
     }
     let mapping = Mapping::taken(length).or_else(|| Mapping::new(length))?;

@@ -22,6 +22,16 @@ pub(crate) fn of_lane<A: Copy, const W: usize>(per_row: &[A; W], lane: usize) ->
     per_row[lane % W]
 }
 
+/// Block and lane of a class of a row.
+#[inline(always)]
+pub(crate) fn place<const W: usize>(class: usize, row: usize) -> (usize, usize) {
+    if W == 1 {
+        (class / LANES, class % LANES)
+    } else {
+        (class, row)
+    }
+}
+
 /// Numbers in blocks; the last block may be padded.
 pub(crate) trait Blocks<A> {
     /// Whether the blocks that a visitor returns are kept.
@@ -45,8 +55,8 @@ pub(crate) trait Replaced<A>: Blocks<A> {
     /// Shows all blocks to the visitor. The blocks that it returns are the gradient.
     fn finish(&mut self, visitor: &mut impl Visitor<A>);
 
-    /// Subtracts from one number of the gradient.
-    fn subtract(&mut self, step: usize, lane: usize, amount: A);
+    /// Subtracts from the gradient at one class of each of `W` rows.
+    fn subtract<const W: usize>(&mut self, classes: &[usize; W], amounts: &[A; W]);
 }
 
 /// Computation over blocks. A trait, because a closure cannot be forced inline into the loop, and outside
@@ -171,12 +181,17 @@ impl<A: Float> Replaced<A> for Write<'_, A> {
     }
 
     #[inline(always)]
-    fn subtract(&mut self, step: usize, lane: usize, amount: A) {
-        let number = match self.whole.get_mut(step) {
-            Some(block) => &mut block[lane],
-            None => &mut self.rest[lane],
-        };
-        *number = *number - amount;
+    fn subtract<const W: usize>(&mut self, classes: &[usize; W], amounts: &[A; W]) {
+        for row in 0..W {
+            let (step, lane) = place::<W>(classes[row], row);
+            let number = match self.whole.get_mut(step) {
+                // Rows in lanes fill whole blocks.
+                None if W == 1 => &mut self.rest[lane],
+                None => unreachable!("a class has a block"),
+                Some(block) => &mut block[lane],
+            };
+            *number = *number - amounts[row];
+        }
     }
 }
 

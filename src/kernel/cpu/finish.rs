@@ -51,8 +51,21 @@ struct GradientShares<A, const W: usize> {
 }
 
 impl<A: Float, const W: usize> Softmax<'_, A, W> {
+    /// Conclusion of rows without a factor.
     #[inline(always)]
     pub(super) fn finish<const FMA: bool>(
+        &self,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+    ) -> Finished<A, W> {
+        let mut finished = self.finished_losses::<FMA>(sums, targets);
+        self.finish_gradient(&mut finished, sums, targets, None);
+        finished
+    }
+
+    /// Conclusion of rows with a factor, from the probabilities of their targets and what these lack of 1.
+    #[inline(always)]
+    pub(super) fn finish_with_factor<const FMA: bool>(
         &self,
         sums: &Sums<A, W>,
         targets: &[A; W],
@@ -63,10 +76,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             target: self.rows.share,
             spread: [A::ONE; W],
         };
-        if self.factor.is_some() {
-            self.take_factor::<FMA>(probabilities, &mut finished.losses, &mut shares);
-        }
-        self.finish_gradient(&mut finished, sums, targets, &shares);
+        self.take_factor::<FMA>(probabilities, &mut finished.losses, &mut shares);
+        self.finish_gradient(&mut finished, sums, targets, Some(&shares));
         finished
     }
 
@@ -124,7 +135,8 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         shares: &mut GradientShares<A, W>,
     ) {
         for row in 0..W {
-            let weight = self.rows.weight[row];
+            let class = self.rows.class[row];
+            let weight = self.weights.map_or(A::ONE, |weights| weights[class]);
             let factored = (self.factor).of::<FMA>(losses.main[row], probabilities[row], weight);
             losses.main[row] = factored.loss;
             shares.target[row] = shares.target[row] * factored.share + factored.at_target;
@@ -132,16 +144,20 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         }
     }
 
+    /// The numbers of the gradient. `shares` are those with a factor, where there is one.
     #[inline(always)]
     fn finish_gradient(
         &self,
         finished: &mut Finished<A, W>,
         sums: &Sums<A, W>,
         targets: &[A; W],
-        shares: &GradientShares<A, W>,
+        shares: Option<&GradientShares<A, W>>,
     ) {
         for row in 0..W {
-            let (share, of_spread) = (shares.target[row], shares.spread[row]);
+            let (share, of_spread) = match shares {
+                None => (self.rows.share[row], A::ONE),
+                Some(shares) => (shares.target[row], shares.spread[row]),
+            };
             let spread = (sums.at_maximum[row] + sums.elsewhere[row]) * of_spread;
             let total = share + spread;
             let others = sums.others[row];

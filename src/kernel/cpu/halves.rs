@@ -331,9 +331,10 @@ impl<S: Number, C: Converter<S>> Replaced<f32> for Halves<'_, S, C> {
     }
 
     #[inline(always)]
-    fn subtract(&mut self, step: usize, lane: usize, amount: f32) {
-        debug_assert_eq!((step, lane), self.kept);
-        let number = S::narrow(self.kept_block[lane] - amount);
+    fn subtract<const W: usize>(&mut self, classes: &[usize; W], amounts: &[f32; W]) {
+        let (step, lane) = self.kept;
+        debug_assert_eq!(classes[..], [step * LANES + lane]);
+        let number = S::narrow(self.kept_block[lane] - amounts[0]);
         match self.whole.get_mut(step) {
             Some(block) => block[lane] = number,
             None => self.rest[lane] = number,

@@ -17,6 +17,8 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
     pub(crate) factor: Factor<A>,
+    /// One weight per class.
+    pub(crate) weights: Option<&'a [A]>,
     /// Fetched while the exponentials are computed.
     pub(crate) ahead: [Ahead; 2],
 }

@@ -416,7 +416,6 @@ impl<A: HalfRows> Constants<'_, A> {
         let mut rows = Rows {
             class: resolved.class,
             share: [A::ZERO; W],
-            weight: [A::ONE; W],
             scale: [self.scales.main; W],
             penalty_scale: [self.scales.penalty; W],
         };
@@ -433,7 +432,6 @@ impl<A: HalfRows> Constants<'_, A> {
                     Some(weights) => weights[resolved.class[lane]],
                     None => A::ONE,
                 };
-                rows.weight[lane] = weight;
                 let share = self.shares.remaining * weight;
                 rows.share[lane] = if resolved.counts[lane] {
                     share

@@ -7,8 +7,6 @@ pub(crate) struct Rows<A, const W: usize> {
     pub(crate) class: [usize; W],
     /// Share that an index target adds to its class: `(1 - e) weight[class]`; 0 for distributions.
     pub(crate) share: [A; W],
-    /// Weight of the class of an index target.
-    pub(crate) weight: [A; W],
     /// Factor of the gradient of the row's loss.
     pub(crate) scale: [A; W],
     /// Factor of the gradient of the row's z-loss.

@@ -20,7 +20,7 @@
 
 use super::blocks::{
     Block, Blocks, LANES, RUN, Read, Replaced, Total, Visitor, Write, fold_maximum, fold_sum,
-    of_lane,
+    of_lane, place,
 };
 use super::finish::{Finished, Sums};
 use super::float::Float;
@@ -173,8 +173,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     pub(super) fn losses_of<const FMA: bool>(self, x: &mut impl Blocks<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
         let sums = self.sums::<FMA>(x);
-        let p = self.target_probabilities::<_, FMA>(x, &sums, &targets);
-        self.finish::<FMA>(&sums, &targets, &p).losses
+        self.finished::<_, FMA>(x, &sums, &targets).losses
     }
 
     /// Losses of the rows. The gradient replaces their logits.
@@ -182,18 +181,14 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     pub(super) fn gradient_in<const FMA: bool>(self, x: &mut impl Replaced<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
         let sums = self.sums::<FMA>(x);
-        let p = self.target_probabilities::<_, FMA>(x, &sums, &targets);
-        let finished = self.finish::<FMA>(&sums, &targets, &p);
+        let finished = self.finished::<_, FMA>(x, &sums, &targets);
         match (self.shares.is_some(), finished.has_dominant()) {
             (false, false) => self.gradient::<FMA, false, false>(x, &finished),
             (false, true) => self.gradient::<FMA, false, true>(x, &finished),
             (true, false) => self.gradient::<FMA, true, false>(x, &finished),
             (true, true) => self.gradient::<FMA, true, true>(x, &finished),
         }
-        for row in 0..W {
-            let (step, lane) = place::<W>(self.rows.class[row], row);
-            x.subtract(step, lane, finished.at_target[row]);
-        }
+        x.subtract(&self.rows.class, &finished.at_target);
         finished.losses
     }
 
@@ -208,8 +203,22 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         logits
     }
 
-    /// Probability of each row's index target, and what it lacks of 1; any numbers where no factor needs them.
-    /// Beside the maximum the others are what is missing; elsewhere the probability is at most a half.
+    #[inline(always)]
+    fn finished<B: Blocks<A>, const FMA: bool>(
+        &self,
+        x: &B,
+        sums: &Sums<A, W>,
+        targets: &[A; W],
+    ) -> Finished<A, W> {
+        if !self.factor.is_some() {
+            return self.finish::<FMA>(sums, targets);
+        }
+        let p = self.target_probabilities::<_, FMA>(x, sums, targets);
+        self.finish_with_factor::<FMA>(sums, targets, &p)
+    }
+
+    /// Probability of each row's index target, and what it lacks of 1. Beside the maximum the others are what is
+    /// missing; elsewhere the probability is at most a half.
     #[inline(always)]
     fn target_probabilities<B: Blocks<A>, const FMA: bool>(
         &self,
@@ -218,9 +227,6 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         targets: &[A; W],
     ) -> [[A; 2]; W] {
         let mut probabilities = [[A::ZERO; 2]; W];
-        if !self.factor.is_some() {
-            return probabilities;
-        }
         for row in 0..W {
             let (step, lane) = place::<W>(self.rows.class[row], row);
             let exponential = if B::REPLACED {
@@ -487,16 +493,6 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool, const DOMINA
             gradient[lane] = slope;
         }
         gradient
-    }
-}
-
-/// Block and lane of a class of a row.
-#[inline(always)]
-fn place<const W: usize>(class: usize, row: usize) -> (usize, usize) {
-    if W == 1 {
-        (class / LANES, class % LANES)
-    } else {
-        (class, row)
     }
 }
 

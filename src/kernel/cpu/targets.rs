@@ -47,6 +47,27 @@ pub(crate) struct RowTargets<const W: usize> {
     pub(crate) counts: [bool; W],
 }
 
+impl<const W: usize> RowTargets<W> {
+    /// Rows that all count, of any class.
+    fn any() -> Self {
+        Self {
+            class: [0; W],
+            counts: [true; W],
+        }
+    }
+
+    /// The same, but rows of weight 0 do not count.
+    fn without_weightless<A: Float>(mut self, weights: &[A]) -> Self {
+        for (lane, &weight) in weights.iter().enumerate() {
+            if weight == A::ZERO {
+                self.counts[lane] = false;
+                self.class[lane] = 0;
+            }
+        }
+        self
+    }
+}
+
 /// Index target, resolved by the target rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
@@ -145,22 +166,15 @@ impl<A: Float> RowRule<'_, A> {
     /// Resolves the targets of consecutive rows. Lanes beyond them are rows that do not count, or with
     /// distributions any.
     pub(crate) fn resolve<const W: usize>(&self, rows: Range<usize>) -> RowTargets<W> {
-        let mut resolved = match &self.indices {
-            Some(indices) => indices.resolve(rows.clone(), &self.rule),
-            None => RowTargets {
-                class: [0; W],
-                counts: [true; W],
-            },
-        };
-        if let Some(weights) = self.row_weights {
-            for (lane, &weight) in weights[rows].iter().enumerate() {
-                if weight == A::ZERO {
-                    resolved.counts[lane] = false;
-                    resolved.class[lane] = 0;
-                }
+        match (&self.indices, self.row_weights) {
+            (Some(indices), None) => indices.resolve(rows, &self.rule),
+            (None, None) => RowTargets::any(),
+            (Some(indices), Some(weights)) => {
+                let resolved = indices.resolve(rows.clone(), &self.rule);
+                resolved.without_weightless(&weights[rows])
             }
+            (None, Some(weights)) => RowTargets::any().without_weightless(&weights[rows]),
         }
-        resolved
     }
 
     /// Weight of a row.

@@ -125,7 +125,10 @@ impl<A: Float> Constants<'_, A> {
     }
 
     /// The loss of logits of which nothing but losses and their gradient is wanted; `None` if more is wanted.
-    pub(super) fn only_softmax<'u>(&self, unit: &'u Unit<'_, A, 1>) -> Option<Softmax<'u, A, 1>> {
+    pub(super) fn only_softmax<'u>(
+        &'u self,
+        unit: &'u Unit<'_, A, 1>,
+    ) -> Option<Softmax<'u, A, 1>> {
         match self.values {
             InputValues::Logits {
                 scale,
@@ -138,7 +141,7 @@ impl<A: Float> Constants<'_, A> {
     }
 
     fn softmax<'u, const W: usize>(
-        &self,
+        &'u self,
         rows: &'u Rows<A, W>,
         shares: Option<Shares<'u, A>>,
         scale: f64,
@@ -150,6 +153,7 @@ impl<A: Float> Constants<'_, A> {
             scale: Scale::new(scale),
             z_loss: self.z_loss,
             factor: self.factor,
+            weights: self.shares.weights,
             ahead,
         }
     }
