@@ -104,6 +104,12 @@ pub enum CrossEntropyError {
         /// The factor.
         factor: RowFactor,
     },
+    /// The entropy or the log-sum-exp of probabilities was asked for.
+    #[error(
+        "cross-entropy: `entropy` and `lse` are of logits, but `logits` is false, so the input holds probabilities; \
+         make another loss with `logits` true, and give it the logits or the logarithms of the probabilities"
+    )]
+    ValueOfProbabilities,
     /// The number of class weights is not the number of classes.
     #[error(
         "cross-entropy: `weight` has {weights} entries, but the logits have {classes} classes \

@@ -7,7 +7,7 @@ use burn::config::Config;
 use burn::nn::loss::Reduction;
 
 use crate::error::CrossEntropyError;
-use crate::operation::{EmptyReduction, InputValues, Options, RowFactor, Ties};
+use crate::operation::{EmptyReduction, InputValues, Options, RowFactor, RowValue, Ties};
 
 /// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
@@ -218,6 +218,8 @@ pub(crate) struct Settings {
     pub(super) empty: EmptyReduction,
     /// Order of equal scores, which a contrastive loss sets.
     pub(super) ties: Ties,
+    /// What to compute of each row.
+    pub(super) value: RowValue,
 }
 
 impl Settings {
@@ -242,6 +244,7 @@ impl Settings {
             },
             empty: config.empty,
             ties: Ties::ByClass,
+            value: RowValue::Loss,
         }
     }
 
@@ -252,6 +255,7 @@ impl Settings {
             ignore_indices: self.ignore_indices.clone(),
             label_smoothing: self.label_smoothing,
             values: self.values,
+            value: self.value,
             z_loss: self.z_loss,
             row_factor: self.row_factor,
             empty: self.empty,
@@ -262,6 +266,15 @@ impl Settings {
     /// Factor of the differences of scores.
     pub(super) fn scale_of_scores(&self) -> f64 {
         self.options(0).scale_of_scores()
+    }
+
+    /// Settings for values of rows that need no target.
+    pub(super) fn of_value(&self, value: RowValue) -> Self {
+        Self {
+            value,
+            ignore_indices: [].into(),
+            ..self.of_log_prob()
+        }
     }
 
     /// Settings for log-probabilities, without label smoothing, z-loss and factor.

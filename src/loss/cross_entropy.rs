@@ -323,10 +323,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     ) -> Result<usize, CrossEntropyError> {
         logits.check()?;
         let shape = logits.shape();
-        let class_dim = match logits {
-            GivenLogits::Tensor(_) => self.class_dim(&shape)?,
-            GivenLogits::Projected(_) => self.class_dim_of_projection(&shape)?,
-        };
+        let class_dim = self.class_dim_of(logits)?;
         self.check_weight_length(&shape, class_dim)?;
         check_target_shape(&shape, target, class_dim)?;
         if shape[class_dim] == 0 {
@@ -392,7 +389,6 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
     }
 
-    /// Checks index targets for logits on the device.
     /// Checks the indices of a target that has such.
     pub(super) fn check_indices(
         &self,
@@ -437,6 +433,15 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Err(CrossEntropyError::IgnoredDistributions {
             ignore_indices: ignore_indices.to_vec(),
         })
+    }
+
+    /// Class dimension of the logits.
+    pub(super) fn class_dim_of(&self, logits: &GivenLogits) -> Result<usize, CrossEntropyError> {
+        let shape = logits.shape();
+        match logits {
+            GivenLogits::Tensor(_) => self.class_dim(&shape),
+            GivenLogits::Projected(_) => self.class_dim_of_projection(&shape),
+        }
     }
 
     /// Class dimension of a projection's logits, which is the last.

@@ -1,8 +1,8 @@
 //! Calls of the loss.
 
-use burn::backend::ops::FloatTensorOps;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Int, Shape, Tensor};
 
 use super::checks::{RangeCheck, check_row_weights_shape, device_of, unwrap};
 use super::cross_entropy::{CrossEntropyLoss, Request, RequestedReduction};
@@ -15,7 +15,7 @@ use super::target::{
 };
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::CrossEntropyError;
-use crate::operation::{MaybeFloat, Outputs, Role, row_shape};
+use crate::operation::{InputValues, MaybeFloat, Outputs, Role, RowValue, row_shape};
 use crate::portable;
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
@@ -241,6 +241,90 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let request = Request::loss(RequestedReduction::PerRow);
         let forward = unwrap(loss.compute(logits.into_logits(), target.into_target(), request));
         <Tensor<D> as FromRows>::from_rows(Dispatch::float_neg(forward.loss))
+    }
+
+    /// Computes the entropy of every row's probabilities in nats, with gradients: `-sum_c p[c] ln p[c]`, for logits
+    /// of rank 1 one element. The options `class_dim`, `logit_scale` and `logit_softcap` apply, all others do
+    /// not: there is no target, so every row counts.
+    ///
+    /// A class of logit minus infinity adds 0, and has a gradient of 0. A row without a distribution (NaN or plus
+    /// infinity among its logits, or nothing but minus infinity) is NaN. Gradient: `-p[c] (ln p[c] + entropy)`. Takes one
+    /// pass over the logits from memory, also over [`ProjectedLogits`](crate::ProjectedLogits), whose logits exist in
+    /// chunks.
+    ///
+    /// An objective with an entropy bonus, as in policy gradients (Mnih et al., A3C,
+    /// <https://arxiv.org/abs/1602.01783>):
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let policy = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::from_floats([[1.0, 2.0], [0.0, 3.0]], &device).require_grad();
+    /// let actions = Tensor::<1, Int>::from_ints([1, 0], &device);
+    ///
+    /// let entropy = policy.entropy(logits.clone()).mean();
+    /// let objective = policy.forward(logits.clone(), actions) - entropy * 0.01;
+    /// assert!(logits.grad(&objective.backward()).is_some());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`CrossEntropyError`] if the tensors do not fit each other or the configuration, and where
+    /// `logits` is false.
+    pub fn entropy<const D: usize>(&self, logits: impl LogitsSource<D>) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::Entropy));
+        <Tensor<D> as FromRows>::from_rows(value)
+    }
+
+    /// Computes the log-sum-exp of every row's logits, with gradients: `ln sum_c exp(x[c])`, with `x` the logits
+    /// after scale and softcap. Otherwise like [`entropy`](Self::entropy); the gradient is `p[c]`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let loss = CrossEntropyLossConfig::new().init(&device);
+    /// let logits = Tensor::<2>::zeros([1, 4], &device).require_grad();
+    /// let lse = loss.lse(logits.clone());
+    /// let gradient = logits.grad(&lse.backward()).unwrap();
+    /// assert!((lse.into_scalar::<f32>() - 4f32.ln()).abs() < 1e-6);
+    /// assert_eq!(gradient.into_data().to_vec::<f32>().unwrap(), [0.25; 4]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`entropy`](Self::entropy).
+    pub fn lse<const D: usize>(&self, logits: impl LogitsSource<D>) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::LogSumExp));
+        <Tensor<D> as FromRows>::from_rows(value)
+    }
+
+    /// Values of the rows, for which a class that they all have is the target.
+    fn value_of_rows(
+        &self,
+        logits: GivenLogits,
+        value: RowValue,
+    ) -> Result<DispatchTensor, CrossEntropyError> {
+        if self.settings.values == InputValues::Probabilities {
+            return Err(CrossEntropyError::ValueOfProbabilities);
+        }
+        let loss = Self::from_parts(None, self.settings.of_value(value));
+        logits.check()?;
+        let rows = row_shape(&logits.shape(), loss.class_dim_of(&logits)?);
+        let device = device_of(logits.tensor()).without_autodiff();
+        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device).into_dispatch();
+        let target = Target::new(TargetClasses::Indices(Dispatch::int_reshape(first, rows)));
+        let computed = loss.compute(logits, target, Request::loss(RequestedReduction::PerRow))?;
+        Ok(computed.loss)
     }
 
     /// Computes the sum of the losses divided by a normalizer, a tensor of one element: this batch's share

@@ -126,7 +126,7 @@ pub enum TargetClasses {
 }
 
 impl Target {
-    fn new(classes: TargetClasses) -> Self {
+    pub(super) fn new(classes: TargetClasses) -> Self {
         Self {
             classes,
             row_weights: None,

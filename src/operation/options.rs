@@ -46,6 +46,19 @@ pub enum InputValues {
     Probabilities,
 }
 
+/// What a call computes of each row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RowValue {
+    /// The loss.
+    #[default]
+    Loss,
+    /// The log-sum-exp of the logits. Targets and all options of the loss are of no meaning, so the caller gives targets
+    /// that count, and leaves the options off.
+    LogSumExp,
+    /// The entropy of the probabilities of the logits, in nats, likewise.
+    Entropy,
+}
+
 /// Order of classes that have equal scores, in the outputs of rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Ties {
@@ -134,6 +147,8 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Meaning of the values of the input tensor.
     pub values: InputValues,
+    /// What to compute of each row.
+    pub value: RowValue,
     /// Factor of the squared log-sum-exp.
     pub z_loss: f64,
     /// Factor of a row's loss by the probability of its target.
@@ -156,6 +171,7 @@ impl Default for Options {
                 scale: 1.0,
                 softcap: None,
             },
+            value: RowValue::Loss,
             z_loss: 0.0,
             row_factor: RowFactor::None,
             empty: EmptyReduction::Nan,
@@ -184,12 +200,21 @@ impl Options {
         distributions || self.label_smoothing != 0.0
     }
 
+    /// Outputs that a kernel has to compute: an entropy in place of the loss is made as the output of that name.
+    pub(crate) fn computed_outputs(&self, wanted: Outputs) -> Outputs {
+        match self.value {
+            RowValue::Entropy => Outputs::RowsAndEntropy,
+            RowValue::Loss | RowValue::LogSumExp => wanted,
+        }
+    }
+
     /// Count of numbers per row that the fused kernels keep for the backward: the maximum and the others,
     /// and where shares are spread, the sums of the shares at the maximum and elsewhere; at the end the two
-    /// numbers of a row factor, if there is one.
+    /// numbers of a row factor, if there is one. For an entropy its own value follows.
     pub(crate) fn statistics_per_row(&self, distributions: bool) -> usize {
         let sums = if self.is_spread(distributions) { 4 } else { 2 };
-        sums + if self.row_factor.is_some() { 2 } else { 0 }
+        let of_value = usize::from(self.value == RowValue::Entropy);
+        sums + if self.row_factor.is_some() { 2 } else { 0 } + of_value
     }
 }
 

@@ -119,6 +119,9 @@ impl<B: Backend> Call<'_, B> {
         rows: &Rows<B>,
         scales: &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
+        if let Some(gradient) = self.row_values_gradient(scores, scales.0.clone()) {
+            return self.chain_transform(gradient, logits);
+        }
         let (shares, none) = self.shares(inputs, rows.counting.as_ref());
         let gradient = match scores {
             Scores::Probabilities(s) => {

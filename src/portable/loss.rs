@@ -101,6 +101,9 @@ impl<B: Backend> Call<'_, B> {
     }
 
     fn loss(&self, scores: &Scores<B>, inputs: &Inputs<B>, rows: &Rows<B>) -> FloatTensor<B> {
+        if let Some(values) = self.row_values(scores) {
+            return self.reduced(values, scores, rows, inputs);
+        }
         let losses = self.row_losses(scores, inputs, rows);
         let losses = match self.factored_rows(losses.clone(), scores, inputs, rows) {
             None => losses,

@@ -46,6 +46,7 @@ mod factor;
 mod gradient;
 mod loss;
 mod outputs;
+mod row_value;
 mod shard;
 
 use burn::backend::Backend;

@@ -31,6 +31,7 @@ mod queue;
 mod queue_module;
 mod reports;
 mod row_factor;
+mod row_values;
 mod row_weights;
 mod schedule;
 mod seeds;

@@ -7,7 +7,7 @@ use super::order::{Ordered, ordered};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use crate::kernel::cpu::{Buffers, Call, Instructions};
 use crate::operation::{
-    Forward, Geometry, Gradients, InputValues, Inputs, Logits, Options, Saved, Wanted,
+    Forward, Geometry, Gradients, InputValues, Inputs, Logits, Options, RowValue, Saved, Wanted,
     WantedGradients, has_gradient_in_f16,
 };
 
@@ -62,7 +62,8 @@ fn upstream_in_f16<H: HostTensor>(
     let InputValues::Logits { scale, .. } = options.values else {
         return None;
     };
-    let is_unbounded = options.z_loss != 0.0 || options.row_factor.is_some();
+    let is_unbounded =
+        options.z_loss != 0.0 || options.row_factor.is_some() || options.value != RowValue::Loss;
     if !inputs.have_indices() || inputs.have_row_weights() || is_unbounded {
         return None;
     }

@@ -173,6 +173,7 @@ impl<A: HalfRows> Call<'_, A> {
                 classes: self.geometry.classes,
             },
             values: options.values,
+            value: options.value,
             z_loss: A::of(options.z_loss),
             factor: Factor::new(options.row_factor),
             outputs: self.outputs,

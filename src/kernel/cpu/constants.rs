@@ -4,7 +4,7 @@ use super::factor::Factor;
 use super::instructions::Instructions;
 use super::shares::Shares;
 use super::targets::RowRule;
-use crate::operation::{Geometry, InputValues, Outputs, Ties};
+use crate::operation::{Geometry, InputValues, Outputs, RowValue, Ties};
 
 /// Constants of a call: rule of the rows, shares, scales, instruction set.
 pub(crate) struct Constants<'a, A> {
@@ -13,6 +13,7 @@ pub(crate) struct Constants<'a, A> {
     /// Shares that are spread over the classes, without the distribution.
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,
+    pub(super) value: RowValue,
     pub(super) z_loss: A,
     pub(super) factor: Factor<A>,
     pub(super) outputs: Outputs,

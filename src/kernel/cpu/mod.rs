@@ -8,6 +8,7 @@
 //! | `unit` | the steps of the computation over the rows of a unit |
 //! | `row_loss`; `softmax`, `finish`, `logits`, `softcap`, `probabilities` | what a loss has to compute; the maths |
 //! | `factor` | the factor of a row's loss by its target's probability |
+//! | `row_value` | log-sum-exp and entropy in place of a loss |
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
@@ -45,6 +46,7 @@ mod products;
 mod projection;
 mod ranks;
 mod row_loss;
+mod row_value;
 mod rows;
 mod shares;
 mod softcap;

@@ -26,6 +26,7 @@ use super::finish::{Finished, Sums};
 use super::float::Float;
 use super::logits::Softmax;
 use super::row_loss::RowLoss;
+use super::row_value::entropy_of;
 use super::rows::Losses;
 use super::shares::{Shares, share_slope};
 
@@ -64,32 +65,10 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
         gradient.visit(0..gradient.steps(), &mut visitor);
     }
 
-    /// `sum_c p[c] (m - x[c]) + (lse - m)`; a class of probability 0 adds 0 to the sum.
     #[inline(always)]
     fn entropy<const FMA: bool>(self, x: &[A]) -> [A; W] {
-        let mut x = Read::new(x, -A::INFINITY);
-        let plain = Self {
-            shares: None,
-            ..self
-        };
-        let sums = plain.sums::<FMA>(&mut x);
-        let offset = self.offsets(&sums.maximum);
-        let mut gaps = Total::new();
-        for first in (0..x.steps()).step_by(RUN) {
-            let mut visitor = Gaps::<A, W, FMA> {
-                softmax: &self,
-                offset: &offset,
-                run: [A::ZERO; LANES],
-            };
-            x.visit(first..x.steps().min(first + RUN), &mut visitor);
-            gaps.add(&visitor.run);
-        }
-        let mut entropy = gaps.finish::<W>();
-        for row in 0..W {
-            let others = sums.others[row];
-            entropy[row] = entropy[row] / (others + A::ONE) + others.ln_1p::<FMA>();
-        }
-        entropy
+        let (sums, spread) = self.sums_and_spread::<FMA>(x);
+        entropy_of::<A, W, FMA>(&sums, spread)
     }
 }
 
@@ -192,6 +171,33 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         finished.losses
     }
 
+    /// Sums of the rows without shares, and `sum_c p[c] (m - x[c])`, to which a class of probability 0 adds 0.
+    #[inline(always)]
+    pub(super) fn sums_and_spread<const FMA: bool>(&self, x: &[A]) -> (Sums<A, W>, [A; W]) {
+        let mut x = Read::new(x, -A::INFINITY);
+        let plain = Self {
+            shares: None,
+            ..*self
+        };
+        let sums = plain.sums::<FMA>(&mut x);
+        let offset = self.offsets(&sums.maximum);
+        let mut gaps = Total::new();
+        for first in (0..x.steps()).step_by(RUN) {
+            let mut visitor = Gaps::<A, W, FMA> {
+                softmax: self,
+                offset: &offset,
+                run: [A::ZERO; LANES],
+            };
+            x.visit(first..x.steps().min(first + RUN), &mut visitor);
+            gaps.add(&visitor.run);
+        }
+        let mut spread = gaps.finish::<W>();
+        for row in 0..W {
+            spread[row] = spread[row] / (sums.others[row] + A::ONE);
+        }
+        (sums, spread)
+    }
+
     /// Logit of each row's index target. Callers read it before they write over the logits.
     #[inline(always)]
     fn target_logits(&self, x: &impl Blocks<A>) -> [A; W] {
@@ -253,7 +259,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
 
     /// Offsets of the rows' maxima, see [`Scale::difference`].
     #[inline(always)]
-    fn offsets(&self, maximum: &[A; W]) -> [A; W] {
+    pub(super) fn offsets(&self, maximum: &[A; W]) -> [A; W] {
         let mut offsets = [A::ZERO; W];
         for row in 0..W {
             offsets[row] = self.scale.offset(maximum[row]);
@@ -262,7 +268,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     }
 
     #[inline(always)]
-    fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
+    pub(super) fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
         let mut largest = Largest([-A::INFINITY; LANES]);
         x.show(&mut largest);
         let maximum = fold_maximum::<A, W>(largest.0);

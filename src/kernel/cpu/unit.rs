@@ -7,10 +7,11 @@ use super::logits::{Scale, Softmax};
 use super::probabilities::Probabilities;
 use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
+use super::row_value::{Entropy, LogSumExp};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::Shares;
 use super::softcap::{Bend, Softcap, Unbend};
-use crate::operation::{InputValues, Outputs, Ties};
+use crate::operation::{InputValues, Outputs, RowValue, Ties};
 
 /// Numbers of one unit besides its logits.
 pub(crate) struct Unit<'a, A, const W: usize> {
@@ -119,7 +120,11 @@ impl<A: Float> Constants<'_, A> {
                 let scale = softcap.map_or(scale, |_| 1.0);
                 let loss = self.softmax(rows, shares, scale, *ahead);
                 *outputs = self.outputs(loss, class, x.numbers(), given);
-                self.finish(loss, targets_gradient, x)
+                match self.value {
+                    RowValue::Loss => self.finish(loss, targets_gradient, x),
+                    RowValue::LogSumExp => self.finish(LogSumExp(loss), None, x),
+                    RowValue::Entropy => self.finish(Entropy(loss), None, x),
+                }
             }
         }
     }
@@ -129,13 +134,14 @@ impl<A: Float> Constants<'_, A> {
         &'u self,
         unit: &'u Unit<'_, A, 1>,
     ) -> Option<Softmax<'u, A, 1>> {
+        let is_only = unit.targets_gradient.is_none()
+            && self.outputs == Outputs::None
+            && self.value == RowValue::Loss;
         match self.values {
             InputValues::Logits {
                 scale,
                 softcap: None,
-            } if unit.targets_gradient.is_none() && self.outputs == Outputs::None => {
-                Some(self.softmax(&unit.rows, unit.shares, scale, unit.ahead))
-            }
+            } if is_only => Some(self.softmax(&unit.rows, unit.shares, scale, unit.ahead)),
             _ => None,
         }
     }

@@ -23,6 +23,7 @@ use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, zeros};
 use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
+use crate::operation::RowValue;
 
 /// Inputs of the backward from the forward, and the upstream gradient.
 #[derive(CubeType, CubeLaunch)]
@@ -57,7 +58,8 @@ struct Lanes<A: Float, N: Size> {
     /// Gradient at the dominant class if that is the target; `dominant_elsewhere`: if it is not.
     dominant_at_target: Vector<A, N>,
     dominant_elsewhere: Vector<A, N>,
-    /// Number to subtract from the gradient at the target; over probabilities the target's share.
+    /// Number to subtract from the gradient at the target; over probabilities the target's share; for an entropy
+    /// the mean of `maximum - x` under the probabilities.
     at_target: Vector<A, N>,
     class: Vector<u32, N>,
     /// Whether the row counts, 1 or 0; `dropped` replaces its gradient if it does not.
@@ -175,9 +177,12 @@ impl<A: Float, N: Size> Lanes<A, N> {
                 Values::Probabilities => {
                     self.slope_of_probabilities(x, shares, step.at, numbers, along)
                 }
-                Values::Logits | Values::Scaled | Values::Capped => {
-                    self.slope(x, shares, step.at, numbers, spec)
-                }
+                Values::Logits | Values::Scaled | Values::Capped => match comptime!(spec.value) {
+                    RowValue::Loss => self.slope(x, shares, step.at, numbers, spec),
+                    RowValue::LogSumExp | RowValue::Entropy => {
+                        self.slope_of_value(x, numbers, spec)
+                    }
+                },
             };
             if comptime!(spec.values == Values::Capped) {
                 let bend = Vector::new(numbers.bend.get::<A>());
@@ -259,6 +264,25 @@ impl<A: Float, N: Size> Lanes<A, N> {
                     }
                 }
             }
+        }
+        slope
+    }
+
+    /// The gradient of the log-sum-exp, `p`, or of the entropy, `p ((maximum - x) - mean of that)`, by logits with the
+    /// scores `x`. A class of probability 0 has a gradient of 0.
+    fn slope_of_value(
+        &self,
+        x: Vector<A, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) -> Vector<A, N> {
+        let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
+        let mut slope = exponential * self.factor;
+        if comptime!(spec.value == RowValue::Entropy) {
+            let gap = scaled_difference(self.maximum, x, numbers, spec);
+            let gap = select_many(x.equal(&self.maximum), zeros(), gap);
+            let of_gap = slope * (gap - self.at_target);
+            slope = select_many(exponential.equal(&zeros()), zeros(), of_gap);
         }
         slope
     }
@@ -441,7 +465,15 @@ impl<A: Float, N: Size> Lanes<A, N> {
             let factor = A::new(2.0) * uniforms.numbers.z_loss.get::<A>();
             pull = factor * lse * row.penalty_scale * inverse;
         }
-        let total = share + at_maximum + elsewhere;
+        let mut total = share + at_maximum + elsewhere;
+        let mut to_subtract = share * scale * inner;
+        if comptime!(spec.value != RowValue::Loss) {
+            total = one;
+        }
+        if comptime!(spec.value == RowValue::Entropy) {
+            let line = comptime!(spec.line_of_factor());
+            to_subtract = statistics[line * rows + row.row] - above;
+        }
         let rest = total * others * inverse;
         let has_dominant = select(others < one, one, zero);
         let at_target = ((elsewhere - rest) * scale + pull) * inner;
@@ -454,7 +486,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         set(&mut self.has_dominant, lane, has_dominant, along);
         set(&mut self.dominant_at_target, lane, at_target, along);
         set(&mut self.dominant_elsewhere, lane, not_at_target, along);
-        set(&mut self.at_target, lane, share * scale * inner, along);
+        set(&mut self.at_target, lane, to_subtract, along);
     }
 }
 

@@ -8,7 +8,7 @@ use super::factor::factored;
 use super::spec::{Factor, Numbers, Spec, Uniforms, Values, ZLoss};
 use super::state::{Row, scale_of_scores, scaled_difference};
 use super::targets::Target;
-use crate::operation::Outputs;
+use crate::operation::{Outputs, RowValue};
 
 /// Buffers that the kernel writes.
 #[derive(CubeType, CubeLaunch)]
@@ -157,6 +157,11 @@ impl<A: Float> Finished<A> {
             self.factor = row.share;
             self.at_target = row.at_target;
         }
+        match comptime!(spec.value) {
+            RowValue::Loss => {}
+            RowValue::LogSumExp => self.loss = self.lse,
+            RowValue::Entropy => self.loss = self.entropy,
+        }
         if comptime!(spec.z_loss != ZLoss::Off) {
             self.penalty = numbers.z_loss.get::<A>() * self.lse * self.lse;
         }
@@ -202,6 +207,9 @@ impl<A: Float> Finished<A> {
                     let line = comptime!(spec.line_of_factor());
                     statistics[line * rows + row] = self.factor;
                     statistics[(line + 1) * rows + row] = self.at_target;
+                }
+                if comptime!(spec.value == RowValue::Entropy) {
+                    statistics[comptime!(spec.line_of_factor()) * rows + row] = self.entropy;
                 }
             }
         }

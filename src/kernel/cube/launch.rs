@@ -473,10 +473,11 @@ impl Call<'_> {
                 InputValues::Logits { .. } => Values::Scaled,
                 InputValues::Probabilities => Values::Probabilities,
             },
+            value: self.options.value,
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
             has_row_weights: self.weighed.rows,
-            outputs: self.wanted.outputs,
+            outputs: self.options.computed_outputs(self.wanted.outputs),
             target_loses: self.wanted.outputs != Outputs::None
                 && self.options.ties != Ties::ByClass,
             z_loss: match (self.options.z_loss == 0.0, &self.reduction) {

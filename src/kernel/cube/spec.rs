@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::layout::Strides;
 use super::plan::Tile;
-use crate::operation::{Outputs, RowFactor};
+use crate::operation::{Outputs, RowFactor, RowValue};
 
 /// Meaning of the input's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +61,8 @@ impl Factor {
 pub(crate) struct Spec {
     pub(crate) tile: Tile,
     pub(crate) values: Values,
+    /// What is computed of each row.
+    pub(crate) value: RowValue,
     /// Whether classes besides an index target have a share.
     pub(crate) is_spread: bool,
     /// Whether the targets are distributions.
@@ -93,7 +95,7 @@ impl Spec {
         self.values != Values::Probabilities || self.is_spread || self.outputs != Outputs::None
     }
 
-    /// Line of the statistics that the numbers of a factor begin with.
+    /// Line of the statistics that the numbers of a factor begin with, or the entropy of a row stands in.
     pub(crate) fn line_of_factor(&self) -> usize {
         if self.is_spread { 4 } else { 2 }
     }

@@ -3,8 +3,8 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::operation::{
-    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, Targets, Ties, Wanted,
-    WantedGradients,
+    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, RowValue, Targets,
+    Ties, Wanted, WantedGradients,
 };
 use burn_cross_entropy::portable;
 
@@ -14,8 +14,21 @@ use super::run::{float_tensor, numbers};
 
 /// Loss, gradients and the numbers of the rows.
 pub fn solve(problem: &Problem, device: &Device) -> (Outcome, RowNumbers) {
+    solve_with(&options(problem), problem, device)
+}
+
+/// A value of each row in place of its loss, and its gradient.
+pub fn value_of_rows(value: RowValue, problem: &Problem, device: &Device) -> Outcome {
+    let options = Options {
+        value,
+        ignore_indices: [].into(),
+        ..options(problem)
+    };
+    solve_with(&options, problem, device).0
+}
+
+fn solve_with(options: &Options, problem: &Problem, device: &Device) -> (Outcome, RowNumbers) {
     let (outer, inner) = sides(problem);
-    let options = options(problem);
     let inputs = inputs(problem, device);
     let wanted = Wanted {
         outputs: Outputs::RowsAndEntropy,
@@ -26,7 +39,7 @@ pub fn solve(problem: &Problem, device: &Device) -> (Outcome, RowNumbers) {
         },
     };
     let logits = Logits::Tensor(full(problem, &problem.logits, device).into_dispatch());
-    let forward = portable::cross_entropy::<Dispatch>(logits, inputs.clone(), &options, wanted);
+    let forward = portable::cross_entropy::<Dispatch>(logits, inputs.clone(), options, wanted);
     let (loss, upstream) = if problem.unreduced {
         let data = TensorData::new(problem.upstream.clone(), [outer, inner]);
         let upstream = Tensor::<2>::from_data(data, (device, DType::F64)).into_dispatch();
@@ -40,7 +53,7 @@ pub fn solve(problem: &Problem, device: &Device) -> (Outcome, RowNumbers) {
         forward.saved,
         inputs,
         upstream,
-        &options,
+        options,
         wanted.gradients,
     );
     let entries = |gradient| numbers(Tensor::<3>::from_dispatch(gradient));
@@ -133,6 +146,7 @@ fn options(problem: &Problem) -> Options {
         } else {
             InputValues::Probabilities
         },
+        value: RowValue::Loss,
         z_loss: config.z_loss,
         row_factor: config.row_factor,
         empty: config.empty,

@@ -1,0 +1,396 @@
+//! Entropy and log-sum-exp of rows, with gradients, against their definitions in f64.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Tensor};
+use burn_cross_entropy::operation::RowValue;
+use burn_cross_entropy::{
+    CrossEntropyLoss, CrossEntropyLossConfig, LogitsRank, LogitsSource, ProjectedLogits, RowLosses,
+};
+
+use crate::common::backends::{computes_f64, is_host, tests_on};
+use crate::common::portably;
+use crate::common::problem::{Outcome, Problem, Terms};
+use crate::common::run::{Losses, f32_tensor, float_tensor, labels, numbers};
+use crate::common::tolerance::{self, assert_numbers, behind_products};
+use crate::common::values::rounded;
+use crate::linear::projected::Projected;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    Entropy,
+    Lse,
+}
+
+const VALUES: [Value; 2] = [Value::Entropy, Value::Lse];
+
+impl Value {
+    fn of<const D: usize>(
+        self,
+        loss: &CrossEntropyLoss,
+        logits: impl LogitsSource<D>,
+    ) -> RowLosses<D>
+    where
+        Tensor<D>: LogitsRank,
+    {
+        match self {
+            Self::Entropy => loss.entropy(logits),
+            Self::Lse => loss.lse(logits),
+        }
+    }
+}
+
+/// A logit after scale and softcap, and the slope of these.
+fn transformed(config: &CrossEntropyLossConfig, logit: f64) -> (f64, f64) {
+    let scaled = logit * config.logit_scale;
+    match config.logit_softcap {
+        Some(cap) if scaled.is_finite() => {
+            let bent = (scaled / cap).tanh();
+            (cap * bent, config.logit_scale * (1.0 - bent * bent))
+        }
+        Some(_) => (scaled, 0.0),
+        None => (scaled, config.logit_scale),
+    }
+}
+
+/// The values and their gradients for the problem's upstream gradient of each row, by the definitions.
+fn defined(value: Value, problem: &Problem) -> Outcome {
+    let mut outcome = Outcome {
+        loss: Vec::new(),
+        logits_gradient: vec![0.0; problem.logits.len()],
+        targets_gradient: None,
+        terms: Terms {
+            logits_gradient: vec![0.0; problem.logits.len()],
+            ..Terms::default()
+        },
+    };
+    for row in 0..problem.rows() {
+        let places: Vec<usize> = (0..problem.classes())
+            .map(|class| problem.at(row, class))
+            .collect();
+        let scores: Vec<(f64, f64)> = places
+            .iter()
+            .map(|&at| transformed(&problem.config, problem.logits[at]))
+            .collect();
+        let largest = scores
+            .iter()
+            .map(|(x, _)| *x)
+            .fold(f64::NEG_INFINITY, f64::max);
+        let first = scores
+            .iter()
+            .position(|(x, _)| *x == largest)
+            .expect("it is one");
+        let of_others = |at: usize| {
+            if at == first {
+                0.0
+            } else {
+                (scores[at].0 - largest).exp()
+            }
+        };
+        let others: f64 = (0..scores.len()).map(of_others).sum();
+        let lse = largest + others.ln_1p();
+        let surprisal = |x: f64| (largest - x) + others.ln_1p();
+        let p = |x: f64| (x - largest).exp() / (1.0 + others);
+        let term = |x: f64| {
+            if p(x) == 0.0 {
+                0.0
+            } else {
+                p(x) * surprisal(x)
+            }
+        };
+        let entropy: f64 = scores.iter().map(|(x, _)| term(*x)).sum();
+        let (result, size) = match value {
+            Value::Entropy => (entropy, largest.abs()),
+            Value::Lse => (lse, largest.abs() + others.ln_1p()),
+        };
+        outcome.loss.push(result);
+        outcome.terms.loss.push(size);
+        for (&at, &(x, slope)) in places.iter().zip(&scores) {
+            let scale = slope * problem.upstream[row];
+            let (gradient, distance) = match value {
+                Value::Lse => (p(x), 1.0),
+                Value::Entropy if p(x) == 0.0 => (0.0, 0.0),
+                Value::Entropy => (p(x) * (surprisal(x) - entropy), surprisal(x) + entropy),
+            };
+            outcome.logits_gradient[at] = gradient * scale;
+            // Logits are rounded where they are scaled or capped, and a difference hands the rounding on.
+            let rounding = if p(x) == 0.0 {
+                0.0
+            } else {
+                1.0 + x.abs() + largest.abs()
+            };
+            outcome.terms.logits_gradient[at] = p(x) * distance.max(1.0) * scale.abs() * rounding;
+        }
+    }
+    outcome
+}
+
+/// Values and gradients from the crate, for logits of rank `D`.
+fn computed<const D: usize>(value: Value, problem: &Problem, options: (&Device, DType)) -> Outcome
+where
+    Tensor<D>: LogitsRank,
+    RowLosses<D>: Losses,
+{
+    let loss = problem.config.init(options.0);
+    let leaf = float_tensor::<D>(&problem.logits, &problem.shape, options).require_grad();
+    let (values, objective) = value
+        .of::<D>(&loss, leaf.clone())
+        .weighed(&problem.upstream);
+    let gradient = leaf.grad(&objective.backward()).expect("it is tracked");
+    assert_eq!(gradient.dtype(), options.1);
+    Outcome {
+        loss: values,
+        logits_gradient: numbers(gradient),
+        targets_gradient: None,
+        terms: Terms::default(),
+    }
+}
+
+#[track_caller]
+fn assert_defined(problem: &Problem, float: DType, device: &Device) {
+    for value in VALUES {
+        let options = (device, float);
+        let found = match problem.shape.len() {
+            1 => computed::<1>(value, problem, options),
+            2 => computed::<2>(value, problem, options),
+            3 => computed::<3>(value, problem, options),
+            _ => computed::<4>(value, problem, options),
+        };
+        let name = format!(
+            "{value:?}, {:?}, {:?}, {float:?}",
+            problem.shape, problem.config
+        );
+        let expected = defined(value, problem);
+        tolerance::assert_close(&name, problem, &found, &expected, float);
+    }
+}
+
+type Change = fn(CrossEntropyLossConfig) -> CrossEntropyLossConfig;
+
+const TRANSFORMS: [Change; 4] = [
+    |config| config,
+    |config| config.with_logit_scale(0.3),
+    |config| config.with_logit_softcap(Some(4.0)),
+    |config| config.with_logit_scale(2.5).with_logit_softcap(Some(9.0)),
+];
+
+/// Logits of the problem as they are, with a masked class in every second row, and with a class that is far above
+/// the others.
+fn kinds(problem: Problem) -> [Problem; 3] {
+    let (mut masked, mut confident) = (problem.clone(), problem.clone());
+    let last = problem.classes() - 1;
+    for row in 0..problem.rows() {
+        if row % 2 == 0 && last > 0 {
+            masked.logits[problem.at(row, row % last)] = f64::NEG_INFINITY;
+        }
+        let class = row * 7 % (last + 1);
+        confident.logits[problem.at(row, class)] += 14.0;
+    }
+    [problem, masked, confident]
+}
+
+fn values_and_gradients_are_those_of_the_definition(device: &Device) {
+    let shapes: &[(&[usize], usize)] = match is_host(device) {
+        true => &[
+            (&[23, 71], 1),
+            (&[67, 5], 1),
+            (&[2, 7, 70], 1),
+            (&[3, 4, 3, 5], 2),
+            (&[5, 1], 1),
+            (&[9], 0),
+        ],
+        false => &[(&[23, 71], 1), (&[2, 7, 70], 1), (&[3, 4, 5], 2)],
+    };
+    for (at, (shape, class_dim)) in shapes.iter().enumerate() {
+        for change in TRANSFORMS {
+            let problem = Problem::random(shape, *class_dim, false, at as u64);
+            let class_dim = *class_dim as isize;
+            let problem = problem
+                .with_config(|config| change(config).with_class_dim(class_dim))
+                .unreduced();
+            for problem in kinds(problem) {
+                assert_defined(&problem, DType::F32, device);
+            }
+        }
+    }
+}
+
+fn every_dtype_agrees(device: &Device) {
+    for float in [DType::F64, DType::F16, DType::BF16] {
+        if !device.supports_dtype(float) || float == DType::F64 && !computes_f64(device) {
+            continue;
+        }
+        for shape in [&[9, 130][..], &[70, 6]] {
+            let mut problem = Problem::random(shape, 1, false, 8).unreduced();
+            for logit in &mut problem.logits {
+                *logit = rounded(*logit, float);
+            }
+            assert_defined(&problem, float, device);
+        }
+    }
+}
+
+/// The path in plain tensor operations computes the same.
+fn the_portable_path_agrees(device: &Device) {
+    for (shape, class_dim) in [(&[23, 71][..], 1), (&[2, 7, 70], 1), (&[3, 4, 3, 5], 2)] {
+        for change in TRANSFORMS {
+            let problem = Problem::random(shape, class_dim, false, 3).with_config(change);
+            for problem in kinds(problem.unreduced()) {
+                for (value, name) in [
+                    (Value::Entropy, RowValue::Entropy),
+                    (Value::Lse, RowValue::LogSumExp),
+                ] {
+                    let device = device.clone().without_autodiff();
+                    let found = portably::value_of_rows(name, &problem, &device);
+                    let expected = defined(value, &problem);
+                    let name = format!("{value:?}, {shape:?}, {:?}", problem.config);
+                    tolerance::assert_close(&name, &problem, &found, &expected, DType::F64);
+                }
+            }
+        }
+    }
+}
+
+/// Options of the loss, and targets to ignore, change nothing.
+fn options_of_the_loss_do_not_apply(device: &Device) {
+    let problem = Problem::random(&[6, 37], 1, false, 4).unreduced();
+    let dressed = problem.clone().with_config(|config| {
+        config
+            .with_weight(Some(vec![0.5; 37]))
+            .with_label_smoothing(0.2)
+            .with_z_loss(0.1)
+            .with_ignore_indices(vec![0, 1])
+            .with_reduction(Reduction::Sum)
+    });
+    for value in VALUES {
+        let plain = computed::<2>(value, &problem, (device, DType::F32));
+        let found = computed::<2>(value, &dressed, (device, DType::F32));
+        assert_eq!(found.loss, plain.loss);
+        assert_eq!(found.logits_gradient, plain.logits_gradient);
+    }
+}
+
+/// The gradients reach input and weight through chunks.
+fn projections_agree(device: &Device) {
+    for chunk in [Some(7), None] {
+        for value in VALUES {
+            let projected = Projected::random([22, 11, 37], false, 3).with(Problem::unreduced);
+            let expected = defined(value, &projected.problem);
+            let loss = CrossEntropyLossConfig::new().init(device);
+            let leaf = |values: &[f64], shape: [usize; 2]| {
+                float_tensor::<2>(values, &shape, (device, DType::F32)).require_grad()
+            };
+            let input = leaf(&projected.input, [22, 11]);
+            let weight = leaf(&projected.weight, [11, 37]);
+            let bias = projected.bias.as_ref().expect("it has one");
+            let bias = float_tensor::<1>(bias, &[37], (device, DType::F32));
+            let mut logits =
+                ProjectedLogits::new(input.clone(), weight.clone()).with_bias(Some(bias));
+            if let Some(rows) = chunk {
+                logits = logits.with_chunk_rows(rows);
+            }
+            let (values, objective) = value
+                .of::<2>(&loss, logits)
+                .weighed(&projected.problem.upstream);
+            let gradients = objective.backward();
+            let allowed = behind_products(2e-5, device);
+            assert_numbers("value", &values, &expected.loss, allowed);
+            let slopes = &expected.logits_gradient;
+            let of_input: Vec<f64> = (0..22 * 11)
+                .map(|at| {
+                    let (row, feature) = (at / 11, at % 11);
+                    let of = |class: usize| {
+                        slopes[row * 37 + class] * projected.weight[feature * 37 + class]
+                    };
+                    (0..37).map(of).sum()
+                })
+                .collect();
+            let of_weight: Vec<f64> = (0..11 * 37)
+                .map(|at| {
+                    let (feature, class) = (at / 37, at % 37);
+                    let of =
+                        |row: usize| slopes[row * 37 + class] * projected.input[row * 11 + feature];
+                    (0..22).map(of).sum()
+                })
+                .collect();
+            let found = |tensor: &Tensor<2>| numbers(tensor.grad(&gradients).expect("tracked"));
+            assert_numbers("input", &found(&input), &of_input, allowed);
+            assert_numbers("weight", &found(&weight), &of_weight, allowed);
+        }
+    }
+}
+
+/// The values are those of `forward_with_entropy`, which has no gradients of them.
+fn values_are_those_of_the_outputs(device: &Device) {
+    let problem = Problem::random(&[5, 70], 1, false, 5);
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = || float_tensor::<2>(&problem.logits, &[5, 70], (device, DType::F32));
+    let output = loss.forward_with_entropy(logits(), labels(&[0; 5], device));
+    assert_eq!(numbers(loss.lse(logits())), numbers(output.lse));
+    let entropy = output.entropy.expect("it was asked for");
+    assert_eq!(numbers(loss.entropy(logits())), numbers(entropy));
+}
+
+/// A row without a distribution is NaN and leaves the others alone; without rows there is nothing.
+fn the_edges_are_defined(device: &Device) {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    let rows = [
+        [0.0, 0.0, -inf],
+        [-inf, -inf, -inf],
+        [inf, 0.0, 0.0],
+        [nan, 0.0, 1.0],
+        [1000.0, 0.0, -inf],
+        [-inf, 3.0, -inf],
+    ];
+    for value in VALUES {
+        let loss = CrossEntropyLossConfig::new().init(device);
+        let leaf = f32_tensor(rows.as_flattened(), [6, 3], device).require_grad();
+        let values = value.of::<2>(&loss, leaf.clone());
+        let found = numbers(values.clone());
+        let gradient = numbers(leaf.grad(&values.sum().backward()).expect("tracked"));
+        let expected = match value {
+            Value::Entropy => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 0.0, 0.0],
+            Value::Lse => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 1000.0, 3.0],
+        };
+        for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let is_same = (found - expected).abs() < 1e-6 || found.is_nan() && expected.is_nan();
+            assert!(is_same, "{value:?} of row {row}: {found} for {expected}");
+        }
+        let expected: [f64; 9] = match value {
+            Value::Entropy => [0.0; 9],
+            Value::Lse => [0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        };
+        let found = [&gradient[..3], &gradient[12..]].concat();
+        assert_numbers("gradient", &found, &expected, 1e-6);
+    }
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let nothing = Tensor::<2>::zeros([0, 3], device);
+    assert_eq!(loss.entropy(nothing.clone()).dims(), [0]);
+    assert_eq!(loss.lse(nothing).dims(), [0]);
+}
+
+fn probabilities_are_refused(device: &Device) {
+    let loss = CrossEntropyLossConfig::new()
+        .with_logits(false)
+        .init(device);
+    let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        loss.entropy(f32_tensor(&[0.5; 4], [2, 2], device))
+    }));
+    let message = refused.expect_err("probabilities have no log-sum-exp");
+    let message = message.downcast_ref::<String>().expect("it is a text");
+    assert!(message.contains("`logits` is false"), "{message}");
+}
+
+tests_on! {
+    every_backend: [
+        values_and_gradients_are_those_of_the_definition,
+        projections_agree,
+        the_edges_are_defined,
+        values_are_those_of_the_outputs,
+    ],
+    host: [every_dtype_agrees, the_portable_path_agrees],
+    cubecl: [every_dtype_agrees],
+    one_of_each_kind: [
+        options_of_the_loss_do_not_apply,
+        probabilities_are_refused,
+    ],
+}
