@@ -128,7 +128,10 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> 
         tensor: FloatTensor<Autodiff<B, C>>,
         role: Role,
     ) -> Result<FloatTensor<B>, Infallible> {
-        if matches!(role, Role::ClassWeights | Role::RowWeights | Role::Divisors) {
+        if matches!(
+            role,
+            Role::Teacher | Role::ClassWeights | Role::RowWeights | Role::Divisors
+        ) {
             return Ok(tensor.into_primitive());
         }
         if tensor.is_tracked() {

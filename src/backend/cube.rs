@@ -7,10 +7,11 @@
 
 use std::cmp::Reverse;
 
+use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_elem_type;
-use burn::backend::ops::FloatTensorOps;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, FloatDType, Shape};
+use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -22,8 +23,9 @@ use crate::kernel::cube::{
     Targets as TargetBuffers, Weighed,
 };
 use crate::operation::{
-    Forward, Geometry, Gradients, Inputs, Logits, MaybeFloat, Options, Outputs, RowOutputs,
-    RowReduction, Saved, Targets, Wanted, WantedGradients, accumulation_dtype, row_shape,
+    Forward, Geometry, Gradients, InputValues, Inputs, Logits, MaybeFloat, Options, Outputs,
+    RowOutputs, RowReduction, RowValue, Saved, TargetValues, Targets, Wanted, WantedGradients,
+    accumulation_dtype, row_shape,
 };
 use crate::portable::{self, chunks};
 
@@ -165,8 +167,10 @@ impl<'a> Operands<'a> {
             targets: match inputs.targets {
                 Targets::Indices(indices) => TargetTensor::Indices(into_contiguous(indices)),
                 Targets::Distributions(targets) => {
-                    TargetTensor::Distributions(in_strides(targets, class_dim))
+                    let shares = shares_of(targets, options);
+                    TargetTensor::Distributions(in_strides(shares, class_dim))
                 }
+                Targets::Projected(_) => unreachable!("a chunk has the teacher's logits"),
             },
             weighed: Weighed {
                 classes: inputs.weights.as_option().is_some(),
@@ -387,6 +391,47 @@ impl Destination {
 
 fn is_empty(logits: &CubeTensor) -> bool {
     logits.meta.num_elements() == 0
+}
+
+/// Shares that distributions stand for: their own numbers, or the probabilities of a teacher's logits, which are the
+/// gradient of their log-sum-exp.
+fn shares_of(targets: CubeTensor, options: &Options) -> CubeTensor {
+    let TargetValues::Logits { scale } = options.targets else {
+        return targets;
+    };
+    let options = Options {
+        class_dim: options.class_dim,
+        ignore_indices: [].into(),
+        values: InputValues::Logits {
+            scale,
+            softcap: None,
+        },
+        value: RowValue::LogSumExp,
+        ..Options::default()
+    };
+    let float = accumulation_dtype(targets.dtype);
+    let targets = cast(targets, float);
+    let rows = row_shape(targets.meta.shape(), options.class_dim);
+    let device = targets.device.clone();
+    let first = CubeBackend::int_zeros(rows, &device, IntDType::I32);
+    let inputs = Inputs {
+        reduction: RowReduction::None,
+        ..Inputs::new(Targets::Indices(first))
+    };
+    let wanted = WantedGradients::LOGITS;
+    let logits = Logits::Tensor(targets.clone());
+    let forward = CubeBackend::cross_entropy(
+        logits,
+        inputs.clone(),
+        options.clone(),
+        Wanted::gradients(wanted),
+    );
+    // The scale is part of the gradient.
+    let upstream =
+        CubeBackend::float_full(forward.loss.shape(), (1.0 / scale).into(), &device, float);
+    let gradients =
+        CubeBackend::cross_entropy_backward(forward.saved, inputs, upstream, options, wanted);
+    gradients.logits.into_option().unwrap_or(targets)
 }
 
 /// Forward of a call without rows.

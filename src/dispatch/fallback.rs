@@ -107,6 +107,9 @@ impl Change<Dispatch, Dispatch> for Parents {
         if matches!(role, Role::ClassWeights | Role::RowWeights | Role::Divisors) {
             return Ok(tensor);
         }
+        if role == Role::Teacher {
+            return Ok(Dispatch::float_cast(without_autodiff(tensor), self.float));
+        }
         self.autodiff = self.autodiff.merge(tensor.autodiff);
         let tensor = Dispatch::float_cast(tensor, self.float);
         if Dispatch::is_tracked(&tensor) {
@@ -207,7 +210,13 @@ fn with_autodiff(tensor: DispatchTensor, autodiff: DispatchAutodiffContext) -> D
     }
 }
 
-pub(super) fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
+/// Untracked tensor with the autodiff setting of another.
+pub(crate) fn with_autodiff_of(other: &DispatchTensor, tensor: DispatchTensor) -> DispatchTensor {
+    with_autodiff(without_autodiff(tensor), other.autodiff)
+}
+
+/// The tensor outside every graph.
+pub(crate) fn without_autodiff(tensor: DispatchTensor) -> DispatchTensor {
     match tensor.kind {
         DispatchTensorKind::Autodiff(_) => Dispatch::inner(tensor),
         _ => tensor,

@@ -20,6 +20,8 @@ pub(super) fn check_target_shape(
 ) -> Result<(), CrossEntropyError> {
     let (given, expected) = match &target.classes {
         TargetClasses::Distributions(targets) => (targets.shape(), logits.clone()),
+        TargetClasses::Teacher(teacher) => (teacher.logits().shape(), logits.clone()),
+        TargetClasses::Projected(teacher) => (teacher.logits_shape(), logits.clone()),
         TargetClasses::Indices(indices) => {
             let given = indices.shape();
             let expected = if given.num_dims() == logits.num_dims() {

@@ -7,7 +7,9 @@ use burn::config::Config;
 use burn::nn::loss::Reduction;
 
 use crate::error::CrossEntropyError;
-use crate::operation::{EmptyReduction, InputValues, Options, RowFactor, RowValue, Ties};
+use crate::operation::{
+    EmptyReduction, InputValues, Options, RowFactor, RowValue, TargetValues, Ties,
+};
 
 /// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
 ///
@@ -218,6 +220,8 @@ pub(crate) struct Settings {
     pub(super) empty: EmptyReduction,
     /// Order of equal scores, which a contrastive loss sets.
     pub(super) ties: Ties,
+    /// Meaning of the numbers of distributions.
+    pub(super) targets: TargetValues,
     /// What to compute of each row.
     pub(super) value: RowValue,
 }
@@ -244,6 +248,7 @@ impl Settings {
             },
             empty: config.empty,
             ties: Ties::ByClass,
+            targets: TargetValues::Shares,
             value: RowValue::Loss,
         }
     }
@@ -255,6 +260,7 @@ impl Settings {
             ignore_indices: self.ignore_indices.clone(),
             label_smoothing: self.label_smoothing,
             values: self.values,
+            targets: self.targets,
             value: self.value,
             z_loss: self.z_loss,
             row_factor: self.row_factor,
@@ -274,6 +280,36 @@ impl Settings {
             value,
             ignore_indices: [].into(),
             ..self.of_log_prob()
+        }
+    }
+
+    /// Settings of a loss whose logits are divided by a temperature, and whose distributions are logits of a teacher.
+    pub(super) fn at_temperature(&self, temperature: f64) -> Self {
+        let over_temperature = 1.0 / temperature;
+        Self {
+            values: match self.values {
+                InputValues::Logits { scale, softcap } => InputValues::Logits {
+                    scale: scale * over_temperature,
+                    // Capped logits are divided: `cap tanh(x / cap) / T`.
+                    softcap: softcap.map(|cap| cap * over_temperature),
+                },
+                InputValues::Probabilities => InputValues::Probabilities,
+            },
+            targets: TargetValues::Logits {
+                scale: over_temperature,
+            },
+            ..self.clone()
+        }
+    }
+
+    /// Settings for the entropy of a teacher's distributions.
+    pub(super) fn of_teacher_entropy(&self, temperature: f64) -> Self {
+        Self {
+            values: InputValues::Logits {
+                scale: 1.0 / temperature,
+                softcap: None,
+            },
+            ..self.of_value(RowValue::Entropy)
         }
     }
 

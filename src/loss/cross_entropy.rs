@@ -211,6 +211,7 @@ pub(crate) struct Request {
 /// Way from the losses of the rows to the result.
 // A call moves this enum a few times; a box would be an allocation.
 #[allow(clippy::large_enum_variant)]
+#[derive(Clone)]
 pub(crate) enum RequestedReduction {
     /// One loss per row.
     PerRow,
@@ -271,6 +272,21 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         target: Target,
         request: Request,
     ) -> Result<Computed, CrossEntropyError> {
+        match target.classes {
+            TargetClasses::Teacher(teacher) => {
+                self.compute_beside_teacher(logits, *teacher, target.row_weights, request)
+            }
+            _ => self.compute_beside_shares(logits, target, request),
+        }
+    }
+
+    /// Runs a call whose target is as the operation takes it.
+    fn compute_beside_shares(
+        &self,
+        logits: GivenLogits,
+        target: Target,
+        request: Request,
+    ) -> Result<Computed, CrossEntropyError> {
         let shape = logits.shape();
         let device = device_of(logits.tensor());
         let class_dim = self.check_call(&logits, &target, &device, RangeCheck::WhereFree)?;
@@ -278,6 +294,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             targets: match target.classes {
                 TargetClasses::Indices(indices) => Targets::Indices(indices),
                 TargetClasses::Distributions(targets) => Targets::Distributions(targets),
+                TargetClasses::Projected(teacher) => Targets::Projected(teacher.of_teacher()),
+                TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
             },
             weights: self.weights_on(&device),
             row_weights: target.row_weights.into(),
@@ -340,6 +358,14 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             TargetClasses::Indices(_) => {
                 check_same_checkpointing(&logits.tensors())?;
                 self.check_indices(target, device, shape[class_dim], check)?;
+            }
+            TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
+            TargetClasses::Projected(teacher) => {
+                self.check_ignored_of_distributions()?;
+                self.check_factor_of_distributions()?;
+                check_same_device(device, &teacher.hidden, Role::Teacher)?;
+                check_float_dtype(Role::Teacher.name(), teacher.hidden.dtype(), device)?;
+                check_same_checkpointing(&logits.tensors())?;
             }
             TargetClasses::Distributions(targets) => {
                 self.check_ignored_of_distributions()?;

@@ -1,6 +1,6 @@
 //! Calls of the loss.
 
-use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Int, Shape, Tensor};
 
@@ -145,12 +145,22 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         for (_, tensor) in logits.tensors() {
             B::check(tensor, Role::Logits)?;
         }
-        if let TargetClasses::Distributions(targets) = &target.classes {
-            B::check(targets, Role::Targets)?;
-        }
         let device = device_of(logits.tensor());
-        self.check_call(&logits, &target, &device, RangeCheck::Always)
-            .map(|_| ())
+        let check = RangeCheck::Always;
+        match target.classes {
+            TargetClasses::Teacher(teacher) => {
+                let (loss, target) = self.beside_teacher(&logits, &teacher, target.row_weights)?;
+                loss.check_call(&logits, &target, &device, check)?;
+            }
+            TargetClasses::Distributions(ref targets) => {
+                B::check(targets, Role::Targets)?;
+                self.check_call(&logits, &target, &device, check)?;
+            }
+            _ => {
+                self.check_call(&logits, &target, &device, check)?;
+            }
+        }
+        Ok(())
     }
 
     /// Computes the reduced loss, and in the same pass over the logits the outputs of
@@ -239,7 +249,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     {
         let loss = Self::from_parts(None, self.settings.of_log_prob());
         let request = Request::loss(RequestedReduction::PerRow);
-        let forward = unwrap(loss.compute(logits.into_logits(), target.into_target(), request));
+        let target = target.into_target().of_distribution();
+        let forward = unwrap(loss.compute(logits.into_logits(), target, request));
         <Tensor<D> as FromRows>::from_rows(Dispatch::float_neg(forward.loss))
     }
 
@@ -308,6 +319,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         <Tensor<D> as FromRows>::from_rows(value)
     }
 
+    /// Shape of the rows of logits.
+    pub(super) fn rows_of(&self, logits: &GivenLogits) -> Result<Shape, CrossEntropyError> {
+        logits.check()?;
+        Ok(row_shape(&logits.shape(), self.class_dim_of(logits)?))
+    }
+
     /// Values of the rows, for which a class that they all have is the target.
     fn value_of_rows(
         &self,
@@ -318,11 +335,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             return Err(CrossEntropyError::ValueOfProbabilities);
         }
         let loss = Self::from_parts(None, self.settings.of_value(value));
-        logits.check()?;
-        let rows = row_shape(&logits.shape(), loss.class_dim_of(&logits)?);
-        let device = device_of(logits.tensor()).without_autodiff();
-        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device).into_dispatch();
-        let target = Target::new(TargetClasses::Indices(Dispatch::int_reshape(first, rows)));
+        let rows = loss.rows_of(&logits)?;
+        let device = device_of(logits.tensor());
+        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device);
+        let target = Target::of_rows(first, rows);
         let computed = loss.compute(logits, target, Request::loss(RequestedReduction::PerRow))?;
         Ok(computed.loss)
     }
@@ -419,8 +435,17 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let indices = match &target.classes {
             TargetClasses::Indices(indices) => indices,
             TargetClasses::Distributions(targets) => {
-                return self.weigh_distributions(targets, target.row_weights);
+                return self.weigh_distributions(targets.shape(), targets, target.row_weights);
             }
+            TargetClasses::Teacher(teacher) => {
+                let logits = teacher.logits();
+                return self.weigh_distributions(
+                    logits.shape(),
+                    logits.tensor(),
+                    target.row_weights,
+                );
+            }
+            TargetClasses::Projected(_) => unreachable!("only a call has a projection beside it"),
         };
         let device = device_of(indices);
         // Without class weights the number of classes is unknown. Negative targets are still bad.
@@ -450,15 +475,15 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Tensor::from_dispatch(total))
     }
 
-    /// Number of rows of distributions, or the sum of their weights.
+    /// Number of rows of distributions of a shape, or the sum of their weights. `targets` has their device.
     fn weigh_distributions(
         &self,
+        shape: Shape,
         targets: &DispatchTensor,
         row_weights: Option<DispatchTensor>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
         B::check(targets, Role::Targets)?;
         self.check_ignored_of_distributions()?;
-        let shape = targets.shape();
         let class_dim = self.class_dim(&shape)?;
         self.check_weight_length(&shape, class_dim)?;
         let rows = row_shape(&shape, class_dim);

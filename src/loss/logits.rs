@@ -6,10 +6,10 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Shape, Tensor};
 
 use super::checks::device_of;
-use crate::dispatch::device;
+use crate::dispatch::{device, fallback};
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Excluded, Geometry, Inputs, Logits, Projection, Role, Targets, accumulation_dtype,
+    Excluded, Geometry, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,
 };
 
 /// Logits of rank `D`: a `Tensor<D>`, or [`ProjectedLogits<D>`](ProjectedLogits).
@@ -127,6 +127,7 @@ impl<const D: usize> LogitsSource<D> for ProjectedLogits<D> {}
 /// Logits as a caller gave them.
 // A box for the tensor, too, would be an allocation in every call.
 #[allow(clippy::large_enum_variant)]
+#[derive(Clone)]
 pub enum GivenLogits {
     /// A tensor of logits, or of probabilities.
     Tensor(DispatchTensor),
@@ -135,6 +136,7 @@ pub enum GivenLogits {
 }
 
 /// The tensors of a projection.
+#[derive(Clone)]
 pub struct ProjectedTensors {
     /// Shape `[.., features]`.
     pub(crate) hidden: DispatchTensor,
@@ -149,6 +151,7 @@ pub struct ProjectedTensors {
 }
 
 /// Ids of rows and columns, in one dtype. A column is not a class of a row with the same id.
+#[derive(Clone)]
 pub(crate) struct SameId {
     /// Ids in the shape of the rows.
     pub(crate) rows: DispatchTensor,
@@ -180,6 +183,20 @@ impl GivenLogits {
     /// In a box, so that a tensor of logits does not pay for moves of its size.
     pub(crate) fn projected(tensors: ProjectedTensors) -> Self {
         Self::Projected(Box::new(tensors))
+    }
+
+    /// The same logits as constants of every graph.
+    pub(super) fn without_autodiff(self) -> Self {
+        let plain = fallback::without_autodiff;
+        match self {
+            Self::Tensor(logits) => Self::Tensor(plain(logits)),
+            Self::Projected(projection) => Self::projected(ProjectedTensors {
+                hidden: plain(projection.hidden),
+                weight: plain(projection.weight),
+                bias: projection.bias.map(plain),
+                ..*projection
+            }),
+        }
     }
 
     /// Shape of the logits.
@@ -227,7 +244,7 @@ impl GivenLogits {
 }
 
 impl ProjectedTensors {
-    fn logits_shape(&self) -> Shape {
+    pub(super) fn logits_shape(&self) -> Shape {
         let mut shape = self.hidden.shape();
         let last = shape.num_dims() - 1;
         shape[last] = usize::from(self.positive.is_some()) + self.weight.shape()[1];
@@ -245,6 +262,21 @@ impl ProjectedTensors {
         given
             .filter_map(|(name, tensor)| Some((name, tensor?)))
             .collect()
+    }
+
+    /// Projection of a teacher, with its rows in one dimension. The chunks are the student's.
+    pub(super) fn of_teacher(self) -> Projection<Dispatch> {
+        let shape = self.logits_shape();
+        let rows = Geometry::new(&shape, shape.num_dims() - 1).outer;
+        let features = self.weight.shape()[0];
+        Projection {
+            hidden: Dispatch::float_reshape(self.hidden, Shape::new([rows, features])),
+            weight: self.weight,
+            bias: self.bias.into(),
+            positive: MaybeFloat::None,
+            excluded: Excluded::Nothing,
+            rows_per_chunk: rows.max(1),
+        }
     }
 
     /// Checks that the tensors fit each other.
@@ -294,6 +326,11 @@ impl ProjectedTensors {
     fn into_operation(self, inputs: Inputs<Dispatch>) -> (Logits<Dispatch>, Inputs<Dispatch>) {
         let shape = self.logits_shape();
         let Geometry { outer, classes, .. } = Geometry::new(&shape, shape.num_dims() - 1);
+        // A teacher has logits of its own beside those of a chunk.
+        let tensors = match inputs.targets {
+            Targets::Projected(_) => 2,
+            Targets::Indices(_) | Targets::Distributions(_) => 1,
+        };
         let features = self.weight.shape()[0];
         let float: DType = accumulation_dtype(self.hidden.dtype()).into();
         let largest_buffer = device::largest_buffer(&device_of(&self.hidden));
@@ -307,12 +344,13 @@ impl ProjectedTensors {
                     let rows = Shape::new([outer, classes]);
                     Targets::Distributions(Dispatch::float_reshape(targets, rows))
                 }
+                Targets::Projected(teacher) => Targets::Projected(teacher),
             },
             row_weights: inputs.row_weights.into_option().map(of_rows).into(),
             ..inputs
         };
         let projection = Projection {
-            rows_per_chunk: self.chunk.rows(classes * float.size(), largest_buffer),
+            rows_per_chunk: (self.chunk).rows(tensors * classes * float.size(), largest_buffer),
             hidden: Dispatch::float_reshape(self.hidden, Shape::new([outer, features])),
             weight: self.weight,
             bias: self.bias.into(),

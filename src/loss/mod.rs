@@ -3,7 +3,7 @@
 //! | File | Subject |
 //! |---|---|
 //! | `config` | the options |
-//! | `target`, `logits` | the tensors that a call takes |
+//! | `target`, `teacher`, `logits` | the tensors that a call takes |
 //! | `normalizer`, `output` | the divisors of a mean; the outputs of rows |
 //! | `checks` | whether tensors fit each other |
 //! | `cross_entropy` | the module, and the way from its tensors to the operation |
@@ -21,6 +21,7 @@ mod normalizer;
 mod output;
 mod shard;
 mod target;
+mod teacher;
 
 pub use config::CrossEntropyLossConfig;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
@@ -37,3 +38,4 @@ pub(crate) use target::Target;
 pub use target::{
     CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor, WeightedTarget,
 };
+pub use teacher::TeacherLogits;

@@ -1,9 +1,12 @@
 //! Targets that the loss takes, distinguished at compile time.
 
-use burn::backend::DispatchTensor;
-use burn::tensor::{Int, Tensor};
+use burn::backend::ops::IntTensorOps;
+use burn::backend::{Dispatch, DispatchTensor};
+use burn::tensor::{Int, Shape, Tensor};
 
+use super::logits::ProjectedTensors;
 use super::output::{CrossEntropyOutput, OutputTensors};
+use super::teacher::Teacher;
 
 /// Target for logits of rank `D`, for `D` from 1 to 8.
 ///
@@ -12,6 +15,7 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 /// | `Tensor<{D - 1}, Int>` | a class index per row, in any integer dtype (for `D = 1` a `Tensor<1, Int>` of one element) |
 /// | `Tensor<D, Int>` | the same with the class dimension kept at size 1, as in an unsqueezed label map |
 /// | `Tensor<D>` | a distribution over the classes per row, in the shape of the logits; gradients flow into it when it requires them |
+/// | [`TeacherLogits`](crate::TeacherLogits) | the logits of a teacher, whose probabilities are the target |
 /// | [`WeightedTarget`] | any of these with a weight per row, from [`weighted`](TargetTensor::weighted) |
 ///
 /// The compiler refuses a target of any other type:
@@ -123,6 +127,10 @@ pub enum TargetClasses {
     Indices(DispatchTensor),
     /// Distributions.
     Distributions(DispatchTensor),
+    /// The logits of a teacher.
+    Teacher(Box<Teacher>),
+    /// The projection of a teacher beside that of a student, as a call takes it.
+    Projected(Box<ProjectedTensors>),
 }
 
 impl Target {
@@ -131,6 +139,23 @@ impl Target {
             classes,
             row_weights: None,
         }
+    }
+
+    /// The same target without what a teacher's target does to the loss afterwards.
+    pub(super) fn of_distribution(self) -> Self {
+        match self.classes {
+            TargetClasses::Teacher(teacher) => Self {
+                classes: TargetClasses::Teacher(Box::new(teacher.plain())),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Makes a target of one index per row, in the shape of the rows.
+    pub(super) fn of_rows(indices: Tensor<1, Int>, rows: Shape) -> Self {
+        let indices = indices.without_autodiff().into_dispatch();
+        Self::new(TargetClasses::Indices(Dispatch::int_reshape(indices, rows)))
     }
 
     /// Makes a target of indices, without autodiff: indices have no gradient, and a different autodiff

@@ -4,7 +4,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use super::logits::{Change, MaybeFloat};
+use super::logits::{Change, MaybeFloat, Projection};
 use super::{Options, Role, row_shape};
 
 /// Targets of all rows.
@@ -13,15 +13,18 @@ use super::{Options, Role, row_shape};
 pub enum Targets<B: Backend> {
     /// One class index per row, in any shape with as many elements as there are rows.
     Indices(IntTensor<B>),
-    /// One distribution over the classes per row, in the shape of the logits.
+    /// One distribution over the classes per row, in the shape of the logits, or the logits of a teacher
+    /// ([`TargetValues`](super::TargetValues)).
     Distributions(FloatTensor<B>),
+    /// A projection that makes the logits of a teacher, for the rows of a projection that makes the logits.
+    Projected(#[extension_type] Projection<B>),
 }
 
 impl<B: Backend> Targets<B> {
     /// Dtype of the distributions.
     pub(crate) fn distributions_dtype(&self) -> Option<DType> {
         match self {
-            Self::Indices(_) => None,
+            Self::Indices(_) | Self::Projected(_) => None,
             Self::Distributions(targets) => Some(targets.dtype()),
         }
     }
@@ -103,6 +106,7 @@ impl<B: Backend> Inputs<B> {
                 Targets::Distributions(targets) => {
                     Targets::Distributions(change.float(targets, Role::Targets)?)
                 }
+                Targets::Projected(teacher) => Targets::Projected(teacher.change_teacher(change)?),
             },
             weights: self
                 .weights

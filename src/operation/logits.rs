@@ -153,6 +153,21 @@ impl<B: Backend> Projection<B> {
         Shape::new([self.hidden.shape()[0], self.classes()])
     }
 
+    /// Changes a projection that makes the logits of a teacher.
+    pub(crate) fn change_teacher<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Projection<C>, Ch::Error> {
+        Ok(Projection {
+            hidden: change.float(self.hidden, Role::Teacher)?,
+            weight: change.float(self.weight, Role::Teacher)?,
+            bias: self.bias.change(|bias| change.float(bias, Role::Teacher))?,
+            positive: MaybeFloat::None,
+            excluded: Excluded::Nothing,
+            rows_per_chunk: self.rows_per_chunk,
+        })
+    }
+
     pub(crate) fn change<C: Backend, Ch: Change<B, C>>(
         self,
         change: &mut Ch,

@@ -155,7 +155,7 @@ impl InputsMetadata {
     fn distributions(&self) -> Option<&TensorSpec> {
         match &self.targets {
             TargetsMetadata::Distributions(targets) => Some(targets),
-            TargetsMetadata::Indices(_) => None,
+            TargetsMetadata::Indices(_) | TargetsMetadata::Projected(_) => None,
         }
     }
 

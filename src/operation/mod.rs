@@ -33,7 +33,8 @@ pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};
 pub use logits::{Excluded, Logits, MaybeFloat, Projection};
 pub use options::{
-    EmptyReduction, InputValues, Options, Outputs, RowValue, Ties, Wanted, WantedGradients,
+    EmptyReduction, InputValues, Options, Outputs, RowValue, TargetValues, Ties, Wanted,
+    WantedGradients,
 };
 pub(crate) use options::{ScaleSteps, Slack, bend_of};
 pub use results::{Forward, Gradients, RowOutputs, Saved};
@@ -65,6 +66,8 @@ pub enum Role {
     Ids,
     /// Targets of all rows.
     Targets,
+    /// Hidden states, weight or bias of a projection that makes a teacher's logits.
+    Teacher,
     /// Rescaling weights of the classes.
     ClassWeights,
     /// Weights of the rows.
@@ -84,6 +87,7 @@ impl Role {
             Self::Positive => "positive logits",
             Self::Ids => "sample ids",
             Self::Targets => "target",
+            Self::Teacher => "teacher's projection",
             Self::ClassWeights => "class weight",
             Self::RowWeights => "row weight",
             Self::Divisors => "normalizer",

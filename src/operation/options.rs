@@ -46,6 +46,19 @@ pub enum InputValues {
     Probabilities,
 }
 
+/// Meaning of the numbers of target distributions.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum TargetValues {
+    /// Shares of the classes.
+    #[default]
+    Shares,
+    /// Logits of a teacher, multiplied by `scale`: the shares are their softmax. They have no gradient.
+    Logits {
+        /// One over the temperature.
+        scale: f64,
+    },
+}
+
 /// What a call computes of each row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RowValue {
@@ -147,6 +160,8 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Meaning of the values of the input tensor.
     pub values: InputValues,
+    /// Meaning of the numbers of target distributions.
+    pub targets: TargetValues,
     /// What to compute of each row.
     pub value: RowValue,
     /// Factor of the squared log-sum-exp.
@@ -171,6 +186,7 @@ impl Default for Options {
                 scale: 1.0,
                 softcap: None,
             },
+            targets: TargetValues::Shares,
             value: RowValue::Loss,
             z_loss: 0.0,
             row_factor: RowFactor::None,
@@ -315,7 +331,7 @@ impl WantedGradients {
         }
     }
 
-    /// Adds the gradient of a tensor. Ids, weights of classes and rows, and divisors have no gradient.
+    /// Adds the gradient of a tensor. Teachers, ids, weights of classes and rows, and divisors have no gradient.
     pub(crate) fn insert(&mut self, role: Role) {
         match role {
             Role::Logits => self.logits = true,
@@ -324,7 +340,7 @@ impl WantedGradients {
             Role::Weight => self.weight = true,
             Role::Bias => self.bias = true,
             Role::Positive => self.positive = true,
-            Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {}
+            Role::Teacher | Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {}
         }
     }
 }

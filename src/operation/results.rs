@@ -173,7 +173,9 @@ impl<B: Backend> Gradients<B> {
             Role::Weight => self.weight.take(),
             Role::Bias => self.bias.take(),
             Role::Positive => self.positive.take(),
-            Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => None,
+            Role::Teacher | Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {
+                None
+            }
         }
     }
 }

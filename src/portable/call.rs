@@ -8,8 +8,8 @@ use super::counting::{Counting, Ignored, RowWeights};
 use super::elementary::{cast, full, log1p, reshape_scalar, scaled_difference, sum_classes, tanh};
 use crate::operation::shard::ClassWindow;
 use crate::operation::{
-    Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, Targets, accumulation_dtype,
-    bend_of,
+    Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, TargetValues, Targets,
+    accumulation_dtype, bend_of,
 };
 
 /// Source of the surprisals: scores of logits with the row statistics, or probabilities.
@@ -222,9 +222,9 @@ impl<'a, B: Backend> Call<'a, B> {
         counting: Option<&Counting<B>>,
     ) -> (FloatTensor<B>, BoolTensor<B>) {
         let target = match (&inputs.targets, counting) {
-            (Targets::Distributions(targets), _) => self.view(targets.clone()),
-            (Targets::Indices(_), Some(counting)) => self.one_hot(counting),
-            (Targets::Indices(_), None) => unreachable!("indices are always counted"),
+            (Targets::Distributions(targets), _) => self.distribution(targets),
+            (_, Some(counting)) => self.one_hot(counting),
+            (_, None) => unreachable!("indices are always counted"),
         };
         let smoothing = self.options.label_smoothing;
         let mut shares = if smoothing == 0.0 {
@@ -239,6 +239,26 @@ impl<'a, B: Backend> Call<'a, B> {
         }
         let none = B::float_equal_elem(shares.clone(), 0.0.into(), self.bool);
         (shares, none)
+    }
+
+    /// Distributions of the rows: the targets, or the probabilities of a teacher's logits.
+    pub(super) fn distribution(&self, targets: &FloatTensor<B>) -> FloatTensor<B> {
+        let x = self.view(targets.clone());
+        match self.options.targets {
+            TargetValues::Shares => x,
+            TargetValues::Logits { scale } => {
+                let options = Options {
+                    values: InputValues::Logits {
+                        scale,
+                        softcap: None,
+                    },
+                    ..self.options.clone()
+                };
+                let teacher = Call::<B>::new(targets, &options);
+                let scores = teacher.scores(targets.clone());
+                teacher.softmax_of(&scores).unwrap_or(x)
+            }
+        }
     }
 
     pub(super) fn one_hot(&self, counting: &Counting<B>) -> FloatTensor<B> {
@@ -274,7 +294,7 @@ impl<'a, B: Backend> Call<'a, B> {
                 let classes = Some(self.window.of);
                 Some(Counting::new(indices.clone(), per_row, classes, ignored))
             }
-            Targets::Distributions(_) => None,
+            Targets::Distributions(_) | Targets::Projected(_) => None,
         };
         let divisor = match &inputs.reduction {
             RowReduction::None => Divisor::PerRow,

@@ -56,10 +56,10 @@ impl<B: Backend> Call<'_, B> {
                 (self.one_hot(counting), class)
             }
             (Targets::Distributions(targets), _) => {
-                let targets = self.view(targets.clone());
-                (targets.clone(), self.order(targets).first)
+                let order = self.order(self.view(targets.clone()));
+                (self.distribution(targets), order.first)
             }
-            (Targets::Indices(_), None) => unreachable!("indices are always counted"),
+            _ => unreachable!("indices are always counted"),
         };
         let order = match self.options.ties {
             Ties::ByClass => self.order(given),

@@ -41,7 +41,8 @@ impl<B: Backend> Call<'_, B> {
         Some(B::float_mul(gradient, scale))
     }
 
-    fn softmax_of(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
+    /// Probabilities of logits; `None` where the scores are probabilities.
+    pub(super) fn softmax_of(&self, scores: &Scores<B>) -> Option<FloatTensor<B>> {
         match scores {
             Scores::Logits { x, maximum, others } => Some(self.softmax(x, maximum, others)),
             Scores::Probabilities(_) => None,

@@ -36,6 +36,7 @@ mod row_weights;
 mod schedule;
 mod seeds;
 mod shards;
+mod teachers;
 mod threads;
 mod training;
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]

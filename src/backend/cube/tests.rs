@@ -53,14 +53,18 @@ fn told_float(tensor: &MaybeFloat<CubeBackend>) -> MaybeFloatMetadata {
 fn told_logits(logits: &Logits<CubeBackend>) -> LogitsMetadata {
     match logits {
         Logits::Tensor(logits) => LogitsMetadata::Tensor(spec(logits)),
-        Logits::Projected(projection) => LogitsMetadata::Projected(ProjectionMetadata {
-            hidden: spec(&projection.hidden),
-            weight: spec(&projection.weight),
-            bias: told_float(&projection.bias),
-            positive: told_float(&projection.positive),
-            excluded: crate::operation::ExcludedMetadata::Nothing,
-            rows_per_chunk: projection.rows_per_chunk,
-        }),
+        Logits::Projected(projection) => LogitsMetadata::Projected(told_projection(projection)),
+    }
+}
+
+fn told_projection(projection: &Projection<CubeBackend>) -> ProjectionMetadata {
+    ProjectionMetadata {
+        hidden: spec(&projection.hidden),
+        weight: spec(&projection.weight),
+        bias: told_float(&projection.bias),
+        positive: told_float(&projection.positive),
+        excluded: crate::operation::ExcludedMetadata::Nothing,
+        rows_per_chunk: projection.rows_per_chunk,
     }
 }
 
@@ -69,6 +73,7 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
         targets: match &inputs.targets {
             Targets::Indices(indices) => TargetsMetadata::Indices(spec(indices)),
             Targets::Distributions(targets) => TargetsMetadata::Distributions(spec(targets)),
+            Targets::Projected(teacher) => TargetsMetadata::Projected(told_projection(teacher)),
         },
         weights: told_float(&inputs.weights),
         row_weights: told_float(&inputs.row_weights),
@@ -88,13 +93,15 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
 fn what_fusion_is_told_of_the_results_is_what_comes() {
     let plain = Options::default().values;
     for dims in [[2, 3, 5], [2, 0, 5], [1, 1, 1]] {
-        for (class_dim, label_smoothing, values) in [
-            (0, 0.1, plain),
-            (1, 0.0, plain),
-            (1, 0.1, plain),
-            (2, 0.0, plain),
-            (1, 0.0, InputValues::Probabilities),
-            (2, 0.1, InputValues::Probabilities),
+        for (class_dim, label_smoothing, values, value) in [
+            (0, 0.1, plain, RowValue::Loss),
+            (1, 0.0, plain, RowValue::Loss),
+            (1, 0.1, plain, RowValue::Loss),
+            (2, 0.0, plain, RowValue::Loss),
+            (1, 0.0, plain, RowValue::LogSumExp),
+            (1, 0.0, plain, RowValue::Entropy),
+            (1, 0.0, InputValues::Probabilities, RowValue::Loss),
+            (2, 0.1, InputValues::Probabilities, RowValue::Loss),
         ] {
             let shape = Shape::new(dims);
             if shape[class_dim] == 0 {
@@ -106,10 +113,14 @@ fn what_fusion_is_told_of_the_results_is_what_comes() {
                 class_dim,
                 label_smoothing,
                 values,
+                value,
                 ..Options::default()
             };
             for (reduction, at) in reductions().into_iter().zip(0..) {
                 for (dtype, soft) in [(FloatDType::F32, false), (FloatDType::F16, true)] {
+                    if soft && value != RowValue::Loss {
+                        continue;
+                    }
                     let inputs = Inputs {
                         reduction: reduction.clone(),
                         row_weights: match at % 2 {
@@ -139,10 +150,11 @@ fn what_fusion_is_told_of_the_results_is_what_comes() {
 #[test]
 fn what_fusion_is_told_of_a_projection_is_what_comes() {
     for reduction in reductions() {
-        for (positive, bias, soft) in [
-            (false, true, false),
-            (true, false, false),
-            (true, true, true),
+        for (positive, bias, soft, taught) in [
+            (false, true, false, false),
+            (true, false, false, false),
+            (true, true, true, false),
+            (false, true, false, true),
         ] {
             let classes = 5 + usize::from(positive);
             let given = |given: bool, shape: Shape| match given {
@@ -164,6 +176,10 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                     true => {
                         Targets::Distributions(zeros(&Shape::new([4, classes]), FloatDType::F32))
                     }
+                    false if taught => Targets::Projected(Projection {
+                        bias: MaybeFloat::None,
+                        ..projection.clone()
+                    }),
                     false => indices(&Shape::new([4])),
                 })
             };

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Shape};
 
 use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
 use crate::kernel::cpu::{
-    OutputLines, Reduction, RowRule, Solution, TargetRule, Targets as TargetSlices,
+    Floats, OutputLines, Reduction, RowRule, Solution, TargetRule, Targets as TargetSlices,
 };
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, MaybeFloat, Options, Outputs, RowOutputs, RowReduction,
@@ -23,6 +23,8 @@ pub(super) struct HostInputs<H> {
 pub(super) enum HostTargets<H> {
     Indices(H),
     Distributions(H),
+    /// Distributions that are made for a chunk of rows at a time.
+    OfChunks,
 }
 
 impl<H: HostTensor> HostInputs<H> {
@@ -33,6 +35,7 @@ impl<H: HostTensor> HostInputs<H> {
                 Targets::Distributions(targets) => {
                     HostTargets::Distributions(B::open(targets).row_major())
                 }
+                Targets::Projected(_) => HostTargets::OfChunks,
             },
             weights: opened::<B>(inputs.weights),
             row_weights: opened::<B>(inputs.row_weights),
@@ -74,6 +77,7 @@ impl<H: HostTensor> HostInputs<H> {
         match &self.targets {
             HostTargets::Indices(indices) => TargetSlices::Indices(indices.indices()),
             HostTargets::Distributions(targets) => TargetSlices::Distributions(targets.floats()),
+            HostTargets::OfChunks => TargetSlices::Distributions(Floats::F32(&[])),
         }
     }
 
@@ -114,7 +118,7 @@ impl<H: HostTensor> HostInputs<H> {
     /// Dtype of the distributions.
     pub(super) fn distributions_dtype(&self) -> Option<DType> {
         match &self.targets {
-            HostTargets::Indices(_) => None,
+            HostTargets::Indices(_) | HostTargets::OfChunks => None,
             HostTargets::Distributions(targets) => Some(targets.dtype()),
         }
     }

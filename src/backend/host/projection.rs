@@ -19,7 +19,7 @@ use crate::kernel::cpu::{
 };
 use crate::operation::{
     Change, Excluded, Forward, Gradients, Inputs, Logits, MaybeFloat, Options, Projection, Role,
-    Saved, Wanted, WantedGradients, accumulation_dtype,
+    Saved, Targets, Wanted, WantedGradients, accumulation_dtype,
 };
 
 pub(super) fn forward<B: HostBackend>(
@@ -101,7 +101,7 @@ impl<B: Backend> Change<B, B> for Widened {
 
     fn float(&mut self, tensor: FloatTensor<B>, role: Role) -> Result<FloatTensor<B>, Infallible> {
         let is_wide = match role {
-            Role::Hidden | Role::Weight | Role::Bias | Role::Positive => true,
+            Role::Hidden | Role::Weight | Role::Bias | Role::Positive | Role::Teacher => true,
             Role::Targets => self.has_targets_gradient,
             _ => false,
         };
@@ -160,6 +160,7 @@ impl<H: HostTensor> HostProjection<H> {
         let slice = |tensor| A::slice(HostTensor::floats(tensor)).expect(same);
         ProjectionSlices {
             hidden: slice(&self.hidden),
+            features: size[0],
             weight: Matrix::new(A::slice(numbers).expect(same), size, strides),
             bias: self.bias.as_ref().map(slice),
             positive: self.positive.as_ref().map(slice),
@@ -233,15 +234,19 @@ fn solve<A: Arithmetic, B: HostBackend>(
 ) -> Forward<B> {
     let classes = projection.classes();
     let projection = HostProjection::open(projection);
+    let teacher = match &inputs.targets {
+        Targets::Projected(teacher) => Some(HostProjection::open(teacher.clone())),
+        Targets::Indices(_) | Targets::Distributions(_) => None,
+    };
     let inputs = HostInputs::open::<B>(inputs);
-    let [rows, features] = projection.hidden.shape().dims();
+    let rows = projection.hidden.shape()[0];
     let mut gradients = GradientTensors::new(&projection, &inputs, wanted.gradients);
     let (weights, row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
     let upstream = upstream.map(numbers::<A, B::Host>);
     let call = ProjectedCall {
         projection: projection.slices::<A>(),
+        teacher: teacher.as_ref().map(HostProjection::slices::<A>),
         rows,
-        features,
         classes,
         rows_per_chunk: projection.rows_per_chunk,
         options,
@@ -257,9 +262,15 @@ fn solve<A: Arithmetic, B: HostBackend>(
         Shape::new([rows_at_once, classes]),
         projection.hidden.dtype(),
     );
+    let mut teacher_chunk = teacher
+        .as_ref()
+        .map(|_| B::Host::unwritten(chunk.shape(), projection.hidden.dtype()));
+    let same = "a chunk has the dtype of the arithmetic";
     let solution = call.solve(ProjectionBuffers {
-        logits: A::slice_mut(chunk.floats_mut())
-            .expect("the chunk has the dtype of the arithmetic"),
+        logits: A::slice_mut(chunk.floats_mut()).expect(same),
+        teacher: teacher_chunk
+            .as_mut()
+            .map(|chunk| A::slice_mut(chunk.floats_mut()).expect(same)),
         gradients: gradients.slices(),
     });
     let logits = Shape::new([rows, classes]);

@@ -4,13 +4,14 @@ use super::constants::{Constants, Scales};
 use super::factor::Factor;
 use super::halves::HalfRows;
 use super::instructions::Instructions;
+use super::logits::Scale;
 use super::part::{PartTask, Scratch, Slots, Sum};
 use super::rows::OutputLines;
 use super::shares::Shares;
 use super::storage::{Cut, Floats, FloatsMut, Part};
 use super::targets::{RowRule, TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
-use crate::operation::{EmptyReduction, Geometry, Options, Outputs};
+use crate::operation::{EmptyReduction, Geometry, Options, Outputs, TargetValues};
 
 /// Call of the operation over slices.
 pub(crate) struct Call<'a, A> {
@@ -174,6 +175,10 @@ impl<A: HalfRows> Call<'_, A> {
             },
             values: options.values,
             value: options.value,
+            teacher: match options.targets {
+                TargetValues::Shares => None,
+                TargetValues::Logits { scale } => Some(Scale::new(scale)),
+            },
             z_loss: A::of(options.z_loss),
             factor: Factor::new(options.row_factor),
             outputs: self.outputs,

@@ -2,6 +2,7 @@
 
 use super::factor::Factor;
 use super::instructions::Instructions;
+use super::logits::Scale;
 use super::shares::Shares;
 use super::targets::RowRule;
 use crate::operation::{Geometry, InputValues, Outputs, RowValue, Ties};
@@ -14,6 +15,8 @@ pub(crate) struct Constants<'a, A> {
     pub(super) shares: Shares<'a, A>,
     pub(super) values: InputValues,
     pub(super) value: RowValue,
+    /// Scale of a teacher's logits, where the distributions are such.
+    pub(super) teacher: Option<Scale<A>>,
     pub(super) z_loss: A,
     pub(super) factor: Factor<A>,
     pub(super) outputs: Outputs,

@@ -7,6 +7,7 @@ use super::blocks::LANES;
 use super::constants::Constants;
 use super::float::Float;
 use super::halves::HalfRows;
+use super::row_value::TeacherShares;
 use super::rows::{Losses, OutputLines, RowOutputs, Rows};
 use super::shares::Shares;
 use super::storage::Part;
@@ -161,10 +162,11 @@ impl<A: HalfRows> Constants<'_, A> {
             targets_gradient,
         } = scratch;
         let distribution = task.distributions.map(|part| match A::runs(part) {
-            Some(native) => native.row(geometry, row),
-            None => {
+            Some(native) if self.teacher.is_none() => native.row(geometry, row),
+            _ => {
                 let numbers = sized(distribution, geometry.classes);
                 part.load_row(geometry, row, numbers, instructions);
+                self.make_shares::<1>(numbers);
                 numbers
             }
         });
@@ -289,6 +291,9 @@ impl<A: HalfRows> Constants<'_, A> {
         let distribution = task.distributions.map(|part| {
             let numbers = sized(distribution, length);
             part.load_lanes(geometry, rows.clone(), numbers, instructions);
+            for unit in numbers.chunks_exact_mut(unit_length) {
+                self.make_shares::<LANES>(unit);
+            }
             &*numbers
         });
         let mut targets_gradient = task
@@ -325,6 +330,13 @@ impl<A: HalfRows> Constants<'_, A> {
         }
         if let (Some(part), Some(gradient)) = (&mut task.targets_gradient, targets_gradient) {
             part.store_lanes(geometry, rows, gradient, instructions);
+        }
+    }
+
+    /// Replaces the logits of a teacher by shares, where the distributions are such.
+    fn make_shares<const W: usize>(&self, x: &mut [A]) {
+        if let Some(scale) = self.teacher {
+            self.instructions.run(TeacherShares::<A, W> { scale, x });
         }
     }
 

@@ -30,6 +30,7 @@ use crate::operation::{Geometry, Options, Outputs};
 pub(crate) struct Projection<'a, A> {
     /// `[rows, features]`, in row-major order.
     pub(crate) hidden: &'a [A],
+    pub(crate) features: usize,
     /// `[features, columns]`.
     pub(crate) weight: Matrix<'a, A>,
     /// `[columns]`.
@@ -65,6 +66,8 @@ impl SameIds {
 /// Places of the logits of a chunk and of gradients, in row-major order.
 pub(crate) struct ProjectionBuffers<'a, A> {
     pub(crate) logits: &'a mut [A],
+    /// Place of the logits of a teacher, where a projection makes them.
+    pub(crate) teacher: Option<&'a mut [A]>,
     pub(crate) gradients: ProjectionGradients<'a, A>,
 }
 
@@ -91,8 +94,9 @@ impl<A> ProjectionGradients<'_, A> {
 /// Call over hidden states and weights, in slices.
 pub(crate) struct ProjectedCall<'a, A> {
     pub(crate) projection: Projection<'a, A>,
+    /// Projection of a teacher, whose logits are the targets of a chunk.
+    pub(crate) teacher: Option<Projection<'a, A>>,
     pub(crate) rows: usize,
-    pub(crate) features: usize,
     pub(crate) classes: usize,
     pub(crate) rows_per_chunk: usize,
     /// The options of the loss over logits `[rows, classes]`.
@@ -135,8 +139,11 @@ impl Chunk<'_> {
 /// Memory that serves every chunk.
 struct Scratch<'a, A> {
     logits: &'a mut [A],
+    teacher: Option<&'a mut [A]>,
     /// Hidden states of rows that do not lie together, or the gradient of these.
     hidden: Vec<A>,
+    /// The same of a teacher.
+    teacher_hidden: Vec<A>,
     bias: Vec<f64>,
 }
 
@@ -164,7 +171,9 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let bias_length = gradients.bias.as_ref().map_or(0, |bias| bias.len());
         let mut scratch = Scratch {
             logits: buffers.logits,
+            teacher: buffers.teacher,
             hidden: Vec::new(),
+            teacher_hidden: Vec::new(),
             bias: vec![0.0; bias_length],
         };
         let counted = self.rows_to_compute(gradients.targets.is_some());
@@ -270,19 +279,14 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         if rows.clone().all(counts) {
             return None;
         }
-        let features = self.features;
-        let mut counted = self.projection.hidden[self.elements(rows)].to_vec();
+        let features = self.projection.features;
+        let mut counted = self.projection.hidden[self.projection.elements(rows)].to_vec();
         for (at, row) in rows.clone().enumerate() {
             if !counts(row) {
                 counted[at * features..(at + 1) * features].fill(A::ZERO);
             }
         }
         Some(counted)
-    }
-
-    /// Range of the hidden states' elements of consecutive rows.
-    fn elements(&self, rows: &Range<usize>) -> Range<usize> {
-        rows.start * self.features..rows.end * self.features
     }
 
     /// Call over the first `rows` rows. For a chunk the caller replaces `targets`, `row_weights` and `upstream`.
@@ -314,24 +318,24 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         scratch: &mut Scratch<'_, A>,
     ) -> Solution<A> {
         let (rows, classes) = (chunk.len(), self.classes);
-        if let Chunk::Scattered(rows) = chunk {
-            scratch.hidden.clear();
-            for row in *rows {
-                let hidden = &self.projection.hidden[self.elements(&(*row..row + 1))];
-                scratch.hidden.extend_from_slice(hidden);
-            }
-        }
         let logits = &mut scratch.logits[..rows * classes];
-        let hidden = self.hidden_of(chunk, &scratch.hidden);
-        self.projection.make(logits, hidden, chunk);
+        self.projection.make(logits, chunk, &mut scratch.hidden);
+        let teacher_logits = match (&self.teacher, &mut scratch.teacher) {
+            (Some(teacher), Some(logits)) => {
+                let logits = &mut logits[..rows * classes];
+                teacher.make(logits, chunk, &mut scratch.teacher_hidden);
+                Some(&*logits)
+            }
+            _ => None,
+        };
 
         let (mut scattered, mut scattered_shares) = (Vec::new(), Vec::new());
         match (self.targets, chunk) {
             (Targets::Indices(indices), Chunk::Scattered(rows)) => scattered = indices.gather(rows),
-            (Targets::Distributions(shares), Chunk::Scattered(rows)) => {
+            (Targets::Distributions(shares), Chunk::Scattered(rows)) if self.teacher.is_none() => {
                 scattered_shares = shares.gather(rows, classes, Instructions::best());
             }
-            (_, Chunk::Together(_)) => {}
+            _ => {}
         }
         let of_chunk = |all: &[A]| -> Vec<A> { (0..rows).map(|at| all[chunk.row(at)]).collect() };
         let upstream = self.upstream.map(of_chunk);
@@ -340,6 +344,9 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let of_rows = first * classes..(first + rows) * classes;
         let call = Call {
             targets: match (self.targets, chunk) {
+                _ if teacher_logits.is_some() => {
+                    Targets::Distributions(A::floats(teacher_logits.unwrap_or_default()))
+                }
                 (Targets::Indices(indices), Chunk::Together(rows)) => {
                     Targets::Indices(indices.window(rows.clone()))
                 }
@@ -375,15 +382,6 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         })
     }
 
-    /// Hidden states of a chunk; `scattered` holds them where they do not lie together.
-    fn hidden_of<'s>(&'s self, chunk: &Chunk<'_>, scattered: &'s [A]) -> Matrix<'s, A> {
-        let hidden = match chunk {
-            Chunk::Together(rows) => &self.projection.hidden[self.elements(rows)],
-            Chunk::Scattered(_) => scattered,
-        };
-        Matrix::row_major(hidden, [chunk.len(), self.features])
-    }
-
     /// Adds the gradients of the projection, computed from the gradient of a chunk's logits.
     fn add_gradients(
         &self,
@@ -392,7 +390,8 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         gradients: &mut ProjectionGradients<'_, A>,
         scratch: &mut Scratch<'_, A>,
     ) {
-        let (rows, features, classes) = (chunk.len(), self.features, self.classes);
+        let (rows, classes) = (chunk.len(), self.classes);
+        let features = self.projection.features;
         let lead = self.projection.lead();
         let logits = &scratch.logits[..rows * classes];
         let gradient = Matrix::new(&logits[lead..], [rows, classes - lead], [classes, 1]);
@@ -400,7 +399,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             let counted = self.without_dropped(chunk);
             let hidden = match &counted {
                 Some(counted) => Matrix::row_major(counted, [rows, features]),
-                None => self.hidden_of(chunk, &scratch.hidden),
+                None => self.projection.hidden_of(chunk, &scratch.hidden),
             };
             let product = Product::row_major(weight, [features, classes - lead]);
             multiply_matrices(product, hidden.transposed(), gradient, old);
@@ -420,7 +419,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let rule = self.rule();
         match chunk {
             Chunk::Together(rows) => {
-                let place = &mut of_hidden[self.elements(rows)];
+                let place = &mut of_hidden[self.projection.elements(rows)];
                 let product = Product::row_major(place, [rows.len(), features]);
                 multiply_matrices(product, gradient, weight, Old::Replaced);
                 // 0 times a weight that is not finite is NaN.
@@ -436,7 +435,8 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 multiply_matrices(product, gradient, weight, Old::Replaced);
                 let parts = scratch.hidden.chunks_exact(features.max(1));
                 for (row, part) in rows.iter().zip(parts) {
-                    of_hidden[self.elements(&(*row..row + 1))].copy_from_slice(part);
+                    let place = self.projection.elements(&(*row..row + 1));
+                    of_hidden[place].copy_from_slice(part);
                 }
             }
         }
@@ -449,8 +449,29 @@ impl<A: HalfRows> Projection<'_, A> {
         usize::from(self.positive.is_some())
     }
 
-    /// Computes the logits of a chunk from its hidden states.
-    fn make(&self, logits: &mut [A], hidden: Matrix<'_, A>, chunk: &Chunk<'_>) {
+    /// Range of the hidden states' elements of consecutive rows.
+    fn elements(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.features..rows.end * self.features
+    }
+
+    /// Hidden states of a chunk; `scattered` holds them where they do not lie together.
+    fn hidden_of<'s>(&'s self, chunk: &Chunk<'_>, scattered: &'s [A]) -> Matrix<'s, A> {
+        let hidden = match chunk {
+            Chunk::Together(rows) => &self.hidden[self.elements(rows)],
+            Chunk::Scattered(_) => scattered,
+        };
+        Matrix::row_major(hidden, [chunk.len(), self.features])
+    }
+
+    /// Computes the logits of a chunk. Leaves its hidden states in `scattered`, if they do not lie together.
+    fn make(&self, logits: &mut [A], chunk: &Chunk<'_>, scattered: &mut Vec<A>) {
+        if let Chunk::Scattered(rows) = chunk {
+            scattered.clear();
+            for row in *rows {
+                scattered.extend_from_slice(&self.hidden[self.elements(&(*row..row + 1))]);
+            }
+        }
+        let hidden = self.hidden_of(chunk, scattered);
         let lead = self.lead();
         let classes = logits.len() / chunk.len();
         let old = match self.bias {
@@ -500,13 +521,14 @@ mod tests {
         let call = ProjectedCall::<f32> {
             projection: Projection {
                 hidden: &[],
+                features: 2,
                 weight: Matrix::row_major(&[0.0; 10], [2, 5]),
                 bias: None,
                 positive: None,
                 excluded: None,
             },
+            teacher: None,
             rows: targets.len(),
-            features: 2,
             classes: 5,
             rows_per_chunk: 2,
             options: &options,

@@ -1,4 +1,5 @@
-//! Values of rows of logits that need no target, with their gradients: the log-sum-exp and the entropy.
+//! Values of rows of logits that need no target, with their gradients: the log-sum-exp and the entropy; and the
+//! probabilities of a teacher's logits, which are the gradient of their log-sum-exp.
 //!
 //! With `x` the scaled and capped logits of a row, `m` their maximum and `p` their probabilities:
 //!
@@ -11,12 +12,16 @@
 //! The gradient of the entropy is that of its definition, `-p[c] (ln p[c] + entropy)`, without `lse - m`, which is in
 //! both terms. A class of probability 0 has a gradient of 0.
 
+use super::ahead::Ahead;
 use super::blocks::{Block, Blocks, LANES, Read, Visitor, Write, of_lane};
+use super::factor::Factor;
 use super::finish::Sums;
 use super::float::Float;
-use super::logits::Softmax;
+use super::instructions::Task;
+use super::logits::{Scale, Softmax};
 use super::row_loss::RowLoss;
-use super::rows::Losses;
+use super::rows::{Losses, Rows};
+use crate::operation::RowFactor;
 
 /// Log-sum-exp of the rows.
 #[derive(Clone, Copy)]
@@ -131,6 +136,38 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             lse: [A::ZERO; W],
             log_prob: [A::ZERO; W],
         }
+    }
+}
+
+/// Task: probabilities of `W` rows of a teacher's logits, in place of these.
+pub(super) struct TeacherShares<'a, A, const W: usize> {
+    pub(super) scale: Scale<A>,
+    pub(super) x: &'a mut [A],
+}
+
+impl<A: Float, const W: usize> Task for TeacherShares<'_, A, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let softmax = Softmax::<A, W> {
+            rows: &Rows {
+                class: [0; W],
+                share: [A::ZERO; W],
+                scale: [A::ONE; W],
+                penalty_scale: [A::ZERO; W],
+            },
+            shares: None,
+            scale: self.scale,
+            z_loss: A::ZERO,
+            factor: Factor::new(RowFactor::None),
+            weights: None,
+            ahead: [Ahead::nothing(); 2],
+        };
+        let mut x = Write::new(self.x, -A::INFINITY);
+        let sums = softmax.sums::<FMA>(&mut x);
+        let factor = sums.others.map(|others| A::ONE / (others + A::ONE));
+        x.visit(0..x.steps(), &mut Multiplied { factor: &factor });
     }
 }
 

@@ -108,7 +108,7 @@ impl<B: Backend> Accumulated<B> {
             positive: positive.and_then(|positive| zeros(wanted.positive, positive)),
             targets: match &inputs.targets {
                 Targets::Distributions(targets) => zeros(wanted.targets, targets),
-                Targets::Indices(_) => None,
+                Targets::Indices(_) | Targets::Projected(_) => None,
             },
             float: accumulation_dtype(projection.hidden.dtype()),
         }

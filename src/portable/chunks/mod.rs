@@ -187,7 +187,6 @@ struct Chunks<'a, B: Backend> {
     options: &'a Options,
     rows: usize,
     classes: usize,
-    device: B::Device,
 }
 
 /// Tensors of consecutive rows.
@@ -221,7 +220,6 @@ impl<'a, B: Backend> Chunks<'a, B> {
             options,
             rows,
             classes,
-            device: projection.hidden.device(),
             projection,
         }
     }
@@ -238,63 +236,9 @@ impl<'a, B: Backend> Chunks<'a, B> {
     fn chunk(&self, rows: &Range<usize>) -> Chunk<B> {
         let hidden = window::<B>(self.projection.hidden.clone(), rows);
         Chunk {
-            logits: self.logits(hidden.clone(), rows),
+            logits: logits::<B>(self.projection, hidden.clone(), rows),
             hidden,
             inputs: self.inputs(rows),
-        }
-    }
-
-    /// Logits of rows with these hidden states.
-    fn logits(&self, hidden: FloatTensor<B>, rows: &Range<usize>) -> FloatTensor<B> {
-        let projection = self.projection;
-        let features = hidden.shape()[1];
-        let columns = projection.weight.shape()[1];
-        let shape = Shape::new([rows.len(), columns]);
-        let dtype: FloatDType = hidden.dtype().into();
-        let logits = if rows.is_empty() || features == 0 || columns == 0 {
-            B::float_zeros(shape.clone(), &self.device, dtype)
-        } else {
-            B::float_matmul(hidden, projection.weight.clone())
-        };
-        let logits = match &projection.bias {
-            MaybeFloat::None => logits,
-            MaybeFloat::Some(bias) => {
-                let bias = B::float_reshape(bias.clone(), Shape::new([1, columns]));
-                B::float_add(logits, bias)
-            }
-        };
-        let logits = match &projection.excluded {
-            Excluded::SameId {
-                rows: ids,
-                columns: others,
-            } if shape.num_elements() > 0 => {
-                let ids = int_window::<B>(ids.clone(), rows);
-                let ids = B::int_reshape(ids, Shape::new([rows.len(), 1]));
-                let others = B::int_reshape(others.clone(), Shape::new([1, columns]));
-                let bool_dtype = get_or_init_device_settings::<B>(&self.device).bool_dtype;
-                let same = B::int_equal(
-                    B::int_expand(ids, shape.clone()),
-                    B::int_expand(others, shape),
-                    bool_dtype,
-                );
-                B::float_mask_fill(logits, same, f64::NEG_INFINITY.into())
-            }
-            _ => logits,
-        };
-        match &projection.positive {
-            MaybeFloat::None => logits,
-            // CubeCL cannot concatenate tensors without elements.
-            MaybeFloat::Some(_) if rows.is_empty() => {
-                B::float_zeros(Shape::new([0, self.classes]), &self.device, dtype)
-            }
-            MaybeFloat::Some(positive) => {
-                let positive = window::<B>(positive.clone(), rows);
-                let positive = B::float_reshape(positive, Shape::new([rows.len(), 1]));
-                match columns {
-                    0 => positive,
-                    _ => B::float_cat(vec![positive, logits], 1),
-                }
-            }
         }
     }
 
@@ -321,12 +265,74 @@ impl<'a, B: Backend> Chunks<'a, B> {
                 Targets::Distributions(targets) => {
                     Targets::Distributions(window::<B>(targets.clone(), rows))
                 }
+                Targets::Projected(teacher) => {
+                    let hidden = window::<B>(teacher.hidden.clone(), rows);
+                    Targets::Distributions(logits::<B>(teacher, hidden, rows))
+                }
             },
             row_weights: match &self.inputs.row_weights {
                 MaybeFloat::None => MaybeFloat::None,
                 MaybeFloat::Some(weights) => MaybeFloat::Some(window::<B>(weights.clone(), rows)),
             },
             ..self.inputs.clone()
+        }
+    }
+}
+
+/// Logits of rows with these hidden states.
+fn logits<B: Backend>(
+    projection: &Projection<B>,
+    hidden: FloatTensor<B>,
+    rows: &Range<usize>,
+) -> FloatTensor<B> {
+    let device = hidden.device();
+    let features = hidden.shape()[1];
+    let columns = projection.weight.shape()[1];
+    let shape = Shape::new([rows.len(), columns]);
+    let dtype: FloatDType = hidden.dtype().into();
+    let logits = if rows.is_empty() || features == 0 || columns == 0 {
+        B::float_zeros(shape.clone(), &device, dtype)
+    } else {
+        B::float_matmul(hidden, projection.weight.clone())
+    };
+    let logits = match &projection.bias {
+        MaybeFloat::None => logits,
+        MaybeFloat::Some(bias) => {
+            let bias = B::float_reshape(bias.clone(), Shape::new([1, columns]));
+            B::float_add(logits, bias)
+        }
+    };
+    let logits = match &projection.excluded {
+        Excluded::SameId {
+            rows: ids,
+            columns: others,
+        } if shape.num_elements() > 0 => {
+            let ids = int_window::<B>(ids.clone(), rows);
+            let ids = B::int_reshape(ids, Shape::new([rows.len(), 1]));
+            let others = B::int_reshape(others.clone(), Shape::new([1, columns]));
+            let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
+            let same = B::int_equal(
+                B::int_expand(ids, shape.clone()),
+                B::int_expand(others, shape),
+                bool_dtype,
+            );
+            B::float_mask_fill(logits, same, f64::NEG_INFINITY.into())
+        }
+        _ => logits,
+    };
+    match &projection.positive {
+        MaybeFloat::None => logits,
+        // CubeCL cannot concatenate tensors without elements.
+        MaybeFloat::Some(_) if rows.is_empty() => {
+            B::float_zeros(Shape::new([0, projection.classes()]), &device, dtype)
+        }
+        MaybeFloat::Some(positive) => {
+            let positive = window::<B>(positive.clone(), rows);
+            let positive = B::float_reshape(positive, Shape::new([rows.len(), 1]));
+            match columns {
+                0 => positive,
+                _ => B::float_cat(vec![positive, logits], 1),
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::operation::{
-    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, RowValue, Targets,
-    Ties, Wanted, WantedGradients,
+    InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, RowValue,
+    TargetValues, Targets, Ties, Wanted, WantedGradients,
 };
 use burn_cross_entropy::portable;
 
@@ -146,6 +146,7 @@ fn options(problem: &Problem) -> Options {
         } else {
             InputValues::Probabilities
         },
+        targets: TargetValues::Shares,
         value: RowValue::Loss,
         z_loss: config.z_loss,
         row_factor: config.row_factor,

@@ -1,0 +1,308 @@
+//! Targets that are the logits of a teacher: distillation at a temperature.
+
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
+use burn::tensor::{Int, Shape, Tensor};
+
+use super::checks::device_of;
+use super::cross_entropy::{Computed, CrossEntropyLoss, Request, RequestedReduction};
+use super::logits::{GivenLogits, LogitsSource, ProjectedTensors};
+use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sealed};
+use crate::dispatch::CrossEntropyBackend;
+use crate::dispatch::fallback::with_autodiff_of;
+use crate::error::{CrossEntropyError, ProjectionError};
+use crate::operation::{InputValues, Outputs};
+
+/// Logits of a teacher as a target: the student learns the teacher's probabilities.
+///
+/// With `t` the logits of the teacher, `x` those of the student after scale and softcap, and `T` the temperature, the
+/// target is the distribution `q = softmax(t / T)`, and the loss of a row
+///
+/// ```text
+/// l = sum_c q[c] (lse(x / T) - x[c] / T)
+/// ```
+///
+/// the cross-entropy with `q`. With [`with_kl_divergence`](Self::with_kl_divergence) it is less by the entropy of
+/// `q`, `KL(q || softmax(x / T))`: another number, 0 where the student agrees, with the same gradient. With
+/// [`with_squared_temperature`](Self::with_squared_temperature) it is multiplied by `T^2`.
+///
+/// | | |
+/// |---|---|
+/// | Shapes | those of the student's logits; class weights, label smoothing, row weights, reductions and outputs have the meaning that they have for distributions, outputs at the temperature |
+/// | Gradients | of the student alone: the teacher's tensors are constants |
+/// | Dtypes | any float dtype; the softmax is computed in that of the arithmetic |
+/// | Memory | on Flex and NdArray no tensor of rows x classes besides the given logits: each row's softmax is made while its loss is computed. On a GPU one such tensor, of all rows, or of a chunk where a projection makes the student's logits |
+///
+/// A teacher that is given as [`ProjectedLogits`](crate::ProjectedLogits) beside a student that is so too has logits for
+/// a chunk of rows only: the chunk size of the student applies, for both together. Its softcap, if it has one,
+/// cannot be applied. Beside a student's tensor of logits its own are made as one tensor. Its hidden size is its
+/// own.
+///
+/// Source: Hinton et al., Distilling the Knowledge in a Neural Network, <https://arxiv.org/abs/1503.02531>.
+/// (The Jensen-Shannon divergence, which mixes both distributions in one logarithm, is another loss and not here.)
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, TeacherLogits};
+///
+/// let device = Device::flex().autodiff();
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let student = Tensor::<2>::from_floats([[1.0, 2.0, 0.0]], &device).require_grad();
+/// let teacher = Tensor::<2>::from_floats([[3.0, 6.0, 0.0]], &device);
+///
+/// // At temperature 3 the student has to agree with the teacher's logits over 3.
+/// let target = TeacherLogits::new(teacher).with_temperature(3.0).with_kl_divergence();
+/// let value = loss.forward(student.clone() * 3.0, target);
+/// assert!(value.into_scalar::<f32>().abs() < 1e-6);
+/// ```
+///
+/// # Errors
+///
+/// Where the call is made: [`InvalidConfig`](CrossEntropyError::InvalidConfig) for a temperature that is not a
+/// positive number, for a divergence beside class weights or label smoothing, which change the distribution,
+/// and for a loss that takes probabilities.
+#[derive(Clone, Debug)]
+pub struct TeacherLogits<L> {
+    logits: L,
+    temperature: f64,
+    is_squared: bool,
+    is_divergence: bool,
+}
+
+impl<L> TeacherLogits<L> {
+    /// Makes a target of a teacher's logits, a tensor or [`ProjectedLogits`](crate::ProjectedLogits), at
+    /// temperature 1.
+    pub fn new(logits: L) -> Self {
+        Self {
+            logits,
+            temperature: 1.0,
+            is_squared: false,
+            is_divergence: false,
+        }
+    }
+
+    /// Divides the logits of teacher and student by a temperature above 0.
+    pub fn with_temperature(self, temperature: f64) -> Self {
+        Self {
+            temperature,
+            ..self
+        }
+    }
+
+    /// Multiplies the loss by the square of the temperature, so that its gradients keep their size when the
+    /// temperature grows: those of the divided logits are smaller by that square.
+    pub fn with_squared_temperature(self) -> Self {
+        Self {
+            is_squared: true,
+            ..self
+        }
+    }
+
+    /// Subtracts the entropy of the teacher's distribution from the loss of each row. Takes one more pass over the
+    /// teacher's logits.
+    pub fn with_kl_divergence(self) -> Self {
+        Self {
+            is_divergence: true,
+            ..self
+        }
+    }
+}
+
+/// Teacher, with its logits as a call takes them.
+#[derive(Clone)]
+pub struct Teacher {
+    logits: GivenLogits,
+    temperature: f64,
+    is_squared: bool,
+    is_divergence: bool,
+}
+
+macro_rules! teacher_targets {
+    ($($rank:literal)*) => {$(
+        impl sealed::IntoTarget for TeacherLogits<Tensor<$rank>> {
+            fn into_target(self) -> Target {
+                into_target::<$rank>(self)
+            }
+        }
+
+        impl sealed::IntoTarget for TeacherLogits<crate::ProjectedLogits<$rank>> {
+            fn into_target(self) -> Target {
+                into_target::<$rank>(self)
+            }
+        }
+
+        impl TargetTensor for TeacherLogits<Tensor<$rank>> {}
+        impl TargetTensor for TeacherLogits<crate::ProjectedLogits<$rank>> {}
+        impl CrossEntropyTarget<$rank> for TeacherLogits<Tensor<$rank>> {}
+        impl CrossEntropyTarget<$rank> for TeacherLogits<crate::ProjectedLogits<$rank>> {}
+    )*};
+}
+
+teacher_targets!(1 2 3 4 5 6 7 8);
+
+fn into_target<const D: usize>(target: TeacherLogits<impl LogitsSource<D>>) -> Target {
+    let TeacherLogits {
+        logits,
+        temperature,
+        is_squared,
+        is_divergence,
+    } = target;
+    Target::new(TargetClasses::Teacher(Box::new(Teacher {
+        logits: logits.into_logits().without_autodiff(),
+        temperature,
+        is_squared,
+        is_divergence,
+    })))
+}
+
+impl Teacher {
+    pub(super) fn logits(&self) -> &GivenLogits {
+        &self.logits
+    }
+
+    /// The target without what is done to the loss afterwards.
+    pub(super) fn plain(self) -> Self {
+        Self {
+            is_squared: false,
+            is_divergence: false,
+            ..self
+        }
+    }
+
+    /// The logits as the target of a call, beside the student's.
+    fn beside(&self, student: &GivenLogits) -> Result<TargetClasses, CrossEntropyError> {
+        self.logits.check()?;
+        Ok(match (&self.logits, student) {
+            (GivenLogits::Tensor(logits), _) => TargetClasses::Distributions(logits.clone()),
+            (GivenLogits::Projected(teacher), GivenLogits::Projected(_)) => {
+                TargetClasses::Projected(teacher.clone())
+            }
+            (GivenLogits::Projected(teacher), GivenLogits::Tensor(_)) => {
+                TargetClasses::Distributions(whole(teacher))
+            }
+        })
+    }
+}
+
+/// All logits of a projection.
+fn whole(projection: &ProjectedTensors) -> DispatchTensor {
+    let [features, classes] = projection.weight.shape().dims();
+    let shape = projection.logits_shape();
+    let rows = shape.num_elements() / classes.max(1);
+    let hidden = Tensor::<2>::from_dispatch(Dispatch::float_reshape(
+        projection.hidden.clone(),
+        Shape::new([rows, features]),
+    ));
+    let logits = hidden.matmul(Tensor::from_dispatch(projection.weight.clone()));
+    let logits = match &projection.bias {
+        None => logits,
+        Some(bias) => logits + Tensor::<1>::from_dispatch(bias.clone()).unsqueeze(),
+    };
+    Dispatch::float_reshape(logits.into_dispatch(), shape)
+}
+
+impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
+    /// The loss at the teacher's temperature, and the target that it takes.
+    pub(super) fn beside_teacher(
+        &self,
+        logits: &GivenLogits,
+        teacher: &Teacher,
+        row_weights: Option<DispatchTensor>,
+    ) -> Result<(Self, Target), CrossEntropyError> {
+        self.check_teacher(teacher)?;
+        if let (GivenLogits::Projected(_), GivenLogits::Tensor(student)) = (&teacher.logits, logits)
+        {
+            let class_dim = self.class_dim(&student.shape())?;
+            if class_dim + 1 != student.shape().num_dims() {
+                let class_dim = class_dim as isize;
+                return Err(ProjectionError::ClassDim { class_dim }.into());
+            }
+        }
+        let classes = teacher.beside(logits)?;
+        let settings = self.settings.at_temperature(teacher.temperature);
+        let target = Target {
+            classes,
+            row_weights,
+        };
+        Ok((Self::from_parts(self.weight.clone(), settings), target))
+    }
+
+    /// Runs a call whose target is a teacher's.
+    pub(super) fn compute_beside_teacher(
+        &self,
+        logits: GivenLogits,
+        teacher: Teacher,
+        row_weights: Option<DispatchTensor>,
+        request: Request,
+    ) -> Result<Computed, CrossEntropyError> {
+        let (loss, target) = self.beside_teacher(&logits, &teacher, row_weights.clone())?;
+        let reduction = request.reduction.clone();
+        let computed = loss.compute(logits, target, request)?;
+        let mut value = computed.loss;
+        if teacher.is_divergence {
+            let entropy = self.teacher_entropy(&teacher, row_weights, reduction)?;
+            let entropy = with_autodiff_of(&value, entropy);
+            value = Dispatch::float_sub(value, entropy);
+        }
+        if teacher.is_squared {
+            let square = teacher.temperature * teacher.temperature;
+            value = Dispatch::float_mul_scalar(value, square.into());
+        }
+        Ok(Computed {
+            loss: value,
+            ..computed
+        })
+    }
+
+    /// Entropies of the teacher's distributions, reduced as the losses.
+    fn teacher_entropy(
+        &self,
+        teacher: &Teacher,
+        row_weights: Option<DispatchTensor>,
+        reduction: RequestedReduction,
+    ) -> Result<DispatchTensor, CrossEntropyError> {
+        let settings = self.settings.of_teacher_entropy(teacher.temperature);
+        let loss = Self::from_parts(None, settings);
+        let rows = loss.rows_of(&teacher.logits)?;
+        let device = device_of(teacher.logits.tensor());
+        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device);
+        let target = Target {
+            row_weights,
+            ..Target::of_rows(first, rows)
+        };
+        let request = Request {
+            reduction,
+            outputs: Outputs::None,
+        };
+        Ok(loss.compute(teacher.logits.clone(), target, request)?.loss)
+    }
+
+    fn check_teacher(&self, teacher: &Teacher) -> Result<(), CrossEntropyError> {
+        let refused = |field, value: String, expected| {
+            Err(CrossEntropyError::InvalidConfig {
+                field,
+                value,
+                expected,
+            })
+        };
+        let temperature = teacher.temperature;
+        if !(temperature > 0.0 && (temperature as f32).is_normal()) {
+            let expected = "a finite number above 0";
+            return refused("temperature", temperature.to_string(), expected);
+        }
+        if self.settings.values == InputValues::Probabilities {
+            let expected = "true beside a teacher: its temperature divides logits";
+            return refused("logits", "false".to_string(), expected);
+        }
+        if teacher.is_divergence && self.weight.is_some() {
+            let expected = "None beside `with_kl_divergence`: weights change the distribution";
+            return refused("weight", "Some".to_string(), expected);
+        }
+        if teacher.is_divergence && self.settings.label_smoothing != 0.0 {
+            let expected = "0 beside `with_kl_divergence`: smoothing changes the distribution";
+            let smoothing = self.settings.label_smoothing.to_string();
+            return refused("label_smoothing", smoothing, expected);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,501 @@
+//! Targets that are the logits of a teacher, against the oracle over the teacher's probabilities.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Tensor};
+use burn_cross_entropy::{
+    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, ProjectedLogits,
+    RowLosses, TargetTensor, TeacherLogits,
+};
+
+use crate::common::backends::{computes_f64, is_host, tests_on};
+use crate::common::oracle;
+use crate::common::problem::{Outcome, Problem, Targets, Terms};
+use crate::common::run::{Losses, f32_tensor, float_tensor, numbers, row_shape};
+use crate::common::tolerance::{self, assert_numbers, behind_products};
+use crate::common::values::rounded;
+use crate::linear::projected::{Projected, chunks};
+
+/// What is asked of a teacher.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    temperature: f64,
+    is_squared: bool,
+    is_divergence: bool,
+}
+
+const PLAIN: Asked = Asked {
+    temperature: 1.0,
+    is_squared: false,
+    is_divergence: false,
+};
+const WARM: Asked = Asked {
+    temperature: 2.5,
+    is_squared: true,
+    is_divergence: false,
+};
+const DIVERGENCE: Asked = Asked {
+    temperature: 0.7,
+    is_squared: true,
+    is_divergence: true,
+};
+
+impl Asked {
+    fn target<L>(self, logits: L) -> TeacherLogits<L> {
+        let target = TeacherLogits::new(logits).with_temperature(self.temperature);
+        let target = match self.is_squared {
+            true => target.with_squared_temperature(),
+            false => target,
+        };
+        match self.is_divergence {
+            true => target.with_kl_divergence(),
+            false => target,
+        }
+    }
+}
+
+/// A problem whose target is a teacher's logits.
+struct Taught {
+    problem: Problem,
+    teacher: Vec<f64>,
+    asked: Asked,
+}
+
+impl Taught {
+    fn random(shape: &[usize], asked: Asked, seed: u64) -> Self {
+        let teacher = Problem::random(shape, 1, false, seed + 1000);
+        Self {
+            problem: Problem::random(shape, 1, false, seed),
+            teacher: teacher.logits,
+            asked,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(Problem) -> Problem) -> Self {
+        self.problem = change(self.problem);
+        self
+    }
+
+    /// The teacher's probabilities at the temperature, and their entropy for each row.
+    fn shares(&self) -> (Vec<f64>, Vec<f64>) {
+        let (mut shares, mut entropies) = (vec![0.0; self.teacher.len()], Vec::new());
+        for row in 0..self.problem.rows() {
+            let places = || (0..self.problem.classes()).map(|class| self.problem.at(row, class));
+            let x = |at: usize| self.teacher[at] / self.asked.temperature;
+            let largest = places().map(x).fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = places().map(|at| (x(at) - largest).exp()).sum();
+            let mut entropy = 0.0;
+            for at in places() {
+                shares[at] = (x(at) - largest).exp() / sum;
+                if shares[at] > 0.0 {
+                    entropy += shares[at] * (largest + sum.ln() - x(at));
+                }
+            }
+            entropies.push(entropy);
+        }
+        (shares, entropies)
+    }
+
+    /// Loss and gradient by the oracle, for distributions over logits that are divided by the temperature.
+    fn expected(&self) -> Outcome {
+        let Asked {
+            temperature,
+            is_squared,
+            is_divergence,
+        } = self.asked;
+        let (shares, entropies) = self.shares();
+        let config = &self.problem.config;
+        let scale = config.logit_scale / temperature;
+        let softcap = config.logit_softcap.map(|cap| cap / temperature);
+        let problem = Problem {
+            targets: Targets::Distributions(shares),
+            tracked_targets: false,
+            ..self.problem.clone()
+        };
+        let problem = problem
+            .with_config(|config| config.with_logit_scale(scale).with_logit_softcap(softcap));
+        let mut outcome = oracle::solve(&problem);
+        if is_divergence {
+            let weighed = |row: usize| entropies[row] * problem.row_weight(row);
+            let rows = 0..problem.rows();
+            if problem.unreduced {
+                outcome
+                    .loss
+                    .iter_mut()
+                    .zip(rows)
+                    .for_each(|(loss, row)| *loss -= weighed(row));
+            } else {
+                let total: f64 = rows.clone().map(|row| problem.row_weight(row)).sum();
+                let divisor = match &problem.config.reduction {
+                    Reduction::Sum => 1.0,
+                    Reduction::BatchMean => problem.shape[0] as f64,
+                    _ => total,
+                };
+                outcome.loss[0] -= rows.map(weighed).sum::<f64>() / divisor;
+            }
+            // A divergence is a difference of two numbers of this size.
+            let size = entropies
+                .iter()
+                .fold(0.0f64, |size, entropy| size.max(*entropy))
+                + 10.0;
+            outcome.terms.loss = vec![8.0 * size * problem.rows() as f64; outcome.loss.len()];
+        }
+        if is_squared {
+            let square = temperature * temperature;
+            let numbers = [
+                &mut outcome.loss,
+                &mut outcome.logits_gradient,
+                &mut outcome.terms.loss,
+                &mut outcome.terms.logits_gradient,
+            ];
+            for number in numbers.into_iter().flatten() {
+                *number *= square;
+            }
+        }
+        // The shares are rounded exponentials.
+        for (at, terms) in outcome.terms.logits_gradient.iter_mut().enumerate() {
+            *terms += 8.0 * outcome.logits_gradient[at].abs();
+        }
+        outcome
+    }
+
+    fn found<const D: usize>(&self, float: DType, device: &Device) -> Outcome
+    where
+        Tensor<D>: LogitsRank,
+        RowLosses<D>: Losses,
+        TeacherLogits<Tensor<D>>: CrossEntropyTarget<D>,
+    {
+        let options = (device, float);
+        let teacher = float_tensor::<D>(&self.teacher, &self.problem.shape, options);
+        self.computed(self.asked.target(teacher), options)
+    }
+
+    fn computed<const D: usize>(
+        &self,
+        target: impl CrossEntropyTarget<D>,
+        options: (&Device, DType),
+    ) -> Outcome
+    where
+        Tensor<D>: LogitsRank,
+        RowLosses<D>: Losses,
+    {
+        let Problem {
+            logits,
+            shape,
+            upstream,
+            ..
+        } = &self.problem;
+        let loss = self.problem.config.init(options.0);
+        let leaf = float_tensor::<D>(logits, shape, options).require_grad();
+        let (values, objective) = match self.problem.unreduced {
+            true => loss
+                .forward_no_reduction(leaf.clone(), target)
+                .weighed(upstream),
+            false => loss.forward(leaf.clone(), target).weighed(upstream),
+        };
+        let gradient = leaf.grad(&objective.backward()).expect("it is tracked");
+        Outcome {
+            loss: values,
+            logits_gradient: numbers(gradient),
+            targets_gradient: None,
+            terms: Terms::default(),
+        }
+    }
+
+    #[track_caller]
+    fn assert_agrees(&self, float: DType, device: &Device) {
+        let found = match self.problem.shape.len() {
+            2 => self.found::<2>(float, device),
+            3 => self.found::<3>(float, device),
+            _ => self.found::<4>(float, device),
+        };
+        let Problem { shape, config, .. } = &self.problem;
+        let name = format!("{:?}, {shape:?}, {config:?}, {float:?}", self.asked);
+        tolerance::assert_close(&name, &self.problem, &found, &self.expected(), float);
+    }
+}
+
+/// Options that combine with a divergence.
+fn with_options(problem: Problem) -> Problem {
+    problem.with_config(|config| {
+        config
+            .with_logit_scale(0.7)
+            .with_logit_softcap(Some(5.0))
+            .with_z_loss(0.01)
+    })
+}
+
+/// Options that change the distribution.
+fn with_every_option(problem: Problem) -> Problem {
+    with_options(problem)
+        .with_weights()
+        .with_config(|config| config.with_label_smoothing(0.1))
+}
+
+fn teachers_agree_with_their_probabilities(device: &Device) {
+    let shapes: &[&[usize]] = match is_host(device) {
+        true => &[&[23, 71], &[67, 5], &[2, 7, 70], &[3, 4, 3, 5], &[4, 1]],
+        false => &[&[23, 71], &[2, 7, 70]],
+    };
+    for (at, shape) in shapes.iter().enumerate() {
+        for asked in [PLAIN, WARM, DIVERGENCE] {
+            let of = || Taught::random(shape, asked, at as u64);
+            of().assert_agrees(DType::F32, device);
+            of().with(Problem::unreduced)
+                .assert_agrees(DType::F32, device);
+            let weighted = of().with(with_options);
+            weighted.assert_agrees(DType::F32, device);
+            for reduction in [Reduction::Sum, Reduction::BatchMean] {
+                let change = |config: CrossEntropyLossConfig| config.with_reduction(reduction);
+                let problem = of().with(|problem| problem.with_config(change));
+                problem.assert_agrees(DType::F32, device);
+            }
+            if !asked.is_divergence {
+                of().with(with_every_option)
+                    .assert_agrees(DType::F32, device);
+            }
+        }
+    }
+}
+
+fn every_dtype_agrees(device: &Device) {
+    for float in [DType::F64, DType::F16, DType::BF16] {
+        if !device.supports_dtype(float) || float == DType::F64 && !computes_f64(device) {
+            continue;
+        }
+        for shape in [&[9, 130][..], &[70, 6]] {
+            let mut taught = Taught::random(shape, WARM, 5);
+            for logits in [&mut taught.teacher, &mut taught.problem.logits] {
+                logits
+                    .iter_mut()
+                    .for_each(|logit| *logit = rounded(*logit, float));
+            }
+            taught.assert_agrees(float, device);
+        }
+    }
+}
+
+/// Weights of rows, of which every fourth is 0.
+fn row_weights_apply(device: &Device) {
+    for asked in [WARM, DIVERGENCE] {
+        for unreduced in [false, true] {
+            let taught = Taught::random(&[11, 70], asked, 7).with(Problem::with_row_weights);
+            let taught = match unreduced {
+                true => taught.with(Problem::unreduced),
+                false => taught,
+            };
+            let options = (device, DType::F32);
+            let teacher = float_tensor::<2>(&taught.teacher, &[11, 70], options);
+            let weights = taught
+                .problem
+                .row_weights
+                .as_ref()
+                .expect("they were given");
+            let weights = float_tensor::<1>(weights, &row_shape(&taught.problem), options);
+            let found = taught.computed::<2>(asked.target(teacher).weighted(weights), options);
+            let name = format!("{asked:?}, unreduced: {unreduced}");
+            let (problem, expected) = (&taught.problem, taught.expected());
+            tolerance::assert_close(&name, problem, &found, &expected, DType::F32);
+        }
+    }
+}
+
+/// Teacher and student behind projections of different widths, in chunks; and each beside a tensor.
+fn projections_agree(device: &Device) {
+    const ROWS: usize = 22;
+    const CLASSES: usize = 37;
+    let options = (device, DType::F32);
+    for asked in [WARM, DIVERGENCE] {
+        for is_weighted in [false, true] {
+            let student = Projected::random([ROWS, 11, CLASSES], false, 3);
+            let teacher = Projected::random([ROWS, 5, CLASSES], false, 4);
+            let change = |problem: Problem| match is_weighted {
+                true => problem.with_row_weights(),
+                false => problem,
+            };
+            let taught = Taught {
+                problem: change(student.problem.clone()),
+                teacher: teacher.problem.logits.clone(),
+                asked,
+            };
+            let expected = taught.expected();
+            let of_input: Vec<f64> = (0..ROWS * 11)
+                .map(|at| {
+                    let (row, feature) = (at / 11, at % 11);
+                    let of = |class: usize| {
+                        expected.logits_gradient[row * CLASSES + class]
+                            * student.weight[feature * CLASSES + class]
+                    };
+                    (0..CLASSES).map(of).sum()
+                })
+                .collect();
+            let tensor =
+                |values: &[f64], shape: [usize; 2]| float_tensor::<2>(values, &shape, options);
+            let bias = |projected: &Projected| {
+                let bias = projected.bias.as_ref().expect("it has one");
+                Some(float_tensor::<1>(bias, &[CLASSES], options))
+            };
+            let allowed = behind_products(4e-5, device);
+            for chunk in chunks(device) {
+                let chunked = |logits: ProjectedLogits<2>| match chunk {
+                    Some(rows) => logits.with_chunk_rows(rows),
+                    None => logits,
+                };
+                let input = tensor(&student.input, [ROWS, 11]).require_grad();
+                let weight = tensor(&student.weight, [11, CLASSES]).require_grad();
+                let logits = || {
+                    let logits = ProjectedLogits::new(input.clone(), weight.clone());
+                    chunked(logits.with_bias(bias(&student)))
+                };
+                let of_teacher = || {
+                    // A teacher in training has tracked tensors; they are constants here.
+                    let hidden = tensor(&teacher.input, [ROWS, 5]).require_grad();
+                    let weight = tensor(&teacher.weight, [5, CLASSES]).require_grad();
+                    ProjectedLogits::new(hidden, weight).with_bias(bias(&teacher))
+                };
+                let whole = || tensor(&taught.teacher, [ROWS, CLASSES]);
+                let weights = taught.problem.row_weights.as_ref();
+                let weights = weights.map(|weights| float_tensor::<1>(weights, &[ROWS], options));
+                let loss = taught.problem.config.init(device);
+                let value = |beside_projection: bool| match (&weights, beside_projection) {
+                    (None, true) => loss.forward(logits(), asked.target(of_teacher())),
+                    (None, false) => loss.forward(logits(), asked.target(whole())),
+                    (Some(weights), true) => {
+                        let target = asked.target(of_teacher()).weighted(weights.clone());
+                        loss.forward(logits(), target)
+                    }
+                    (Some(weights), false) => {
+                        let target = asked.target(whole()).weighted(weights.clone());
+                        loss.forward(logits(), target)
+                    }
+                };
+                for beside_projection in [true, false] {
+                    let (values, objective) =
+                        value(beside_projection).weighed(&taught.problem.upstream);
+                    let gradients = objective.backward();
+                    let found = numbers(input.grad(&gradients).expect("tracked"));
+                    assert_numbers("loss", &values, &expected.loss, allowed);
+                    assert_numbers("input", &found, &of_input, allowed);
+                    assert!(weight.grad(&gradients).is_some());
+                }
+            }
+            // A student's tensor beside the projection of a teacher.
+            let hidden = tensor(&teacher.input, [ROWS, 5]);
+            let weight = tensor(&teacher.weight, [5, CLASSES]);
+            let of_teacher = ProjectedLogits::new(hidden, weight).with_bias(bias(&teacher));
+            if !is_weighted {
+                let found = taught.computed::<2>(asked.target(of_teacher), options);
+                assert_numbers("loss", &found.loss, &expected.loss, allowed);
+                let (found, expected) = (&found.logits_gradient, &expected.logits_gradient);
+                assert_numbers("logits", found, expected, allowed);
+            }
+        }
+    }
+}
+
+/// The divergence of a student that agrees is 0, and so is its gradient; masked classes of both are no difference.
+fn a_student_that_agrees_has_nothing_to_learn(device: &Device) {
+    let rows = [1.5, -2.0, 0.25, f32::NEG_INFINITY, 30.0, -30.0, 0.0, 1.0];
+    let student = f32_tensor(&rows, [2, 4], device).require_grad();
+    let teacher = f32_tensor(&rows, [2, 4], device);
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let target = TeacherLogits::new(teacher).with_kl_divergence();
+    let rows = loss.forward_no_reduction(student.clone(), target);
+    let gradient = student
+        .grad(&rows.clone().sum().backward())
+        .expect("tracked");
+    for number in numbers(rows).into_iter().chain(numbers(gradient)) {
+        assert!(number.abs() < 1e-6, "{number}");
+    }
+}
+
+/// Outputs, log-probabilities and the divisors of a mean are those of the distribution.
+fn outputs_are_those_of_the_distribution(device: &Device) {
+    let taught = Taught::random(&[6, 37], WARM, 9);
+    let (shares, _) = taught.shares();
+    let options = (device, DType::F32);
+    let tensor = |values: &[f64]| float_tensor::<2>(values, &[6, 37], options);
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let warm = CrossEntropyLossConfig::new()
+        .with_logit_scale(1.0 / 2.5)
+        .init(device);
+    let logits = || tensor(&taught.problem.logits);
+    let target = || WARM.target(tensor(&taught.teacher));
+    let found = loss.forward_with_entropy(logits(), target());
+    let expected = warm.forward_with_entropy(logits(), tensor(&shares));
+    let near = |found: Tensor<1>, expected: Tensor<1>, allowed| {
+        assert_numbers("output", &numbers(found), &numbers(expected), allowed);
+    };
+    near(found.loss, expected.loss * 6.25, 1e-5);
+    near(found.log_prob.clone(), expected.log_prob.clone(), 1e-5);
+    near(loss.log_prob(logits(), target()), expected.log_prob, 1e-5);
+    near(found.lse, expected.lse, 1e-5);
+    near(found.total_weight, expected.total_weight, 0.0);
+    near(
+        loss.total_weight(target()),
+        Tensor::from_floats([6.0], device),
+        0.0,
+    );
+    let integers =
+        |tensor: Tensor<1, burn::tensor::Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
+    assert_eq!(integers(found.predicted), integers(expected.predicted));
+    assert_eq!(integers(found.target_rank), integers(expected.target_rank));
+    let normalizer = loss.normalizer(target());
+    let normalized = loss.forward_normalized(logits(), target(), normalizer);
+    near(normalized, loss.forward(logits(), target()), 1e-6);
+}
+
+fn what_has_no_meaning_is_refused(device: &Device) {
+    let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
+    let refused = |config: CrossEntropyLossConfig, asked: Asked| {
+        let error = config
+            .init(device)
+            .try_forward(logits(), asked.target(logits()));
+        let error = error.expect_err("it has no meaning");
+        assert!(
+            matches!(error, CrossEntropyError::InvalidConfig { .. }),
+            "{error}"
+        );
+    };
+    let config = CrossEntropyLossConfig::new;
+    for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        refused(
+            config(),
+            Asked {
+                temperature,
+                ..PLAIN
+            },
+        );
+    }
+    refused(config().with_logits(false), PLAIN);
+    refused(config().with_label_smoothing(0.1), DIVERGENCE);
+    refused(config().with_weight(Some(vec![1.0; 3])), DIVERGENCE);
+    let loss = config().init(device);
+    let other = f32_tensor(&[0.0; 8], [2, 4], device);
+    let error = loss.try_forward(logits(), TeacherLogits::new(other));
+    let error = error.expect_err("the shapes differ");
+    assert!(
+        matches!(error, CrossEntropyError::ShapeMismatch { .. }),
+        "{error}"
+    );
+    let other = ProjectedLogits::new(logits(), f32_tensor(&[0.0; 12], [3, 4], device));
+    let logits_of = ProjectedLogits::new(logits(), f32_tensor(&[0.0; 9], [3, 3], device));
+    let error = loss.try_forward(logits_of, TeacherLogits::new(other));
+    assert!(error.is_err());
+    loss.check(&logits(), &TeacherLogits::new(logits()))
+        .expect("it is fit");
+}
+
+tests_on! {
+    every_backend: [
+        teachers_agree_with_their_probabilities,
+        projections_agree,
+        row_weights_apply,
+        a_student_that_agrees_has_nothing_to_learn,
+    ],
+    host: [every_dtype_agrees],
+    cubecl: [every_dtype_agrees],
+    one_of_each_kind: [
+        outputs_are_those_of_the_distribution,
+        what_has_no_meaning_is_refused,
+    ],
+}
