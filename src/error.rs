@@ -378,7 +378,7 @@ pub enum ProjectionError {
     },
     /// The tensors have several dtypes.
     #[error(
-        "cross-entropy: the projection {tensor} is of dtype {dtype:?}, but the input is of {input:?}; cast \
+        "cross-entropy: the projection {tensor} is of dtype {dtype:?}, but the {other} is of {expected:?}; cast \
          one of them"
     )]
     Dtype {
@@ -386,8 +386,21 @@ pub enum ProjectionError {
         tensor: &'static str,
         /// Dtype of the tensor.
         dtype: DType,
-        /// The dtype of the input.
-        input: DType,
+        /// Name of the tensor whose dtype it should have.
+        other: &'static str,
+        /// The dtype of that tensor.
+        expected: DType,
+    },
+    /// A tensor is quantised.
+    #[error(
+        "cross-entropy: the projection {tensor} is quantised ({dtype:?}), and a loss needs its numbers as floats; \
+         give it after `dequantize()`"
+    )]
+    Quantised {
+        /// Name of the tensor.
+        tensor: &'static str,
+        /// Dtype of the tensor.
+        dtype: DType,
     },
     /// The tensors are on several devices.
     #[error(

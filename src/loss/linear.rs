@@ -132,7 +132,9 @@ impl LinearCrossEntropyLossConfig {
 ///
 /// # Dtypes
 ///
-/// Input, weight, bias and all gradients have one dtype. The gradients of weight and bias are added up over
+/// Input, weight, bias and all gradients have one dtype, or the input is of f16 or bf16 beside an f32 weight (and bias), as
+/// under mixed precision: products and the weight's gradient are then of f32, and the input's gradient is of its own
+/// dtype. A quantised weight is refused; `dequantize()` makes it one of floats. The gradients of weight and bias are added up over
 /// the chunks in f32 (f64 for f64). On Flex and NdArray all of the arithmetic is in f32 or f64: f16 and bf16
 /// are widened, the weight as a whole. On other backends Burn computes each product of f16 and bf16, and
 /// the result has that dtype: the logits of a chunk, as in a layer, and a chunk's part of the gradients.

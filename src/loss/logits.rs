@@ -264,15 +264,55 @@ impl ProjectedTensors {
             .collect()
     }
 
+    /// Checks that the tensors have one dtype; the input may be of half precision beside others of f32.
+    fn check_dtypes(&self) -> Result<(), CrossEntropyError> {
+        for (tensor, given) in self.tensors() {
+            let dtype = given.dtype();
+            if matches!(dtype, DType::QFloat(_)) {
+                return Err(ProjectionError::Quantised { tensor, dtype }.into());
+            }
+        }
+        let [input, weight] = [self.hidden.dtype(), self.weight.dtype()];
+        let is_mixed = weight == DType::F32 && matches!(input, DType::F16 | DType::BF16);
+        let (other, expected) = match is_mixed {
+            true => ("weight", weight),
+            false => (Role::Hidden.name(), input),
+        };
+        for (tensor, given) in self.tensors().into_iter().skip(1) {
+            let dtype = given.dtype();
+            if dtype != expected {
+                return Err(ProjectionError::Dtype {
+                    tensor,
+                    dtype,
+                    other,
+                    expected,
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The same tensors with hidden states in the dtype of the weight. Their gradient comes back in their own.
+    pub(super) fn in_one_dtype(self) -> Self {
+        let (hidden, dtype) = (self.hidden, self.weight.dtype());
+        let hidden = match hidden.dtype() == dtype {
+            true => hidden,
+            false => Dispatch::float_cast(hidden, dtype.into()),
+        };
+        Self { hidden, ..self }
+    }
+
     /// Projection of a teacher, with its rows in one dimension. The chunks are the student's.
     pub(super) fn of_teacher(self) -> Projection<Dispatch> {
-        let shape = self.logits_shape();
+        let this = self.in_one_dtype();
+        let shape = this.logits_shape();
         let rows = Geometry::new(&shape, shape.num_dims() - 1).outer;
-        let features = self.weight.shape()[0];
+        let features = this.weight.shape()[0];
         Projection {
-            hidden: Dispatch::float_reshape(self.hidden, Shape::new([rows, features])),
-            weight: self.weight,
-            bias: self.bias.into(),
+            hidden: Dispatch::float_reshape(this.hidden, Shape::new([rows, features])),
+            weight: this.weight,
+            bias: this.bias.into(),
             positive: MaybeFloat::None,
             excluded: Excluded::Nothing,
             rows_per_chunk: rows.max(1),
@@ -300,16 +340,9 @@ impl ProjectedTensors {
                 .into());
             }
         }
+        self.check_dtypes()?;
         let device = device_of(&self.hidden);
         for (name, tensor) in self.tensors().into_iter().skip(1) {
-            if tensor.dtype() != self.hidden.dtype() {
-                return Err(ProjectionError::Dtype {
-                    tensor: name,
-                    dtype: tensor.dtype(),
-                    input: self.hidden.dtype(),
-                }
-                .into());
-            }
             let other = device_of(tensor);
             if other.clone().without_autodiff() != device.clone().without_autodiff() {
                 return Err(ProjectionError::Device {
@@ -324,16 +357,17 @@ impl ProjectedTensors {
     }
 
     fn into_operation(self, inputs: Inputs<Dispatch>) -> (Logits<Dispatch>, Inputs<Dispatch>) {
-        let shape = self.logits_shape();
+        let this = self.in_one_dtype();
+        let shape = this.logits_shape();
         let Geometry { outer, classes, .. } = Geometry::new(&shape, shape.num_dims() - 1);
         // A teacher has logits of its own beside those of a chunk.
         let tensors = match inputs.targets {
             Targets::Projected(_) => 2,
             Targets::Indices(_) | Targets::Distributions(_) => 1,
         };
-        let features = self.weight.shape()[0];
-        let float: DType = accumulation_dtype(self.hidden.dtype()).into();
-        let largest_buffer = device::largest_buffer(&device_of(&self.hidden));
+        let features = this.weight.shape()[0];
+        let float: DType = accumulation_dtype(this.hidden.dtype()).into();
+        let largest_buffer = device::largest_buffer(&device_of(&this.hidden));
         let rows = Shape::new([outer]);
         let of_rows = |tensor| Dispatch::float_reshape(tensor, rows.clone());
         let ints_of_rows = |tensor| Dispatch::int_reshape(tensor, rows.clone());
@@ -350,12 +384,12 @@ impl ProjectedTensors {
             ..inputs
         };
         let projection = Projection {
-            rows_per_chunk: (self.chunk).rows(tensors * classes * float.size(), largest_buffer),
-            hidden: Dispatch::float_reshape(self.hidden, Shape::new([outer, features])),
-            weight: self.weight,
-            bias: self.bias.into(),
-            positive: self.positive.map(of_rows).into(),
-            excluded: match self.excluded {
+            rows_per_chunk: (this.chunk).rows(tensors * classes * float.size(), largest_buffer),
+            hidden: Dispatch::float_reshape(this.hidden, Shape::new([outer, features])),
+            weight: this.weight,
+            bias: this.bias.into(),
+            positive: this.positive.map(of_rows).into(),
+            excluded: match this.excluded {
                 None => Excluded::Nothing,
                 Some(SameId { rows, columns }) => Excluded::SameId {
                     rows: ints_of_rows(rows),

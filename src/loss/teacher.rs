@@ -178,25 +178,25 @@ impl Teacher {
                 TargetClasses::Projected(teacher.clone())
             }
             (GivenLogits::Projected(teacher), GivenLogits::Tensor(_)) => {
-                TargetClasses::Distributions(whole(teacher))
+                TargetClasses::Distributions(whole(teacher.as_ref().clone().in_one_dtype()))
             }
         })
     }
 }
 
 /// All logits of a projection.
-fn whole(projection: &ProjectedTensors) -> DispatchTensor {
+fn whole(projection: ProjectedTensors) -> DispatchTensor {
     let [features, classes] = projection.weight.shape().dims();
     let shape = projection.logits_shape();
     let rows = shape.num_elements() / classes.max(1);
     let hidden = Tensor::<2>::from_dispatch(Dispatch::float_reshape(
-        projection.hidden.clone(),
+        projection.hidden,
         Shape::new([rows, features]),
     ));
-    let logits = hidden.matmul(Tensor::from_dispatch(projection.weight.clone()));
-    let logits = match &projection.bias {
+    let logits = hidden.matmul(Tensor::from_dispatch(projection.weight));
+    let logits = match projection.bias {
         None => logits,
-        Some(bias) => logits + Tensor::<1>::from_dispatch(bias.clone()).unsqueeze(),
+        Some(bias) => logits + Tensor::<1>::from_dispatch(bias).unsqueeze(),
     };
     Dispatch::float_reshape(logits.into_dispatch(), shape)
 }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::{
-    InfoNceLoss, InfoNceLossConfig, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig,
+    CrossEntropyLossConfig, InfoNceLoss, InfoNceLossConfig, LinearCrossEntropyLoss,
+    LinearCrossEntropyLossConfig, ProjectedLogits, TeacherLogits,
 };
 
 use super::alone;
@@ -123,6 +124,32 @@ fn peak_does_not_grow_with_the_queue(device: &Device) {
     }
 }
 
+/// Teacher and student behind projections share the chunk's budget; no tensor of rows x classes exists.
+fn a_teacher_by_projection_shares_the_chunk(device: &Device) {
+    let rows = 4096 * 2;
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Default, device);
+    let (input, of_teacher) = (random([rows, FEATURES]), random([rows, FEATURES]));
+    let weight = random([FEATURES, CLASSES]).require_grad();
+    let weight_of_teacher = random([FEATURES, CLASSES]);
+    let run = || {
+        let student = ProjectedLogits::new(input.clone(), weight.clone()).with_chunk_bytes(CHUNK);
+        let teacher = ProjectedLogits::new(of_teacher.clone(), weight_of_teacher.clone());
+        let target = TeacherLogits::new(teacher).with_temperature(2.0);
+        let value = loss.forward(student, target);
+        (value.clone(), value.backward())
+    };
+    drop(run());
+    let (_, bytes) = count(run);
+    // Besides the chunks, what the products lay out, and the input's gradient, which is not wanted but small.
+    let most = CHUNK + OF_PRODUCTS + 2 * rows * FEATURES * size_of::<f32>();
+    assert!(
+        bytes.peak <= most && most < rows * CLASSES * size_of::<f32>() / 8,
+        "{} bytes, {most} allowed",
+        bytes.peak
+    );
+}
+
 /// A weight that is a transposed embedding is used where it lies.
 fn a_tied_weight_is_not_copied(device: &Device) {
     const ROWS: usize = 16;
@@ -160,6 +187,7 @@ fn flex() {
     peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
     peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
     a_tied_weight_is_not_copied(&Device::flex().autodiff());
+    a_teacher_by_projection_shares_the_chunk(&Device::flex().autodiff());
 }
 
 #[cfg(feature = "ndarray")]
@@ -169,4 +197,5 @@ fn ndarray() {
     peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
     peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
     a_tied_weight_is_not_copied(&Device::ndarray().autodiff());
+    a_teacher_by_projection_shares_the_chunk(&Device::ndarray().autodiff());
 }

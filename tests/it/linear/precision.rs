@@ -1,14 +1,16 @@
 //! Other dtypes and layouts, finite differences, and the rounding error of dividing the rows into chunks.
 
 use burn::nn::loss::Reduction;
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
+use burn_cross_entropy::LinearCrossEntropyLossConfig;
 
 use super::options::every_option;
 use super::projected::{Form, Found, Projected, chunks};
 use crate::common::backends::tests_on;
 use crate::common::problem::Problem;
-use crate::common::run::Layout;
-use crate::common::tolerance::behind_products;
+use crate::common::run::{Layout, labels};
+use crate::common::tolerance::{self, assert_numbers, behind_products};
+use crate::common::values::rounded;
 
 /// CPU backends compute in f32 everything between the rounded input and the rounding of the gradients.
 #[cfg(feature = "flex")]
@@ -170,10 +172,86 @@ fn error_does_not_grow_with_the_chunks(device: &Device) {
     }
 }
 
+/// An input of half precision beside a weight of f32: products, loss and the weight's gradient are of f32, and the
+/// input's gradient is rounded once.
+fn mixed_precision_is_computed_in_f32(device: &Device) {
+    for input in [DType::F16, DType::BF16] {
+        if !device.supports_dtype(input) {
+            continue;
+        }
+        for (soft, unreduced) in [(false, false), (false, true), (true, false)] {
+            let mut projected = Projected::random([22, 11, 37], soft, 3).with(every_option);
+            for value in &mut projected.input {
+                *value = rounded(*value, input);
+            }
+            projected.project();
+            let projected = match unreduced {
+                true => projected.with(Problem::unreduced),
+                false => projected,
+            };
+            let form = Form {
+                input: Some(input),
+                ..Form::chunked(Some(7))
+            };
+            let (mut found, mut expected) = (projected.found(form, device), projected.expected());
+            let allowed = tolerance::of_projection(input, device).gradient;
+            assert_numbers("input", &found.input, &expected.input, allowed);
+            found.input.clear();
+            expected.input.clear();
+            found.assert_close("mixed", &expected, (device, DType::F32));
+        }
+    }
+}
+
+fn other_mixtures_are_refused(device: &Device) {
+    if !device.supports_dtype(DType::F16) {
+        return;
+    }
+    let of = |input: DType, weight: DType| {
+        let loss = LinearCrossEntropyLossConfig::new().init(device);
+        let input = Tensor::<2>::zeros([2, 3], (device, input));
+        let weight = Tensor::<2>::zeros([3, 5], (device, weight));
+        loss.try_forward(input, weight, None, labels(&[0, 1], device))
+    };
+    assert!(of(DType::F16, DType::F32).is_ok());
+    let error = of(DType::F32, DType::F16).expect_err("the weight is narrower");
+    assert!(
+        error
+            .to_string()
+            .contains("of dtype F16, but the input is of F32"),
+        "{error}"
+    );
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn a_quantised_weight_is_refused() {
+    use burn::tensor::quantization::{QuantScheme, QuantValue};
+    let device = Device::flex();
+    let weight = Tensor::<2>::ones([32, 32], &device);
+    let scheme = QuantScheme::default().with_value(QuantValue::Q8S);
+    let weight = weight.quantize_dynamic(&scheme);
+    let loss = LinearCrossEntropyLossConfig::new().init(&device);
+    let input = Tensor::<2>::zeros([2, 32], &device);
+    let error = loss
+        .try_forward(
+            input.clone(),
+            weight.clone(),
+            None,
+            labels(&[0, 1], &device),
+        )
+        .expect_err("it is quantised");
+    assert!(error.to_string().contains("`dequantize()`"), "{error}");
+    let value = loss.forward(input, weight.dequantize(), None, labels(&[0, 1], &device));
+    assert!((value.into_scalar::<f32>() - 32f32.ln()).abs() < 1e-6);
+}
+
 tests_on! {
     every_backend: [
         views_agree,
+        mixed_precision_is_computed_in_f32,
     ],
+    one_of_each_kind: [other_mixtures_are_refused],
     products: [
         error_does_not_grow_with_the_chunks,
     ],

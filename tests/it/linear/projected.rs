@@ -40,6 +40,8 @@ pub struct Found {
 #[derive(Clone, Copy, Debug)]
 pub struct Form {
     pub dtype: DType,
+    /// Dtype of the input, where it is another.
+    pub input: Option<DType>,
     /// The number of rows in a chunk.
     pub chunk: Option<usize>,
     /// The layout of input, weight and bias.
@@ -50,6 +52,7 @@ impl Form {
     pub fn chunked(chunk: Option<usize>) -> Self {
         Self {
             dtype: DType::F32,
+            input: None,
             chunk,
             layout: Layout::Contiguous,
         }
@@ -170,12 +173,13 @@ impl Projected {
         let loss = config.init(device);
         let [rows, classes] = [self.problem.rows(), self.problem.classes()];
         let options = (device, form.dtype);
-        let leaf = |values: &[f64], shape: &[usize]| {
-            let tensor = float_tensor::<2>(values, shape, options);
+        let leaf = |values: &[f64], shape: &[usize], dtype: DType| {
+            let tensor = float_tensor::<2>(values, shape, (device, dtype));
             arranged(tensor, form.layout).detach().require_grad()
         };
-        let input = leaf(&self.input, &[rows, self.features]);
-        let weight = leaf(&self.weight, &[self.features, classes]);
+        let of_input = form.input.unwrap_or(form.dtype);
+        let input = leaf(&self.input, &[rows, self.features], of_input);
+        let weight = leaf(&self.weight, &[self.features, classes], form.dtype);
         let bias = self.bias.as_ref();
         let bias = bias.map(|bias| float_tensor::<1>(bias, &[classes], options).require_grad());
         let soft = match &self.problem.targets {
@@ -230,7 +234,7 @@ impl Projected {
         WeightedTarget<Tensor<D>, R>: CrossEntropyTarget<D>,
     {
         let shape: [usize; D] = self.problem.shape[..].try_into().expect("D is its rank");
-        let dtype = input.dtype();
+        let dtype = weight.dtype();
         let mut input_shape = shape;
         input_shape[D - 1] = self.features;
         let input = input.reshape(input_shape);
