@@ -32,7 +32,9 @@ pub use geometry::{Geometry, accumulation_dtype, row_shape};
 pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};
 pub use logits::{Excluded, Logits, MaybeFloat, Projection};
-pub use options::{EmptyReduction, InputValues, Options, Outputs, Ties, Wanted, WantedGradients};
+pub use options::{
+    EmptyReduction, InputValues, Options, Outputs, SmoothingOver, Ties, Wanted, WantedGradients,
+};
 pub(crate) use options::{ScaleSteps, Slack, bend_of};
 pub use results::{Forward, Gradients, RowOutputs, Saved};
 

@@ -119,7 +119,8 @@ impl<B: Backend> Call<'_, B> {
         rows: &Rows<B>,
         scales: &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
-        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
+        let valid = self.valid(scores);
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref(), valid);
         let gradient = match scores {
             Scores::Probabilities(s) => {
                 let scale = &scales.0;

@@ -35,6 +35,7 @@ mod row_weights;
 mod schedule;
 mod seeds;
 mod shards;
+mod smoothing;
 mod threads;
 mod training;
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]

@@ -2,7 +2,7 @@
 
 use super::factor::Factor;
 use super::instructions::Instructions;
-use super::shares::Shares;
+use super::shares::{OverValid, Shares};
 use super::targets::RowRule;
 use crate::operation::{Geometry, InputValues, Outputs, Ties};
 
@@ -12,6 +12,8 @@ pub(crate) struct Constants<'a, A> {
     pub(super) rule: RowRule<'a, A>,
     /// Shares that are spread over the classes, without the distribution.
     pub(super) shares: Shares<'a, A>,
+    /// Absent where the label smoothing is spread over all classes.
+    pub(super) over_valid: Option<OverValid<A>>,
     pub(super) values: InputValues,
     pub(super) z_loss: A,
     pub(super) factor: Factor<A>,

@@ -8,7 +8,7 @@ use super::probabilities::Probabilities;
 use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::rows::{Losses, RowOutputs, Rows};
-use super::shares::Shares;
+use super::shares::{Evens, Shares};
 use super::softcap::{Bend, Softcap, Unbend};
 use crate::operation::{InputValues, Outputs, Ties};
 
@@ -16,6 +16,8 @@ use crate::operation::{InputValues, Outputs, Ties};
 pub(crate) struct Unit<'a, A, const W: usize> {
     pub(super) rows: Rows<A, W>,
     pub(super) shares: Option<Shares<'a, A>>,
+    /// Place of the even shares, where masked classes have none.
+    pub(super) evens: Option<&'a mut [A]>,
     /// Place of the gradient of the distributions.
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
@@ -100,12 +102,14 @@ impl<A: Float> Constants<'_, A> {
         let Unit {
             rows,
             shares,
+            evens,
             targets_gradient,
             outputs,
             ahead,
             ..
         } = unit;
-        let (rows, shares) = (&*rows, *shares);
+        let shares = self.over_valid::<W>(*shares, evens.take(), x.numbers());
+        let rows = &*rows;
         let targets_gradient = targets_gradient.take();
         let class = self.class_to_rank(rows, shares);
         match self.values {
@@ -124,6 +128,27 @@ impl<A: Float> Constants<'_, A> {
         }
     }
 
+    /// Shares with the even shares of the classes of `x` that are not masked, where they have a place.
+    fn over_valid<'s, const W: usize>(
+        &self,
+        shares: Option<Shares<'s, A>>,
+        evens: Option<&'s mut [A]>,
+        x: &[A],
+    ) -> Option<Shares<'s, A>> {
+        let (Some(over), Some(evens)) = (self.over_valid, evens) else {
+            return shares;
+        };
+        evens.copy_from_slice(x);
+        self.instructions.run(Evens::<A, W> {
+            over,
+            numbers: evens,
+        });
+        shares.map(|shares| Shares {
+            evens: Some(evens),
+            ..shares
+        })
+    }
+
     /// The loss of logits of which nothing but losses and their gradient is wanted; `None` if more is wanted.
     pub(super) fn only_softmax<'u>(
         &'u self,
@@ -133,7 +158,10 @@ impl<A: Float> Constants<'_, A> {
             InputValues::Logits {
                 scale,
                 softcap: None,
-            } if unit.targets_gradient.is_none() && self.outputs == Outputs::None => {
+            } if unit.targets_gradient.is_none()
+                && self.over_valid.is_none()
+                && self.outputs == Outputs::None =>
+            {
                 Some(self.softmax(&unit.rows, unit.shares, scale, unit.ahead))
             }
             _ => None,
