@@ -254,6 +254,15 @@ impl Options {
         distributions || self.label_smoothing != 0.0
     }
 
+    /// Part of the label smoothing that each of so many classes gets; all of it where rows divide it by their number
+    /// of valid classes.
+    pub(crate) fn even(&self, classes: usize) -> f64 {
+        match self.masked() {
+            None => self.label_smoothing / classes as f64,
+            Some(_) => self.label_smoothing,
+        }
+    }
+
     /// Count of numbers per row that the fused kernels keep for the backward: the maximum and the others,
     /// and where shares are spread, the sums of the shares at the maximum and elsewhere; at the end the two
     /// numbers of a row factor, if there is one.

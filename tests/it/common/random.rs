@@ -471,17 +471,24 @@ impl Case {
         problem.with_config(|config| match self.input {
             Input::Probabilities { .. } => config.with_logits(false),
             Input::Logits {
+                values,
                 scale,
                 softcap,
                 z_loss,
                 factor,
-                ..
             } => config
                 .with_row_factor(match (&self.target.kind, factor) {
                     (Kind::Shares { .. }, _) => RowFactor::None,
                     // A loss that smoothing makes infinite is 0 or infinite by whether a tiny probability is a
                     // number.
                     (_, RowFactor::TargetProbability) if self.target.smoothing != 0.0 => {
+                        RowFactor::None
+                    }
+                    // Of a difference of logits that is beyond the dtype, a share and a power may make a number.
+                    (_, RowFactor::Focal { .. })
+                        if self.target.smoothing != 0.0
+                            && matches!(values, Values::Ends | Values::Mixed) =>
+                    {
                         RowFactor::None
                     }
                     (_, factor) => factor,
