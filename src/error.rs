@@ -95,6 +95,18 @@ pub enum CrossEntropyError {
         /// The ignored targets.
         ignore_indices: Vec<i64>,
     },
+    /// The label smoothing over the other classes leaves the target less than each of these.
+    #[error(
+        "cross-entropy: `label_smoothing` is {smoothing} over the other classes, but of {classes} classes the target \
+         would have less than each other one; expected at most {most:.6}, or `SmoothingOver::Classes`",
+        most = 1.0 - 1.0 / *classes as f64
+    )]
+    SmoothingOverOthers {
+        /// The label smoothing.
+        smoothing: f64,
+        /// Number of classes.
+        classes: usize,
+    },
     /// A factor by the target's probability was configured, and the target is a distribution.
     #[error(
         "cross-entropy: `row_factor` is {factor:?}, which is made of the probability of one target class, but the \

@@ -125,7 +125,7 @@ pub use loss::{
     OutputOf, ProjectedLogits, RowLosses, ShardStatistics, TargetTensor, TeacherLogits,
     VocabularyShard, WeightedTarget, cross_entropy,
 };
-pub use operation::{EmptyReduction, RowFactor};
+pub use operation::{EmptyReduction, RowFactor, SmoothingOver};
 
 /// Gives memory that was kept for the next step back to the system.
 ///

@@ -10,7 +10,7 @@ use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
 use crate::options::{
-    FLOATS, code_options, code_row_factor, code_row_weights, code_targets, code_upstream,
+    FLOATS, code_options, code_row_factor, code_row_weights, code_smoothing_over, code_targets, code_upstream,
     fit_weights, has_wrong_index, is_probability,
 };
 
@@ -108,6 +108,7 @@ impl Case {
         code_targets(code, problem, form.shares.unwrap_or(form.float));
         code_row_weights(code, problem);
         code_row_factor(code, problem);
+        code_smoothing_over(code, problem);
         problem.logits.resize(problem.shape.iter().product(), 0.0);
         let is_capped = problem.config.logit_softcap.is_some();
         let largest = match problem.config.z_loss {

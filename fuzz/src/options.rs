@@ -2,7 +2,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
-use burn_cross_entropy::{EmptyReduction, RowFactor};
+use burn_cross_entropy::{EmptyReduction, RowFactor, SmoothingOver};
 
 use crate::code::{Code, shares};
 use crate::common::problem::{Problem, Targets};
@@ -211,6 +211,21 @@ pub fn code_row_factor(code: &mut impl Code, problem: &mut Problem) {
     // A loss that label smoothing makes infinite is 0 or infinite by whether a tiny probability is a number.
     if problem.config.row_factor == RowFactor::TargetProbability {
         problem.config.label_smoothing = 0.0;
+    }
+}
+
+/// The classes that the label smoothing is spread over. Sizes and options are known.
+pub fn code_smoothing_over(code: &mut impl Code, problem: &mut Problem) {
+    const OVER: [SmoothingOver; 3] = [
+        SmoothingOver::Classes,
+        SmoothingOver::OtherClasses,
+        SmoothingOver::ValidClasses,
+    ];
+    let classes = problem.classes() as f64;
+    let config = &mut problem.config;
+    code.one_of(&mut config.smoothing_over, &OVER);
+    if config.smoothing_over == SmoothingOver::OtherClasses {
+        config.label_smoothing = config.label_smoothing.min((classes - 1.0) / classes);
     }
 }
 

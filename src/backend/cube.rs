@@ -120,7 +120,7 @@ struct Operands<'a> {
     wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
-    /// Weights of the classes, then of the rows.
+    /// Weights of the classes, then of the rows, then their even shares.
     weights: Option<CubeTensor>,
     weighed: Weighed,
     /// Largest class of each distribution, for the outputs of rows.
@@ -151,7 +151,7 @@ impl<'a> Operands<'a> {
             }
             _ => None,
         };
-        Self {
+        let operands = Self {
             options,
             wanted,
             labels,
@@ -175,10 +175,27 @@ impl<'a> Operands<'a> {
             weighed: Weighed {
                 classes: inputs.weights.as_option().is_some(),
                 rows: inputs.row_weights.as_option().is_some(),
+                evens: false,
             },
             weights: in_one([inputs.weights, inputs.row_weights], arithmetic),
             arithmetic,
+        };
+        match options.masked() {
+            None => operands,
+            Some(_) => operands.with_evens(),
         }
+    }
+
+    /// Adds the even shares of the rows to the weights.
+    fn with_evens(mut self) -> Self {
+        let evens = self.call().evens_of_rows();
+        let rows = Shape::new([evens.length]);
+        let evens = MaybeFloat::Some(self.arithmetic_tensor(evens, rows));
+        let weights = self.weights.take();
+        let weights = weights.map_or(MaybeFloat::None, MaybeFloat::Some);
+        self.weights = in_one([weights, evens], self.arithmetic);
+        self.weighed.evens = true;
+        self
     }
 
     fn call(&self) -> Call<'a> {

@@ -8,7 +8,7 @@ use burn::nn::loss::Reduction;
 
 use crate::error::CrossEntropyError;
 use crate::operation::{
-    EmptyReduction, InputValues, Options, RowFactor, RowValue, TargetValues, Ties,
+    EmptyReduction, InputValues, Options, RowFactor, RowValue, SmoothingOver, TargetValues, Ties,
 };
 
 /// Configuration of [`CrossEntropyLoss`](crate::CrossEntropyLoss).
@@ -18,6 +18,7 @@ use crate::operation::{
 /// | [`weight`](Self::weight) | rescaling weight of each class | none |
 /// | [`ignore_indices`](Self::ignore_indices) | index targets that are ignored | `[-100]` |
 /// | [`label_smoothing`](Self::label_smoothing) | share of the target spread over all classes | 0 |
+/// | [`smoothing_over`](Self::smoothing_over) | classes that it is spread over: all, the others, those not masked | all |
 /// | [`reduction`](Self::reduction) | `Mean`, `Sum` or `BatchMean` | `Mean` |
 /// | [`logits`](Self::logits) | `false`: the input holds probabilities | `true` |
 /// | [`class_dim`](Self::class_dim) | the dimension of the classes | 1 (0 for rank 1) |
@@ -49,8 +50,14 @@ pub struct CrossEntropyLossConfig {
     pub ignore_indices: Vec<i64>,
     /// Share `e` of every target that is spread evenly over the `C` classes, in `[0, 1]`:
     /// `q = (1 - e) p + e / C`, the definition of Szegedy et al. (2016) and PyTorch. Default: 0.
+    ///
+    /// `smoothing_over` has other definitions.
     #[config(default = 0.0)]
     pub label_smoothing: f64,
+    /// Classes that the label smoothing is spread over: all of them, all but the target, or those that are not
+    /// masked. Default: [`SmoothingOver::Classes`].
+    #[config(default = "SmoothingOver::Classes")]
+    pub smoothing_over: SmoothingOver,
     /// Way from the losses of the rows to one number. `Auto` is `Mean`. Default: `Mean`.
     ///
     /// - `Mean`: the sum divided by the total weight, see
@@ -212,6 +219,7 @@ fn demand(
 pub(crate) struct Settings {
     pub(super) ignore_indices: Arc<[i64]>,
     pub(super) label_smoothing: f64,
+    pub(super) smoothing_over: SmoothingOver,
     pub(super) reduction: Reduction,
     pub(super) values: InputValues,
     pub(super) class_dim: isize,
@@ -231,6 +239,7 @@ impl Settings {
         Self {
             ignore_indices: config.ignore_indices.as_slice().into(),
             label_smoothing: config.label_smoothing,
+            smoothing_over: config.smoothing_over,
             reduction: config.reduction.clone(),
             values: if config.logits {
                 InputValues::Logits {
@@ -253,12 +262,24 @@ impl Settings {
         }
     }
 
-    /// Options of a call.
-    pub(super) fn options(&self, class_dim: usize) -> Options {
+    /// Options of a call over so many classes.
+    pub(super) fn options(
+        &self,
+        class_dim: usize,
+        classes: usize,
+    ) -> Result<Options, CrossEntropyError> {
+        Ok(Options {
+            label_smoothing: self.smoothing_among(classes)?,
+            ..self.options_without_smoothing(class_dim)
+        })
+    }
+
+    fn options_without_smoothing(&self, class_dim: usize) -> Options {
         Options {
             class_dim,
             ignore_indices: self.ignore_indices.clone(),
-            label_smoothing: self.label_smoothing,
+            label_smoothing: 0.0,
+            smooths_valid: self.smoothing_over == SmoothingOver::ValidClasses,
             values: self.values,
             targets: self.targets,
             value: self.value,
@@ -271,7 +292,26 @@ impl Settings {
 
     /// Factor of the differences of scores.
     pub(super) fn scale_of_scores(&self) -> f64 {
-        self.options(0).scale_of_scores()
+        self.options_without_smoothing(0).scale_of_scores()
+    }
+
+    /// Share of a target that all classes get, the target among them.
+    fn smoothing_among(&self, classes: usize) -> Result<f64, CrossEntropyError> {
+        let smoothing = self.label_smoothing;
+        if self.smoothing_over != SmoothingOver::OtherClasses {
+            return Ok(smoothing);
+        }
+        if classes <= 1 {
+            return Ok(0.0);
+        }
+        let others = classes as f64 - 1.0;
+        let among_all = smoothing * classes as f64 / others;
+        // The largest that is allowed, `others / classes`, has been rounded.
+        match (among_all - 1.0) / f64::EPSILON {
+            ..-4.0 => Ok(among_all),
+            ..=4.0 => Ok(1.0),
+            _ => Err(CrossEntropyError::SmoothingOverOthers { smoothing, classes }),
+        }
     }
 
     /// Settings for values of rows that need no target.

@@ -125,6 +125,7 @@ impl<B: CrossEntropyBackend> ModuleDisplay for CrossEntropyLoss<B> {
             .add("weight", &self.weight)
             .add("ignore_indices", &format!("{:?}", settings.ignore_indices))
             .add("label_smoothing", &settings.label_smoothing)
+            .add("smoothing_over", &format!("{:?}", settings.smoothing_over))
             .add("reduction", &format!("{:?}", settings.reduction))
             .add("values", &format!("{:?}", settings.values))
             .add("class_dim", &(settings.class_dim as i64))
@@ -290,6 +291,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let shape = logits.shape();
         let device = device_of(logits.tensor());
         let class_dim = self.check_call(&logits, &target, &device, RangeCheck::WhereFree)?;
+        let classes = shape[class_dim];
         let inputs = Inputs {
             targets: match target.classes {
                 TargetClasses::Indices(indices) => Targets::Indices(indices),
@@ -317,7 +319,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             // An autodiff backend asks for the gradients of the tensors that it tracks.
             gradients: WantedGradients::default(),
         };
-        let options = self.settings.options(class_dim);
+        let options = self.settings.options(class_dim, classes)?;
         let forward = B::run(logits, inputs, options, wanted)?;
         Ok(Computed {
             // A projection has its rows in one dimension.

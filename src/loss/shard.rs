@@ -155,6 +155,7 @@ impl VocabularyShard {
 /// | 3 | `sum_c w[c] (m - x[c]) s` | lines 3 to 5 with label smoothing only |
 /// | 4 | `w` of the largest | |
 /// | 5 | sum of the other `w` | |
+/// | 6 | number of classes not at `-inf` | with [`SmoothingOver::ValidClasses`] only; the `w` of the others are 0 in lines 3 to 5 |
 ///
 /// In a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
 /// Columns are rows in row-major order. Columns of ignored rows are computed like all others.
@@ -165,7 +166,7 @@ impl VocabularyShard {
 ///
 /// [`into_tensor`](Self::into_tensor) and [`from_tensor`](Self::from_tensor) are for operations that move
 /// tensors between devices, such as an all-gather. Each shard sends `3 * rows` numbers (`6 * rows` with
-/// label smoothing), for any number of classes.
+/// label smoothing, `7 * rows` with that over the valid classes), for any number of classes.
 #[derive(Clone, Debug)]
 pub struct ShardStatistics {
     lines: Tensor<2>,
@@ -225,7 +226,7 @@ impl ShardStatistics {
     pub fn try_combine(self, other: Self) -> Result<Self, CrossEntropyError> {
         let [numbers, rows] = self.lines.dims();
         // Statistics from elsewhere may have any shape.
-        let expected = [if numbers == 6 { 6 } else { 3 }, rows];
+        let expected = [if matches!(numbers, 6 | 7) { numbers } else { 3 }, rows];
         self.check(expected, self.scale)?;
         other.check(expected, self.scale)?;
         let other = other.to_device(&self.lines.device());
@@ -429,7 +430,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 first: shard.range.start,
                 of: shard.classes,
             },
-            options: self.settings.options(class_dim),
+            options: self.settings.options(class_dim, shard.classes)?,
         };
         Ok(Checked { logits, call })
     }

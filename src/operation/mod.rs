@@ -33,8 +33,8 @@ pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};
 pub use logits::{Excluded, Logits, MaybeFloat, Projection};
 pub use options::{
-    EmptyReduction, InputValues, Options, Outputs, RowValue, TargetValues, Ties, Wanted,
-    WantedGradients,
+    EmptyReduction, InputValues, Options, Outputs, RowValue, SmoothingOver, TargetValues, Ties,
+    Wanted, WantedGradients,
 };
 pub(crate) use options::{ScaleSteps, Slack, bend_of};
 pub use results::{Forward, Gradients, RowOutputs, Saved};

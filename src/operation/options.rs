@@ -32,6 +32,62 @@ pub enum EmptyReduction {
     Zero,
 }
 
+/// Classes that the label smoothing `e` is spread over.
+///
+/// With `p` the target as a distribution (1 at the class of an index), `C` the number of classes and `V` the
+/// number of classes of a row that are not masked, the smoothed target is
+///
+/// ```text
+/// Classes        q[c] = (1 - e) p[c] + e / C
+/// OtherClasses   q[c] = (1 - e') p[c] + e' / C     e' = e C / (C - 1)
+/// ValidClasses   q[c] = (1 - e) p[c] + e / V       at a masked class (1 - e) p[c]
+/// ```
+///
+/// Class weights multiply `q`, and row factors and z-losses are added, in the same way in all three.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLossConfig, SmoothingOver};
+///
+/// let device = Device::flex();
+/// let loss = |over, logits| {
+///     let config = CrossEntropyLossConfig::new().with_label_smoothing(0.3).with_smoothing_over(over);
+///     let logits = Tensor::<2>::from_floats([logits], &device);
+///     let target = Tensor::<1, Int>::zeros([1], &device);
+///     config.init(&device).forward(logits, target).into_scalar::<f32>()
+/// };
+/// let masked = [0.0, 0.0, f32::NEG_INFINITY];
+/// assert_eq!(loss(SmoothingOver::Classes, masked), f32::INFINITY);
+/// assert!((loss(SmoothingOver::ValidClasses, masked) - 2f32.ln()).abs() < 1e-6);
+///
+/// // The target keeps 0.7, and each of the two others gets 0.15.
+/// let lse = (2f32.exp() + 2.0).ln();
+/// let others = loss(SmoothingOver::OtherClasses, [2.0, 0.0, 0.0]);
+/// assert!((others - (lse - 0.7 * 2.0)).abs() < 1e-6);
+/// ```
+#[derive(Config, Debug, Copy, PartialEq, Eq)]
+pub enum SmoothingOver {
+    /// All classes, the target among them: Szegedy et al. (2016), PyTorch.
+    Classes,
+    /// The classes besides the target, which keeps `1 - e`; each other class gets `e / (C - 1)`. Of a distribution
+    /// every class keeps `1 - e` of its share, and the others get the rest: what its formula says for shares that
+    /// sum to 1.
+    ///
+    /// `e` is at most `(C - 1) / C`: with more, the target would have less than every other class. With one class
+    /// there is no other, and nothing is spread.
+    ///
+    /// Source: Megatron-LM, `label_smoothing` of `vocab_parallel_cross_entropy`, and NeMo's `SmoothedCrossEntropyLoss`.
+    /// Over a [`VocabularyShard`](crate::VocabularyShard) `C` is the whole vocabulary, in Megatron-LM the part of
+    /// one device.
+    OtherClasses,
+    /// The classes of a row that are not masked: whose logit is not `-inf`, or whose probability is not 0. A masked
+    /// class has no share of the smoothing, so that it does not make the loss infinite.
+    ///
+    /// A target on a masked class still gives `+inf`, and a row of masked classes only is NaN (of probabilities
+    /// `+inf`). A capped logit of `-inf` stays `-inf`, and masked.
+    ValidClasses,
+}
+
 /// Meaning of the values of the input tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputValues {
@@ -156,8 +212,10 @@ pub struct Options {
     pub class_dim: usize,
     /// Index targets that are ignored.
     pub ignore_indices: Arc<[i64]>,
-    /// Share of every target that is spread evenly over the classes.
+    /// Share of every target that is spread evenly over the classes, the target among them.
     pub label_smoothing: f64,
+    /// Whether that share is spread over the classes of a row that are not masked.
+    pub smooths_valid: bool,
     /// Meaning of the values of the input tensor.
     pub values: InputValues,
     /// Meaning of the numbers of target distributions.
@@ -182,6 +240,7 @@ impl Default for Options {
             class_dim: 1,
             ignore_indices: [-100].as_slice().into(),
             label_smoothing: 0.0,
+            smooths_valid: false,
             values: InputValues::Logits {
                 scale: 1.0,
                 softcap: None,
@@ -209,6 +268,17 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Value of a masked class, where it has no share of the label smoothing.
+    pub(crate) fn masked(&self) -> Option<f64> {
+        let masked = match self.values {
+            InputValues::Logits { .. } => f64::NEG_INFINITY,
+            InputValues::Probabilities => 0.0,
+        };
+        (self.smooths_valid && self.label_smoothing != 0.0).then_some(masked)
+    }
+}
+
 #[cfg(feature = "cube")]
 impl Options {
     /// Whether classes besides an index target have a share of the loss.
@@ -221,6 +291,15 @@ impl Options {
         match self.value {
             RowValue::Entropy => Outputs::RowsAndEntropy,
             RowValue::Loss | RowValue::LogSumExp => wanted,
+        }
+    }
+
+    /// Part of the label smoothing that each of so many classes gets; all of it where rows divide it by their number
+    /// of valid classes.
+    pub(crate) fn even(&self, classes: usize) -> f64 {
+        match self.masked() {
+            None => self.label_smoothing / classes as f64,
+            Some(_) => self.label_smoothing,
         }
     }
 

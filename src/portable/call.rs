@@ -5,7 +5,9 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape, Slice};
 
 use super::counting::{Counting, Ignored, RowWeights};
-use super::elementary::{cast, full, log1p, reshape_scalar, scaled_difference, sum_classes, tanh};
+use super::elementary::{
+    cast, full, is_minus_infinity, log1p, reshape_scalar, scaled_difference, sum_classes, tanh,
+};
 use crate::operation::shard::ClassWindow;
 use crate::operation::{
     Geometry, InputValues, Inputs, MaybeFloat, Options, RowReduction, TargetValues, Targets,
@@ -20,6 +22,22 @@ pub(super) enum Scores<B: Backend> {
         others: FloatTensor<B>,
     },
     Probabilities(FloatTensor<B>),
+}
+
+/// Classes of each row that are not masked.
+#[derive(Clone)]
+pub(super) struct Valid<B: Backend> {
+    /// Mask of the other classes, in the shape of the logits.
+    pub(super) masked: BoolTensor<B>,
+    /// Number of valid classes of each row.
+    pub(super) count: FloatTensor<B>,
+}
+
+impl<B: Backend> Valid<B> {
+    /// Share of a class that is not masked, where they have this share together; one number per row.
+    pub(super) fn even(&self, smoothing: f64) -> FloatTensor<B> {
+        B::float_mul_scalar(B::float_recip(self.count.clone()), smoothing.into())
+    }
 }
 
 /// Facts of all rows that follow from their targets alone.
@@ -215,11 +233,32 @@ impl<'a, B: Backend> Call<'a, B> {
         )
     }
 
-    /// Shares `a[c]` of every class, and the mask of the shares that are 0.
+    /// Classes that are not masked, where the label smoothing is spread over these.
+    pub(super) fn valid(&self, scores: &Scores<B>) -> Option<Valid<B>> {
+        let (Scores::Logits { x, .. } | Scores::Probabilities(x)) = scores;
+        let masked = self.masked(x.clone())?;
+        let valid = B::bool_into_float(B::bool_not(masked.clone()), self.float);
+        Some(Valid {
+            masked,
+            count: sum_classes::<B>(valid),
+        })
+    }
+
+    /// Mask of the classes that the label smoothing leaves out, where it leaves out any.
+    pub(super) fn masked(&self, x: FloatTensor<B>) -> Option<BoolTensor<B>> {
+        self.options.masked().map(|masked| match masked {
+            0.0 => B::float_equal_elem(x, 0.0.into(), self.bool),
+            _ => is_minus_infinity::<B>(x, self.bool),
+        })
+    }
+
+    /// Shares `a[c]` of every class, and the mask of the shares that are 0. Label smoothing is spread over the
+    /// `valid` classes, or without such over all.
     pub(super) fn shares(
         &self,
         inputs: &Inputs<B>,
         counting: Option<&Counting<B>>,
+        valid: Option<Valid<B>>,
     ) -> (FloatTensor<B>, BoolTensor<B>) {
         let target = match (&inputs.targets, counting) {
             (Targets::Distributions(targets), _) => self.distribution(targets),
@@ -230,9 +269,18 @@ impl<'a, B: Backend> Call<'a, B> {
         let mut shares = if smoothing == 0.0 {
             target
         } else {
-            let even = smoothing / self.window.of as f64;
             let remaining = B::float_mul_scalar(target, (1.0 - smoothing).into());
-            B::float_add_scalar(remaining, even.into())
+            match valid {
+                None => {
+                    let even = smoothing / self.window.of as f64;
+                    B::float_add_scalar(remaining, even.into())
+                }
+                Some(valid) => {
+                    let even = B::float_expand(valid.even(smoothing), self.geometry.full());
+                    let even = B::float_mask_fill(even, valid.masked, 0.0.into());
+                    B::float_add(remaining, even)
+                }
+            }
         };
         if let MaybeFloat::Some(weights) = &inputs.weights {
             shares = B::float_mul(shares, self.per_class(weights));
@@ -341,10 +389,11 @@ impl<'a, B: Backend> Call<'a, B> {
     }
 
     /// Stacks numbers per row into one tensor of shape `[numbers, rows]`.
-    pub(super) fn stacked<const N: usize>(&self, numbers: [FloatTensor<B>; N]) -> FloatTensor<B> {
+    pub(super) fn stacked(&self, numbers: Vec<FloatTensor<B>>) -> FloatTensor<B> {
         let line = Shape::new([1, self.geometry.rows()]);
-        let lines = numbers.map(|number| B::float_reshape(number, line.clone()));
-        B::float_cat(lines.to_vec(), 0)
+        let lines = numbers.into_iter();
+        let lines = lines.map(|number| B::float_reshape(number, line.clone()));
+        B::float_cat(lines.collect(), 0)
     }
 
     /// One of the stacked numbers, in the shape of [`Geometry::per_row`].

@@ -1,6 +1,6 @@
 //! Sums and elementary functions that are accurate on every backend.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{BoolDType, DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
@@ -142,4 +142,13 @@ pub(super) fn tanh<B: Backend>(v: FloatTensor<B>, bool_dtype: BoolDType) -> Floa
     }
     let small = B::float_lower_elem(square, 0.25.into(), bool_dtype);
     B::float_mask_where(B::float_tanh(v.clone()), small, B::float_div(v, fraction))
+}
+
+pub(super) fn is_minus_infinity<B: Backend>(
+    numbers: FloatTensor<B>,
+    bool_dtype: BoolDType,
+) -> BoolTensor<B> {
+    let infinite = B::float_is_inf(numbers.clone(), bool_dtype);
+    let negative = B::float_lower_elem(numbers, 0.0.into(), bool_dtype);
+    B::bool_and(infinite, negative)
 }

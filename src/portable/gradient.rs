@@ -122,7 +122,8 @@ impl<B: Backend> Call<'_, B> {
         if let Some(gradient) = self.row_values_gradient(scores, scales.0.clone()) {
             return self.chain_transform(gradient, logits);
         }
-        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
+        let valid = self.valid(scores);
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref(), valid);
         let gradient = match scores {
             Scores::Probabilities(s) => {
                 let scale = &scales.0;

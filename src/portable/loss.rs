@@ -40,7 +40,7 @@ pub(super) fn loss<B: Backend>(
             maximum, others, ..
         } => Saved::Statistics {
             logits,
-            statistics: call.stacked([maximum, others]),
+            statistics: call.stacked(vec![maximum, others]),
             divisors: call.saved_divisors(&rows),
         },
         Scores::Probabilities(_) => Saved::Logits(Logits::Tensor(logits)),
@@ -119,7 +119,8 @@ impl<B: Backend> Call<'_, B> {
         inputs: &Inputs<B>,
         rows: &Rows<B>,
     ) -> FloatTensor<B> {
-        let (shares, none) = self.shares(inputs, rows.counting.as_ref());
+        let valid = self.valid(scores);
+        let (shares, none) = self.shares(inputs, rows.counting.as_ref(), valid);
         let terms = B::float_mul(shares, self.surprisals(scores));
         sum_classes::<B>(B::float_mask_fill(terms, none, 0.0.into()))
     }

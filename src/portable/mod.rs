@@ -10,7 +10,8 @@
 //! in the loss of a row:
 //!
 //! ```text
-//! q[c] = (1 - e) p[c] + e / C       p one-hot for an index, e the label smoothing
+//! q[c] = (1 - e) p[c] + e / C       p one-hot for an index, e the label smoothing, which may
+//!                                   also be spread over the classes that are not masked
 //! a[c] = w[c] q[c]                  w the class weights
 //! loss = sum_c a[c] (lse - x[c])    a share of 0 adds nothing, also where x[c] is -inf
 //! dx   = (sum_c a[c]) softmax(x) - a

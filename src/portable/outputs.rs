@@ -85,8 +85,10 @@ impl<B: Backend> Call<'_, B> {
         let lines = [order.first, rank].map(|classes| B::int_reshape(classes, line.clone()));
         RowOutputs::PerRow {
             numbers: match outputs {
-                Outputs::RowsAndEntropy => self.stacked([lse, log_prob, self.entropy(surprisals)]),
-                Outputs::Rows | Outputs::None => self.stacked([lse, log_prob]),
+                Outputs::RowsAndEntropy => {
+                    self.stacked(vec![lse, log_prob, self.entropy(surprisals)])
+                }
+                Outputs::Rows | Outputs::None => self.stacked(vec![lse, log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
             divisors: self.divisors_of_mean(inputs, rows.counting.as_ref(), rows.weights.as_ref()),

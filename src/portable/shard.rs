@@ -18,6 +18,12 @@
 //! 5  sum of w elsewhere                 subtraction
 //! ```
 //!
+//! and where they are smoothed over the classes that are not masked, the others having a `w` of 0 in lines 3 to 5
+//!
+//! ```text
+//! 6  number of the classes that are not masked
+//! ```
+//!
 //! A shard of nothing but `-inf` has no finite maximum: its others are -1 (a sum of 0), and line 3 is
 //! measured from 0.
 
@@ -25,8 +31,10 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, Shape, Slice};
 
-use super::call::{Call, Rows, Scores};
-use super::elementary::{cast, data, full, log1p, scaled_difference, sum_classes};
+use super::call::{Call, Rows, Scores, Valid};
+use super::elementary::{
+    cast, data, full, is_minus_infinity, log1p, scaled_difference, sum_classes,
+};
 use super::factor::Factored;
 use crate::operation::shard::ShardCall;
 use crate::operation::{Inputs, MaybeFloat, Options};
@@ -37,10 +45,15 @@ const TARGET: isize = 2;
 const SPREAD: isize = 3;
 const AT_MAXIMUM: isize = 4;
 const ELSEWHERE: isize = 5;
+const VALID: isize = 6;
 
 /// Count of numbers of each row in the statistics of a shard.
 pub(crate) fn statistics_per_row(options: &Options) -> usize {
-    if options.label_smoothing == 0.0 { 3 } else { 6 }
+    match (options.label_smoothing == 0.0, options.masked()) {
+        (true, _) => 3,
+        (false, None) => 6,
+        (false, Some(_)) => 7,
+    }
 }
 
 /// Statistics of one shard, shape `[numbers, rows]`.
@@ -131,6 +144,9 @@ pub(crate) fn combined_statistics<B: Backend>(
         lines.push(at_maximum);
         lines.push(B::float_add(elsewhere, small_weight));
     }
+    if numbers > lines.len() {
+        lines.push(B::float_add(pair.first(VALID), pair.second(VALID)));
+    }
     B::float_cat(lines, 0)
 }
 
@@ -176,17 +192,13 @@ fn line<B: Backend>(statistics: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
     B::float_slice(statistics.clone(), &window)
 }
 
-fn is_minus_infinity<B: Backend>(numbers: FloatTensor<B>, bool_dtype: BoolDType) -> BoolTensor<B> {
-    let infinite = B::float_is_inf(numbers.clone(), bool_dtype);
-    let negative = B::float_lower_elem(numbers, 0.0.into(), bool_dtype);
-    B::bool_and(infinite, negative)
-}
-
 /// Classes of this shard, combined with the statistics of all classes.
 struct Combined<B: Backend> {
     /// Logits of this shard, with the maximum and the others of all classes.
     scores: Scores<B>,
     shares: RowShares<B>,
+    /// Absent where the label smoothing is spread over all classes; the masks are those of this shard.
+    valid: Option<Valid<B>>,
     rows: Rows<B>,
     /// Absent without a factor by the target's probability.
     factored: Option<Factored<B>>,
@@ -243,23 +255,33 @@ impl<B: Backend> Call<'_, B> {
         let target = B::float_mask_fill(x.clone(), not_target, 0.0.into());
         let target = sum_classes::<B>(target);
         if self.options.label_smoothing == 0.0 {
-            return self.stacked([maximum, others, target]);
+            return self.stacked(vec![maximum, others, target]);
         }
 
         let weights = B::float_expand(self.class_weights(inputs), self.geometry.full());
+        let masked = self.masked(x.clone());
+        let weights = match masked.clone() {
+            None => weights,
+            Some(masked) => B::float_mask_fill(weights, masked, 0.0.into()),
+        };
         let weightless = B::float_equal_elem(weights.clone(), 0.0.into(), self.bool);
         let spread = B::float_mul(weights.clone(), self.difference(measured_from, x));
         let spread = sum_classes::<B>(B::float_mask_fill(spread, weightless, 0.0.into()));
         let elsewhere = B::float_mask_fill(weights.clone(), is_maximum.clone(), 0.0.into());
         let at_maximum = B::float_mask_fill(weights, B::bool_not(is_maximum), 0.0.into());
-        self.stacked([
+        let mut lines = vec![
             maximum,
             others,
             target,
             spread,
             sum_classes::<B>(at_maximum),
             sum_classes::<B>(elsewhere),
-        ])
+        ];
+        lines.extend(masked.map(|masked| {
+            let valid = B::bool_into_float(B::bool_not(masked), self.float);
+            sum_classes::<B>(valid)
+        }));
+        self.stacked(lines)
     }
 
     /// Weights of this shard's classes, shape `[1, classes, 1]`.
@@ -284,9 +306,15 @@ impl<B: Backend> Call<'_, B> {
         let rows = self.rows(inputs);
         let maximum = self.number(statistics, MAXIMUM);
         let others = self.number(statistics, OTHERS);
+        let x = self.transformed(self.view(logits));
+        let masked = self.masked(x.clone());
         Combined {
+            valid: masked.map(|masked| Valid {
+                masked,
+                count: self.number(statistics, VALID),
+            }),
             scores: Scores::Logits {
-                x: self.transformed(self.view(logits)),
+                x,
                 others: self.without_distribution(others, maximum.clone()),
                 maximum,
             },
@@ -304,14 +332,23 @@ impl<B: Backend> Call<'_, B> {
     ) -> RowShares<B> {
         let smoothing = self.options.label_smoothing;
         let weights = rows.indices().target_weights(&inputs.weights, self.float);
-        let spread = |at| {
-            let even = smoothing / self.window.of as f64;
-            B::float_mul_scalar(self.number(statistics, at), even.into())
-        };
+        let spread = |at| self.evenly(statistics, at);
         RowShares {
             target: B::float_mul_scalar(weights, (1.0 - smoothing).into()),
             spread: (smoothing != 0.0).then(|| (spread(AT_MAXIMUM), spread(ELSEWHERE))),
         }
+    }
+
+    /// One line of the statistics times the even share of a class.
+    fn evenly(&self, statistics: &FloatTensor<B>, at: isize) -> FloatTensor<B> {
+        let smoothing = self.options.label_smoothing;
+        let numbers = self.number(statistics, at);
+        if self.options.masked().is_none() {
+            let even = smoothing / self.window.of as f64;
+            return B::float_mul_scalar(numbers, even.into());
+        }
+        let count = self.number(statistics, VALID);
+        B::float_mul_scalar(B::float_div(numbers, count), smoothing.into())
     }
 
     /// Losses of the rows, without the z-losses.
@@ -329,8 +366,7 @@ impl<B: Backend> Call<'_, B> {
         let Some((at_maximum, elsewhere)) = &shares.spread else {
             return losses;
         };
-        let even = self.options.label_smoothing / self.window.of as f64;
-        let distances = B::float_mul_scalar(self.number(statistics, SPREAD), even.into());
+        let distances = self.evenly(statistics, SPREAD);
         let weight = B::float_add(at_maximum.clone(), elsewhere.clone());
         let spread = B::float_add(distances, B::float_mul(weight, log_sum));
         B::float_add(losses, spread)
@@ -368,7 +404,8 @@ impl<B: Backend> Call<'_, B> {
         inputs: &Inputs<B>,
     ) -> FloatTensor<B> {
         let counting = combined.rows.indices();
-        let (shares, _) = self.shares(inputs, Some(counting));
+        let valid = combined.valid.clone();
+        let (shares, _) = self.shares(inputs, Some(counting), valid);
         let (row_shares, shares) = match &combined.factored {
             None => (combined.shares.clone(), shares),
             Some(rows) => {

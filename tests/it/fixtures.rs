@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, RowFactor};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, RowFactor, SmoothingOver};
 use serde::{Deserialize, Deserializer};
 
 use crate::common::backends::tests_on;
@@ -71,11 +71,23 @@ impl From<Factor> for RowFactor {
     }
 }
 
+/// What label smoothing is spread over, as extras.py writes it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    #[default]
+    Classes,
+    Others,
+    Valid,
+}
+
 /// The options of a case, under the names that the scripts write.
 #[derive(Debug, Deserialize)]
 pub struct Options {
     weight: Option<Vec<f32>>,
     label_smoothing: f64,
+    #[serde(default)]
+    smoothing_over: Over,
     ignore_indices: Vec<i64>,
     reduction: String,
     logit_scale: f64,
@@ -90,6 +102,11 @@ impl Options {
             .with_weight(self.weight.clone())
             .with_ignore_indices(self.ignore_indices.clone())
             .with_label_smoothing(self.label_smoothing)
+            .with_smoothing_over(match self.smoothing_over {
+                Over::Classes => SmoothingOver::Classes,
+                Over::Others => SmoothingOver::OtherClasses,
+                Over::Valid => SmoothingOver::ValidClasses,
+            })
             .with_reduction(match self.reduction.as_str() {
                 "sum" => Reduction::Sum,
                 "batch_mean" => Reduction::BatchMean,
@@ -233,6 +250,7 @@ mod precision {
                 && self.row_factor.is_none()
                 && self.grad.is_some()
                 && self.options.reduction != "batch_mean"
+                && self.options.smoothing_over == Over::Classes
                 && (
                     self.options.logit_scale,
                     self.options.logit_softcap,

@@ -36,6 +36,7 @@ mod row_weights;
 mod schedule;
 mod seeds;
 mod shards;
+mod smoothing;
 mod teacher_fixtures;
 mod teachers;
 mod threads;

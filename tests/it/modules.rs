@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction,
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction, SmoothingOver,
 };
 
 use crate::common::backends::tests_on;
@@ -84,10 +84,12 @@ fn a_loss_has_no_parameters(device: &Device) {
 fn a_loss_shows_its_options(device: &Device) {
     let loss = CrossEntropyLossConfig::new()
         .with_label_smoothing(0.25)
+        .with_smoothing_over(SmoothingOver::ValidClasses)
         .with_ignore_indices(vec![255])
         .init(device);
     let shown = format!("{loss}");
     assert!(shown.contains("label_smoothing: 0.25"), "{shown}");
+    assert!(shown.contains("smoothing_over: ValidClasses"), "{shown}");
     assert!(shown.contains("[255]"), "{shown}");
 }
 
@@ -149,6 +151,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.weight, None);
     assert_eq!(config.ignore_indices, [-100]);
     assert_eq!(config.label_smoothing, 0.0);
+    assert_eq!(config.smoothing_over, SmoothingOver::Classes);
     assert!(matches!(config.reduction, burn::nn::loss::Reduction::Mean));
     assert!(config.logits);
     assert_eq!(config.class_dim, 1);

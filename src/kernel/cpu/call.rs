@@ -7,7 +7,7 @@ use super::instructions::Instructions;
 use super::logits::Scale;
 use super::part::{PartTask, Scratch, Slots, Sum};
 use super::rows::OutputLines;
-use super::shares::Shares;
+use super::shares::{OverValid, Shares};
 use super::storage::{Cut, Floats, FloatsMut, Part};
 use super::targets::{RowRule, TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
@@ -169,10 +169,15 @@ impl<A: HalfRows> Call<'_, A> {
             shares: Shares {
                 remaining: A::of(1.0 - options.label_smoothing),
                 even: A::of(options.label_smoothing / self.geometry.classes as f64),
+                evens: None,
                 distribution: None,
                 weights: self.weights,
                 classes: self.geometry.classes,
             },
+            over_valid: options.masked().map(|masked| OverValid {
+                masked: A::of(masked),
+                smoothing: A::of(options.label_smoothing),
+            }),
             values: options.values,
             value: options.value,
             teacher: match options.targets {

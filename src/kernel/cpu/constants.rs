@@ -3,7 +3,7 @@
 use super::factor::Factor;
 use super::instructions::Instructions;
 use super::logits::Scale;
-use super::shares::Shares;
+use super::shares::{OverValid, Shares};
 use super::targets::RowRule;
 use crate::operation::{Geometry, InputValues, Outputs, RowValue, Ties};
 
@@ -13,6 +13,8 @@ pub(crate) struct Constants<'a, A> {
     pub(super) rule: RowRule<'a, A>,
     /// Shares that are spread over the classes, without the distribution.
     pub(super) shares: Shares<'a, A>,
+    /// Absent where the label smoothing is spread over all classes.
+    pub(super) over_valid: Option<OverValid<A>>,
     pub(super) values: InputValues,
     pub(super) value: RowValue,
     /// Scale of a teacher's logits, where the distributions are such.

@@ -86,6 +86,7 @@ pub(super) struct Scratch<A> {
     spare: Vec<A>,
     distribution: Vec<A>,
     targets_gradient: Vec<A>,
+    evens: Vec<A>,
 }
 
 impl<A: Float> Scratch<A> {
@@ -95,6 +96,7 @@ impl<A: Float> Scratch<A> {
             spare: Vec::new(),
             distribution: Vec::new(),
             targets_gradient: Vec::new(),
+            evens: Vec::new(),
         }
     }
 }
@@ -160,6 +162,7 @@ impl<A: HalfRows> Constants<'_, A> {
             spare,
             distribution,
             targets_gradient,
+            evens,
         } = scratch;
         let distribution = task.distributions.map(|part| match A::runs(part) {
             Some(native) if self.teacher.is_none() => native.row(geometry, row),
@@ -173,6 +176,7 @@ impl<A: HalfRows> Constants<'_, A> {
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
+            evens: self.evens_in(evens, geometry.classes),
             targets_gradient: task
                 .targets_gradient
                 .is_some()
@@ -280,6 +284,7 @@ impl<A: HalfRows> Constants<'_, A> {
             spare,
             distribution,
             targets_gradient,
+            evens,
         } = scratch;
         let x = sized(x, length);
         match (&task.logits, &task.output) {
@@ -309,6 +314,7 @@ impl<A: HalfRows> Constants<'_, A> {
             let mut unit = Unit {
                 rows: self.rows(rows.clone(), &resolved),
                 shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
+                evens: self.evens_in(evens, unit_length),
                 targets_gradient: targets_gradient
                     .as_mut()
                     .map(|numbers| &mut numbers[here.clone()]),
@@ -346,6 +352,11 @@ impl<A: HalfRows> Constants<'_, A> {
             distribution,
             ..self.shares
         })
+    }
+
+    /// Place of a unit's even shares, where masked classes have none.
+    fn evens_in<'s>(&self, evens: &'s mut Vec<A>, length: usize) -> Option<&'s mut [A]> {
+        self.over_valid.map(|_| sized(evens, length))
     }
 
     /// Adds the losses of rows to the sum, or writes them into their slots.

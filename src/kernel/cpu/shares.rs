@@ -2,8 +2,9 @@
 //! distributions, times the class weights. The share that an index target adds to its one class is a
 //! number per row, see [`Rows`](super::rows::Rows).
 
-use super::blocks::{Block, LANES};
+use super::blocks::{Block, Blocks, LANES, Visitor, Write, fold_sum, of_lane};
 use super::float::Float;
+use super::instructions::Task;
 
 /// `a[c] = weight[c] (remaining p[c] + even)`.
 #[derive(Clone, Copy)]
@@ -12,6 +13,8 @@ pub(crate) struct Shares<'a, A> {
     pub(crate) remaining: A,
     /// `e / C`.
     pub(crate) even: A,
+    /// Number of each class in the place of `even`, laid out like the logits, where masked classes have none.
+    pub(crate) evens: Option<&'a [A]>,
     /// Distribution `p`, laid out like the logits.
     pub(crate) distribution: Option<&'a [A]>,
     /// One weight per class.
@@ -27,6 +30,7 @@ impl<A: Float> Shares<'_, A> {
         (!is_alone).then_some(Self {
             remaining: A::ONE,
             even: A::ZERO,
+            evens: None,
             weights: None,
             ..self
         })
@@ -35,7 +39,10 @@ impl<A: Float> Shares<'_, A> {
     /// Shares of block `step`; 0 beyond the last class.
     #[inline(always)]
     pub(crate) fn block<const W: usize>(&self, step: usize) -> Block<A> {
-        let mut shares = [self.even; LANES];
+        let mut shares = match self.evens {
+            None => [self.even; LANES],
+            Some(evens) => block_at(evens, step),
+        };
         if let Some(distribution) = self.distribution {
             let p = block_at(distribution, step);
             for lane in 0..LANES {
@@ -66,6 +73,83 @@ impl<A: Float> Shares<'_, A> {
             }
         }
         slopes
+    }
+}
+
+/// Label smoothing over the classes that are not masked.
+#[derive(Clone, Copy)]
+pub(crate) struct OverValid<A> {
+    /// Number of a masked class.
+    pub(crate) masked: A,
+    /// Share `e` that the other classes of a row have together.
+    pub(crate) smoothing: A,
+}
+
+/// Replaces the numbers of rows, logits or probabilities, by `e / V` at the `V` classes that are not masked, and by 0
+/// at the others.
+pub(super) struct Evens<'a, A, const W: usize> {
+    pub(super) over: OverValid<A>,
+    pub(super) numbers: &'a mut [A],
+}
+
+impl<A: Float, const W: usize> Task for Evens<'_, A, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let OverValid { masked, smoothing } = self.over;
+        let mut numbers = Write::new(self.numbers, masked);
+        let steps = numbers.steps();
+        let mut marks = Marks {
+            masked,
+            count: [A::ZERO; LANES],
+        };
+        numbers.visit(0..steps, &mut marks);
+        let mut even = fold_sum::<A, W>(marks.count);
+        for row in 0..W {
+            even[row] = smoothing / even[row];
+        }
+        numbers.visit(0..steps, &mut Marked { even });
+    }
+}
+
+/// Replaces numbers by 0 where they are masked and by 1 elsewhere, and adds up.
+struct Marks<A> {
+    masked: A,
+    count: Block<A>,
+}
+
+impl<A: Float> Visitor<A> for Marks<A> {
+    #[inline(always)]
+    fn visit(&mut self, _step: usize, block: &Block<A>) -> Block<A> {
+        let mut marks = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let is_masked = block[lane] == self.masked;
+            marks[lane] = if is_masked { A::ZERO } else { A::ONE };
+            self.count[lane] += marks[lane];
+        }
+        marks
+    }
+}
+
+/// Replaces each 1 by the number of its row. A choice, not a product: without valid classes that number is infinite.
+struct Marked<A, const W: usize> {
+    even: [A; W],
+}
+
+impl<A: Float, const W: usize> Visitor<A> for Marked<A, W> {
+    #[inline(always)]
+    fn visit(&mut self, _step: usize, marks: &Block<A>) -> Block<A> {
+        let mut evens = [A::ZERO; LANES];
+        for lane in 0..LANES {
+            let even = of_lane(&self.even, lane);
+            evens[lane] = if marks[lane] == A::ZERO {
+                A::ZERO
+            } else {
+                even
+            };
+        }
+        evens
     }
 }
 

@@ -9,7 +9,7 @@ use super::ranks::{Before, First, Losers};
 use super::row_loss::{EntropyOf, GradientOver, LossesOf, RowLoss, TargetsGradient};
 use super::row_value::{Entropy, LogSumExp};
 use super::rows::{Losses, RowOutputs, Rows};
-use super::shares::Shares;
+use super::shares::{Evens, Shares};
 use super::softcap::{Bend, Softcap, Unbend};
 use crate::operation::{InputValues, Outputs, RowValue, Ties};
 
@@ -17,6 +17,8 @@ use crate::operation::{InputValues, Outputs, RowValue, Ties};
 pub(crate) struct Unit<'a, A, const W: usize> {
     pub(super) rows: Rows<A, W>,
     pub(super) shares: Option<Shares<'a, A>>,
+    /// Place of the even shares, where masked classes have none.
+    pub(super) evens: Option<&'a mut [A]>,
     /// Place of the gradient of the distributions.
     pub(super) targets_gradient: Option<&'a mut [A]>,
     /// Whether the gradient of the logits is wanted.
@@ -101,12 +103,14 @@ impl<A: Float> Constants<'_, A> {
         let Unit {
             rows,
             shares,
+            evens,
             targets_gradient,
             outputs,
             ahead,
             ..
         } = unit;
-        let (rows, shares) = (&*rows, *shares);
+        let shares = self.over_valid::<W>(*shares, evens.take(), x.numbers());
+        let rows = &*rows;
         let targets_gradient = targets_gradient.take();
         let class = self.class_to_rank(rows, shares);
         match self.values {
@@ -129,6 +133,27 @@ impl<A: Float> Constants<'_, A> {
         }
     }
 
+    /// Shares with the even shares of the classes of `x` that are not masked, where they have a place.
+    fn over_valid<'s, const W: usize>(
+        &self,
+        shares: Option<Shares<'s, A>>,
+        evens: Option<&'s mut [A]>,
+        x: &[A],
+    ) -> Option<Shares<'s, A>> {
+        let (Some(over), Some(evens)) = (self.over_valid, evens) else {
+            return shares;
+        };
+        evens.copy_from_slice(x);
+        self.instructions.run(Evens::<A, W> {
+            over,
+            numbers: evens,
+        });
+        shares.map(|shares| Shares {
+            evens: Some(evens),
+            ..shares
+        })
+    }
+
     /// The loss of logits of which nothing but losses and their gradient is wanted; `None` if more is wanted.
     pub(super) fn only_softmax<'u>(
         &'u self,
@@ -136,6 +161,7 @@ impl<A: Float> Constants<'_, A> {
     ) -> Option<Softmax<'u, A, 1>> {
         let is_only = unit.targets_gradient.is_none()
             && self.outputs == Outputs::None
+            && self.over_valid.is_none()
             && self.value == RowValue::Loss;
         match self.values {
             InputValues::Logits {

@@ -62,6 +62,8 @@ struct Lanes<A: Float, N: Size> {
     /// the mean of `maximum - x` under the probabilities.
     at_target: Vector<A, N>,
     class: Vector<u32, N>,
+    /// Even shares of the rows, see [`Inputs::evens_of_slot`].
+    evens: Vector<A, N>,
     /// Whether the row counts, 1 or 0; `dropped` replaces its gradient if it does not.
     counts: Vector<A, N>,
     dropped: Vector<A, N>,
@@ -101,6 +103,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
             spec.clone(),
         );
     }
+    lanes.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
     let mut counts = true.runtime();
     if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
         counts = lanes.counts.extract(0usize) == A::new(1.0);
@@ -169,7 +172,9 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let x = scores::<F, A, N>(step.logits, numbers, spec.values);
         let mut shares = zeros::<A, N>();
         if comptime!(spec.is_spread) {
-            shares = inputs.shares(step.targets, step.at, numbers, along);
+            let are_probabilities = comptime!(spec.values == Values::Probabilities);
+            let even = inputs.even_shares(x, self.evens, numbers, are_probabilities);
+            shares = inputs.shares(step.targets, even, step.at, numbers, along);
         }
         #[comptime]
         if let ComptimeOption::Some(gradient) = &mut gradients.logits {
@@ -367,6 +372,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
             dominant_at_target: zeros(),
             dominant_elsewhere: zeros(),
             at_target: zeros(),
+            evens: zeros(),
             class: Vector::new(0u32),
             counts: zeros(),
             dropped: zeros(),

@@ -98,7 +98,7 @@ pub(crate) struct Call<'a> {
     pub(crate) wanted: Wanted,
     pub(crate) logits: Full,
     pub(crate) targets: Targets,
-    /// One weight per class, then one per row, as far as there are such, in the dtype of the arithmetic.
+    /// See [`Inputs`](super::targets::Inputs), in the dtype of the arithmetic.
     pub(crate) weights: Option<Buffer>,
     pub(crate) weighed: Weighed,
     /// One class per row of distributions, i32; present where outputs are wanted.
@@ -152,13 +152,13 @@ impl Totals {
 }
 
 impl Buffer {
-    fn argument(&self) -> BufferArg {
+    pub(super) fn argument(&self) -> BufferArg {
         // SAFETY: `length` is the number of elements that the buffer holds, from its tensor's shape
         // and strides, or from its own allocation below.
         unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.length) }
     }
 
-    fn new(client: &Client, dtype: ElemType, length: usize) -> Self {
+    pub(super) fn new(client: &Client, dtype: ElemType, length: usize) -> Self {
         Self {
             handle: client.empty(length * dtype.size()),
             dtype,
@@ -438,7 +438,7 @@ impl Call<'_> {
         }
     }
 
-    fn plan(&self, gradients: impl IntoIterator<Item = Layout>) -> Plan {
+    pub(super) fn plan(&self, gradients: impl IntoIterator<Item = Layout>) -> Plan {
         let problem = self.problem(gradients);
         Plan::new(&problem, &hardware(&self.client), super::plan::forced())
     }
@@ -489,7 +489,7 @@ impl Call<'_> {
         }
     }
 
-    fn extent(&self, plan: &Plan, gradients: [Option<Layout>; 2]) -> ExtentLaunch {
+    pub(super) fn extent(&self, plan: &Plan, gradients: [Option<Layout>; 2]) -> ExtentLaunch {
         let logits = self.logits.layout;
         let targets = self.distributions().map_or(logits, |full| full.layout);
         let [gradient, targets_gradient] = gradients;
@@ -530,7 +530,7 @@ impl Call<'_> {
         )
     }
 
-    fn numbers(&self) -> NumbersLaunch {
+    pub(super) fn numbers(&self) -> NumbersLaunch {
         let (scale, cap) = match self.options.values {
             InputValues::Logits { scale, softcap } => (scale, softcap.unwrap_or(1.0)),
             InputValues::Probabilities => (1.0, 1.0),
@@ -555,7 +555,7 @@ impl Call<'_> {
         let (_, [factor, rest_of_factor]) = Factor::of(self.options.row_factor);
         NumbersLaunch::new(
             self.number(1.0 - smoothing),
-            self.number(smoothing / self.geometry.classes as f64),
+            self.number(self.options.even(self.geometry.classes)),
             self.number(scale),
             self.number(before),
             self.number(after),
@@ -594,7 +594,7 @@ impl Call<'_> {
         }
     }
 
-    fn arithmetic(&self) -> ElemType {
+    pub(super) fn arithmetic(&self) -> ElemType {
         arithmetic_of(self.logits.buffer.dtype)
     }
 
@@ -637,7 +637,7 @@ impl Call<'_> {
     }
 
     /// Address type that is wide enough for every buffer of a launch.
-    fn address_type(&self, others: impl IntoIterator<Item = usize>) -> AddressType {
+    pub(super) fn address_type(&self, others: impl IntoIterator<Item = usize>) -> AddressType {
         let targets = match &self.targets {
             Targets::Indices(indices) => indices.length,
             Targets::Distributions(targets) => targets.buffer.length,
@@ -647,7 +647,7 @@ impl Call<'_> {
     }
 
     /// Dimensions of a launch of at least `cubes` cubes.
-    fn cube_count(&self, cubes: usize) -> CubeCount {
+    pub(super) fn cube_count(&self, cubes: usize) -> CubeCount {
         cubecl::calculate_cube_count_elemwise(&self.client, cubes, CubeDim::new_1d(1))
     }
 }

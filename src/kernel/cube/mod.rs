@@ -10,7 +10,7 @@
 //! | [`factor`] | the factor of a row's loss by its target's probability |
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
-//! | [`targets`] | which rows count, the classes' shares |
+//! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
 //! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
 //! | [`plan`], [`spec`], [`layout`] | who computes which rows; arguments of the kernels; places in memory |
@@ -21,6 +21,7 @@
 
 mod backward;
 mod elementary;
+mod evens;
 mod factor;
 mod finish;
 mod forward;

@@ -218,6 +218,12 @@ impl Plan {
         }
     }
 
+    /// Plan in which one group of units computes a whole row.
+    pub(crate) fn without_parts(mut self) -> Self {
+        self.tile.in_parts = false;
+        Self { parts: 1, ..self }
+    }
+
     /// Number of cubes to launch.
     pub(crate) fn cubes(&self) -> usize {
         let cubes_of_a_part = self.slots.div_ceil(self.tile.rows as usize);

@@ -35,6 +35,7 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
         takes_any = takes_any && target.counts;
     }
     let ranked = class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, uniforms, spec.clone());
+    state.evens = inputs.evens_of_slot(span.slot, extent, tile.along);
     let mut walk = Walk::new(span, takes_any, extent, tile);
     if comptime!(tile.is_single_block) {
         if walk.base < walk.end {

@@ -111,7 +111,7 @@ impl Spec {
 pub(crate) struct Numbers {
     /// `1 - e`, with `e` the label smoothing.
     pub(crate) remaining: InputScalar,
-    /// `e / C`.
+    /// `e / C`; `e` where rows have even shares of their own.
     pub(crate) even: InputScalar,
     /// Factor of the logits.
     pub(crate) scale: InputScalar,

@@ -36,6 +36,8 @@ pub(crate) struct State<A: Float, N: Size, M: Size> {
     at_maximum: Sum<A, M>,
     /// Sum of the shares `a` below the maximum.
     elsewhere: Sum<A, M>,
+    /// Even shares of the rows, see [`Inputs::evens_of_slot`].
+    pub(crate) evens: Vector<A, N>,
     pub(crate) outputs: OutputSums<A, N, M>,
 }
 
@@ -63,6 +65,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(zeros()),
             at_maximum: Sum::of(zeros()),
             elsewhere: Sum::of(zeros()),
+            evens: zeros(),
             outputs: OutputSums::new(numbers.lowest.get::<A>()),
         }
     }
@@ -76,6 +79,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(Vector::new(row.gaps)),
             at_maximum: Sum::of(Vector::new(row.at_maximum)),
             elsewhere: Sum::of(Vector::new(row.elsewhere)),
+            evens: zeros(),
             outputs: OutputSums::of_row(row.outputs),
         }
     }
@@ -173,7 +177,8 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
                 self.rise_to_lanes(Vector::cast_from(largest), numbers, spec);
             }
         }
-        let mut sums = BlockSums::new(for_every_logit::<A, M, N>(self.maximum, tile.along));
+        let maximum = for_every_logit::<A, M, N>(self.maximum, tile.along);
+        let mut sums = BlockSums::new(maximum, self.evens);
         #[unroll]
         for nth in 0..tile.unroll as usize {
             let step = &block.steps[nth];
@@ -252,12 +257,13 @@ struct BlockSums<A: Float, N: Size> {
     gaps: Vector<A, N>,
     at_maximum: Vector<A, N>,
     elsewhere: Vector<A, N>,
+    evens: Vector<A, N>,
     outputs: BlockOutputs<A, N>,
 }
 
 #[cube]
 impl<A: Float, N: Size> BlockSums<A, N> {
-    fn new(maximum: Vector<A, N>) -> BlockSums<A, N> {
+    fn new(maximum: Vector<A, N>, evens: Vector<A, N>) -> BlockSums<A, N> {
         BlockSums::<A, N> {
             maximum,
             others: zeros(),
@@ -265,6 +271,7 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             gaps: zeros(),
             at_maximum: zeros(),
             elsewhere: zeros(),
+            evens,
             outputs: BlockOutputs::new(),
         }
     }
@@ -280,7 +287,9 @@ impl<A: Float, N: Size> BlockSums<A, N> {
     ) {
         let mut shares = zeros::<A, N>();
         if comptime!(spec.is_spread) {
-            shares = inputs.shares(step.targets, step.at, numbers, spec.tile.along);
+            let are_probabilities = comptime!(spec.values == Values::Probabilities);
+            let even = inputs.even_shares(x, self.evens, numbers, are_probabilities);
+            shares = inputs.shares(step.targets, even, step.at, numbers, spec.tile.along);
         }
         let own_shares = inputs.own_shares(step.targets);
         if comptime!(spec.values == Values::Probabilities) {

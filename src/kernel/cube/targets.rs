@@ -3,6 +3,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::evens::masked_number;
 use super::plan::Along;
 use super::spec::{Extent, Numbers};
 
@@ -13,8 +14,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) indices: ComptimeOption<Box<[I]>>,
     /// One number per logit.
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
-    /// One number per class, then one per row, as far as there are such. One buffer, because WebGPU guarantees
-    /// few of them.
+    /// One number per class, then one per row, then the even share of each row's valid classes, as far as there are
+    /// such. One buffer, because WebGPU guarantees few of them.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     #[cube(comptime)]
     pub(crate) weighed: Weighed,
@@ -29,6 +30,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
 pub(crate) struct Weighed {
     pub(crate) classes: bool,
     pub(crate) rows: bool,
+    /// Whether the label smoothing gives masked classes nothing, and each row has an even share of its own.
+    pub(crate) evens: bool,
 }
 
 /// Target of a row, resolved by the target rule.
@@ -155,6 +158,62 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         weight
     }
 
+    /// Even shares of the rows of a slot, in each lane; placeholders where all rows have the same.
+    pub(crate) fn evens_of_slot(
+        &self,
+        slot: usize,
+        extent: &Extent,
+        #[comptime] along: Along,
+    ) -> Vector<A, N> {
+        let mut evens = Vector::<A, N>::new(A::new(0.0));
+        if comptime!(self.weighed.evens) {
+            match comptime!(along) {
+                Along::Classes => evens = Vector::new(self.even_of_row(slot, extent)),
+                Along::Positions =>
+                {
+                    #[unroll]
+                    for lane in 0..N::value().comptime() {
+                        let row = slot * N::value().comptime() + lane;
+                        evens.insert(lane, self.even_of_row(row, extent));
+                    }
+                }
+            }
+        }
+        evens
+    }
+
+    fn even_of_row(&self, row: usize, extent: &Extent) -> A {
+        let mut first = 0usize.runtime();
+        if comptime!(self.weighed.classes) {
+            first += extent.classes;
+        }
+        if comptime!(self.weighed.rows) {
+            first += extent.rows;
+        }
+        #[comptime]
+        match &self.weights {
+            ComptimeOption::Some(weights) => weights[first + row],
+            ComptimeOption::None => A::new(0.0),
+        }
+    }
+
+    /// Even shares of a step with the scores `x`, of which masked classes have none where the rows have `evens`.
+    pub(crate) fn even_shares(
+        &self,
+        x: Vector<A, N>,
+        evens: Vector<A, N>,
+        numbers: &Numbers,
+        #[comptime] are_probabilities: bool,
+    ) -> Vector<A, N> {
+        match comptime!(self.weighed.evens) {
+            false => Vector::new(numbers.even.get::<A>()),
+            true => {
+                let masked = masked_number::<A, N>(numbers.lowest.get::<A>(), are_probabilities);
+                select_many(x.equal(&masked), Vector::new(A::new(0.0)), evens)
+            }
+        }
+    }
+
     /// Vector of the distributions at a place; zeros without distributions.
     pub(crate) fn distribution(&self, place: usize) -> Vector<P, N> {
         #[comptime]
@@ -164,16 +223,17 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
-    /// Spread shares of a step, `w[c] ((1 - e) p[c] + e / C)`: shares that distributions and label
+    /// Spread shares of a step, `w[c] ((1 - e) p[c] + even[c])`: shares that distributions and label
     /// smoothing give to every class.
     pub(crate) fn shares(
         &self,
         distribution: Vector<P, N>,
+        even: Vector<A, N>,
         step: usize,
         numbers: &Numbers,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
-        let mut shares = Vector::<A, N>::new(numbers.even.get::<A>());
+        let mut shares = even;
         #[comptime]
         if let ComptimeOption::Some(_) = &self.distributions {
             let p = Vector::<A, N>::cast_from(distribution);

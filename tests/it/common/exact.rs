@@ -5,7 +5,8 @@
 //!
 //! With `t` the logits of a row, `s` the scale and `k` the softcap, `x = s t` or `x = k tanh(s t / k)`; an
 //! infinite logit is a mask, and stays what it is. The shares of a target `q` are
-//! `a[c] = w[c] ((1 - e) q[c] + e / C)`, and `A` is their sum. Then by the values of `x`:
+//! `a[c] = w[c] ((1 - e) q[c] + e / C)`, or as another [`SmoothingOver`] says, and `A` is their sum. Then by the
+//! values of `x`:
 //!
 //! | row | `lse` | `-ln p[c]` | loss | `d loss / d x[c]` |
 //! |---|---|---|---|---|
@@ -27,7 +28,7 @@
 //! ones by their number, NaN with -inf below all others. The target of a row whose log-probability is NaN is
 //! the last of this order.
 
-use burn_cross_entropy::RowFactor;
+use burn_cross_entropy::{RowFactor, SmoothingOver};
 
 use super::double_double::Dd;
 use super::oracle::RowDetails;
@@ -300,8 +301,7 @@ impl Row {
     }
 
     fn target_slope(&self, problem: &Problem, class: usize) -> Dd {
-        let kept = Dd::ONE - Dd::of(problem.config.label_smoothing);
-        let factor = kept * class_weight(problem, class);
+        let factor = smoothing(problem, None).0 * class_weight(problem, class);
         if factor.to_f64() == 0.0 {
             Dd::ZERO
         } else {
@@ -313,6 +313,42 @@ impl Row {
 fn class_weight(problem: &Problem, class: usize) -> Dd {
     let weight = &problem.config.weight;
     Dd::of(weight.as_ref().map_or(1.0, |w| f64::from(w[class])))
+}
+
+/// The factor of the target's shares, and the further share of a class of a row, if one is given.
+fn smoothing(problem: &Problem, class: Option<(&[f64], usize)>) -> (Dd, Dd) {
+    let classes = Dd::of(problem.classes() as f64);
+    let smoothing = Dd::of(problem.config.label_smoothing);
+    let masked = if problem.config.logits {
+        f64::NEG_INFINITY
+    } else {
+        0.0
+    };
+    match (problem.config.smoothing_over, class) {
+        (SmoothingOver::OtherClasses, _) => {
+            if problem.classes() == 1 {
+                return (Dd::ONE, Dd::ZERO);
+            }
+            // The same smoothing among all classes, which rounding can take above 1.
+            let among_all = smoothing * classes / (classes - Dd::ONE);
+            let kept = Dd::ONE - among_all;
+            let kept = if kept.to_f64() < 1e-14 {
+                Dd::ZERO
+            } else {
+                kept
+            };
+            (kept, among_all / classes)
+        }
+        (SmoothingOver::ValidClasses, Some((row, class))) => {
+            let valid = row.iter().filter(|value| **value != masked).count();
+            let even = smoothing / Dd::of(valid as f64);
+            let is_masked = row[class] == masked;
+            (Dd::ONE - smoothing, if is_masked { Dd::ZERO } else { even })
+        }
+        (SmoothingOver::Classes | SmoothingOver::ValidClasses, _) => {
+            (Dd::ONE - smoothing, smoothing / classes)
+        }
+    }
 }
 
 fn row_of(problem: &Problem, index: usize) -> Row {
@@ -335,10 +371,9 @@ fn row_of(problem: &Problem, index: usize) -> Row {
                 .collect();
         }
     }
-    let smoothing = Dd::of(problem.config.label_smoothing);
-    let even = smoothing / Dd::of(classes as f64);
     let share = |class: usize| {
-        class_weight(problem, class) * ((Dd::ONE - smoothing) * Dd::of(target[class]) + even)
+        let (kept, even) = smoothing(problem, Some((&given, class)));
+        class_weight(problem, class) * (kept * Dd::of(target[class]) + even)
     };
     let share = (0..classes).map(share).collect();
     let (surprisal, probability, lse) = match problem.config.logits {

@@ -1,7 +1,7 @@
 //! The definition of the loss as loops over f64. It shares nothing with the crate but the configuration that
 //! it reads.
 
-use burn_cross_entropy::RowFactor;
+use burn_cross_entropy::{RowFactor, SmoothingOver};
 
 use super::problem::{
     Outcome, Problem, Targets, Terms, batch_size, empty_value, is_batch_mean, is_sum,
@@ -139,14 +139,47 @@ fn class_weight(problem: &Problem, class: usize) -> f64 {
     weight.as_ref().map_or(1.0, |w| f64::from(w[class]))
 }
 
+/// What the label smoothing gives every class of a row.
+fn even_shares(problem: &Problem, values: &[f64]) -> Vec<f64> {
+    let smoothing = problem.config.label_smoothing;
+    let classes = values.len() as f64;
+    let is_valid = |value: &f64| match problem.config.logits {
+        true => *value != f64::NEG_INFINITY,
+        false => *value != 0.0,
+    };
+    let even = |value: &f64| match problem.config.smoothing_over {
+        SmoothingOver::Classes => smoothing / classes,
+        SmoothingOver::OtherClasses if values.len() == 1 => 0.0,
+        SmoothingOver::OtherClasses => smoothing / (classes - 1.0),
+        SmoothingOver::ValidClasses if is_valid(value) => {
+            smoothing / values.iter().filter(|value| is_valid(value)).count() as f64
+        }
+        SmoothingOver::ValidClasses => 0.0,
+    };
+    values.iter().map(even).collect()
+}
+
+/// The factor of the target's shares, to which the even shares are added. Of the other classes, the target's own is
+/// none.
+fn kept_share(problem: &Problem) -> f64 {
+    let (smoothing, classes) = (problem.config.label_smoothing, problem.classes());
+    match problem.config.smoothing_over {
+        SmoothingOver::Classes | SmoothingOver::ValidClasses => 1.0 - smoothing,
+        SmoothingOver::OtherClasses if classes == 1 => 1.0,
+        // Above 0 only by its rounding where the smoothing is the largest possible.
+        SmoothingOver::OtherClasses => {
+            let kept = 1.0 - smoothing - smoothing / (classes as f64 - 1.0);
+            if kept < 1e-14 { 0.0 } else { kept }
+        }
+    }
+}
+
 fn parts<'a>(problem: &'a Problem, row: &'a Row, index: usize, by: Divisors) -> Parts<'a> {
     let classes = problem.classes();
-    let smoothing = problem.config.label_smoothing;
+    let even = even_shares(problem, &row.values);
+    let kept = kept_share(problem);
     let share: Vec<f64> = (0..classes)
-        .map(|class| {
-            let smoothed = (1.0 - smoothing) * row.target[class] + smoothing / classes as f64;
-            class_weight(problem, class) * smoothed
-        })
+        .map(|class| class_weight(problem, class) * (kept * row.target[class] + even[class]))
         .collect();
     let upstream = problem.upstream[if problem.unreduced { index } else { 0 }];
     let over = |divisor: f64| {
@@ -362,8 +395,7 @@ impl Parts<'_> {
 
     /// The derivative by a share of the target distribution, and its terms.
     fn targets_slope(&self, class: usize) -> (f64, f64) {
-        let smoothing = self.problem.config.label_smoothing;
-        let factor = (1.0 - smoothing) * class_weight(self.problem, class);
+        let factor = kept_share(self.problem) * class_weight(self.problem, class);
         let terms = (factor * self.main_scale).abs() * self.roundings;
         if factor == 0.0 {
             return (0.0, terms);

@@ -6,7 +6,7 @@ use burn_cross_entropy::operation::{
     InputValues, Inputs, Logits, Options, Outputs, RowOutputs, RowReduction, RowValue,
     TargetValues, Targets, Ties, Wanted, WantedGradients,
 };
-use burn_cross_entropy::portable;
+use burn_cross_entropy::{SmoothingOver, portable};
 
 use super::details::RowNumbers;
 use super::problem::{self, Outcome, Problem, batch_size, is_batch_mean, is_sum};
@@ -132,12 +132,30 @@ fn row_numbers(outputs: RowOutputs<Dispatch>, rows: usize) -> RowNumbers {
     }
 }
 
+/// Share of a target that all classes get, the target among them.
+fn smoothing_among_all(problem: &Problem) -> f64 {
+    let (smoothing, classes) = (problem.config.label_smoothing, problem.classes() as f64);
+    match problem.config.smoothing_over {
+        SmoothingOver::OtherClasses if classes == 1.0 => 0.0,
+        SmoothingOver::OtherClasses => {
+            let among_all = smoothing * classes / (classes - 1.0);
+            if among_all > 1.0 - 1e-14 {
+                1.0
+            } else {
+                among_all
+            }
+        }
+        SmoothingOver::Classes | SmoothingOver::ValidClasses => smoothing,
+    }
+}
+
 fn options(problem: &Problem) -> Options {
     let config = &problem.config;
     Options {
         class_dim: 1,
         ignore_indices: config.ignore_indices.as_slice().into(),
-        label_smoothing: config.label_smoothing,
+        label_smoothing: smoothing_among_all(problem),
+        smooths_valid: config.smoothing_over == SmoothingOver::ValidClasses,
         values: if config.logits {
             InputValues::Logits {
                 scale: config.logit_scale,

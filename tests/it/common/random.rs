@@ -6,7 +6,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::{EmptyReduction, RowFactor};
+use burn_cross_entropy::{EmptyReduction, RowFactor, SmoothingOver};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
@@ -61,6 +61,10 @@ enum Input {
     },
 }
 
+fn all_classes() -> SmoothingOver {
+    SmoothingOver::Classes
+}
+
 fn no_factor() -> RowFactor {
     RowFactor::None
 }
@@ -69,7 +73,10 @@ fn no_factor() -> RowFactor {
 struct Target {
     kind: Kind,
     layout: Layout,
+    /// Of the largest possible one.
     smoothing: f64,
+    #[serde(default = "all_classes")]
+    over: SmoothingOver,
     weights: Weights,
     #[serde(default)]
     rows: RowWeights,
@@ -230,9 +237,15 @@ fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target
         spread,
     });
     let weights = prop::sample::select(vec![Weights::Equal, Weights::Positive, Weights::SomeZero]);
-    let smoothing = prop::sample::select(vec![0.0, 0.1, 1.0]);
+    let over = prop::sample::select(vec![
+        SmoothingOver::Classes,
+        SmoothingOver::OtherClasses,
+        SmoothingOver::ValidClasses,
+    ]);
+    let smoothing = (prop::sample::select(vec![0.0, 0.1, 1.0]), over);
+    let nothing = (0.0, SmoothingOver::Classes);
     let kind = prop_oneof![indices, shares];
-    let options = prop_oneof![Just((0.0, Weights::Equal)), (smoothing, weights)];
+    let options = prop_oneof![Just((nothing, Weights::Equal)), (smoothing, weights)];
     let rows = prop_oneof![
         4 => Just(RowWeights::Absent),
         1 => Just(RowWeights::Mask),
@@ -241,7 +254,8 @@ fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target
     (kind, layouts(), options, rows).prop_map(|(kind, layout, (smoothing, weights), rows)| Target {
         kind,
         layout,
-        smoothing,
+        smoothing: smoothing.0,
+        over: smoothing.1,
         weights,
         rows,
     })
@@ -405,10 +419,15 @@ impl Case {
             Weights::Equal => None,
             Weights::Positive | Weights::SomeZero => Some(weights.collect()),
         };
+        let most = match self.target.over {
+            SmoothingOver::OtherClasses => 1.0 - 1.0 / classes as f64,
+            SmoothingOver::Classes | SmoothingOver::ValidClasses => 1.0,
+        };
         problem.with_config(|config| {
             config
                 .with_weight(weights)
-                .with_label_smoothing(self.target.smoothing)
+                .with_label_smoothing(self.target.smoothing * most)
+                .with_smoothing_over(self.target.over)
         })
     }
 
@@ -452,17 +471,24 @@ impl Case {
         problem.with_config(|config| match self.input {
             Input::Probabilities { .. } => config.with_logits(false),
             Input::Logits {
+                values,
                 scale,
                 softcap,
                 z_loss,
                 factor,
-                ..
             } => config
                 .with_row_factor(match (&self.target.kind, factor) {
                     (Kind::Shares { .. }, _) => RowFactor::None,
                     // A loss that smoothing makes infinite is 0 or infinite by whether a tiny probability is a
                     // number.
                     (_, RowFactor::TargetProbability) if self.target.smoothing != 0.0 => {
+                        RowFactor::None
+                    }
+                    // Of a difference of logits that is beyond the dtype, a share and a power may make a number.
+                    (_, RowFactor::Focal { .. })
+                        if self.target.smoothing != 0.0
+                            && matches!(values, Values::Ends | Values::Mixed) =>
+                    {
                         RowFactor::None
                     }
                     (_, factor) => factor,

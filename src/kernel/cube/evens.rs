@@ -1,0 +1,104 @@
+//! Even shares of the label smoothing over the classes of a row that are not masked.
+//!
+//! Their number has to be known before the first of them is taken in, so that it has a read of the logits of its own.
+//! The result stands behind the weights (see [`Inputs`](super::targets::Inputs)).
+
+use burn_cubecl::cubecl;
+use cubecl::prelude::*;
+
+use super::group::Group;
+use super::launch::{Buffer, Call};
+use super::plan::{Along, Tile};
+use super::spec::{Uniforms, UniformsLaunch, span};
+use super::sum::{ones, zeros};
+use super::walk::RowPlace;
+use crate::operation::InputValues;
+
+/// Writes `e / V` of every row, with `V` the number of its classes that are not masked. `even` of the numbers is `e`.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn evens_of_rows<F: Float, A: Float, N: Size>(
+    logits: &[Vector<F, N>],
+    evens: &mut [A],
+    uniforms: Uniforms,
+    #[comptime] tile: Tile,
+    #[comptime] are_probabilities: bool,
+    #[define(F, A)] _dtypes: [ElemType; 2],
+) {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let span = span(extent, tile);
+    let place = RowPlace::new(span.slot, extent.logits, extent, tile);
+    let masked = masked_number::<A, N>(numbers.lowest.get::<A>(), are_probabilities);
+    let mut count = zeros::<A, N>();
+    let mut base = span.begin;
+    while base < span.end {
+        let step = base + span.unit;
+        if step < span.end {
+            let x = Vector::<A, N>::cast_from(logits[place.of_step::<N>(step, tile.along)]);
+            count += select_many(x.equal(&masked), zeros(), ones());
+        }
+        base += comptime!(tile.units as usize);
+    }
+    let lanes = N::value().comptime();
+    match comptime!(tile.along) {
+        Along::Positions =>
+        {
+            #[unroll]
+            for lane in 0..lanes {
+                if span.exists {
+                    evens[span.slot * lanes + lane] = numbers.even.get::<A>() / count.extract(lane);
+                }
+            }
+        }
+        Along::Classes => {
+            let mut of_unit = A::new(0.0);
+            #[unroll]
+            for lane in 0..lanes {
+                of_unit += count.extract(lane);
+            }
+            let mut sums = Sequence::<A>::new();
+            sums.push(of_unit);
+            let mut group = Group::<A>::new(comptime!(tile.group()));
+            let sums = group.sums(sums);
+            if span.unit == 0 && span.exists {
+                evens[span.slot] = numbers.even.get::<A>() / sums[0];
+            }
+        }
+    }
+}
+
+/// Number of a masked class: a logit of minus infinity, a probability of 0.
+#[cube]
+pub(crate) fn masked_number<A: Float, N: Size>(
+    lowest: A,
+    #[comptime] are_probabilities: bool,
+) -> Vector<A, N> {
+    match comptime!(are_probabilities) {
+        true => zeros(),
+        false => Vector::new(lowest),
+    }
+}
+
+impl Call<'_> {
+    /// Even share of each row's valid classes, in the dtype of the arithmetic.
+    pub(crate) fn evens_of_rows(&self) -> Buffer {
+        let plan = self.plan([]).without_parts();
+        let evens = Buffer::new(&self.client, self.arithmetic(), self.geometry.rows());
+        // SAFETY: rows and classes are clamped, as in the launch of the losses.
+        unsafe {
+            evens_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(plan.cubes()),
+                CubeDim::new_1d(plan.units_per_cube()),
+                self.address_type([evens.length]),
+                plan.vector_size,
+                self.logits.buffer.argument(),
+                evens.argument(),
+                UniformsLaunch::new(self.numbers(), self.extent(&plan, [None, None])),
+                plan.tile,
+                self.options.values == InputValues::Probabilities,
+                [self.logits.buffer.dtype, self.arithmetic()],
+            );
+        }
+        evens
+    }
+}
