@@ -237,6 +237,7 @@ pub(crate) struct Computed {
     pub(super) outputs: RowOutputs<Dispatch>,
     /// Shape of the rows.
     pub(super) rows: Shape,
+    pub(super) classes: usize,
     /// Divisor of the sum of the losses.
     pub(super) divided_by: Divisor,
 }
@@ -289,6 +290,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         };
         let is_reduced = inputs.reduction.is_reduced();
         let rows = row_shape(&shape, class_dim);
+        let classes = shape[class_dim];
         let (logits, inputs) = logits.into_operation(inputs);
         let class_dim = match &logits {
             Logits::Tensor(_) => class_dim,
@@ -309,6 +311,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             },
             outputs: forward.outputs,
             rows,
+            classes,
             divided_by,
         })
     }
