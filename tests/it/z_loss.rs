@@ -3,7 +3,7 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
-    CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, EmptyReduction, TargetTensor,
+    CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, EmptyReduction,
 };
 
 use crate::common::backends::{is_host, tests_on};
@@ -18,7 +18,7 @@ const SHAPES: [([usize; 3], usize); 3] = [([5, 131, 1], 1), ([3, 7, 23], 1), ([9
 fn output(problem: &Problem, weights: DType, device: &Device) -> CrossEntropyOutput<2> {
     fn of(
         problem: &Problem,
-        target: impl CrossEntropyTarget<3> + TargetTensor,
+        target: impl CrossEntropyTarget<3>,
         weights: DType,
         device: &Device,
     ) -> CrossEntropyOutput<2> {

@@ -77,8 +77,8 @@ fn inputs(dtype: DType, device: &Device) -> Vec<CalibrationErrorInput> {
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [rows]), device);
     let batch = |from: usize, to: usize| {
         let (logits, targets) = (
-            logits.clone().slice([from..to]),
-            targets.clone().slice([from..to]),
+            logits.clone().slice(from..to),
+            targets.clone().slice(from..to),
         );
         loss.forward_with_output(logits, targets).adapt()
     };
