@@ -352,10 +352,12 @@ impl<'a> Bounds<'a> {
             let error = 2.0 * (self.errors[row] * scale + self.projected.features as f64 + 2.0);
             expected.terms += error;
             expected.log_prob_terms += error * self.shares_of(row).max(1.0);
+            expected.max_log_prob_terms += error;
             if self.is_vague(row) {
                 for (found, expected) in [
                     (&mut found.lse, expected.lse),
                     (&mut found.log_prob, expected.log_prob),
+                    (&mut found.max_log_prob, expected.max_log_prob),
                     (&mut found.entropy, expected.entropy),
                 ] {
                     if !found[row].is_nan() && !expected.is_nan() {

@@ -239,8 +239,11 @@ pub(crate) struct Computed {
     pub(super) outputs: RowOutputs<Dispatch>,
     /// Shape of the rows.
     pub(super) rows: Shape,
+    pub(super) classes: usize,
     /// Divisor of the sum of the losses.
     pub(super) divided_by: Divisor,
+    /// Factor of the squared log-sum-exp.
+    pub(super) z_loss: f64,
 }
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
@@ -329,7 +332,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             },
             outputs: forward.outputs,
             rows,
+            classes,
             divided_by,
+            z_loss: self.settings.z_loss,
         })
     }
 

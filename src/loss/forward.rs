@@ -516,13 +516,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             reduction: RequestedReduction::Configured,
             outputs,
         };
+        let row_weights = target.row_weights.clone();
         let computed = self.compute(logits, target, request)?;
         Ok(<Tensor<D> as FromRows>::output(OutputTensors {
             loss: computed.loss,
             outputs: computed.outputs,
             has_entropy: outputs == Outputs::RowsAndEntropy,
             rows: computed.rows,
+            classes: computed.classes,
+            row_weights,
             divided_by: computed.divided_by,
+            z_loss: computed.z_loss,
+            empty: self.settings.empty,
         }))
     }
 }

@@ -32,7 +32,7 @@ pub use logits::{LogitsSource, ProjectedLogits};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;
 #[cfg(feature = "train")]
-pub(crate) use output::Divisor;
+pub(crate) use output::{CallOfOutput, Divisor};
 pub use shard::{ShardStatistics, VocabularyShard};
 pub(crate) use target::Target;
 pub use target::{

@@ -4,7 +4,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{Bool, Int, Shape, Slice, Tensor};
 
-use crate::operation::RowOutputs;
+use crate::operation::{EmptyReduction, RowOutputs};
 use crate::portable::cast_int;
 
 /// Loss, and the outputs of every row from the same pass over the logits.
@@ -17,9 +17,9 @@ use crate::portable::cast_int;
 ///
 /// | | ignored row | row whose target is not a class (on a GPU) |
 /// |---|---|---|
-/// | `lse`, `predicted`, `entropy` | as of any row | as of any row |
+/// | `lse`, `max_log_prob`, `predicted`, `entropy` | as of any row | as of any row |
 /// | `log_prob` | 0 | NaN |
-/// | `target_rank` | -1 | -1 |
+/// | `target_class`, `target_rank` | -1 | -1 |
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -49,9 +49,16 @@ pub struct CrossEntropyOutput<const R: usize> {
     /// The log-probability of each row's target; for a distribution `p` the sum of `p[c] ln q[c]`.
     /// Class weights, label smoothing and z-loss do not apply.
     pub log_prob: Tensor<R>,
+    /// The largest log-probability of each row, `-ln sum_c exp(x[c] - max x)`: the logarithm of the model's
+    /// confidence in `predicted`, with all its digits near 0 too. NaN where the row has no distribution. For
+    /// probabilities `s` the logarithm of the largest, `ln max s`; NaN is below all numbers.
+    pub max_log_prob: Tensor<R>,
     /// The class of each row's largest logit, of several the first (in an output of
     /// [`InfoNceLoss`](crate::InfoNceLoss) one that is not the positive); NaN is below all numbers.
     pub predicted: Tensor<R, Int>,
+    /// The class of each row's target, of a distribution its largest class (of several the first); -1 where
+    /// the row does not count.
+    pub target_class: Tensor<R, Int>,
     /// The number of classes before the target: classes with a larger logit, and earlier classes with
     /// the same logit; the last rank where the row has no distribution (a NaN or plus infinity, or nothing
     /// but minus infinity). The target is among the top `k` where its rank is below `k`. The target of a
@@ -65,14 +72,26 @@ pub struct CrossEntropyOutput<const R: usize> {
     /// The entropy of each row's probabilities in nats, if the output is from
     /// [`forward_with_entropy`](crate::CrossEntropyLoss::forward_with_entropy).
     pub entropy: Option<Tensor<R>>,
-    /// Divisor of the sum of the losses.
+    pub(crate) call: CallOfOutput<R>,
+}
+
+/// What an output tells about its call when it is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct CallOfOutput<const R: usize> {
+    /// Number of classes.
     #[cfg_attr(not(feature = "train"), allow(dead_code))]
+    pub(crate) classes: usize,
+    /// Weights of the rows; absent where all are 1.
+    pub(crate) row_weights: Option<Tensor<R>>,
+    /// Divisor of the sum of the losses.
     pub(crate) divided_by: Divisor,
+    /// Factor of the squared log-sum-exp.
+    pub(crate) z_loss: f64,
+    pub(crate) empty: EmptyReduction,
 }
 
 /// Divisor of a sum of losses.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "train"), allow(dead_code))]
 pub(crate) enum Divisor {
     TotalWeight,
     Number(f64),
@@ -85,7 +104,11 @@ pub struct OutputTensors {
     pub(super) has_entropy: bool,
     /// Shape of the rows.
     pub(super) rows: Shape,
+    pub(super) classes: usize,
+    pub(super) row_weights: Option<DispatchTensor>,
     pub(super) divided_by: Divisor,
+    pub(super) z_loss: f64,
+    pub(super) empty: EmptyReduction,
 }
 
 impl<const R: usize> CrossEntropyOutput<R> {
@@ -95,7 +118,11 @@ impl<const R: usize> CrossEntropyOutput<R> {
             outputs,
             has_entropy,
             rows,
+            classes: count,
+            row_weights,
             divided_by,
+            z_loss,
+            empty,
         } = tensors;
         let RowOutputs::PerRow {
             numbers,
@@ -114,13 +141,81 @@ impl<const R: usize> CrossEntropyOutput<R> {
         Self {
             lse: number(0),
             log_prob: number(1),
-            entropy: has_entropy.then(|| number(2)),
+            max_log_prob: number(2),
+            entropy: has_entropy.then(|| number(3)),
             predicted: class(0),
             target_rank: class(1),
+            target_class: class(2),
             total_weight: divisor(0),
             counted_rows: divisor(1),
-            divided_by,
+            call: CallOfOutput {
+                classes: count,
+                row_weights: row_weights.map(|weights| {
+                    Tensor::from_dispatch(Dispatch::float_reshape(weights, rows.clone()))
+                }),
+                divided_by,
+                z_loss,
+                empty,
+            },
             loss: Tensor::from_dispatch(loss),
+        }
+    }
+
+    /// The z-losses' part of `loss`, in its reduction: a tensor of one element without gradient, so that
+    /// `loss - z_loss` is the cross-entropy. It is `z_loss * lse^2`, times the weight of the row, summed over the
+    /// counted rows; for `Mean` over [`counted_rows`](Self::counted_rows), for `BatchMean` over the batch. 0
+    /// where the configuration has no [`z_loss`](crate::CrossEntropyLossConfig::z_loss). Where `loss` has the
+    /// value of [`empty`](crate::CrossEntropyLossConfig::empty) over no counted row, or the NaN of a target that
+    /// is not a class, the z-loss has it too.
+    ///
+    /// A number to watch the training by (PaLM, Chowdhery et al. 2022, section 5). It is computed here from
+    /// `lse`, so that nobody pays for it who does not ask, and may differ from the part that `loss` has by the
+    /// rounding of a sum.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::CrossEntropyLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let loss = CrossEntropyLossConfig::new().with_z_loss(0.1).init(&device);
+    /// let logits = Tensor::<2>::from_floats([[1.0, 4.0, 2.0], [3.0, 0.0, 0.0]], &device);
+    /// let targets = Tensor::<1, Int>::from_ints([2, -100], &device);
+    ///
+    /// let output = loss.forward_with_output(logits, targets);
+    /// let cross_entropy = output.loss.clone() - output.z_loss();
+    /// let expected = output.log_prob.slice(0..1).neg();
+    /// assert!((cross_entropy - expected).abs().into_scalar::<f32>() < 1e-6);
+    /// ```
+    pub fn z_loss(&self) -> Tensor<1> {
+        let CallOfOutput {
+            row_weights,
+            divided_by,
+            z_loss,
+            empty,
+            ..
+        } = &self.call;
+        if *z_loss == 0.0 {
+            return self.total_weight.zeros_like();
+        }
+        if self.lse.shape().num_elements() == 0 {
+            // Over no rows both parts of the loss are what the loss is.
+            return self.loss.clone().detach();
+        }
+        let mut penalties = self.lse.clone() * *z_loss * self.lse.clone();
+        if let Some(weights) = row_weights {
+            penalties = penalties * weights.clone().cast(self.lse.dtype());
+        }
+        // The log-probability of a row that does not count is 0, or the NaN of a bad target.
+        let penalties = self.log_prob.clone().mask_where(self.counted(), penalties);
+        let sum = penalties.sum();
+        match divided_by {
+            Divisor::Number(number) => sum / *number,
+            Divisor::TotalWeight => {
+                let nothing = self.counted_rows.clone().equal_scalar(0);
+                let nothing = nothing.bool_and(sum.clone().is_nan().bool_not());
+                let mean = sum / self.counted_rows.clone();
+                mean.mask_fill(nothing, empty.value())
+            }
         }
     }
 
@@ -133,7 +228,7 @@ impl<const R: usize> CrossEntropyOutput<R> {
 
     /// Mask of the rows whose log-probability is a number. A row with NaN or plus infinity among its logits has
     /// none, nor has one of nothing but minus infinity.
-    fn has_distribution(&self) -> Tensor<R, Bool> {
+    pub(crate) fn has_distribution(&self) -> Tensor<R, Bool> {
         self.log_prob.clone().is_nan().bool_not()
     }
 
@@ -162,7 +257,7 @@ impl<const R: usize> CrossEntropyOutput<R> {
     /// Mean loss of the rows, for every reduction of the loss.
     #[cfg(feature = "train")]
     pub(crate) fn mean(&self) -> Tensor<1> {
-        match self.divided_by {
+        match self.call.divided_by {
             Divisor::TotalWeight => self.loss.clone(),
             Divisor::Number(number) => self.loss.clone() * number / self.total_weight.clone(),
         }

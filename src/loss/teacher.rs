@@ -238,7 +238,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let (loss, target) = self.beside_teacher(&logits, &teacher, row_weights.clone())?;
         let reduction = request.reduction.clone();
         let computed = loss.compute(logits, target, request)?;
-        let mut value = computed.loss;
+        let (mut value, mut z_loss) = (computed.loss, computed.z_loss);
         if teacher.is_divergence {
             let entropy = self.teacher_entropy(&teacher, row_weights, reduction)?;
             let entropy = with_autodiff_of(&value, entropy);
@@ -247,9 +247,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         if teacher.is_squared {
             let square = teacher.temperature * teacher.temperature;
             value = Dispatch::float_mul_scalar(value, square.into());
+            z_loss *= square;
         }
         Ok(Computed {
             loss: value,
+            z_loss,
             ..computed
         })
     }

@@ -47,7 +47,7 @@ pub(crate) fn cross_entropy(
             Outputs::None => RowOutputsMetadata::Nothing,
             outputs => RowOutputsMetadata::PerRow {
                 numbers: TensorSpec::new(Shape::new([outputs.numbers(), rows]), dtype),
-                classes: TensorSpec::new(Shape::new([2, rows]), DType::I32),
+                classes: TensorSpec::new(Shape::new([outputs.classes(), rows]), DType::I32),
                 divisors: TensorSpec::new(Shape::new([2]), dtype),
             },
         },

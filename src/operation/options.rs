@@ -32,6 +32,16 @@ pub enum EmptyReduction {
     Zero,
 }
 
+impl EmptyReduction {
+    /// The mean over no counted row.
+    pub(crate) fn value(self) -> f64 {
+        match self {
+            Self::Nan => f64::NAN,
+            Self::Zero => 0.0,
+        }
+    }
+}
+
 /// Classes that the label smoothing `e` is spread over.
 ///
 /// With `p` the target as a distribution (1 at the class of an index), `C` the number of classes and `V` the
@@ -357,8 +367,16 @@ impl Outputs {
     pub(crate) fn numbers(self) -> usize {
         match self {
             Self::None => 0,
-            Self::Rows => 2,
-            Self::RowsAndEntropy => 3,
+            Self::Rows => 3,
+            Self::RowsAndEntropy => 4,
+        }
+    }
+
+    /// Count of classes and ranks per row.
+    pub(crate) fn classes(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Rows | Self::RowsAndEntropy => 3,
         }
     }
 }

@@ -62,13 +62,15 @@ pub enum RowOutputs<B: Backend> {
     Nothing,
     /// One column per row.
     PerRow {
-        /// The log-sum-exp (0 over probabilities), the log-probability of the target, and the entropy
-        /// where it is wanted; shape `[numbers, rows]`, in the dtype of the loss. The log-probability
-        /// is 0 where the row is ignored, NaN where its target is not a class.
+        /// The log-sum-exp (0 over probabilities), the log-probability of the target, the largest
+        /// log-probability, and the entropy where it is wanted; shape `[numbers, rows]`, in the dtype of
+        /// the loss. The log-probability of the target is 0 where the row is ignored, NaN where its target
+        /// is not a class.
         numbers: FloatTensor<B>,
-        /// The class of the largest logit (of several the first; NaN is below all numbers), and the
-        /// number of classes before the target in this order; shape `[2, rows]`, i32. The number is
-        /// -1 where the row does not count. The target of a distribution is its largest class.
+        /// The class of the largest logit (of several the first; NaN is below all numbers), the number
+        /// of classes before the target in this order, and the class of the target; shape `[3, rows]`,
+        /// i32. The latter two are -1 where the row does not count. The target of a distribution is its
+        /// largest class.
         classes: IntTensor<B>,
         /// The divisors of a mean: the weight of the counted rows and the number of counted rows;
         /// shape `[2]`, in the dtype of the loss.

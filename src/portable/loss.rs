@@ -8,7 +8,7 @@ use super::call::{Call, Divisor, Rows, Scores};
 use super::elementary::{cast, data, full, reshape_scalar, sum_all, sum_classes};
 use super::factor::Factored;
 use crate::operation::{
-    EmptyReduction, Forward, InputValues, Inputs, Logits, Options, RowReduction, Saved, Wanted,
+    Forward, InputValues, Inputs, Logits, Options, RowReduction, Saved, Wanted,
 };
 
 /// Loss in the shape of [`Inputs::loss_shape`], and the other wanted results.
@@ -63,19 +63,11 @@ impl<B: Backend> Call<'_, B> {
                 let [total, _] = self.split(&cast::<B>(divisors.clone(), self.float));
                 return B::float_reshape(self.mean(zero, total), shape);
             }
-            RowReduction::Mean => self.empty(),
-            RowReduction::Sum { divisor: 0.0 } => self.empty(),
+            RowReduction::Mean => self.options.empty.value(),
+            RowReduction::Sum { divisor: 0.0 } => self.options.empty.value(),
             RowReduction::Sum { .. } | RowReduction::None => 0.0,
         };
         data::<B>(shape, value, &self.device, self.float)
-    }
-
-    /// Result of a mean whose divisor is 0.
-    fn empty(&self) -> f64 {
-        match self.options.empty {
-            EmptyReduction::Nan => f64::NAN,
-            EmptyReduction::Zero => 0.0,
-        }
     }
 
     fn saved_of_no_rows(&self, logits: FloatTensor<B>) -> Saved<B> {
@@ -183,7 +175,11 @@ impl<B: Backend> Call<'_, B> {
         let sum = reshape_scalar::<B>(sum_all::<B>(losses));
         let nothing = B::float_equal_elem(total.clone(), 0.0.into(), self.bool);
         let spoiled = B::float_is_nan(sum.clone(), self.bool);
-        let mean = B::float_mask_fill(B::float_div(sum, total), nothing, self.empty().into());
+        let mean = B::float_mask_fill(
+            B::float_div(sum, total),
+            nothing,
+            self.options.empty.value().into(),
+        );
         // The NaN of a bad target takes precedence over `empty`.
         B::float_mask_fill(mean, spoiled, f64::NAN.into())
     }

@@ -5,7 +5,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{FloatDType, IntDType, Shape};
 
 use super::call::{Call, Rows, Scores};
-use super::elementary::{cast_int, data, sum_classes};
+use super::elementary::{cast_int, data, log1p, sum_classes};
 use crate::operation::{Inputs, Outputs, RowOutputs, Slack, Targets, Ties};
 
 /// Scores with the order of their classes.
@@ -67,6 +67,7 @@ impl<B: Backend> Call<'_, B> {
                 self.order(self.with_lower_target(given, class.clone(), magnitude))
             }
         };
+        let max_log_prob = self.max_log_prob(scores);
         let surprisals = self.surprisals(scores);
         let none = B::float_equal_elem(target.clone(), 0.0.into(), self.bool);
         let log_prob = B::float_mul(target, B::float_neg(surprisals.clone()));
@@ -76,19 +77,20 @@ impl<B: Backend> Call<'_, B> {
         // A row without a log-probability has no distribution: its target is last.
         let spoiled = B::float_is_nan(log_prob.clone(), self.bool);
         let last = self.geometry.classes as i64 - 1;
-        let rank = B::int_mask_fill(self.rank(&order, class), spoiled, last.into());
-        let rank = match rows.dropped() {
-            None => rank,
-            Some(dropped) => B::int_mask_fill(rank, dropped, (-1i64).into()),
+        let rank = B::int_mask_fill(self.rank(&order, class.clone()), spoiled, last.into());
+        let of_counted = |classes| match rows.dropped() {
+            None => classes,
+            Some(dropped) => B::int_mask_fill(classes, dropped, (-1i64).into()),
         };
         let line = Shape::new([1, self.geometry.rows()]);
-        let lines = [order.first, rank].map(|classes| B::int_reshape(classes, line.clone()));
+        let lines = [order.first, of_counted(rank), of_counted(class)]
+            .map(|classes| B::int_reshape(classes, line.clone()));
         RowOutputs::PerRow {
             numbers: match outputs {
                 Outputs::RowsAndEntropy => {
-                    self.stacked(vec![lse, log_prob, self.entropy(surprisals)])
+                    self.stacked(vec![lse, log_prob, max_log_prob, self.entropy(surprisals)])
                 }
-                Outputs::Rows | Outputs::None => self.stacked(vec![lse, log_prob]),
+                Outputs::Rows | Outputs::None => self.stacked(vec![lse, log_prob, max_log_prob]),
             },
             classes: B::int_cat(lines.to_vec(), 0),
             divisors: self.divisors_of_mean(inputs, rows.counting.as_ref(), rows.weights.as_ref()),
@@ -101,7 +103,7 @@ impl<B: Backend> Call<'_, B> {
             Outputs::None => RowOutputs::Nothing,
             outputs => RowOutputs::PerRow {
                 numbers: B::float_zeros(nothing(outputs.numbers()), &self.device, self.float),
-                classes: B::int_zeros(nothing(2), &self.device, IntDType::I32),
+                classes: B::int_zeros(nothing(outputs.classes()), &self.device, IntDType::I32),
                 divisors: data::<B>(Shape::new([2]), 0.0, &self.device, self.float),
             },
         }
@@ -163,6 +165,18 @@ impl<B: Backend> Call<'_, B> {
         let earlier = B::int_lower(order.classes.clone(), target, self.bool);
         let before = B::bool_or(larger, B::bool_and(same, earlier));
         B::int_sum_dim(B::bool_into_int(before, IntDType::I32), 1)
+    }
+
+    /// Largest log-probability of every row; over probabilities of those that are numbers.
+    fn max_log_prob(&self, scores: &Scores<B>) -> FloatTensor<B> {
+        match scores {
+            Scores::Logits { others, .. } => B::float_neg(log1p::<B>(others.clone(), self.bool)),
+            Scores::Probabilities(s) => {
+                let spoiled = B::float_is_nan(s.clone(), self.bool);
+                let s = B::float_mask_fill(s.clone(), spoiled, f64::NEG_INFINITY.into());
+                B::float_log(B::float_max_dim(s, 1))
+            }
+        }
     }
 
     /// `sum_c p[c] (-ln p[c])`; a class of probability 0 adds 0.

@@ -61,10 +61,13 @@ impl Results {
         self.add(&field("correct"), output.correct());
         self.add(&field("in_top"), output.in_top(2));
         self.add(&field("counted"), output.counted());
+        self.add(&field("z_loss"), output.z_loss());
         self.add_with_gradients(name, output.loss, of_leaves);
         self.add(&field("lse"), output.lse);
         self.add(&field("log_prob"), output.log_prob);
+        self.add(&field("max_log_prob"), output.max_log_prob);
         self.add(&field("predicted"), output.predicted);
+        self.add(&field("target_class"), output.target_class);
         self.add(&field("target_rank"), output.target_rank);
         self.add(&field("total_weight"), output.total_weight);
         self.add(&field("counted_rows"), output.counted_rows);

@@ -43,3 +43,4 @@ mod threads;
 mod training;
 #[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
 mod unfused;
+mod z_loss;

@@ -1,4 +1,8 @@
-//! The metrics of burn-train over the output of a loss, and the loss metric of this crate.
+//! The metrics of burn-train over the output of a loss, and the loss metric of this crate; those that look at
+//! single classes or at the confidence are in files of their own.
+
+mod classes;
+mod confidence;
 
 use burn::data::dataloader::Progress;
 use burn::nn::loss::Reduction;

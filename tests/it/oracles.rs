@@ -69,8 +69,14 @@ fn difference_of_details(problem: &Problem) -> Option<String> {
             let of_entropy = found.terms * (1.0 + expected.entropy.abs());
             let same = agree(found.lse, expected.lse, found.terms)
                 && agree(found.log_prob, expected.log_prob, found.log_prob_terms)
+                && agree(
+                    found.max_log_prob,
+                    expected.max_log_prob,
+                    found.max_log_prob_terms,
+                )
                 && agree(found.entropy, expected.entropy, of_entropy)
-                && (found.predicted, found.rank) == (expected.predicted, expected.rank);
+                && [found.predicted, found.rank, found.target]
+                    == [expected.predicted, expected.rank, expected.target];
             (!same).then(|| format!("row {row} has {found:?}, in 106 bits {expected:?}"))
         })
 }

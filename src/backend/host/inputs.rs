@@ -185,10 +185,11 @@ fn row_outputs<A: Arithmetic, B: HostBackend>(
     if outputs == Outputs::None {
         return RowOutputs::Nothing;
     }
-    let numbers = Shape::new([outputs.numbers(), rows]);
+    let [numbers, classes] =
+        [outputs.numbers(), outputs.classes()].map(|lines| Shape::new([lines, rows]));
     RowOutputs::PerRow {
         numbers: B::close(A::host(lines.numbers, numbers)),
-        classes: B::close(B::Host::of_i32(lines.classes, Shape::new([2, rows]))),
+        classes: B::close(B::Host::of_i32(lines.classes, classes)),
         divisors: B::close(A::host(lines.divisors.map(A::of).to_vec(), Shape::new([2]))),
     }
 }

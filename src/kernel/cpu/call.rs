@@ -11,7 +11,7 @@ use super::shares::{OverValid, Shares};
 use super::storage::{Cut, Floats, FloatsMut, Part};
 use super::targets::{RowRule, TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
-use crate::operation::{EmptyReduction, Geometry, Options, Outputs, TargetValues};
+use crate::operation::{Geometry, Options, Outputs, TargetValues};
 
 /// Call of the operation over slices.
 pub(crate) struct Call<'a, A> {
@@ -78,7 +78,7 @@ impl<A: HalfRows> Call<'_, A> {
         let of_row = self.outputs.numbers();
         let mut outputs = OutputLines {
             numbers: vec![A::ZERO; of_row * rows],
-            classes: vec![0; if of_row == 0 { 0 } else { 2 * rows }],
+            classes: vec![0; self.outputs.classes() * rows],
             divisors: match of_row {
                 0 => [0.0; 2],
                 _ => self.divisors_of_mean(),
@@ -203,7 +203,7 @@ impl<A: HalfRows> Call<'_, A> {
             if divisor != 0.0 || sum.is_nan() {
                 sum / divisor
             } else {
-                self.empty()
+                self.options.empty.value()
             }
         };
         let main = mean(sum.main, divisors[0]);
@@ -214,18 +214,11 @@ impl<A: HalfRows> Call<'_, A> {
         }
     }
 
-    fn empty(&self) -> f64 {
-        match self.options.empty {
-            EmptyReduction::Nan => f64::NAN,
-            EmptyReduction::Zero => 0.0,
-        }
-    }
-
     pub(super) fn loss_of_no_rows(&self) -> Vec<A> {
         match self.reduction {
             Reduction::PerRow => Vec::new(),
             Reduction::Over([divisor, _]) if divisor != 0.0 => vec![A::ZERO],
-            Reduction::Mean | Reduction::Over(_) => vec![A::of(self.empty())],
+            Reduction::Mean | Reduction::Over(_) => vec![A::of(self.options.empty.value())],
         }
     }
 }

@@ -95,6 +95,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
                 penalty: zero,
                 lse: zero,
                 log_prob: zero,
+                max_log_prob: zero,
             },
             above: zero,
             factor: zero,
@@ -121,6 +122,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             finished.losses.penalty[row] = self.z_loss * lse * lse;
             finished.losses.lse[row] = lse;
             finished.losses.log_prob[row] = -(gap + above);
+            finished.losses.max_log_prob[row] = -above;
         }
         finished
     }

@@ -35,9 +35,11 @@ pub(super) struct Slots<'a, A> {
     /// Places of the log-sum-exps; like all outputs empty if not wanted.
     lse: &'a mut [A],
     log_prob: &'a mut [A],
+    max_log_prob: &'a mut [A],
     entropy: &'a mut [A],
     predicted: &'a mut [i32],
     rank: &'a mut [i32],
+    target: &'a mut [i32],
 }
 
 impl<'a, A: Float> Slots<'a, A> {
@@ -48,9 +50,11 @@ impl<'a, A: Float> Slots<'a, A> {
             losses,
             lse: numbers.next().unwrap_or_default(),
             log_prob: numbers.next().unwrap_or_default(),
+            max_log_prob: numbers.next().unwrap_or_default(),
             entropy: numbers.next().unwrap_or_default(),
             predicted: classes.next().unwrap_or_default(),
             rank: classes.next().unwrap_or_default(),
+            target: classes.next().unwrap_or_default(),
         }
     }
 
@@ -66,9 +70,11 @@ impl<'a, A: Float> Slots<'a, A> {
             losses: take(&mut self.losses, rows),
             lse: take(&mut self.lse, rows),
             log_prob: take(&mut self.log_prob, rows),
+            max_log_prob: take(&mut self.max_log_prob, rows),
             entropy: take(&mut self.entropy, rows),
             predicted: take(&mut self.predicted, rows),
             rank: take(&mut self.rank, rows),
+            target: take(&mut self.target, rows),
         }
     }
 }
@@ -129,6 +135,7 @@ impl<A: HalfRows> Constants<'_, A> {
                 penalty: [A::ZERO],
                 lse: [A::ZERO],
                 log_prob: [A::ZERO],
+                max_log_prob: [A::ZERO],
             };
             // The logits of a row that does not count are read for the outputs alone.
             if counts || self.outputs != Outputs::None {
@@ -412,6 +419,7 @@ impl<A: HalfRows> Constants<'_, A> {
             // The loss has the shares of the distribution alone.
             (None, None) => &of_distribution,
         };
+        let max_log_prob = (outputs.max_log_prob.as_ref()).unwrap_or(&losses.max_log_prob);
         let from = rows.start - task.rows.start;
         for (lane, row) in rows.enumerate() {
             let counts = resolved.counts[lane];
@@ -422,6 +430,7 @@ impl<A: HalfRows> Constants<'_, A> {
             } else {
                 A::of(self.rule.value_of_dropped(row))
             };
+            slots.max_log_prob[at] = max_log_prob[lane];
             if let Some(entropy) = &outputs.entropy {
                 slots.entropy[at] = entropy[lane];
             }
@@ -431,6 +440,10 @@ impl<A: HalfRows> Constants<'_, A> {
                 // A row without a log-probability has no distribution: its target is last.
                 true if is_nan(log_prob[lane]) => self.geometry.classes as i32 - 1,
                 true => outputs.rank[lane] as i32,
+            };
+            slots.target[at] = match counts {
+                false => -1,
+                true => outputs.target[lane] as i32,
             };
         }
     }

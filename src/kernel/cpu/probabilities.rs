@@ -41,6 +41,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Probabilities<'_, A, W> {
             penalty: [A::ZERO; W],
             lse: [A::ZERO; W],
             log_prob,
+            max_log_prob: [A::ZERO; W],
         }
     }
 

@@ -164,7 +164,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             losses: vec![A::ZERO; if reduces { 0 } else { self.rows }],
             outputs: OutputLines {
                 numbers: vec![A::ZERO; of_row * self.rows],
-                classes: vec![0; if of_row == 0 { 0 } else { 2 * self.rows }],
+                classes: vec![0; self.outputs.classes() * self.rows],
                 divisors: whole.divisors_of_mean(),
             },
         };

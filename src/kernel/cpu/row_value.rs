@@ -135,6 +135,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             penalty: [A::ZERO; W],
             lse: [A::ZERO; W],
             log_prob: [A::ZERO; W],
+            max_log_prob: [A::ZERO; W],
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Losses<A, const W: usize> {
     pub(crate) lse: [A; W],
     /// Log-probability of the class of an index target.
     pub(crate) log_prob: [A; W],
+    /// Largest log-probability; of no meaning over probabilities.
+    pub(crate) max_log_prob: [A; W],
 }
 
 /// Outputs of `W` rows besides their losses.
@@ -32,8 +34,12 @@ pub(crate) struct RowOutputs<A, const W: usize> {
     pub(crate) predicted: [usize; W],
     /// Number of classes before the target.
     pub(crate) rank: [usize; W],
+    /// The target, of a distribution its largest class.
+    pub(crate) target: [usize; W],
     /// Log-probability of the target; absent where the losses have it.
     pub(crate) log_prob: Option<[A; W]>,
+    /// Largest log-probability; absent where the losses have it.
+    pub(crate) max_log_prob: Option<[A; W]>,
     pub(crate) entropy: Option<[A; W]>,
 }
 
@@ -42,7 +48,7 @@ pub(crate) struct RowOutputs<A, const W: usize> {
 pub(crate) struct OutputLines<A> {
     /// `[numbers, rows]`, see [`operation::RowOutputs`](crate::operation::RowOutputs).
     pub(crate) numbers: Vec<A>,
-    /// `[2, rows]`.
+    /// `[3, rows]`.
     pub(crate) classes: Vec<i32>,
     /// Divisors of a mean: of the losses and of the z-losses.
     pub(crate) divisors: [f64; 2],

@@ -117,6 +117,10 @@ impl<A: Float> Constants<'_, A> {
             InputValues::Probabilities => {
                 let loss = Probabilities { rows, shares };
                 *outputs = self.outputs(loss, class, x.numbers(), given);
+                if let Some(outputs) = outputs {
+                    let predicted = self.log_prob_of(outputs.predicted, rows, x.numbers());
+                    outputs.max_log_prob = Some(predicted);
+                }
                 self.finish(loss, targets_gradient, x)
             }
             InputValues::Logits { scale, softcap } => {
@@ -152,6 +156,15 @@ impl<A: Float> Constants<'_, A> {
             evens: Some(evens),
             ..shares
         })
+    }
+
+    /// Logarithm of the probability of one class of each row.
+    fn log_prob_of<const W: usize>(&self, class: [usize; W], rows: &Rows<A, W>, x: &[A]) -> [A; W] {
+        let loss = Probabilities {
+            rows: &Rows { class, ..*rows },
+            shares: None,
+        };
+        self.instructions.run(LossesOf { loss, x }).log_prob
     }
 
     /// The loss of logits of which nothing but losses and their gradient is wanted; `None` if more is wanted.
@@ -255,7 +268,9 @@ impl<A: Float> Constants<'_, A> {
                 class,
                 ties,
             }),
+            target: class,
             log_prob: loss.with_distribution_alone().map(log_prob),
+            max_log_prob: None,
             entropy: (self.outputs == Outputs::RowsAndEntropy).then(entropy),
         })
     }

@@ -18,7 +18,7 @@ pub(crate) struct Results<A: Float> {
     pub(crate) losses: Box<[A]>,
     /// `[statistics, rows]`: inputs of the backward.
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
-    /// `[numbers, rows]`; `classes` is `[2, rows]`. See [`RowOutputs`](crate::operation::RowOutputs).
+    /// `[numbers, rows]`; `classes` is `[3, rows]`. See [`RowOutputs`](crate::operation::RowOutputs).
     pub(crate) numbers: ComptimeOption<Box<[A]>>,
     pub(crate) classes: ComptimeOption<Box<[i32]>>,
 }
@@ -34,9 +34,11 @@ pub(crate) struct Finished<A: Float> {
     elsewhere: A,
     lse: A,
     log_prob: A,
+    max_log_prob: A,
     entropy: A,
     predicted: u32,
     rank: i32,
+    target_class: i32,
     /// Factor of the shares in the gradient, and a further share of the target.
     factor: A,
     at_target: A,
@@ -46,6 +48,8 @@ pub(crate) struct Finished<A: Float> {
 #[derive(CubeType)]
 pub(crate) struct OfTarget<A: Float> {
     pub(crate) logit: A,
+    /// Class whose rank is wanted.
+    pub(crate) ranked_class: u32,
     /// Share that an index target adds to its class.
     pub(crate) share: A,
     pub(crate) class_weight: A,
@@ -72,16 +76,16 @@ pub(crate) fn finish<A: Float>(
         elsewhere: sums.elsewhere,
         lse: zero,
         log_prob: zero - sums.outputs.surprisal_sum,
+        max_log_prob: zero,
         entropy: sums.outputs.entropy_sum,
         predicted: sums.outputs.class,
         rank: i32::cast_from(sums.outputs.before),
+        target_class: i32::cast_from(given.ranked_class),
         factor: A::new(1.0),
         at_target: zero,
     };
     match comptime!(spec.values) {
-        Values::Probabilities => {
-            finished.take_probability(given.logit, given.share, comptime!(&spec))
-        }
+        Values::Probabilities => finished.take_probability(&sums, &given, comptime!(&spec)),
         Values::Logits | Values::Scaled | Values::Capped => {
             finished.take_logit(sums, &given, numbers, comptime!(&spec))
         }
@@ -95,6 +99,7 @@ pub(crate) fn finish<A: Float>(
     let last = i32::cast_from(uniforms.extent.classes) - 1;
     let rank = select(is_number, finished.rank, last);
     finished.rank = select(target.counts, rank, -1i32);
+    finished.target_class = select(target.counts, finished.target_class, -1i32);
     let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
     finished.loss = select(target.counts, finished.loss, dropped);
     finished.penalty = select(target.counts, finished.penalty, dropped);
@@ -105,9 +110,13 @@ pub(crate) fn finish<A: Float>(
 #[cube]
 impl<A: Float> Finished<A> {
     /// Takes in the probability of an index target.
-    fn take_probability(&mut self, probability: A, share: A, #[comptime] spec: &Spec) {
+    fn take_probability(&mut self, sums: &Row<A>, given: &OfTarget<A>, #[comptime] spec: &Spec) {
         let zero = A::new(0.0);
-        let ln_of_probability = ln::<A, Const<1>>(Vector::new(probability)).extract(0usize);
+        let share = given.share;
+        let ln_of_probability = ln::<A, Const<1>>(Vector::new(given.logit)).extract(0usize);
+        if comptime!(spec.outputs != Outputs::None) {
+            self.max_log_prob = ln::<A, Const<1>>(Vector::new(sums.outputs.best)).extract(0usize);
+        }
         if comptime!(!spec.has_distributions) {
             self.log_prob = ln_of_probability;
         }
@@ -141,6 +150,7 @@ impl<A: Float> Finished<A> {
         self.loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
         self.others = others;
         self.lse = sums.maximum * scale_of_scores::<A>(numbers, spec) + above;
+        self.max_log_prob = zero - above;
         self.entropy = sums.outputs.entropy_sum / (others + A::new(1.0)) + above;
         self.log_prob = match comptime!(spec.has_distributions) {
             true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
@@ -185,14 +195,16 @@ impl<A: Float> Finished<A> {
         if let ComptimeOption::Some(numbers) = &mut results.numbers {
             numbers[row] = self.lse;
             numbers[rows + row] = self.log_prob;
+            numbers[2 * rows + row] = self.max_log_prob;
             if comptime!(spec.outputs == Outputs::RowsAndEntropy) {
-                numbers[2 * rows + row] = self.entropy;
+                numbers[3 * rows + row] = self.entropy;
             }
         }
         #[comptime]
         if let ComptimeOption::Some(classes) = &mut results.classes {
             classes[row] = i32::cast_from(self.predicted);
             classes[rows + row] = self.rank;
+            classes[2 * rows + row] = self.target_class;
         }
         if comptime!(spec.values != Values::Probabilities) {
             #[comptime]

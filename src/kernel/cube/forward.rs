@@ -15,7 +15,7 @@ use cubecl::prelude::*;
 use super::finish::{OfTarget, Results, finish};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
-use super::outputs::RowOutputs;
+use super::outputs::{RowOutputs, class_to_rank};
 use super::plan::Along;
 use super::scan::scan;
 use super::spec::{Extent, Numbers, Span, Spec, Uniforms, span};
@@ -149,6 +149,7 @@ fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let given = OfTarget::<A> {
             logit,
             share,
+            ranked_class: class_to_rank::<A, P, I, N>(inputs, place.row, target.class),
             class_weight: inputs.weight(target.class as usize),
             row_weight: inputs.row_weight(place.row, extent.classes),
         };

@@ -19,8 +19,7 @@ use super::totals::{
     DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
 };
 use crate::operation::{
-    EmptyReduction, Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted,
-    bend_of,
+    Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted, bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -128,7 +127,7 @@ pub(crate) struct RowResults {
     pub(crate) statistics: Option<Buffer>,
     /// `[numbers, rows]`; absent where outputs are not wanted.
     pub(crate) numbers: Option<Buffer>,
-    /// `[2, rows]`, i32; absent where outputs are not wanted.
+    /// `[3, rows]`, i32; absent where outputs are not wanted.
     pub(crate) classes: Option<Buffer>,
 }
 
@@ -178,12 +177,13 @@ impl Call<'_> {
         let keeps = self.wanted.gradients.any() && spec.values != Values::Probabilities;
         let statistics = self.options.statistics_per_row(self.has_distributions());
         let outputs = self.wanted.outputs.numbers();
+        let classes = self.wanted.outputs.classes();
         let results = RowResults {
             losses: new(if spec.z_loss == ZLoss::Apart { 2 } else { 1 }),
             statistics: new(if keeps { statistics } else { 0 }),
             numbers: new(outputs),
-            classes: (outputs > 0)
-                .then(|| Buffer::new(&self.client, IntKind::I32.into(), 2 * rows)),
+            classes: (classes > 0)
+                .then(|| Buffer::new(&self.client, IntKind::I32.into(), classes * rows)),
         };
         if plan.parts == 1 {
             self.launch_forward(&plan, None, &results);
@@ -362,10 +362,7 @@ impl Call<'_> {
             self.geometry.rows(),
             self.geometry.classes,
             cubes,
-            self.number(match self.options.empty {
-                EmptyReduction::Nan => f64::NAN,
-                EmptyReduction::Zero => 0.0,
-            }),
+            self.number(self.options.empty.value()),
             self.number(match self.reduction {
                 Reduction::Over(divisor) => divisor,
                 Reduction::Mean => self.geometry.rows() as f64,
@@ -521,11 +518,7 @@ impl Call<'_> {
                 .into(),
             self.weights.as_ref().map(Buffer::argument).into(),
             self.weighed,
-            self.labels
-                .as_ref()
-                .filter(|_| distributions)
-                .map(Buffer::argument)
-                .into(),
+            self.labels.as_ref().map(Buffer::argument).into(),
             self.ignored(),
         )
     }

@@ -82,7 +82,7 @@ impl<A: Float, N: Size> BlockOutputs<A, N> {
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct RowOutputs<A: Float> {
-    best: A,
+    pub(crate) best: A,
     pub(crate) class: u32,
     pub(crate) before: u32,
     pub(crate) entropy_sum: A,

@@ -16,9 +16,11 @@ use super::tolerance::Tolerance;
 pub struct RowNumbers {
     pub lse: Vec<f64>,
     pub log_prob: Vec<f64>,
+    pub max_log_prob: Vec<f64>,
     pub entropy: Vec<f64>,
     pub predicted: Vec<i64>,
     pub rank: Vec<i64>,
+    pub target: Vec<i64>,
 }
 
 /// The results of one problem as plain numbers.
@@ -140,9 +142,11 @@ impl<const R: usize> Rows for CrossEntropyOutput<R> {
             rows: RowNumbers {
                 lse: numbers(self.lse),
                 log_prob: numbers(self.log_prob),
+                max_log_prob: numbers(self.max_log_prob),
                 entropy: numbers(self.entropy.expect("it was asked for")),
                 predicted: integers(self.predicted),
                 rank: integers(self.target_rank),
+                target: integers(self.target_class),
             },
             divisors: [self.total_weight, self.counted_rows].map(|number| numbers(number)[0]),
             normalizer: [f64::NAN; 2],
@@ -178,6 +182,8 @@ pub fn compare(
         let RowDetails {
             terms,
             log_prob_terms,
+            max_log_prob,
+            max_log_prob_terms,
             entropy,
             largest_surprisal,
             ..
@@ -191,6 +197,12 @@ pub fn compare(
                 &found.log_prob,
                 expected.log_prob,
                 log_prob_terms,
+            ),
+            (
+                "max_log_prob",
+                &found.max_log_prob,
+                max_log_prob,
+                max_log_prob_terms,
             ),
             ("entropy", &found.entropy, entropy, of_entropy),
         ] {
@@ -208,11 +220,11 @@ pub fn compare(
                 ));
             }
         }
-        let found = [found.predicted[row], found.rank[row]];
-        if found != [expected.predicted, expected.rank] {
+        let found = [found.predicted[row], found.rank[row], found.target[row]];
+        let expected = [expected.predicted, expected.rank, expected.target];
+        if found != expected {
             return Err(format!(
-                "predicted class and rank of row {row} are {found:?}, expected {:?}",
-                [expected.predicted, expected.rank]
+                "predicted class, rank and target of row {row} are {found:?}, expected {expected:?}"
             ));
         }
     }

@@ -201,6 +201,11 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
         RowDetails {
             lse: row.lse.to_f64(),
             log_prob: if spoiled { f64::NAN } else { log_prob.to_f64() },
+            max_log_prob: match row.has_no_distribution && problem.config.logits {
+                true => f64::NAN,
+                false => (row.surprisal.iter().map(|surprisal| -surprisal.to_f64()))
+                    .fold(f64::NAN, f64::max),
+            },
             entropy: entropy.to_f64(),
             predicted: first_of(&is_before) as i64,
             rank: match row.ignored {
@@ -208,8 +213,10 @@ pub fn details(problem: &Problem) -> Vec<RowDetails> {
                 false if spoiled || log_prob.to_f64().is_nan() => problem.classes() as i64 - 1,
                 false => before.count() as i64,
             },
+            target: if row.ignored { -1 } else { target as i64 },
             terms: 0.0,
             log_prob_terms: 0.0,
+            max_log_prob_terms: 0.0,
             largest_surprisal: 0.0,
         }
     };

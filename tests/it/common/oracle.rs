@@ -418,13 +418,18 @@ impl Parts<'_> {
 pub struct RowDetails {
     pub lse: f64,
     pub log_prob: f64,
+    pub max_log_prob: f64,
     pub entropy: f64,
     pub predicted: i64,
     pub rank: i64,
+    /// The class of the target; -1 where the row is ignored.
+    pub target: i64,
     /// The size of the numbers, by which their rounding is measured.
     pub terms: f64,
     /// The same for `log_prob`, in which a distribution multiplies it.
     pub log_prob_terms: f64,
+    /// The same for `max_log_prob`, which knows the other classes alone.
+    pub max_log_prob_terms: f64,
     /// The largest `-ln p` of a class that is not at minus infinity.
     pub largest_surprisal: f64,
 }
@@ -479,6 +484,7 @@ fn row_details(problem: &Problem, index: usize) -> RowDetails {
         } else {
             log_prob
         },
+        max_log_prob: max_log_prob(&surprisal, lse),
         entropy: sum(surprisal.iter().map(|s| product((-s).exp(), *s))),
         predicted: order[0] as i64,
         rank: if row.ignored {
@@ -488,10 +494,27 @@ fn row_details(problem: &Problem, index: usize) -> RowDetails {
         } else {
             classes as i64 - 1
         },
+        target: if row.ignored { -1 } else { target as i64 },
         terms,
+        max_log_prob_terms: if problem.config.logits && !lse.is_nan() {
+            let others = order[1..].iter().map(|class| surprisal[*class]);
+            let gap = |s: f64| s - surprisal[order[0]];
+            sum(others.map(|s| product((-s).exp(), gap(s) + roundings(problem, &row.values))))
+        } else {
+            0.0
+        },
         log_prob_terms: terms * row.target.iter().sum::<f64>().max(1.0),
         largest_surprisal,
     }
+}
+
+/// The logarithm of the largest probability; NaN is below all numbers where the probabilities were given.
+fn max_log_prob(surprisal: &[f64], lse: f64) -> f64 {
+    if lse.is_nan() {
+        return f64::NAN;
+    }
+    let numbers = surprisal.iter().filter(|surprisal| !surprisal.is_nan());
+    numbers.copied().reduce(f64::min).map_or(f64::NAN, |s| -s)
 }
 
 fn row_of(problem: &Problem, row: usize) -> Row {

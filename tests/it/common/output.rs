@@ -75,23 +75,37 @@ pub fn assert_output(problem: &Problem, device: &Device) {
     assert_eq!(output.lse.dims().to_vec(), rows);
     let entropy = output.entropy.clone().expect("it was asked for");
     let number = |of: fn(&oracle::RowDetails) -> f64| details.iter().map(of).collect::<Vec<_>>();
-    let found = [output.lse.clone(), output.log_prob.clone(), entropy].map(numbers);
+    let found = [
+        output.lse.clone(),
+        output.log_prob.clone(),
+        entropy,
+        output.max_log_prob.clone(),
+    ]
+    .map(numbers);
     let expected = [
         number(|row| row.lse),
         number(|row| row.log_prob),
         number(|row| row.entropy),
+        number(|row| row.max_log_prob),
     ];
     let of_f32 = tolerance::of(DType::F32);
     for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
         assert_eq!(found.len(), expected.len());
         for (row, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-            let allowed = of_f32.loss * expected.abs() + of_f32.terms * details[row].terms;
+            let details = &details[row];
+            let terms = [details.terms, details.max_log_prob_terms][usize::from(which == 3)];
+            let allowed = of_f32.loss * expected.abs() + of_f32.terms * terms + of_f32.floor;
             let same = if expected.is_finite() {
                 (found - expected).abs() <= allowed
             } else {
                 found == expected || (found.is_nan() && expected.is_nan())
             };
-            let which = ["lse", "log-probability", "entropy"][which];
+            let which = [
+                "lse",
+                "log-probability",
+                "entropy",
+                "largest log-probability",
+            ][which];
             assert!(
                 same,
                 "{name}: {which} {row} is {found:e}, expected {expected:e}"
@@ -102,6 +116,8 @@ pub fn assert_output(problem: &Problem, device: &Device) {
     let rank: Vec<i64> = details.iter().map(|row| row.rank).collect();
     assert_eq!(integers(output.predicted.clone()), predicted, "{name}");
     assert_eq!(integers(output.target_rank.clone()), rank, "{name}");
+    let target: Vec<i64> = details.iter().map(|row| row.target).collect();
+    assert_eq!(integers(output.target_class.clone()), target, "{name}");
     let bools = |tensor: Tensor<2, burn::tensor::Bool>| {
         tensor.into_data().iter::<bool>().collect::<Vec<_>>()
     };

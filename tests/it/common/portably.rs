@@ -126,9 +126,11 @@ fn row_numbers(outputs: RowOutputs<Dispatch>, rows: usize) -> RowNumbers {
     RowNumbers {
         lse: line(0),
         log_prob: line(1),
-        entropy: line(2),
+        max_log_prob: line(2),
+        entropy: line(3),
         predicted: int_line(0),
         rank: int_line(1),
+        target: int_line(2),
     }
 }
 

@@ -77,6 +77,7 @@ fn sequences_and_tied_weights_have_every_form(device: &Device) {
         let pairs = [
             (found.lse, expected.lse),
             (found.log_prob, expected.log_prob),
+            (found.max_log_prob, expected.max_log_prob),
             (
                 found.entropy.expect("asked"),
                 expected.entropy.expect("asked"),

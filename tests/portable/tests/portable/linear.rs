@@ -341,10 +341,16 @@ fn the_details_of_a_projection_are_those_of_its_logits() {
             |tensor: Tensor<1, Int>| tensor.into_data().iter::<i64>().collect::<Vec<_>>();
         assert_eq!(integers(found.predicted), integers(expected.predicted));
         assert_eq!(integers(found.target_rank), integers(expected.target_rank));
+        assert_eq!(
+            integers(found.target_class),
+            integers(expected.target_class)
+        );
         let entropies = [found.entropy, expected.entropy].map(|it| it.expect("it was asked for"));
         let [found_entropy, expected_entropy] = entropies;
         super::assert_close(&floats(found.lse), &floats(expected.lse));
         super::assert_close(&floats(found.log_prob), &floats(expected.log_prob));
+        let [found_max, expected_max] = [found.max_log_prob, expected.max_log_prob].map(floats);
+        super::assert_close(&found_max, &expected_max);
         super::assert_close(&floats(found_entropy), &floats(expected_entropy));
     }
 }

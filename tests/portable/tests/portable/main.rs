@@ -89,7 +89,7 @@ fn a_backend_without_an_implementation_gets_the_same_loss_and_gradients() {
     }
 }
 
-/// The log-sum-exp, log-probabilities and entropies; and the predicted classes and ranks.
+/// The log-sum-exp, log-probabilities and entropies; and the predicted classes, ranks and targets.
 fn details(config: &CrossEntropyLossConfig, soft: bool, device: &Device) -> (Vec<f32>, Vec<i64>) {
     let loss = config.init(device);
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -109,8 +109,9 @@ fn details(config: &CrossEntropyLossConfig, soft: bool, device: &Device) -> (Vec
         loss.forward_with_entropy(logits, labels)
     };
     let entropy = output.entropy.expect("it was asked for");
-    let numbers = [output.lse, output.log_prob, entropy].map(floats).concat();
-    let classes = [output.predicted, output.target_rank];
+    let numbers = [output.lse, output.log_prob, output.max_log_prob, entropy];
+    let numbers = numbers.map(floats).concat();
+    let classes = [output.predicted, output.target_rank, output.target_class];
     let classes = classes.map(|classes| classes.into_data().iter::<i64>().collect::<Vec<_>>());
     (numbers, classes.concat())
 }
@@ -128,7 +129,7 @@ fn a_backend_without_an_implementation_gets_the_same_details() {
             let (found, found_classes) = details(Device::ndarray());
             let (expected, expected_classes) = details(Device::flex());
             assert_eq!(found_classes, expected_classes);
-            assert_eq!(found.len(), 12);
+            assert_eq!(found.len(), 16);
             for (found, expected) in found.iter().zip(&expected) {
                 let same = found == expected || (found.is_nan() && expected.is_nan());
                 assert!(
