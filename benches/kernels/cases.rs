@@ -10,6 +10,7 @@ use std::fmt::{self, Display};
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
+    SmoothingOver,
 };
 
 /// Rows that an H100 or an A100 computes with one unit each, one plane each, one cube each, and several cubes
@@ -45,6 +46,7 @@ enum What {
     Entropy,
     Weights,
     Smoothing,
+    OverValid,
     ZLoss,
     Softcap,
 }
@@ -76,7 +78,13 @@ pub fn cases() -> Vec<Case> {
         add(shape, Index, F32, What::Entropy);
     }
     for dtype in [F32, BF16] {
-        for what in [What::Weights, What::Smoothing, What::ZLoss, What::Softcap] {
+        for what in [
+            What::Weights,
+            What::Smoothing,
+            What::OverValid,
+            What::ZLoss,
+            What::Softcap,
+        ] {
             add(&PLANES, Index, dtype, what);
         }
         add(&ODD, Index, dtype, What::Step);
@@ -179,6 +187,9 @@ impl Case {
         let config = match self.what {
             What::Weights => config.with_weight(Some(vec![1.0; self.classes()])),
             What::Smoothing => config.with_label_smoothing(0.1),
+            What::OverValid => config
+                .with_label_smoothing(0.1)
+                .with_smoothing_over(SmoothingOver::ValidClasses),
             What::ZLoss => config.with_z_loss(1e-4),
             What::Softcap => config.with_logit_softcap(Some(30.0)),
             _ => config,
@@ -196,6 +207,7 @@ impl Display for What {
             What::Entropy => "entropy",
             What::Weights => "weights",
             What::Smoothing => "smoothing",
+            What::OverValid => "smoothing over the valid",
             What::ZLoss => "z-loss",
             What::Softcap => "softcap",
         })

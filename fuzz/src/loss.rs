@@ -10,8 +10,8 @@ use crate::common::run::{Form, Layout};
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
 use crate::options::{
-    FLOATS, code_options, code_row_factor, code_row_weights, code_smoothing_over, code_targets, code_upstream,
-    fit_weights, has_wrong_index, is_probability,
+    FLOATS, code_options, code_row_factor, code_row_weights, code_smoothing_over, code_targets,
+    code_upstream, fit_weights, has_wrong_index, is_probability,
 };
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a

@@ -34,6 +34,8 @@ use crate::operation::{
 /// distribution p:  sum_c w[c] q[c] (lse - x[c]),   q = (1-e) p + e/C        + z_loss lse^2
 /// ```
 ///
+/// with `e/C` as [`SmoothingOver`](crate::SmoothingOver) has it, by default over all classes.
+///
 /// These are the definitions of PyTorch's `cross_entropy` where it has the option. The rows of `p`
 /// need not sum to 1. With `logits = false` the input holds probabilities `s`, and `lse - x[c]`
 /// becomes `-ln s[c]`.

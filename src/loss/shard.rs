@@ -155,7 +155,7 @@ impl VocabularyShard {
 /// | 3 | `sum_c w[c] (m - x[c]) s` | lines 3 to 5 with label smoothing only |
 /// | 4 | `w` of the largest | |
 /// | 5 | sum of the other `w` | |
-/// | 6 | number of classes not at `-inf` | with [`SmoothingOver::ValidClasses`] only; the `w` of the others are 0 in lines 3 to 5 |
+/// | 6 | number of classes not at `-inf` | with [`SmoothingOver::ValidClasses`](crate::SmoothingOver::ValidClasses) only; the `w` of the others are 0 in lines 3 to 5 |
 ///
 /// In a row with nothing but `-inf` in these classes, line 1 is -1 and line 3 is measured from 0.
 /// Columns are rows in row-major order. Columns of ignored rows are computed like all others.
