@@ -122,8 +122,8 @@ pub use error::{CrossEntropyError, ProjectionError, ShardError};
 pub use loss::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget,
     LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank, LogitsSource, Normalizer,
-    OutputOf, ProjectedLogits, RowLosses, ShardStatistics, TargetTensor, TeacherLogits,
-    VocabularyShard, WeightedTarget, cross_entropy,
+    OutputOf, ProjectedLogits, RowLosses, ShardStatistics, SparseDistribution, TargetTensor,
+    TeacherLogits, VocabularyShard, WeightedTarget, cross_entropy,
 };
 pub use operation::{EmptyReduction, RowFactor, SmoothingOver};
 

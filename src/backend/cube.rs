@@ -40,7 +40,10 @@ impl CrossEntropyOperation for CubeBackend {
             Logits::Tensor(logits) if is_empty(&logits) => {
                 without_rows(logits, inputs, &options, wanted)
             }
-            Logits::Tensor(logits) => Operands::new(logits, inputs, &options, wanted).forward(),
+            Logits::Tensor(logits) => {
+                let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
+                Operands::new(logits, inputs, &options, wanted).forward()
+            }
             Logits::Projected(projection) => {
                 chunks::forward::<Self, Fused>(projection, inputs, &options, wanted)
             }
@@ -73,8 +76,9 @@ impl CrossEntropyOperation for CubeBackend {
             let saved = Saved::Logits(Logits::Tensor(logits));
             return portable::cross_entropy_backward(saved, inputs, upstream, &options, wanted);
         }
+        let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
         let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
-        operands.gradients(statistics, upstream)
+        portable::of_entries(entries, operands.gradients(statistics, upstream))
     }
 }
 
@@ -170,6 +174,7 @@ impl<'a> Operands<'a> {
                     let shares = shares_of(targets, options);
                     TargetTensor::Distributions(in_strides(shares, class_dim))
                 }
+                Targets::Sparse { .. } => unreachable!("sparse distributions were made dense"),
                 Targets::Projected(_) => unreachable!("a chunk has the teacher's logits"),
             },
             weighed: Weighed {
@@ -458,7 +463,7 @@ fn without_rows(
     options: &Options,
     wanted: Wanted,
 ) -> Forward<CubeBackend> {
-    let is_distribution = matches!(inputs.targets, Targets::Distributions(_));
+    let is_distribution = !matches!(inputs.targets, Targets::Indices(_));
     let numbers = options.statistics_per_row(is_distribution);
     let logits = Logits::Tensor(logits);
     let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);

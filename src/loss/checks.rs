@@ -20,6 +20,17 @@ pub(super) fn check_target_shape(
 ) -> Result<(), CrossEntropyError> {
     let (given, expected) = match &target.classes {
         TargetClasses::Distributions(targets) => (targets.shape(), logits.clone()),
+        TargetClasses::Sparse { classes, shares } => {
+            let (given, mut expected) = (shares.shape(), logits.clone());
+            if given.num_dims() == expected.num_dims() {
+                expected[class_dim] = given[class_dim];
+            }
+            // Classes and shares have one shape.
+            match classes.shape() == given {
+                true => (given, expected),
+                false => (classes.shape(), given),
+            }
+        }
         TargetClasses::Teacher(teacher) => (teacher.logits().shape(), logits.clone()),
         TargetClasses::Projected(teacher) => (teacher.logits_shape(), logits.clone()),
         TargetClasses::Indices(indices) => {
@@ -196,6 +207,19 @@ pub(super) fn check_range(
             ignore_indices: ignored.to_vec(),
         }),
     }
+}
+
+/// Weights of rows for each entry of sparse distributions.
+pub(super) fn of_entries(
+    weights: &DispatchTensor,
+    entries: &DispatchTensor,
+    class_dim: usize,
+) -> DispatchTensor {
+    let shape = entries.shape();
+    let mut of_rows = shape.clone();
+    of_rows[class_dim] = 1;
+    let weights = Dispatch::float_reshape(weights.clone(), of_rows);
+    Dispatch::float_expand(weights, shape)
 }
 
 /// Index targets, with the first class in place of those whose row weighs nothing.

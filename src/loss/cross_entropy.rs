@@ -10,7 +10,7 @@ use burn::tensor::{Device, Shape, Tensor};
 
 use super::checks::{
     RangeCheck, check_float_dtype, check_int_dtype, check_range, check_same_checkpointing,
-    check_same_device, check_target_shape, device_of, unwrap,
+    check_same_device, check_target_shape, device_of, of_entries, unwrap,
 };
 use super::config::{CrossEntropyLossConfig, Settings};
 use super::logits::GivenLogits;
@@ -301,6 +301,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             targets: match target.classes {
                 TargetClasses::Indices(indices) => Targets::Indices(indices),
                 TargetClasses::Distributions(targets) => Targets::Distributions(targets),
+                TargetClasses::Sparse { classes, shares } => Targets::Sparse { classes, shares },
                 TargetClasses::Projected(teacher) => Targets::Projected(teacher.of_teacher()),
                 TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
             },
@@ -369,6 +370,21 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 self.check_indices(target, device, shape[class_dim], check)?;
             }
             TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
+            TargetClasses::Sparse { classes, shares } => {
+                self.check_factor_of_distributions()?;
+                check_same_device(device, shares, Role::Targets)?;
+                check_float_dtype("target shares", shares.dtype(), device)?;
+                let mut tensors = logits.tensors();
+                tensors.push(("target shares", shares));
+                check_same_checkpointing(&tensors)?;
+                let weights = target.row_weights.as_ref();
+                let weights = weights.map(|weights| of_entries(weights, classes, class_dim));
+                let classes_alone = Target {
+                    row_weights: weights,
+                    ..Target::new(TargetClasses::Indices(classes.clone()))
+                };
+                self.check_indices(&classes_alone, device, shape[class_dim], check)?;
+            }
             TargetClasses::Projected(teacher) => {
                 self.check_ignored_of_distributions()?;
                 self.check_factor_of_distributions()?;

@@ -437,6 +437,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             TargetClasses::Distributions(targets) => {
                 return self.weigh_distributions(targets.shape(), targets, target.row_weights);
             }
+            TargetClasses::Sparse { shares, .. } => {
+                let shape = shares.shape();
+                return self.weigh_rows(shape, shares, target.row_weights);
+            }
             TargetClasses::Teacher(teacher) => {
                 let logits = teacher.logits();
                 return self.weigh_distributions(
@@ -482,10 +486,21 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         targets: &DispatchTensor,
         row_weights: Option<DispatchTensor>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
-        B::check(targets, Role::Targets)?;
         self.check_ignored_of_distributions()?;
         let class_dim = self.class_dim(&shape)?;
         self.check_weight_length(&shape, class_dim)?;
+        self.weigh_rows(shape, targets, row_weights)
+    }
+
+    /// Number of rows of targets of a shape, or the sum of their weights.
+    fn weigh_rows(
+        &self,
+        shape: Shape,
+        targets: &DispatchTensor,
+        row_weights: Option<DispatchTensor>,
+    ) -> Result<Tensor<1>, CrossEntropyError> {
+        B::check(targets, Role::Targets)?;
+        let class_dim = self.class_dim(&shape)?;
         let rows = row_shape(&shape, class_dim);
         let count = rows.num_elements();
         let device = device_of(targets).without_autodiff();

@@ -363,7 +363,7 @@ impl ProjectedTensors {
         // A teacher has logits of its own beside those of a chunk.
         let tensors = match inputs.targets {
             Targets::Projected(_) => 2,
-            Targets::Indices(_) | Targets::Distributions(_) => 1,
+            _ => 1,
         };
         let features = this.weight.shape()[0];
         let float: DType = accumulation_dtype(this.hidden.dtype()).into();
@@ -377,6 +377,14 @@ impl ProjectedTensors {
                 Targets::Distributions(targets) => {
                     let rows = Shape::new([outer, classes]);
                     Targets::Distributions(Dispatch::float_reshape(targets, rows))
+                }
+                Targets::Sparse { classes, shares } => {
+                    let entries = shares.shape();
+                    let entries = Shape::new([outer, entries[entries.num_dims() - 1]]);
+                    Targets::Sparse {
+                        classes: Dispatch::int_reshape(classes, entries.clone()),
+                        shares: Dispatch::float_reshape(shares, entries),
+                    }
                 }
                 Targets::Projected(teacher) => Targets::Projected(teacher),
             },

@@ -3,7 +3,7 @@
 //! | File | Subject |
 //! |---|---|
 //! | `config` | the options |
-//! | `target`, `teacher`, `logits` | the tensors that a call takes |
+//! | `target`, `sparse`, `teacher`, `logits` | the tensors that a call takes |
 //! | `normalizer`, `output` | the divisors of a mean; the outputs of rows |
 //! | `checks` | whether tensors fit each other |
 //! | `cross_entropy` | the module, and the way from its tensors to the operation |
@@ -20,6 +20,7 @@ mod logits;
 mod normalizer;
 mod output;
 mod shard;
+mod sparse;
 mod target;
 mod teacher;
 
@@ -34,6 +35,7 @@ pub use output::CrossEntropyOutput;
 #[cfg(feature = "train")]
 pub(crate) use output::{CallOfOutput, Divisor};
 pub use shard::{ShardStatistics, VocabularyShard};
+pub use sparse::SparseDistribution;
 pub(crate) use target::Target;
 pub use target::{
     CrossEntropyTarget, LogitsRank, OutputOf, RowLosses, TargetTensor, WeightedTarget,

@@ -15,6 +15,7 @@ use super::teacher::Teacher;
 /// | `Tensor<{D - 1}, Int>` | a class index per row, in any integer dtype (for `D = 1` a `Tensor<1, Int>` of one element) |
 /// | `Tensor<D, Int>` | the same with the class dimension kept at size 1, as in an unsqueezed label map |
 /// | `Tensor<D>` | a distribution over the classes per row, in the shape of the logits; gradients flow into it when it requires them |
+/// | [`SparseDistribution<D>`](crate::SparseDistribution) | a few classes per row with their shares |
 /// | [`TeacherLogits`](crate::TeacherLogits) | the logits of a teacher, whose probabilities are the target |
 /// | [`WeightedTarget`] | any of these with a weight per row, from [`weighted`](TargetTensor::weighted) |
 ///
@@ -127,6 +128,11 @@ pub enum TargetClasses {
     Indices(DispatchTensor),
     /// Distributions.
     Distributions(DispatchTensor),
+    /// A few classes of each row, and their shares.
+    Sparse {
+        classes: DispatchTensor,
+        shares: DispatchTensor,
+    },
     /// The logits of a teacher.
     Teacher(Box<Teacher>),
     /// The projection of a teacher beside that of a student, as a call takes it.

@@ -16,6 +16,14 @@ pub enum Targets<B: Backend> {
     /// One distribution over the classes per row, in the shape of the logits, or the logits of a teacher
     /// ([`TargetValues`](super::TargetValues)).
     Distributions(FloatTensor<B>),
+    /// A few classes of each row and their shares, both in the shape of the logits with the number of entries in
+    /// the place of the classes.
+    Sparse {
+        /// Classes; ignored targets have no share.
+        classes: IntTensor<B>,
+        /// Shares.
+        shares: FloatTensor<B>,
+    },
     /// A projection that makes the logits of a teacher, for the rows of a projection that makes the logits.
     Projected(#[extension_type] Projection<B>),
 }
@@ -25,7 +33,10 @@ impl<B: Backend> Targets<B> {
     pub(crate) fn distributions_dtype(&self) -> Option<DType> {
         match self {
             Self::Indices(_) | Self::Projected(_) => None,
-            Self::Distributions(targets) => Some(targets.dtype()),
+            Self::Distributions(targets)
+            | Self::Sparse {
+                shares: targets, ..
+            } => Some(targets.dtype()),
         }
     }
 }
@@ -106,6 +117,10 @@ impl<B: Backend> Inputs<B> {
                 Targets::Distributions(targets) => {
                     Targets::Distributions(change.float(targets, Role::Targets)?)
                 }
+                Targets::Sparse { classes, shares } => Targets::Sparse {
+                    classes: change.int(classes, Role::Targets)?,
+                    shares: change.float(shares, Role::Targets)?,
+                },
                 Targets::Projected(teacher) => Targets::Projected(teacher.change_teacher(change)?),
             },
             weights: self

@@ -154,7 +154,10 @@ impl MaybeFloatMetadata {
 impl InputsMetadata {
     fn distributions(&self) -> Option<&TensorSpec> {
         match &self.targets {
-            TargetsMetadata::Distributions(targets) => Some(targets),
+            TargetsMetadata::Distributions(targets)
+            | TargetsMetadata::Sparse {
+                shares: targets, ..
+            } => Some(targets),
             TargetsMetadata::Indices(_) | TargetsMetadata::Projected(_) => None,
         }
     }

@@ -47,7 +47,7 @@ pub(crate) fn divisors_of_mean<B: Backend>(
             let counting = Counting::<B>::new(indices.clone(), shape, Some(classes), ignored);
             Some(counting.divisors_of_mean(&inputs.weights, row_weights.as_ref(), float))
         }
-        Targets::Distributions(_) | Targets::Projected(_) => {
+        Targets::Distributions(_) | Targets::Sparse { .. } | Targets::Projected(_) => {
             row_weights.map(|weights| weights.divisors_of_mean())
         }
     }
@@ -71,8 +71,8 @@ pub(crate) fn counted_rows_of<B: Backend>(
             };
             Counting::<B>::new(indices.clone(), rows, Some(classes), ignored).dropped()
         }
-        (Targets::Distributions(_) | Targets::Projected(_), Some(row_weights)) => row_weights.none,
-        (Targets::Distributions(_) | Targets::Projected(_), None) => return tensor,
+        (_, Some(row_weights)) => row_weights.none,
+        (_, None) => return tensor,
     };
     B::float_mask_fill(tensor, B::bool_expand(dropped, shape), 0.0.into())
 }

@@ -49,6 +49,7 @@ mod loss;
 mod outputs;
 mod row_value;
 mod shard;
+mod sparse;
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
@@ -62,6 +63,8 @@ pub(crate) use self::outputs::largest_class;
 pub(crate) use self::shard::{
     combined_statistics, shard_loss, shard_statistics, statistics_per_row,
 };
+use self::sparse::Entries;
+pub(crate) use self::sparse::densified;
 use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
 };
@@ -74,7 +77,10 @@ pub fn cross_entropy<B: Backend>(
     wanted: Wanted,
 ) -> Forward<B> {
     match logits {
-        Logits::Tensor(logits) => loss::loss(logits, inputs, options, wanted),
+        Logits::Tensor(logits) => {
+            let (inputs, _) = densified::<B>(inputs, &logits, options);
+            loss::loss(logits, inputs, options, wanted)
+        }
         Logits::Projected(projection) => {
             chunks::forward::<B, Portable>(projection, inputs, options, wanted)
         }
@@ -93,14 +99,33 @@ pub fn cross_entropy_backward<B: Backend>(
         Saved::Nothing => Gradients::default(),
         Saved::Statistics {
             logits, statistics, ..
-        } => gradient::gradients(logits, Some(statistics), inputs, upstream, options, wanted),
+        } => {
+            let (inputs, entries) = densified::<B>(inputs, &logits, options);
+            let statistics = Some(statistics);
+            let gradients =
+                gradient::gradients(logits, statistics, inputs, upstream, options, wanted);
+            of_entries(entries, gradients)
+        }
         Saved::Logits(Logits::Tensor(logits)) => {
-            gradient::gradients(logits, None, inputs, upstream, options, wanted)
+            let (inputs, entries) = densified::<B>(inputs, &logits, options);
+            let gradients = gradient::gradients(logits, None, inputs, upstream, options, wanted);
+            of_entries(entries, gradients)
         }
         Saved::Logits(Logits::Projected(projection)) => {
             chunks::backward::<B, Portable>(projection, inputs, upstream, options, wanted)
         }
         Saved::Gradients { gradients, .. } => chunks::multiplied(gradients, &upstream),
+    }
+}
+
+/// The gradients with those of the shares of sparse distributions, where these were made dense.
+pub(crate) fn of_entries<B: Backend>(
+    entries: Option<Entries<B>>,
+    gradients: Gradients<B>,
+) -> Gradients<B> {
+    match entries {
+        None => gradients,
+        Some(entries) => entries.of_gradients(gradients),
     }
 }
 

@@ -37,6 +37,7 @@ mod schedule;
 mod seeds;
 mod shards;
 mod smoothing;
+mod sparse;
 mod teacher_fixtures;
 mod teachers;
 mod threads;

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_cross_entropy::{
     CrossEntropyLossConfig, InfoNceLoss, InfoNceLossConfig, LinearCrossEntropyLoss,
-    LinearCrossEntropyLossConfig, ProjectedLogits, TeacherLogits,
+    LinearCrossEntropyLossConfig, ProjectedLogits, SparseDistribution, TeacherLogits,
 };
 
 use super::alone;
@@ -150,6 +150,24 @@ fn a_teacher_by_projection_shares_the_chunk(device: &Device) {
     );
 }
 
+/// Sparse distributions cost memory of their entries, and a row of classes for each thread.
+fn sparse_distributions_are_not_made_dense(device: &Device) {
+    let (rows, classes, entries) = (512, 8192, 4);
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = Tensor::<2>::random([rows, classes], Distribution::Default, device);
+    let indices = Tensor::<1, Int>::arange(0..(rows * entries) as i64, device);
+    let indices = indices.reshape([rows, entries]);
+    let shares = Tensor::<2>::ones([rows, entries], device);
+    let run = || {
+        let target = SparseDistribution::new(indices.clone(), shares.clone());
+        loss.forward(logits.clone().detach(), target)
+    };
+    drop(run());
+    let (_, bytes) = count(run);
+    let most = rows * classes * size_of::<f32>() / 8;
+    assert!(bytes.peak <= most, "{} bytes, {most} allowed", bytes.peak);
+}
+
 /// A weight that is a transposed embedding is used where it lies.
 fn a_tied_weight_is_not_copied(device: &Device) {
     const ROWS: usize = 16;
@@ -188,6 +206,7 @@ fn flex() {
     peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
     a_tied_weight_is_not_copied(&Device::flex().autodiff());
     a_teacher_by_projection_shares_the_chunk(&Device::flex().autodiff());
+    sparse_distributions_are_not_made_dense(&Device::flex());
 }
 
 #[cfg(feature = "ndarray")]
@@ -198,4 +217,5 @@ fn ndarray() {
     peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
     a_tied_weight_is_not_copied(&Device::ndarray().autodiff());
     a_teacher_by_projection_shares_the_chunk(&Device::ndarray().autodiff());
+    sparse_distributions_are_not_made_dense(&Device::ndarray());
 }

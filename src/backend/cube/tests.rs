@@ -73,6 +73,10 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
         targets: match &inputs.targets {
             Targets::Indices(indices) => TargetsMetadata::Indices(spec(indices)),
             Targets::Distributions(targets) => TargetsMetadata::Distributions(spec(targets)),
+            Targets::Sparse { classes, shares } => TargetsMetadata::Sparse {
+                classes: spec(classes),
+                shares: spec(shares),
+            },
             Targets::Projected(teacher) => TargetsMetadata::Projected(told_projection(teacher)),
         },
         weights: told_float(&inputs.weights),

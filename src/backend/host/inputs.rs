@@ -5,7 +5,7 @@ use burn::tensor::{DType, Shape};
 
 use super::tensor::{Arithmetic, HostBackend, HostTensor, numbers};
 use crate::kernel::cpu::{
-    Floats, OutputLines, Reduction, RowRule, Solution, TargetRule, Targets as TargetSlices,
+    Floats, OutputLines, Reduction, RowRule, Solution, Sparse, TargetRule, Targets as TargetSlices,
 };
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, MaybeFloat, Options, Outputs, RowOutputs, RowReduction,
@@ -23,6 +23,11 @@ pub(super) struct HostInputs<H> {
 pub(super) enum HostTargets<H> {
     Indices(H),
     Distributions(H),
+    /// A few classes of each row, and their shares.
+    Sparse {
+        classes: H,
+        shares: H,
+    },
     /// Distributions that are made for a chunk of rows at a time.
     OfChunks,
 }
@@ -35,6 +40,10 @@ impl<H: HostTensor> HostInputs<H> {
                 Targets::Distributions(targets) => {
                     HostTargets::Distributions(B::open(targets).row_major())
                 }
+                Targets::Sparse { classes, shares } => HostTargets::Sparse {
+                    classes: B::open(classes).row_major(),
+                    shares: B::open(shares).row_major(),
+                },
                 Targets::Projected(_) => HostTargets::OfChunks,
             },
             weights: opened::<B>(inputs.weights),
@@ -77,6 +86,10 @@ impl<H: HostTensor> HostInputs<H> {
         match &self.targets {
             HostTargets::Indices(indices) => TargetSlices::Indices(indices.indices()),
             HostTargets::Distributions(targets) => TargetSlices::Distributions(targets.floats()),
+            HostTargets::Sparse { classes, shares } => TargetSlices::Sparse(Sparse {
+                classes: classes.indices(),
+                shares: shares.floats(),
+            }),
             HostTargets::OfChunks => TargetSlices::Distributions(Floats::F32(&[])),
         }
     }
@@ -119,16 +132,20 @@ impl<H: HostTensor> HostInputs<H> {
     pub(super) fn distributions_dtype(&self) -> Option<DType> {
         match &self.targets {
             HostTargets::Indices(_) | HostTargets::OfChunks => None,
-            HostTargets::Distributions(targets) => Some(targets.dtype()),
+            HostTargets::Distributions(targets)
+            | HostTargets::Sparse {
+                shares: targets, ..
+            } => Some(targets.dtype()),
         }
     }
 
     /// Buffer for the gradient of the distributions, if the gradient is wanted.
     pub(super) fn targets_gradient(&self, wanted: bool) -> Option<H> {
         match &self.targets {
-            HostTargets::Distributions(targets) if wanted => {
-                Some(H::unwritten(targets.shape(), targets.dtype()))
-            }
+            HostTargets::Distributions(targets)
+            | HostTargets::Sparse {
+                shares: targets, ..
+            } if wanted => Some(H::unwritten(targets.shape(), targets.dtype())),
             _ => None,
         }
     }

@@ -236,7 +236,7 @@ fn solve<A: Arithmetic, B: HostBackend>(
     let projection = HostProjection::open(projection);
     let teacher = match &inputs.targets {
         Targets::Projected(teacher) => Some(HostProjection::open(teacher.clone())),
-        Targets::Indices(_) | Targets::Distributions(_) => None,
+        _ => None,
     };
     let inputs = HostInputs::open::<B>(inputs);
     let rows = projection.hidden.shape()[0];

@@ -8,6 +8,7 @@ use super::logits::Scale;
 use super::part::{PartTask, Scratch, Slots, Sum};
 use super::rows::OutputLines;
 use super::shares::{OverValid, Shares};
+use super::sparse::SparseRows;
 use super::storage::{Cut, Floats, FloatsMut, Part};
 use super::targets::{RowRule, TargetRule, Targets};
 use super::threads::{for_each, is_worth_spreading};
@@ -72,7 +73,7 @@ impl<A: HalfRows> Call<'_, A> {
         let per_row = self.reduction == Reduction::PerRow;
         let mut losses = vec![A::ZERO; if per_row { rows } else { 0 }];
         let distributions = match self.targets {
-            Targets::Indices(_) => None,
+            Targets::Indices(_) | Targets::Sparse(_) => None,
             Targets::Distributions(distributions) => Some(distributions.whole()),
         };
         let of_row = self.outputs.numbers();
@@ -108,14 +109,16 @@ impl<A: HalfRows> Call<'_, A> {
         mut slots: Slots<'w, A>,
     ) -> Vec<PartTask<'w, A>> {
         let cut = Cut::new(&self.geometry);
-        let parts = |buffer: Option<FloatsMut<'w>>| {
+        let parts = |buffer: Option<FloatsMut<'w>>, geometry: &Geometry| {
             buffer
-                .map(|buffer| buffer.parts(&self.geometry, cut).into_iter())
+                .map(|buffer| buffer.parts(geometry, cut).into_iter())
                 .into_iter()
                 .flatten()
         };
-        let mut gradients = parts(buffers.gradient);
-        let mut targets_gradients = parts(buffers.targets_gradient);
+        let mut gradients = parts(buffers.gradient, &self.geometry);
+        let of_targets =
+            (self.targets.sparse()).map_or(self.geometry, |sparse| sparse.geometry(&self.geometry));
+        let mut targets_gradients = parts(buffers.targets_gradient, &of_targets);
         cut.rows(&self.geometry)
             .into_iter()
             .map(|rows| PartTask {
@@ -180,6 +183,11 @@ impl<A: HalfRows> Call<'_, A> {
             }),
             values: options.values,
             value: options.value,
+            sparse: self.targets.sparse().map(|sparse| SparseRows {
+                geometry: sparse.geometry(&self.geometry),
+                sparse,
+                rule: TargetRule::new(self.geometry.classes, options),
+            }),
             teacher: match options.targets {
                 TargetValues::Shares => None,
                 TargetValues::Logits { scale } => Some(Scale::new(scale)),

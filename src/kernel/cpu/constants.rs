@@ -4,6 +4,7 @@ use super::factor::Factor;
 use super::instructions::Instructions;
 use super::logits::Scale;
 use super::shares::{OverValid, Shares};
+use super::sparse::SparseRows;
 use super::targets::RowRule;
 use crate::operation::{Geometry, InputValues, Outputs, RowValue, Ties};
 
@@ -17,6 +18,8 @@ pub(crate) struct Constants<'a, A> {
     pub(super) over_valid: Option<OverValid<A>>,
     pub(super) values: InputValues,
     pub(super) value: RowValue,
+    /// Absent where the distributions are not sparse.
+    pub(super) sparse: Option<SparseRows<'a>>,
     /// Scale of a teacher's logits, where the distributions are such.
     pub(super) teacher: Option<Scale<A>>,
     pub(super) z_loss: A,

@@ -12,7 +12,7 @@
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
-//! | `constants`, `rows`, `shares`, `targets`, `blocks` | the facts that the maths is about |
+//! | `constants`, `rows`, `shares`, `targets`, `sparse`, `blocks` | the facts that the maths is about |
 //! | `storage`, `number`, `ahead` | layouts and dtypes; what is fetched before it is read |
 //! | `halves`, `half_instructions` | rows in half precision; their instructions |
 //! | `float`, `instructions` | elementary functions, and what they are compiled for |
@@ -51,6 +51,7 @@ mod rows;
 mod shares;
 mod softcap;
 mod softmax;
+mod sparse;
 mod storage;
 mod targets;
 mod threads;
@@ -65,5 +66,6 @@ pub(crate) use self::projection::{
     ProjectedCall, Projection, ProjectionBuffers, ProjectionGradients, SameIds,
 };
 pub(crate) use self::rows::OutputLines;
+pub(crate) use self::sparse::Sparse;
 pub(crate) use self::storage::{Floats, FloatsMut};
 pub(crate) use self::targets::{Indices, RowRule, TargetRule, Targets};

@@ -13,7 +13,7 @@ use super::shares::Shares;
 use super::storage::Part;
 use super::targets::RowTargets;
 use super::unit::Unit;
-use crate::operation::Outputs;
+use crate::operation::{Geometry, Outputs};
 
 /// One part of a call's tensors.
 pub(super) struct PartTask<'a, A> {
@@ -92,6 +92,8 @@ pub(super) struct Scratch<A> {
     spare: Vec<A>,
     distribution: Vec<A>,
     targets_gradient: Vec<A>,
+    /// Gradient of the shares of sparse distributions.
+    entries: Vec<A>,
     evens: Vec<A>,
 }
 
@@ -102,6 +104,7 @@ impl<A: Float> Scratch<A> {
             spare: Vec::new(),
             distribution: Vec::new(),
             targets_gradient: Vec::new(),
+            entries: Vec::new(),
             evens: Vec::new(),
         }
     }
@@ -143,9 +146,14 @@ impl<A: HalfRows> Constants<'_, A> {
             }
             if !counts {
                 let value = self.rule.value_of_dropped(row);
-                let gradients = [&mut task.output, &mut task.targets_gradient];
-                for gradient in gradients.into_iter().flatten() {
-                    gradient.fill_row(&self.geometry, row, value);
+                let gradients = [
+                    (&mut task.output, &self.geometry),
+                    (&mut task.targets_gradient, self.targets_geometry()),
+                ];
+                for (gradient, geometry) in gradients {
+                    if let Some(gradient) = gradient {
+                        gradient.fill_row(geometry, row, value);
+                    }
                 }
                 losses.main = [A::of(value)];
                 losses.penalty = [A::of(value)];
@@ -169,17 +177,26 @@ impl<A: HalfRows> Constants<'_, A> {
             spare,
             distribution,
             targets_gradient,
+            entries,
             evens,
         } = scratch;
-        let distribution = task.distributions.map(|part| match A::runs(part) {
-            Some(native) if self.teacher.is_none() => native.row(geometry, row),
-            _ => {
+        let distribution = match (&self.sparse, task.distributions) {
+            (Some(sparse), _) => {
                 let numbers = sized(distribution, geometry.classes);
-                part.load_row(geometry, row, numbers, instructions);
-                self.make_shares::<1>(numbers);
-                numbers
+                sparse.spread::<A, 1>(row..row + 1, numbers);
+                Some(&*numbers)
             }
-        });
+            (None, None) => None,
+            (None, Some(part)) => Some(match A::runs(part) {
+                Some(native) if self.teacher.is_none() => native.row(geometry, row),
+                _ => {
+                    let numbers = sized(distribution, geometry.classes);
+                    part.load_row(geometry, row, numbers, instructions);
+                    self.make_shares::<1>(numbers);
+                    numbers
+                }
+            }),
+        };
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
@@ -201,7 +218,14 @@ impl<A: HalfRows> Constants<'_, A> {
             self.note(outputs, &losses, row..row + 1, resolved, task);
         }
         if let Some(part) = &mut task.targets_gradient {
-            part.store_row(geometry, row, targets_gradient, instructions);
+            match &self.sparse {
+                None => part.store_row(geometry, row, targets_gradient, instructions),
+                Some(sparse) => {
+                    let entries = sized(entries, sparse.geometry.classes);
+                    sparse.collect::<A, 1>(row..row + 1, targets_gradient, entries);
+                    part.store_row(&sparse.geometry, row, entries, instructions);
+                }
+            }
         }
         losses
     }
@@ -291,6 +315,7 @@ impl<A: HalfRows> Constants<'_, A> {
             spare,
             distribution,
             targets_gradient,
+            entries,
             evens,
         } = scratch;
         let x = sized(x, length);
@@ -300,14 +325,8 @@ impl<A: HalfRows> Constants<'_, A> {
             }
             (None, None) => unreachable!("the logits are read or written over"),
         }
-        let distribution = task.distributions.map(|part| {
-            let numbers = sized(distribution, length);
-            part.load_lanes(geometry, rows.clone(), numbers, instructions);
-            for unit in numbers.chunks_exact_mut(unit_length) {
-                self.make_shares::<LANES>(unit);
-            }
-            &*numbers
-        });
+        let distribution = (task.distributions.is_some() || self.sparse.is_some())
+            .then(|| self.distributions_in_lanes(rows.clone(), task, sized(distribution, length)));
         let mut targets_gradient = task
             .targets_gradient
             .is_some()
@@ -342,8 +361,55 @@ impl<A: HalfRows> Constants<'_, A> {
             output.store_lanes(geometry, rows.clone(), x, instructions);
         }
         if let (Some(part), Some(gradient)) = (&mut task.targets_gradient, targets_gradient) {
-            part.store_lanes(geometry, rows, gradient, instructions);
+            let (geometry, numbers) = match &self.sparse {
+                None => (geometry, gradient),
+                Some(sparse) => {
+                    let length = sparse.geometry.classes * LANES;
+                    let entries = sized(entries, units * length);
+                    for (at, first) in rows.clone().step_by(LANES).enumerate() {
+                        let rows = first..rows.end.min(first + LANES);
+                        let gradient = &gradient[at * unit_length..][..unit_length];
+                        let place = &mut entries[at * length..][..length];
+                        sparse.collect::<A, LANES>(rows, gradient, place);
+                    }
+                    (&sparse.geometry, entries)
+                }
+            };
+            part.store_lanes(geometry, rows, numbers, instructions);
         }
+    }
+
+    /// Distributions of rows in the lanes of blocks, unit by unit.
+    fn distributions_in_lanes<'s>(
+        &self,
+        rows: Range<usize>,
+        task: &PartTask<'_, A>,
+        numbers: &'s mut [A],
+    ) -> &'s [A] {
+        let unit_length = self.geometry.classes * LANES;
+        if let Some(part) = task.distributions {
+            part.load_lanes(&self.geometry, rows.clone(), numbers, self.instructions);
+        }
+        for (unit, first) in numbers
+            .chunks_exact_mut(unit_length)
+            .zip(rows.clone().step_by(LANES))
+        {
+            match &self.sparse {
+                None => self.make_shares::<LANES>(unit),
+                Some(sparse) => {
+                    let rows = first..rows.end.min(first + LANES);
+                    sparse.spread::<A, LANES>(rows, unit);
+                }
+            }
+        }
+        numbers
+    }
+
+    /// Geometry of the gradient of the targets.
+    fn targets_geometry(&self) -> &Geometry {
+        self.sparse
+            .as_ref()
+            .map_or(&self.geometry, |sparse| &sparse.geometry)
     }
 
     /// Replaces the logits of a teacher by shares, where the distributions are such.

@@ -22,6 +22,7 @@ use super::instructions::Instructions;
 use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::rows::OutputLines;
+use super::sparse::Sparse;
 use super::targets::{Indices, RowRule, TargetRule, Targets};
 use crate::operation::{Geometry, Options, Outputs};
 
@@ -228,6 +229,16 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         }
     }
 
+    /// Number of entries of a row of sparse distributions.
+    fn entries(&self, sparse: &Sparse<'_>) -> usize {
+        let logits = Geometry {
+            outer: self.rows,
+            classes: self.classes,
+            inner: 1,
+        };
+        sparse.geometry(&logits).classes
+    }
+
     fn rule(&self) -> RowRule<'_, A> {
         RowRule {
             indices: self.targets.indices(),
@@ -332,6 +343,13 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let (mut scattered, mut scattered_shares) = (Vec::new(), Vec::new());
         match (self.targets, chunk) {
             (Targets::Indices(indices), Chunk::Scattered(rows)) => scattered = indices.gather(rows),
+            (Targets::Sparse(sparse), Chunk::Scattered(rows)) => {
+                let count = self.entries(&sparse);
+                let of_row = |row: &usize| row * count..(row + 1) * count;
+                let entries: Vec<usize> = rows.iter().flat_map(of_row).collect();
+                scattered = sparse.classes.gather(&entries);
+                scattered_shares = sparse.shares.gather(rows, count, Instructions::best());
+            }
             (Targets::Distributions(shares), Chunk::Scattered(rows)) if self.teacher.is_none() => {
                 scattered_shares = shares.gather(rows, classes, Instructions::best());
             }
@@ -341,7 +359,11 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let upstream = self.upstream.map(of_chunk);
         let row_weights = self.row_weights.map(of_chunk);
         let first = chunk.row(0);
-        let of_rows = first * classes..(first + rows) * classes;
+        let width = match self.targets {
+            Targets::Sparse(sparse) => self.entries(&sparse),
+            Targets::Indices(_) | Targets::Distributions(_) => classes,
+        };
+        let of_targets = first * width..(first + rows) * width;
         let call = Call {
             targets: match (self.targets, chunk) {
                 _ if teacher_logits.is_some() => {
@@ -354,11 +376,19 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                     Targets::Indices(Indices::I64(&scattered))
                 }
                 (Targets::Distributions(shares), Chunk::Together(_)) => {
-                    Targets::Distributions(shares.window(of_rows.clone()))
+                    Targets::Distributions(shares.window(of_targets.clone()))
                 }
                 (Targets::Distributions(_), Chunk::Scattered(_)) => {
                     Targets::Distributions(A::floats(&scattered_shares))
                 }
+                (Targets::Sparse(sparse), Chunk::Together(_)) => Targets::Sparse(Sparse {
+                    classes: sparse.classes.window(of_targets.clone()),
+                    shares: sparse.shares.window(of_targets.clone()),
+                }),
+                (Targets::Sparse(_), Chunk::Scattered(_)) => Targets::Sparse(Sparse {
+                    classes: Indices::I64(&scattered),
+                    shares: A::floats(&scattered_shares),
+                }),
             },
             row_weights: row_weights.as_deref(),
             upstream: upstream.as_deref(),
@@ -367,7 +397,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let needs_gradient = gradients.of_logits();
         let targets_gradient = gradients.targets.as_deref_mut();
         let targets_gradient =
-            targets_gradient.map(|targets| A::floats_mut(&mut targets[of_rows.clone()]));
+            targets_gradient.map(|targets| A::floats_mut(&mut targets[of_targets.clone()]));
         call.solve(match needs_gradient {
             true => Buffers {
                 logits: None,

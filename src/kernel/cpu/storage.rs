@@ -70,6 +70,20 @@ impl<'a> Floats<'a> {
         }
     }
 
+    pub(super) fn len(self) -> usize {
+        over_dtypes!(Self, self, stored => stored.len())
+    }
+
+    /// One number.
+    pub(super) fn number(self, at: usize) -> f64 {
+        match self {
+            Self::F64(slice) => slice[at],
+            Self::F32(slice) => slice[at].into(),
+            Self::F16(slice) => slice[at].into(),
+            Self::BF16(slice) => slice[at].into(),
+        }
+    }
+
     /// Window of consecutive numbers.
     pub(crate) fn window(self, numbers: Range<usize>) -> Self {
         match self {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::float::Float;
 use super::instructions::{Instructions, Task};
+use super::sparse::Sparse;
 use super::storage::Floats;
 use crate::operation::Options;
 
@@ -14,13 +15,22 @@ pub(crate) enum Targets<'a> {
     Indices(Indices<'a>),
     /// One distribution per row, laid out like the logits.
     Distributions(Floats<'a>),
+    /// A few classes per row with their shares.
+    Sparse(Sparse<'a>),
 }
 
 impl<'a> Targets<'a> {
     pub(crate) fn indices(self) -> Option<Indices<'a>> {
         match self {
             Self::Indices(indices) => Some(indices),
-            Self::Distributions(_) => None,
+            Self::Distributions(_) | Self::Sparse(_) => None,
+        }
+    }
+
+    pub(super) fn sparse(self) -> Option<Sparse<'a>> {
+        match self {
+            Self::Sparse(sparse) => Some(sparse),
+            Self::Indices(_) | Self::Distributions(_) => None,
         }
     }
 }
@@ -70,7 +80,7 @@ impl<const W: usize> RowTargets<W> {
 
 /// Index target, resolved by the target rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Class(usize),
     Ignored,
     /// Neither a class nor ignored.
@@ -116,6 +126,11 @@ impl<'a> Indices<'a> {
         })
     }
 
+    /// One index, resolved.
+    pub(super) fn target(self, at: usize, rule: &TargetRule<'_>) -> Target {
+        over_indices!(self, indices => rule.target(indices[at]))
+    }
+
     /// All indices, from any dtype.
     pub(crate) fn wide(self) -> Vec<i128> {
         over_indices!(self, indices => indices.iter().map(|index| index.wide()).collect())
@@ -128,7 +143,7 @@ impl<'a> Indices<'a> {
 
     /// Loss and gradient of a row that does not count: 0 where it is ignored, NaN where its target is bad.
     fn value_of_dropped(&self, row: usize, rule: &TargetRule<'_>) -> f64 {
-        match over_indices!(self, indices => rule.target(indices[row])) {
+        match self.target(row, rule) {
             Target::Bad => f64::NAN,
             Target::Ignored | Target::Class(_) => 0.0,
         }

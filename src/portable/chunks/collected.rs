@@ -107,7 +107,10 @@ impl<B: Backend> Accumulated<B> {
             bias: None,
             positive: positive.and_then(|positive| zeros(wanted.positive, positive)),
             targets: match &inputs.targets {
-                Targets::Distributions(targets) => zeros(wanted.targets, targets),
+                Targets::Distributions(targets)
+                | Targets::Sparse {
+                    shares: targets, ..
+                } => zeros(wanted.targets, targets),
                 Targets::Indices(_) | Targets::Projected(_) => None,
             },
             float: accumulation_dtype(projection.hidden.dtype()),

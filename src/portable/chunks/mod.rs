@@ -265,6 +265,10 @@ impl<'a, B: Backend> Chunks<'a, B> {
                 Targets::Distributions(targets) => {
                     Targets::Distributions(window::<B>(targets.clone(), rows))
                 }
+                Targets::Sparse { classes, shares } => Targets::Sparse {
+                    classes: int_window::<B>(classes.clone(), rows),
+                    shares: window::<B>(shares.clone(), rows),
+                },
                 Targets::Projected(teacher) => {
                     let hidden = window::<B>(teacher.hidden.clone(), rows);
                     Targets::Distributions(logits::<B>(teacher, hidden, rows))

@@ -23,5 +23,7 @@ pub(super) fn int_window<B: Backend>(tensor: IntTensor<B>, rows: &Range<usize>) 
     if *rows == (0..tensor.shape()[0]) {
         return tensor;
     }
-    B::int_slice(tensor, &[rows_slice(rows)])
+    let mut window = vec![Slice::full(); tensor.shape().num_dims()];
+    window[0] = rows_slice(rows);
+    B::int_slice(tensor, &window)
 }

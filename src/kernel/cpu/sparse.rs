@@ -1,0 +1,80 @@
+//! Sparse distributions: a few classes of each row with their shares. They are spread over the classes of a unit while
+//! it is computed, so that no tensor of rows x classes exists.
+
+use std::ops::Range;
+
+use super::blocks::LANES;
+use super::float::Float;
+use super::softmax::at;
+use super::storage::Floats;
+use super::targets::{Indices, Target, TargetRule};
+use crate::operation::Geometry;
+
+/// Classes and their shares, each `[outer, entries, inner]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sparse<'a> {
+    pub(crate) classes: Indices<'a>,
+    pub(crate) shares: Floats<'a>,
+}
+
+impl Sparse<'_> {
+    /// Geometry of the entries beside logits of a geometry.
+    pub(crate) fn geometry(&self, logits: &Geometry) -> Geometry {
+        Geometry {
+            classes: self.shares.len() / logits.rows().max(1),
+            ..*logits
+        }
+    }
+}
+
+/// Sparse distributions of a call. An ignored class has no share, and one that is none makes its row NaN.
+pub(crate) struct SparseRows<'a> {
+    pub(super) sparse: Sparse<'a>,
+    pub(super) geometry: Geometry,
+    pub(super) rule: TargetRule<'a>,
+}
+
+impl SparseRows<'_> {
+    /// Places of the entries of a row.
+    fn entries(&self, row: usize) -> impl Iterator<Item = usize> {
+        let Geometry { classes, inner, .. } = self.geometry;
+        let (outer, position) = (row / inner, row % inner);
+        (0..classes).map(move |entry| (outer * classes + entry) * inner + position)
+    }
+
+    /// Writes the distributions of the rows of a unit. A class that a row has twice has both shares.
+    pub(super) fn spread<A: Float, const W: usize>(&self, rows: Range<usize>, place: &mut [A]) {
+        place.fill(A::ZERO);
+        for (lane, row) in rows.enumerate() {
+            for entry in self.entries(row) {
+                match self.sparse.classes.target(entry, &self.rule) {
+                    Target::Class(class) => {
+                        place[at::<W>(class, lane)] += A::of(self.sparse.shares.number(entry));
+                    }
+                    Target::Ignored => {}
+                    Target::Bad => place[at::<W>(0, lane)] = A::of(f64::NAN),
+                }
+            }
+        }
+    }
+
+    /// Collects the gradients of the shares of a unit from those of its distributions.
+    pub(super) fn collect<A: Float, const W: usize>(
+        &self,
+        rows: Range<usize>,
+        gradient: &[A],
+        place: &mut [A],
+    ) {
+        for (lane, row) in rows.enumerate() {
+            for (nth, entry) in self.entries(row).enumerate() {
+                let slope = match self.sparse.classes.target(entry, &self.rule) {
+                    Target::Class(class) => gradient[at::<W>(class, lane)],
+                    Target::Ignored => A::ZERO,
+                    Target::Bad => A::of(f64::NAN),
+                };
+                let width = if W == 1 { 1 } else { LANES };
+                place[nth * width + lane] = slope;
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Sparse distributions, against the oracle over the dense distributions that they stand for.
+
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_cross_entropy::{
+    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, ProjectedLogits,
+    RowFactor, RowLosses, SparseDistribution, TargetTensor,
+};
+
+use crate::common::backends::{computes_f64, is_host, tests_on};
+use crate::common::oracle;
+use crate::common::problem::{Outcome, Problem, Targets, Terms};
+use crate::common::run::{Losses, f32_tensor, float_tensor, labels, numbers, row_shape};
+use crate::common::tolerance::{self, assert_numbers, behind_products};
+use crate::common::values::rounded;
+use crate::linear::projected::{Projected, chunks};
+
+/// Class of an entry that is ignored.
+const IGNORED: i64 = -100;
+
+/// A problem with `entries` classes and shares for each row, in the order of memory of logits with that many
+/// classes.
+struct Entries {
+    problem: Problem,
+    count: usize,
+    classes: Vec<i64>,
+    shares: Vec<f64>,
+}
+
+impl Entries {
+    /// Random entries. Where there are several, some rows have a class twice, and some an ignored entry.
+    fn random(shape: &[usize], count: usize, seed: u64) -> Self {
+        Self::of(Problem::random(shape, 1, true, seed), count)
+    }
+
+    fn of(problem: Problem, count: usize) -> Self {
+        let Targets::Distributions(given) = &problem.targets else {
+            panic!("the problem has distributions");
+        };
+        let (classes_of_row, inner) = (problem.classes(), problem.inner());
+        let mut classes = vec![0; problem.rows() * count];
+        let mut shares = vec![0.0; classes.len()];
+        let mut dense = vec![0.0; given.len()];
+        for row in 0..problem.rows() {
+            for entry in 0..count {
+                let at = (row / inner * count + entry) * inner + row % inner;
+                let class = match (entry, row % 5) {
+                    // The class of the entry before.
+                    (1, 3) => classes[at - inner] as usize,
+                    _ => (row * 31 + entry * 17 + 3) % classes_of_row,
+                };
+                classes[at] = class as i64;
+                shares[at] = given[problem.at(row, (class + entry) % classes_of_row)];
+                if entry == 2 && row % 4 == 1 {
+                    classes[at] = IGNORED;
+                } else {
+                    dense[problem.at(row, class)] += shares[at];
+                }
+            }
+        }
+        let problem = Problem {
+            targets: Targets::Distributions(dense),
+            ..problem
+        };
+        Self {
+            problem,
+            count,
+            classes,
+            shares,
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(Problem) -> Problem) -> Self {
+        self.problem = change(self.problem);
+        self
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.problem.shape.clone();
+        shape[self.problem.class_dim] = self.count;
+        shape
+    }
+
+    /// The numbers of the entries from those of the dense distributions; `other` where an entry is ignored.
+    fn of_dense(&self, dense: &[f64], other: f64) -> Vec<f64> {
+        let inner = self.problem.inner();
+        let number = |at: usize| {
+            let row = at / (self.count * inner) * inner + at % inner;
+            match self.classes[at] {
+                IGNORED => other,
+                class => dense[self.problem.at(row, class as usize)],
+            }
+        };
+        (0..self.classes.len()).map(number).collect()
+    }
+
+    fn target<const D: usize>(&self, shares: Tensor<D>) -> SparseDistribution<D> {
+        let data = TensorData::new(self.classes.clone(), self.shape());
+        SparseDistribution::new(Tensor::<D, Int>::from_data(data, &shares.device()), shares)
+    }
+
+    /// Loss and gradients from the crate; those of the shares are in the order of the entries.
+    fn found<const D: usize, const R: usize>(&self, options: (&Device, DType)) -> Outcome
+    where
+        Tensor<D>: LogitsRank,
+        RowLosses<D>: Losses,
+        burn_cross_entropy::WeightedTarget<SparseDistribution<D>, R>: CrossEntropyTarget<D>,
+    {
+        let shares = float_tensor::<D>(&self.shares, &self.shape(), options).require_grad();
+        let target = self.target(shares.clone());
+        match &self.problem.row_weights {
+            None => self.computed(target, shares, options),
+            Some(weights) => {
+                let weights = float_tensor::<R>(weights, &row_shape(&self.problem), options);
+                self.computed(target.weighted(weights), shares, options)
+            }
+        }
+    }
+
+    fn computed<const D: usize>(
+        &self,
+        target: impl CrossEntropyTarget<D>,
+        shares: Tensor<D>,
+        options: (&Device, DType),
+    ) -> Outcome
+    where
+        Tensor<D>: LogitsRank,
+        RowLosses<D>: Losses,
+    {
+        let Problem {
+            logits,
+            shape,
+            upstream,
+            ..
+        } = &self.problem;
+        let loss = self.problem.config.init(options.0);
+        let leaf = float_tensor::<D>(logits, shape, options).require_grad();
+        let (values, objective) = match self.problem.unreduced {
+            true => loss
+                .forward_no_reduction(leaf.clone(), target)
+                .weighed(upstream),
+            false => loss.forward(leaf.clone(), target).weighed(upstream),
+        };
+        let gradients = objective.backward();
+        let of_shares = shares.grad(&gradients).expect("it is tracked");
+        assert_eq!(
+            (of_shares.dims(), of_shares.dtype()),
+            (shares.dims(), options.1)
+        );
+        Outcome {
+            loss: values,
+            logits_gradient: numbers(leaf.grad(&gradients).expect("it is tracked")),
+            targets_gradient: Some(numbers(of_shares)),
+            terms: Terms::default(),
+        }
+    }
+
+    #[track_caller]
+    fn assert_agrees(&self, float: DType, device: &Device) {
+        let mut found = match self.problem.shape.len() {
+            2 => self.found::<2, 1>((device, float)),
+            3 => self.found::<3, 2>((device, float)),
+            _ => self.found::<4, 3>((device, float)),
+        };
+        let mut expected = oracle::solve(&self.problem);
+        let Problem { shape, config, .. } = &self.problem;
+        let name = format!("{} entries, {shape:?}, {config:?}, {float:?}", self.count);
+        let of_shares = found.targets_gradient.take().expect("it was taken");
+        let dense = expected.targets_gradient.take().expect("they are tracked");
+        tolerance::assert_close(&name, &self.problem, &found, &expected, float);
+        let allowed = match float {
+            DType::F64 => 1e-12,
+            DType::F32 => 4e-6,
+            _ => tolerance::of(float).gradient,
+        };
+        let expected = self.of_dense(&dense, 0.0);
+        assert_numbers(&format!("{name}: shares"), &of_shares, &expected, allowed);
+    }
+}
+
+fn sparse_distributions_agree_with_dense_ones(device: &Device) {
+    let shapes: &[(&[usize], usize)] = match is_host(device) {
+        true => &[
+            (&[23, 71], 4),
+            (&[67, 5], 3),
+            (&[2, 70, 7], 5),
+            (&[3, 5, 3, 5], 3),
+            (&[9, 300], 1),
+        ],
+        false => &[(&[23, 71], 4), (&[2, 70, 7], 5)],
+    };
+    for (at, (shape, count)) in shapes.iter().enumerate() {
+        let of = || Entries::random(shape, *count, at as u64);
+        of().assert_agrees(DType::F32, device);
+        of().with(Problem::unreduced)
+            .assert_agrees(DType::F32, device);
+        let every = || of().with(every_option).with(Problem::with_row_weights);
+        every().assert_agrees(DType::F32, device);
+        every()
+            .with(Problem::unreduced)
+            .assert_agrees(DType::F32, device);
+        for reduction in [Reduction::Sum, Reduction::BatchMean] {
+            let change = |config: CrossEntropyLossConfig| config.with_reduction(reduction);
+            of().with(|problem| problem.with_config(change))
+                .assert_agrees(DType::F32, device);
+        }
+    }
+}
+
+/// Every option that distributions have; targets to ignore are their default.
+fn every_option(problem: Problem) -> Problem {
+    problem.with_weights().with_config(|config| {
+        config
+            .with_label_smoothing(0.1)
+            .with_logit_scale(0.7)
+            .with_logit_softcap(Some(5.0))
+            .with_z_loss(0.01)
+    })
+}
+
+fn every_dtype_agrees(device: &Device) {
+    for float in [DType::F64, DType::F16, DType::BF16] {
+        if !device.supports_dtype(float) || float == DType::F64 && !computes_f64(device) {
+            continue;
+        }
+        for shape in [&[9, 130][..], &[70, 6]] {
+            let mut problem = Problem::random(shape, 1, true, 5);
+            let Targets::Distributions(shares) = &mut problem.targets else {
+                panic!("they are distributions");
+            };
+            // Few digits, so that a sum of two shares is exact.
+            shares
+                .iter_mut()
+                .for_each(|share| *share = (*share * 16.0).round() / 16.0);
+            let rounded = |logit: &mut f64| *logit = rounded(*logit, float);
+            problem.logits.iter_mut().for_each(rounded);
+            Entries::of(problem, 4).assert_agrees(float, device);
+        }
+    }
+}
+
+fn projections_agree(device: &Device) {
+    const ROWS: usize = 22;
+    const CLASSES: usize = 37;
+    const COUNT: usize = 4;
+    let options = (device, DType::F32);
+    for weighted in [false, true] {
+        for unreduced in [false, true] {
+            let change = |problem: Problem| {
+                let problem = match weighted {
+                    true => every_option(problem).with_row_weights(),
+                    false => problem,
+                };
+                match unreduced {
+                    true => problem.unreduced(),
+                    false => problem,
+                }
+            };
+            let projected = Projected::random([ROWS, 11, CLASSES], true, 3).with(change);
+            let entries = Entries::of(projected.problem.clone(), COUNT);
+            let mut dense = projected.clone();
+            dense.problem = entries.problem.clone();
+            let expected = dense.expected();
+            let allowed = behind_products(4e-5, device);
+            for chunk in chunks(device) {
+                let leaf = |values: &[f64], shape: &[usize]| {
+                    float_tensor::<2>(values, shape, options).require_grad()
+                };
+                let input = leaf(&projected.input, &[ROWS, 11]);
+                let weight = leaf(&projected.weight, &[11, CLASSES]);
+                let bias = projected.bias.as_ref().expect("it has one");
+                let bias = float_tensor::<1>(bias, &[CLASSES], options);
+                let logits = ProjectedLogits::new(input.clone(), weight.clone());
+                let logits = logits.with_bias(Some(bias));
+                let logits = match chunk {
+                    Some(rows) => logits.with_chunk_rows(rows),
+                    None => logits,
+                };
+                let shares = leaf(&entries.shares, &[ROWS, COUNT]);
+                let target = entries.target(shares.clone());
+                let loss = entries.problem.config.init(device);
+                let upstream = &entries.problem.upstream;
+                let weights = entries.problem.row_weights.as_ref();
+                let weights = weights.map(|weights| float_tensor::<1>(weights, &[ROWS], options));
+                let (values, objective) = match (weights, unreduced) {
+                    (None, false) => loss.forward(logits, target).weighed(upstream),
+                    (None, true) => loss.forward_no_reduction(logits, target).weighed(upstream),
+                    (Some(weights), false) => loss
+                        .forward(logits, target.weighted(weights))
+                        .weighed(upstream),
+                    (Some(weights), true) => loss
+                        .forward_no_reduction(logits, target.weighted(weights))
+                        .weighed(upstream),
+                };
+                let gradients = objective.backward();
+                let found = |tensor: &Tensor<2>| numbers(tensor.grad(&gradients).expect("tracked"));
+                assert_numbers("loss", &values, &expected.loss, allowed);
+                assert_numbers("input", &found(&input), &expected.input, allowed);
+                assert_numbers("weight", &found(&weight), &expected.weight, allowed);
+                let of_shares = expected.targets.as_ref().expect("they are tracked");
+                let of_shares = entries.of_dense(of_shares, 0.0);
+                assert_numbers("shares", &found(&shares), &of_shares, allowed);
+            }
+        }
+    }
+}
+
+/// One entry with a share of 1 is an index.
+fn one_entry_is_an_index(device: &Device) {
+    let problem = Problem::random(&[9, 130], 1, false, 2);
+    let Targets::Indices(indices) = &problem.targets else {
+        panic!("they are indices");
+    };
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = || float_tensor::<2>(&problem.logits, &[9, 130], (device, DType::F32));
+    let data = TensorData::new(indices.clone(), [9, 1]);
+    let classes = Tensor::<2, Int>::from_data(data, device);
+    let sparse = SparseDistribution::new(classes, Tensor::ones([9, 1], device));
+    let expected = numbers(loss.forward_no_reduction(logits(), labels(indices, device)));
+    let found = numbers(loss.forward_no_reduction(logits(), sparse.clone()));
+    assert_numbers("loss", &found, &expected, 1e-6);
+    let output = loss.forward_with_output(logits(), sparse.clone());
+    let of_index = loss.forward_with_output(logits(), labels(indices, device));
+    assert_numbers(
+        "log_prob",
+        &numbers(output.log_prob),
+        &numbers(of_index.log_prob),
+        1e-6,
+    );
+    assert_eq!(
+        output.target_rank.into_data(),
+        of_index.target_rank.into_data()
+    );
+    assert_eq!(
+        output.target_class.into_data(),
+        of_index.target_class.into_data()
+    );
+    assert_eq!(numbers(loss.total_weight(sparse.clone())), [9.0]);
+    let found = numbers(loss.log_prob(logits(), sparse));
+    assert_numbers(
+        "log_prob",
+        &found,
+        &expected.iter().map(|loss| -loss).collect::<Vec<_>>(),
+        1e-6,
+    );
+}
+
+fn what_does_not_fit_is_refused(device: &Device) {
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
+    let ints = |values: &[i64], shape: [usize; 2]| {
+        Tensor::<2, Int>::from_data(TensorData::new(values.to_vec(), shape), device)
+    };
+    let shares = |shape: [usize; 2]| Tensor::<2>::ones(shape, device);
+    for (classes, shares) in [
+        (ints(&[0; 4], [2, 2]), shares([2, 3])),
+        (ints(&[0; 6], [3, 2]), shares([3, 2])),
+    ] {
+        let error = loss.try_forward(logits(), SparseDistribution::new(classes, shares));
+        let error = error.expect_err("the shapes differ");
+        assert!(
+            matches!(error, CrossEntropyError::ShapeMismatch { .. }),
+            "{error}"
+        );
+    }
+    let bad = || SparseDistribution::new(ints(&[0, 3, 1, 2], [2, 2]), shares([2, 2]));
+    let error = loss.check(&logits(), &bad()).expect_err("3 is no class");
+    assert!(
+        matches!(error, CrossEntropyError::TargetOutOfRange { value: 3, .. }),
+        "{error}"
+    );
+    if is_host(device) {
+        assert!(loss.try_forward(logits(), bad()).is_err());
+    } else {
+        let rows = numbers(loss.forward_no_reduction(logits(), bad()));
+        assert!(
+            rows[0].is_nan() && (rows[1] - 2.0 * 3f64.ln()).abs() < 1e-5,
+            "{rows:?}"
+        );
+    }
+    // A row of weight 0 may hold anything.
+    let weights = Tensor::<1>::from_floats([0.0, 1.0], device);
+    let weighed = loss.forward(logits(), bad().weighted(weights));
+    assert!((numbers(weighed)[0] - 2.0 * 3f64.ln()).abs() < 1e-5);
+    let factor = RowFactor::Focal { gamma: 2.0 };
+    let focal = CrossEntropyLossConfig::new()
+        .with_row_factor(factor)
+        .init(device);
+    let target = SparseDistribution::new(ints(&[0, 1, 1, 2], [2, 2]), shares([2, 2]));
+    let error = focal
+        .try_forward(logits(), target)
+        .expect_err("it has no one target");
+    assert!(
+        matches!(error, CrossEntropyError::FactorOfDistributions { .. }),
+        "{error}"
+    );
+    let nothing = SparseDistribution::new(ints(&[], [0, 2]), shares([0, 2]));
+    let empty = loss.forward_no_reduction(Tensor::<2>::zeros([0, 3], device), nothing);
+    assert_eq!(empty.dims(), [0]);
+}
+
+tests_on! {
+    every_backend: [
+        sparse_distributions_agree_with_dense_ones,
+        projections_agree,
+        one_entry_is_an_index,
+        what_does_not_fit_is_refused,
+    ],
+    host: [every_dtype_agrees],
+    cubecl: [every_dtype_agrees],
+}
