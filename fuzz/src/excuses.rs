@@ -42,10 +42,13 @@ impl Excuses<'_> {
         self.gradient(&mut found.logits_gradient);
     }
 
-    /// The losses and the gradient that come with the details, and the entropies.
+    /// The losses and the gradient that come with the details, the entropies and the largest log-probabilities.
     pub fn details(&self, found: &mut Details, rows: &[RowDetails]) {
         for (found, expected) in found.rows.entropy.iter_mut().zip(rows) {
             self.tiny(found, expected.entropy);
+        }
+        for (found, expected) in found.rows.max_log_prob.iter_mut().zip(rows) {
+            self.tiny(found, expected.max_log_prob);
         }
         let mut reduced = Problem {
             unreduced: false,

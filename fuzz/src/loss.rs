@@ -184,6 +184,7 @@ impl Case {
         code.one_of(&mut form.target_layout, &LAYOUTS);
         code.flag(&mut form.unsqueezed);
         code.flag(&mut form.owned);
+        code.flag(&mut form.sparse);
     }
 
     /// Takes the widest integers where an index is beyond the others.

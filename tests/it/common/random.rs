@@ -92,6 +92,7 @@ enum Kind {
     Shares {
         dtype: DType,
         tracked: bool,
+        sparse: bool,
         spread: Spread,
     },
 }
@@ -230,10 +231,11 @@ fn targets(floats: Vec<DType>, ints: Vec<DType>) -> impl Strategy<Value = Target
             unsqueezed,
         });
     let spread = prop::sample::select(vec![Spread::Many, Spread::OneHot, Spread::OneOrNone]);
-    let shares = (prop::sample::select(floats), any::<bool>(), spread);
-    let shares = shares.prop_map(|(dtype, tracked, spread)| Kind::Shares {
+    let shares = (prop::sample::select(floats), any::<[bool; 2]>(), spread);
+    let shares = shares.prop_map(|(dtype, [tracked, sparse], spread)| Kind::Shares {
         dtype,
         tracked,
+        sparse,
         spread,
     });
     let weights = prop::sample::select(vec![Weights::Equal, Weights::Positive, Weights::SomeZero]);
@@ -320,8 +322,9 @@ impl Case {
                     ..form
                 }
             }
-            Kind::Shares { dtype, .. } => Form {
+            Kind::Shares { dtype, sparse, .. } => Form {
                 shares: Some(dtype),
+                sparse,
                 ..form
             },
         }

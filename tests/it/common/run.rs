@@ -3,7 +3,7 @@
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor,
+    CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses, SparseDistribution, TargetTensor,
 };
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ pub struct Form {
     pub target_layout: Layout,
     /// Whether index targets keep the class dimension, with size 1.
     pub unsqueezed: bool,
+    /// Whether distributions are given as sparse ones, with all classes in another order for each row.
+    pub sparse: bool,
     /// Whether the logits are a result that only the loss holds, instead of a leaf that the test keeps.
     pub owned: bool,
 }
@@ -55,6 +57,7 @@ impl Default for Form {
             layout: Layout::Contiguous,
             target_layout: Layout::Contiguous,
             unsqueezed: false,
+            sparse: false,
             owned: false,
         }
     }
@@ -106,6 +109,35 @@ pub fn try_solve_in(
         ($rank:literal, $rows:literal) => {{
             let logits = Logits::<$rank>::new(problem, form, device);
             match &problem.targets {
+                Targets::Distributions(shares) if form.sparse => {
+                    let dtype = form.shares.unwrap_or(form.float);
+                    let places = turned(problem);
+                    let entries: Vec<f64> = places.iter().map(|place| shares[*place]).collect();
+                    let entries = float_tensor::<$rank>(&entries, &problem.shape, (device, dtype));
+                    let entries = arranged(entries, form.target_layout);
+                    let classes: Vec<i64> = places
+                        .iter()
+                        .map(|place| class_of(problem, *place) as i64)
+                        .collect();
+                    let ints = Form { int: None, ..form };
+                    let classes = int_tensor::<$rank>(&classes, &problem.shape, ints, device);
+                    let mut outcome = if problem.tracked_targets {
+                        let entries = entries.require_grad();
+                        let target = SparseDistribution::new(classes, entries.clone());
+                        weighed!($rank, $rows, logits, target, Some(entries))
+                    } else {
+                        let target = SparseDistribution::new(classes, entries);
+                        weighed!($rank, $rows, logits, target, None)
+                    }?;
+                    if let Some(gradient) = &mut outcome.targets_gradient {
+                        let mut dense = vec![0.0; gradient.len()];
+                        for (slope, place) in gradient.iter().zip(&places) {
+                            dense[*place] = *slope;
+                        }
+                        *gradient = dense;
+                    }
+                    Ok(outcome)
+                }
                 Targets::Distributions(shares) => {
                     let dtype = form.shares.unwrap_or(form.float);
                     let shares = float_tensor::<$rank>(shares, &problem.shape, (device, dtype));
@@ -141,6 +173,22 @@ pub fn try_solve_in(
         8 => at_rank!(8, 7),
         rank => panic!("no logits of rank {rank}"),
     }
+}
+
+/// For each element the place of one of the same row: the classes of row `r` begin with class `r`.
+fn turned(problem: &Problem) -> Vec<usize> {
+    let mut places = vec![0; problem.logits.len()];
+    let classes = problem.classes();
+    for row in 0..problem.rows() {
+        for class in 0..classes {
+            places[problem.at(row, class)] = problem.at(row, (class + row) % classes);
+        }
+    }
+    places
+}
+
+fn class_of(problem: &Problem, place: usize) -> usize {
+    place / problem.inner() % problem.classes()
 }
 
 /// Dtype that holds the weights of rows beside logits of a dtype.
