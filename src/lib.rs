@@ -193,3 +193,8 @@ struct Distributed;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/contrastive.md")]
 struct Contrastive;
+
+/// The code of the recipes, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
