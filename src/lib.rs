@@ -77,7 +77,8 @@
 //! [`forward_with_output`](CrossEntropyLoss::forward_with_output) gives what one pass over the logits
 //! knows besides the loss, [`log_prob`](CrossEntropyLoss::log_prob) log-probabilities with gradients. A
 //! [`Normalizer`] makes one mean of many micro-batches or devices, a [`VocabularyShard`] one loss of
-//! classes on several devices: `docs/distributed.md` has the recipes. With the feature `train`,
+//! classes on several devices: `docs/distributed.md` has the recipes, `docs/recipes.md` those for distillation,
+//! preferences and rewards. With the feature `train`,
 //! burn-train's metrics take the output as it is.
 //!
 //! # Language models
@@ -193,3 +194,8 @@ struct Distributed;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/contrastive.md")]
 struct Contrastive;
+
+/// The code of the recipes, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
