@@ -20,7 +20,8 @@ pub(super) fn check_target_shape(
 ) -> Result<(), CrossEntropyError> {
     let (given, expected) = match &target.classes {
         TargetClasses::Distributions(targets) => (targets.shape(), logits.clone()),
-        TargetClasses::Sparse { classes, shares } => {
+        TargetClasses::Sparse(sparse) => {
+            let (classes, shares) = (&sparse.classes, &sparse.shares);
             let (given, mut expected) = (shares.shape(), logits.clone());
             if given.num_dims() == expected.num_dims() {
                 expected[class_dim] = given[class_dim];

@@ -301,7 +301,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             targets: match target.classes {
                 TargetClasses::Indices(indices) => Targets::Indices(indices),
                 TargetClasses::Distributions(targets) => Targets::Distributions(targets),
-                TargetClasses::Sparse { classes, shares } => Targets::Sparse { classes, shares },
+                TargetClasses::Sparse(sparse) => Targets::Sparse {
+                    classes: sparse.classes,
+                    shares: sparse.shares,
+                },
                 TargetClasses::Projected(teacher) => Targets::Projected(teacher.of_teacher()),
                 TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
             },
@@ -370,7 +373,8 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 self.check_indices(target, device, shape[class_dim], check)?;
             }
             TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
-            TargetClasses::Sparse { classes, shares } => {
+            TargetClasses::Sparse(sparse) => {
+                let (classes, shares) = (&sparse.classes, &sparse.shares);
                 self.check_factor_of_distributions()?;
                 check_same_device(device, shares, Role::Targets)?;
                 check_float_dtype("target shares", shares.dtype(), device)?;

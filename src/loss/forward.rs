@@ -437,9 +437,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             TargetClasses::Distributions(targets) => {
                 return self.weigh_distributions(targets.shape(), targets, target.row_weights);
             }
-            TargetClasses::Sparse { shares, .. } => {
-                let shape = shares.shape();
-                return self.weigh_rows(shape, shares, target.row_weights);
+            TargetClasses::Sparse(sparse) => {
+                let shape = sparse.shares.shape();
+                return self.weigh_rows(shape, &sparse.shares, target.row_weights);
             }
             TargetClasses::Teacher(teacher) => {
                 let logits = teacher.logits();

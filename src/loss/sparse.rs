@@ -1,5 +1,6 @@
 //! Targets of a few classes per row with their shares.
 
+use burn::backend::DispatchTensor;
 use burn::tensor::{Int, Tensor};
 
 use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sealed};
@@ -26,7 +27,7 @@ use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sea
 /// | Memory | on Flex and NdArray no tensor of rows x classes. On a GPU one, of all rows, or of a chunk where a projection makes the logits |
 /// | Errors | a class that is none and not ignored is an error on Flex and NdArray; on a GPU its row is NaN |
 ///
-/// With `k = 1` and shares of 1 it is the index target. What the teacher's other classes have is not known here; the
+/// With `k = 1` and shares of 1 it is the index target, on Flex and NdArray with 65 classes or more to the bit. What the teacher's other classes have is not known here; the
 /// shares may be made to sum to 1 (`shares / shares.sum_dim(1)`) where they should count for the whole.
 ///
 /// ```
@@ -49,6 +50,13 @@ pub struct SparseDistribution<const D: usize> {
     shares: Tensor<D>,
 }
 
+/// Tensors of a sparse distribution. In a box, so that other targets do not pay for moves of their size.
+#[derive(Clone)]
+pub struct SparseTensors {
+    pub(super) classes: DispatchTensor,
+    pub(super) shares: DispatchTensor,
+}
+
 impl<const D: usize> SparseDistribution<D> {
     /// Makes the distribution with `shares` at `classes`.
     pub fn new(classes: Tensor<D, Int>, shares: Tensor<D>) -> Self {
@@ -58,10 +66,10 @@ impl<const D: usize> SparseDistribution<D> {
 
 impl<const D: usize> sealed::IntoTarget for SparseDistribution<D> {
     fn into_target(self) -> Target {
-        Target::new(TargetClasses::Sparse {
+        Target::new(TargetClasses::Sparse(Box::new(SparseTensors {
             classes: self.classes.without_autodiff().into_dispatch(),
             shares: self.shares.into_dispatch(),
-        })
+        })))
     }
 }
 

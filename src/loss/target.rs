@@ -6,6 +6,7 @@ use burn::tensor::{Int, Shape, Tensor};
 
 use super::logits::ProjectedTensors;
 use super::output::{CrossEntropyOutput, OutputTensors};
+use super::sparse::SparseTensors;
 use super::teacher::Teacher;
 
 /// Target for logits of rank `D`, for `D` from 1 to 8.
@@ -129,10 +130,7 @@ pub enum TargetClasses {
     /// Distributions.
     Distributions(DispatchTensor),
     /// A few classes of each row, and their shares.
-    Sparse {
-        classes: DispatchTensor,
-        shares: DispatchTensor,
-    },
+    Sparse(Box<SparseTensors>),
     /// The logits of a teacher.
     Teacher(Box<Teacher>),
     /// The projection of a teacher beside that of a student, as a call takes it.

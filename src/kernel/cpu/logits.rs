@@ -5,6 +5,7 @@ use super::factor::Factor;
 use super::float::Float;
 use super::rows::Rows;
 use super::shares::Shares;
+use super::sparse::Entries;
 use crate::operation::ScaleSteps;
 
 /// `W` rows of logits, see [`blocks`](super::blocks).
@@ -17,6 +18,8 @@ pub(crate) struct Softmax<'a, A, const W: usize> {
     /// Factor of the squared log-sum-exp.
     pub(crate) z_loss: A,
     pub(crate) factor: Factor<A>,
+    /// Entries of a sparse distribution, where one row has all lanes.
+    pub(crate) entries: Option<Entries<'a, A>>,
     /// One weight per class.
     pub(crate) weights: Option<&'a [A]>,
     /// Fetched while the exponentials are computed.

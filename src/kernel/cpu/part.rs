@@ -10,10 +10,11 @@ use super::halves::HalfRows;
 use super::row_value::TeacherShares;
 use super::rows::{Losses, OutputLines, RowOutputs, Rows};
 use super::shares::Shares;
+use super::sparse::EntriesOfRow;
 use super::storage::Part;
 use super::targets::RowTargets;
 use super::unit::Unit;
-use crate::operation::{Geometry, Outputs};
+use crate::operation::{Geometry, InputValues, Outputs};
 
 /// One part of a call's tensors.
 pub(super) struct PartTask<'a, A> {
@@ -94,6 +95,7 @@ pub(super) struct Scratch<A> {
     targets_gradient: Vec<A>,
     /// Gradient of the shares of sparse distributions.
     entries: Vec<A>,
+    entries_of_row: EntriesOfRow<A>,
     evens: Vec<A>,
 }
 
@@ -105,6 +107,7 @@ impl<A: Float> Scratch<A> {
             distribution: Vec::new(),
             targets_gradient: Vec::new(),
             entries: Vec::new(),
+            entries_of_row: EntriesOfRow::new(),
             evens: Vec::new(),
         }
     }
@@ -178,9 +181,21 @@ impl<A: HalfRows> Constants<'_, A> {
             distribution,
             targets_gradient,
             entries,
+            entries_of_row,
             evens,
         } = scratch;
+        let are_apart = self.outputs == Outputs::None
+            && task.targets_gradient.is_none()
+            && self.values != InputValues::Probabilities;
+        let entries_of_row = match &self.sparse {
+            Some(sparse) if are_apart => {
+                sparse.resolve(row, &self.shares, entries_of_row);
+                Some(entries_of_row)
+            }
+            _ => None,
+        };
         let distribution = match (&self.sparse, task.distributions) {
+            (Some(_), _) if entries_of_row.is_some() => None,
             (Some(sparse), _) => {
                 let numbers = sized(distribution, geometry.classes);
                 sparse.spread::<A, 1>(row..row + 1, numbers);
@@ -200,6 +215,7 @@ impl<A: HalfRows> Constants<'_, A> {
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
+            entries: entries_of_row,
             evens: self.evens_in(evens, geometry.classes),
             targets_gradient: task
                 .targets_gradient
@@ -317,6 +333,7 @@ impl<A: HalfRows> Constants<'_, A> {
             targets_gradient,
             entries,
             evens,
+            ..
         } = scratch;
         let x = sized(x, length);
         match (&task.logits, &task.output) {
@@ -340,6 +357,7 @@ impl<A: HalfRows> Constants<'_, A> {
             let mut unit = Unit {
                 rows: self.rows(rows.clone(), &resolved),
                 shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
+                entries: None,
                 evens: self.evens_in(evens, unit_length),
                 targets_gradient: targets_gradient
                     .as_mut()

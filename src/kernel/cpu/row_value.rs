@@ -162,6 +162,7 @@ impl<A: Float, const W: usize> Task for TeacherShares<'_, A, W> {
             scale: self.scale,
             z_loss: A::ZERO,
             factor: Factor::new(RowFactor::None),
+            entries: None,
             weights: None,
             ahead: [Ahead::nothing(); 2],
         };

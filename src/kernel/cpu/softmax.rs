@@ -29,6 +29,7 @@ use super::row_loss::RowLoss;
 use super::row_value::entropy_of;
 use super::rows::Losses;
 use super::shares::{Shares, share_slope};
+use super::sparse::Entries;
 
 impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
     fn with_distribution_alone(self) -> Option<Self> {
@@ -151,7 +152,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     #[inline(always)]
     pub(super) fn losses_of<const FMA: bool>(self, x: &mut impl Blocks<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
-        let sums = self.sums::<FMA>(x);
+        let sums = self.sums_with_entries::<FMA>(x);
         self.finished::<_, FMA>(x, &sums, &targets).losses
     }
 
@@ -159,7 +160,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     #[inline(always)]
     pub(super) fn gradient_in<const FMA: bool>(self, x: &mut impl Replaced<A>) -> Losses<A, W> {
         let targets = self.target_logits(x);
-        let sums = self.sums::<FMA>(x);
+        let sums = self.sums_with_entries::<FMA>(x);
         let finished = self.finished::<_, FMA>(x, &sums, &targets);
         match (self.shares.is_some(), finished.has_dominant()) {
             (false, false) => self.gradient::<FMA, false, false>(x, &finished),
@@ -168,7 +169,50 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             (true, true) => self.gradient::<FMA, true, true>(x, &finished),
         }
         x.subtract(&self.rows.class, &finished.at_target);
+        if let Some(entries) = self.entries {
+            self.subtract_entries(x, entries, sums.maximum[0], &finished);
+        }
         finished.losses
+    }
+
+    /// The sums, with the entries of a sparse distribution among the spread shares.
+    #[inline(always)]
+    fn sums_with_entries<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
+        let mut sums = self.sums::<FMA>(x);
+        let Some(entries) = self.entries else {
+            return sums;
+        };
+        let maximum = sums.maximum[0];
+        let offset = self.scale.offset(maximum);
+        for (&share, &logit) in entries.shares.iter().zip(entries.logits) {
+            if share == A::ZERO {
+                continue;
+            }
+            sums.gaps[0] += share * -self.scale.difference::<FMA>(logit, offset);
+            match logit == maximum {
+                true => sums.at_maximum[0] += share,
+                false => sums.elsewhere[0] += share,
+            }
+        }
+        sums
+    }
+
+    /// Subtracts the shares of the entries from the gradient. That at a dominant class has them.
+    #[inline(always)]
+    fn subtract_entries(
+        &self,
+        x: &mut impl Replaced<A>,
+        entries: Entries<'_, A>,
+        maximum: A,
+        finished: &Finished<A, W>,
+    ) {
+        let slope = self.rows.scale[0] * self.scale.whole;
+        let has_dominant = finished.has_dominant();
+        for (at, &class) in entries.classes.iter().enumerate() {
+            if !(has_dominant && entries.logits[at] == maximum) {
+                x.subtract::<W>(&[class; W], &[entries.shares[at] * slope; W]);
+            }
+        }
     }
 
     /// Sums of the rows without shares, and `sum_c p[c] (m - x[c])`, to which a class of probability 0 adds 0.

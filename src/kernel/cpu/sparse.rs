@@ -1,10 +1,12 @@
-//! Sparse distributions: a few classes of each row with their shares. They are spread over the classes of a unit while
-//! it is computed, so that no tensor of rows x classes exists.
+//! Sparse distributions: a few classes of each row with their shares, of which no tensor of rows x classes is made. A
+//! row of many classes takes its entries one by one, as it takes an index target; for rows in lanes, outputs and
+//! the gradient of the shares they are spread over the classes of a unit while it is computed.
 
 use std::ops::Range;
 
 use super::blocks::LANES;
 use super::float::Float;
+use super::shares::Shares;
 use super::softmax::at;
 use super::storage::Floats;
 use super::targets::{Indices, Target, TargetRule};
@@ -34,7 +36,67 @@ pub(crate) struct SparseRows<'a> {
     pub(super) rule: TargetRule<'a>,
 }
 
+/// Entries of one row beside its logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Entries<'a, A> {
+    pub(super) classes: &'a [usize],
+    /// Shares as they are in the loss.
+    pub(super) shares: &'a [A],
+    /// Logits of the classes.
+    pub(super) logits: &'a [A],
+}
+
+/// Memory for the entries of one row.
+pub(crate) struct EntriesOfRow<A> {
+    classes: Vec<usize>,
+    shares: Vec<A>,
+    logits: Vec<A>,
+}
+
+impl<A: Float> EntriesOfRow<A> {
+    pub(super) fn new() -> Self {
+        Self {
+            classes: Vec::new(),
+            shares: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The entries beside the logits `x` of their row.
+    pub(super) fn beside(&mut self, x: &[A]) -> Entries<'_, A> {
+        self.logits.clear();
+        self.logits
+            .extend(self.classes.iter().map(|class| x[*class]));
+        Entries {
+            classes: &self.classes,
+            shares: &self.shares,
+            logits: &self.logits,
+        }
+    }
+}
+
 impl SparseRows<'_> {
+    /// Resolves the entries of a row, whose shares are `weight[c] remaining share` in the loss.
+    pub(super) fn resolve<A: Float>(
+        &self,
+        row: usize,
+        shares: &Shares<'_, A>,
+        entries: &mut EntriesOfRow<A>,
+    ) {
+        entries.classes.clear();
+        entries.shares.clear();
+        for entry in self.entries(row) {
+            let (class, share) = match self.sparse.classes.target(entry, &self.rule) {
+                Target::Class(class) => (class, A::of(self.sparse.shares.number(entry))),
+                Target::Ignored => continue,
+                Target::Bad => (0, A::of(f64::NAN)),
+            };
+            let weight = shares.weights.map_or(A::ONE, |weights| weights[class]);
+            entries.classes.push(class);
+            entries.shares.push(shares.remaining * share * weight);
+        }
+    }
+
     /// Places of the entries of a row.
     fn entries(&self, row: usize) -> impl Iterator<Item = usize> {
         let Geometry { classes, inner, .. } = self.geometry;

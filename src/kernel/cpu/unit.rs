@@ -11,12 +11,15 @@ use super::row_value::{Entropy, LogSumExp};
 use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::{Evens, Shares};
 use super::softcap::{Bend, Softcap, Unbend};
+use super::sparse::EntriesOfRow;
 use crate::operation::{InputValues, Outputs, RowValue, Ties};
 
 /// Numbers of one unit besides its logits.
 pub(crate) struct Unit<'a, A, const W: usize> {
     pub(super) rows: Rows<A, W>,
     pub(super) shares: Option<Shares<'a, A>>,
+    /// Entries of a sparse distribution that is not spread over the classes.
+    pub(super) entries: Option<&'a mut EntriesOfRow<A>>,
     /// Place of the even shares, where masked classes have none.
     pub(super) evens: Option<&'a mut [A]>,
     /// Place of the gradient of the distributions.
@@ -103,6 +106,7 @@ impl<A: Float> Constants<'_, A> {
         let Unit {
             rows,
             shares,
+            entries,
             evens,
             targets_gradient,
             outputs,
@@ -126,7 +130,11 @@ impl<A: Float> Constants<'_, A> {
             InputValues::Logits { scale, softcap } => {
                 // The softcap has applied the scale.
                 let scale = softcap.map_or(scale, |_| 1.0);
-                let loss = self.softmax(rows, shares, scale, *ahead);
+                let entries = entries.as_mut().map(|entries| entries.beside(x.numbers()));
+                let loss = Softmax {
+                    entries,
+                    ..self.softmax(rows, shares, scale, *ahead)
+                };
                 *outputs = self.outputs(loss, class, x.numbers(), given);
                 match self.value {
                     RowValue::Loss => self.finish(loss, targets_gradient, x),
@@ -175,6 +183,7 @@ impl<A: Float> Constants<'_, A> {
         let is_only = unit.targets_gradient.is_none()
             && self.outputs == Outputs::None
             && self.over_valid.is_none()
+            && unit.entries.is_none()
             && self.value == RowValue::Loss;
         match self.values {
             InputValues::Logits {
@@ -198,6 +207,7 @@ impl<A: Float> Constants<'_, A> {
             scale: Scale::new(scale),
             z_loss: self.z_loss,
             factor: self.factor,
+            entries: None,
             weights: self.shares.weights,
             ahead,
         }
