@@ -1,6 +1,6 @@
 //! Errors of a call, with messages in sentences.
 
-use burn::tensor::{DType, Device, GradientCheckpointingStrategy};
+use burn::tensor::{DType, Device, GradientCheckpointingStrategy, Shape};
 
 use crate::operation::RowFactor;
 
@@ -225,6 +225,30 @@ pub enum CrossEntropyError {
         /// Dtypes that the device supports.
         supported: Vec<DType>,
     },
+}
+
+impl CrossEntropyError {
+    /// The same error of an index target that is an entry of sparse distributions of this shape: with the row of the
+    /// entry.
+    pub(crate) fn of_entry(self, entries: &Shape, class_dim: usize) -> Self {
+        match self {
+            Self::TargetOutOfRange {
+                row: at,
+                value,
+                classes,
+                ignore_indices,
+            } => {
+                let inner: usize = entries.iter().skip(class_dim + 1).product();
+                Self::TargetOutOfRange {
+                    row: at / (entries[class_dim] * inner) * inner + at % inner,
+                    value,
+                    classes,
+                    ignore_indices,
+                }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Joins the names of dtypes with commas.

@@ -27,9 +27,9 @@ pub(super) fn check_target_shape(
                 expected[class_dim] = given[class_dim];
             }
             // Classes and shares have one shape.
-            match classes.shape() == given {
-                true => (given, expected),
-                false => (classes.shape(), given),
+            match given == expected {
+                true => (classes.shape(), given),
+                false => (given, expected),
             }
         }
         TargetClasses::Teacher(teacher) => (teacher.logits().shape(), logits.clone()),

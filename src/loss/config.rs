@@ -296,7 +296,7 @@ impl Settings {
     }
 
     /// Share of a target that all classes get, the target among them.
-    fn smoothing_among(&self, classes: usize) -> Result<f64, CrossEntropyError> {
+    pub(super) fn smoothing_among(&self, classes: usize) -> Result<f64, CrossEntropyError> {
         let smoothing = self.label_smoothing;
         if self.smoothing_over != SmoothingOver::OtherClasses {
             return Ok(smoothing);

@@ -16,6 +16,7 @@ use super::config::{CrossEntropyLossConfig, Settings};
 use super::logits::GivenLogits;
 use super::normalizer::Normalizer;
 use super::output::Divisor;
+use super::sparse::SparseTensors;
 use super::target::{CrossEntropyTarget, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
@@ -374,20 +375,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             }
             TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
             TargetClasses::Sparse(sparse) => {
-                let (classes, shares) = (&sparse.classes, &sparse.shares);
                 self.check_factor_of_distributions()?;
-                check_same_device(device, shares, Role::Targets)?;
-                check_float_dtype("target shares", shares.dtype(), device)?;
                 let mut tensors = logits.tensors();
-                tensors.push(("target shares", shares));
+                tensors.push(("target shares", &sparse.shares));
                 check_same_checkpointing(&tensors)?;
                 let weights = target.row_weights.as_ref();
-                let weights = weights.map(|weights| of_entries(weights, classes, class_dim));
-                let classes_alone = Target {
-                    row_weights: weights,
-                    ..Target::new(TargetClasses::Indices(classes.clone()))
-                };
-                self.check_indices(&classes_alone, device, shape[class_dim], check)?;
+                self.check_sparse(sparse, weights, &shape, class_dim, check)?;
             }
             TargetClasses::Projected(teacher) => {
                 self.check_ignored_of_distributions()?;
@@ -406,7 +399,29 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 check_float_dtype("target distributions", targets.dtype(), device)?;
             }
         }
+        self.settings.smoothing_among(shape[class_dim])?;
         Ok(class_dim)
+    }
+
+    /// Checks the entries of sparse distributions beside logits of this shape.
+    fn check_sparse(
+        &self,
+        sparse: &SparseTensors,
+        row_weights: Option<&DispatchTensor>,
+        logits: &Shape,
+        class_dim: usize,
+        check: RangeCheck,
+    ) -> Result<(), CrossEntropyError> {
+        let SparseTensors { classes, shares } = sparse;
+        let device = device_of(classes);
+        check_same_device(&device, shares, Role::Targets)?;
+        check_float_dtype("target shares", shares.dtype(), &device)?;
+        let of_classes = Target {
+            row_weights: row_weights.map(|weights| of_entries(weights, classes, class_dim)),
+            ..Target::new(TargetClasses::Indices(classes.clone()))
+        };
+        let checked = self.check_indices(&of_classes, &device, logits[class_dim], check);
+        checked.map_err(|error| error.of_entry(&classes.shape(), class_dim))
     }
 
     /// Reduction of a call.

@@ -70,6 +70,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     /// - [`ShapeMismatch`](CrossEntropyError::ShapeMismatch), [`NoClasses`](CrossEntropyError::NoClasses),
     ///   [`ClassDimOutOfRange`](CrossEntropyError::ClassDimOutOfRange),
     ///   [`WeightLength`](CrossEntropyError::WeightLength): the shapes do not fit
+    /// - [`RowWeightsShape`](CrossEntropyError::RowWeightsShape): there is not one weight for each row
+    /// - [`IgnoredDistributions`](CrossEntropyError::IgnoredDistributions),
+    ///   [`FactorOfDistributions`](CrossEntropyError::FactorOfDistributions),
+    ///   [`SmoothingOverOthers`](CrossEntropyError::SmoothingOverOthers),
+    ///   [`InvalidConfig`](CrossEntropyError::InvalidConfig): an option has no meaning for the target
     /// - [`UnsupportedDtype`](CrossEntropyError::UnsupportedDtype)
     /// - [`DeviceMismatch`](CrossEntropyError::DeviceMismatch),
     ///   [`CheckpointingMismatch`](CrossEntropyError::CheckpointingMismatch),
@@ -156,7 +161,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 B::check(targets, Role::Targets)?;
                 self.check_call(&logits, &target, &device, check)?;
             }
-            _ => {
+            TargetClasses::Sparse(ref sparse) => {
+                B::check(&sparse.shares, Role::Targets)?;
+                self.check_call(&logits, &target, &device, check)?;
+            }
+            TargetClasses::Indices(_) | TargetClasses::Projected(_) => {
                 self.check_call(&logits, &target, &device, check)?;
             }
         }
@@ -435,19 +444,24 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let indices = match &target.classes {
             TargetClasses::Indices(indices) => indices,
             TargetClasses::Distributions(targets) => {
-                return self.weigh_distributions(targets.shape(), targets, target.row_weights);
+                self.check_ignored_of_distributions()?;
+                let class_dim = self.class_dim(&targets.shape())?;
+                self.check_weight_length(&targets.shape(), class_dim)?;
+                let rows = row_shape(&targets.shape(), class_dim);
+                return self.weigh_rows(&rows, targets, target.row_weights);
             }
             TargetClasses::Sparse(sparse) => {
                 let shape = sparse.shares.shape();
-                return self.weigh_rows(shape, &sparse.shares, target.row_weights);
+                let rows = row_shape(&shape, self.class_dim(&shape)?);
+                return self.weigh_rows(&rows, &sparse.shares, target.row_weights);
             }
             TargetClasses::Teacher(teacher) => {
+                self.check_ignored_of_distributions()?;
                 let logits = teacher.logits();
-                return self.weigh_distributions(
-                    logits.shape(),
-                    logits.tensor(),
-                    target.row_weights,
-                );
+                let class_dim = self.class_dim_of(logits)?;
+                self.check_weight_length(&logits.shape(), class_dim)?;
+                let rows = row_shape(&logits.shape(), class_dim);
+                return self.weigh_rows(&rows, logits.tensor(), target.row_weights);
             }
             TargetClasses::Projected(_) => unreachable!("only a call has a projection beside it"),
         };
@@ -479,36 +493,21 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(Tensor::from_dispatch(total))
     }
 
-    /// Number of rows of distributions of a shape, or the sum of their weights. `targets` has their device.
-    fn weigh_distributions(
-        &self,
-        shape: Shape,
-        targets: &DispatchTensor,
-        row_weights: Option<DispatchTensor>,
-    ) -> Result<Tensor<1>, CrossEntropyError> {
-        self.check_ignored_of_distributions()?;
-        let class_dim = self.class_dim(&shape)?;
-        self.check_weight_length(&shape, class_dim)?;
-        self.weigh_rows(shape, targets, row_weights)
-    }
-
-    /// Number of rows of targets of a shape, or the sum of their weights.
+    /// Number of rows in this shape, or the sum of their weights. `targets` has their device.
     fn weigh_rows(
         &self,
-        shape: Shape,
+        rows: &Shape,
         targets: &DispatchTensor,
         row_weights: Option<DispatchTensor>,
     ) -> Result<Tensor<1>, CrossEntropyError> {
         B::check(targets, Role::Targets)?;
-        let class_dim = self.class_dim(&shape)?;
-        let rows = row_shape(&shape, class_dim);
         let count = rows.num_elements();
         let device = device_of(targets).without_autodiff();
         let Some(row_weights) = row_weights else {
             return Ok(Tensor::full([1], count as f32, (&device, DType::F32)));
         };
         self.check_row_weights(&row_weights, &device)?;
-        check_row_weights_shape(&row_weights, &rows)?;
+        check_row_weights_shape(&row_weights, rows)?;
         if count == 0 {
             return Ok(Tensor::zeros([1], (&device, DType::F32)));
         }

@@ -11,6 +11,7 @@ use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
     Excluded, Geometry, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,
 };
+use crate::portable::chunks;
 
 /// Logits of rank `D`: a `Tensor<D>`, or [`ProjectedLogits<D>`](ProjectedLogits).
 #[diagnostic::on_unimplemented(
@@ -262,6 +263,16 @@ impl ProjectedTensors {
         given
             .filter_map(|(name, tensor)| Some((name, tensor?)))
             .collect()
+    }
+
+    /// All logits as one tensor.
+    pub(super) fn whole(self) -> DispatchTensor {
+        let shape = self.logits_shape();
+        let projection = self.of_teacher();
+        let rows = 0..projection.hidden.shape()[0];
+        let hidden = projection.hidden.clone();
+        let logits = chunks::logits::<Dispatch>(&projection, hidden, &rows);
+        Dispatch::float_reshape(logits, shape)
     }
 
     /// Checks that the tensors have one dtype; the input may be of half precision beside others of f32.

@@ -25,10 +25,12 @@ use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sea
 /// | Gradients | of the logits, and of the shares where they require one: `lse - x[y[j]]` |
 /// | Dtypes | any integer dtype, any float dtype |
 /// | Memory | on Flex and NdArray no tensor of rows x classes. On a GPU one, of all rows, or of a chunk where a projection makes the logits |
-/// | Errors | a class that is none and not ignored is an error on Flex and NdArray; on a GPU its row is NaN |
+/// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target, is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN |
 ///
-/// With `k = 1` and shares of 1 it is the index target, on Flex and NdArray with 65 classes or more to the bit. What the teacher's other classes have is not known here; the
-/// shares may be made to sum to 1 (`shares / shares.sum_dim(1)`) where they should count for the whole.
+/// With `k = 1` and shares of 1 it is the index target, within rounding (on Flex and NdArray, for f32 rows of 65 classes
+/// and more that lie together, without smoothing and outputs, to the bit). What the teacher's other classes have is
+/// not known here; the shares may be made to sum to 1 (`shares / shares.sum_dim(1)`) where they should count for the
+/// whole.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};

@@ -43,11 +43,11 @@ use super::teacher::Teacher;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no target for logits of rank {D}",
-    note = "expected class indices `Tensor<{{D - 1}}, Int>` or `Tensor<D, Int>` (class dimension of size 1), or distributions `Tensor<D>`"
+    note = "expected class indices `Tensor<{{D - 1}}, Int>` or `Tensor<D, Int>` (class dimension of size 1), distributions `Tensor<D>`, `SparseDistribution<D>`, or `TeacherLogits` of logits of rank D"
 )]
 pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
-/// Tensor of class indices or of distributions, of any rank, and what can be made of it.
+/// Target of any kind and rank, and what can be made of it.
 ///
 /// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), where its example is, and
 /// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take it.
@@ -115,7 +115,7 @@ pub type RowLosses<const D: usize> = <Tensor<D> as sealed::FromRows>::RowLosses;
 /// `D = 1` a `CrossEntropyOutput<1>`.
 pub type OutputOf<const D: usize> = <Tensor<D> as sealed::FromRows>::Output;
 
-/// Target of either kind, and the weights of its rows.
+/// Target of any kind, and the weights of its rows.
 #[derive(Clone)]
 pub struct Target {
     pub(crate) classes: TargetClasses,

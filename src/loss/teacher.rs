@@ -2,11 +2,12 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{Int, Shape, Tensor};
+use burn::tensor::{Int, Tensor};
 
-use super::checks::device_of;
+use super::checks::{check_target_shape, device_of};
+use super::config::Settings;
 use super::cross_entropy::{Computed, CrossEntropyLoss, Request, RequestedReduction};
-use super::logits::{GivenLogits, LogitsSource, ProjectedTensors};
+use super::logits::{GivenLogits, LogitsSource};
 use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sealed};
 use crate::dispatch::CrossEntropyBackend;
 use crate::dispatch::fallback::with_autodiff_of;
@@ -23,7 +24,7 @@ use crate::operation::{InputValues, Outputs};
 /// ```
 ///
 /// the cross-entropy with `q`. With [`with_kl_divergence`](Self::with_kl_divergence) it is less by the entropy of
-/// `q`, `KL(q || softmax(x / T))`: another number, 0 where the student agrees, with the same gradient. With
+/// `q`, `KL(q || softmax(x / T))`: another number, 0, within its rounding, where the student agrees, with the same gradient. With
 /// [`with_squared_temperature`](Self::with_squared_temperature) it is multiplied by `T^2`.
 ///
 /// | | |
@@ -34,8 +35,8 @@ use crate::operation::{InputValues, Outputs};
 /// | Memory | on Flex and NdArray no tensor of rows x classes besides the given logits: each row's softmax is made while its loss is computed. On a GPU one such tensor, of all rows, or of a chunk where a projection makes the student's logits |
 ///
 /// A teacher that is given as [`ProjectedLogits`](crate::ProjectedLogits) beside a student that is so too has logits for
-/// a chunk of rows only: the chunk size of the student applies, for both together. Its softcap, if it has one,
-/// cannot be applied. Beside a student's tensor of logits its own are made as one tensor. Its hidden size is its
+/// a chunk of rows only: the chunk size of the student applies, for both together (its own in the pass for a
+/// divergence). Its softcap, if it has one, cannot be applied. Beside a student's tensor of logits its own are made as one tensor. Its hidden size is its
 /// own.
 ///
 /// Source: Hinton et al., Distilling the Knowledge in a Neural Network, <https://arxiv.org/abs/1503.02531>.
@@ -60,7 +61,9 @@ use crate::operation::{InputValues, Outputs};
 ///
 /// Where the call is made: [`InvalidConfig`](CrossEntropyError::InvalidConfig) for a temperature that is not a
 /// positive number, for a divergence beside class weights or label smoothing, which change the distribution,
-/// and for a loss that takes probabilities.
+/// and for a loss that takes probabilities; [`ShapeMismatch`](CrossEntropyError::ShapeMismatch) where the logits have
+/// other shapes; as for distributions, a `row_factor` and targets to ignore are refused; and a projection beside a
+/// tensor whose classes are not its last dimension ([`ProjectionError::ClassDim`]).
 #[derive(Clone, Debug)]
 pub struct TeacherLogits<L> {
     logits: L,
@@ -170,35 +173,17 @@ impl Teacher {
     }
 
     /// The logits as the target of a call, beside the student's.
-    fn beside(&self, student: &GivenLogits) -> Result<TargetClasses, CrossEntropyError> {
-        self.logits.check()?;
-        Ok(match (&self.logits, student) {
+    fn beside(&self, student: &GivenLogits) -> TargetClasses {
+        match (&self.logits, student) {
             (GivenLogits::Tensor(logits), _) => TargetClasses::Distributions(logits.clone()),
             (GivenLogits::Projected(teacher), GivenLogits::Projected(_)) => {
                 TargetClasses::Projected(teacher.clone())
             }
             (GivenLogits::Projected(teacher), GivenLogits::Tensor(_)) => {
-                TargetClasses::Distributions(whole(teacher.as_ref().clone().in_one_dtype()))
+                TargetClasses::Distributions(teacher.as_ref().clone().whole())
             }
-        })
+        }
     }
-}
-
-/// All logits of a projection.
-fn whole(projection: ProjectedTensors) -> DispatchTensor {
-    let [features, classes] = projection.weight.shape().dims();
-    let shape = projection.logits_shape();
-    let rows = shape.num_elements() / classes.max(1);
-    let hidden = Tensor::<2>::from_dispatch(Dispatch::float_reshape(
-        projection.hidden,
-        Shape::new([rows, features]),
-    ));
-    let logits = hidden.matmul(Tensor::from_dispatch(projection.weight));
-    let logits = match projection.bias {
-        None => logits,
-        Some(bias) => logits + Tensor::<1>::from_dispatch(bias).unsqueeze(),
-    };
-    Dispatch::float_reshape(logits.into_dispatch(), shape)
 }
 
 impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
@@ -210,6 +195,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         row_weights: Option<DispatchTensor>,
     ) -> Result<(Self, Target), CrossEntropyError> {
         self.check_teacher(teacher)?;
+        teacher.logits.check()?;
         if let (GivenLogits::Projected(_), GivenLogits::Tensor(student)) = (&teacher.logits, logits)
         {
             let class_dim = self.class_dim(&student.shape())?;
@@ -218,7 +204,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 return Err(ProjectionError::ClassDim { class_dim }.into());
             }
         }
-        let classes = teacher.beside(logits)?;
+        let class_dim = self.class_dim_of(logits)?;
+        let given = Target::new(TargetClasses::Teacher(Box::new(teacher.clone())));
+        check_target_shape(&logits.shape(), &given, class_dim)?;
+        let classes = teacher.beside(logits);
         let settings = self.settings.at_temperature(teacher.temperature);
         let target = Target {
             classes,
@@ -237,10 +226,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     ) -> Result<Computed, CrossEntropyError> {
         let (loss, target) = self.beside_teacher(&logits, &teacher, row_weights.clone())?;
         let reduction = request.reduction.clone();
+        let class_dim = self.class_dim_of(&logits)?;
         let computed = loss.compute(logits, target, request)?;
         let (mut value, mut z_loss) = (computed.loss, computed.z_loss);
         if teacher.is_divergence {
-            let entropy = self.teacher_entropy(&teacher, row_weights, reduction)?;
+            let entropy = self.teacher_entropy(&teacher, class_dim, row_weights, reduction)?;
+            let entropy = Dispatch::float_cast(entropy, value.dtype().into());
             let entropy = with_autodiff_of(&value, entropy);
             value = Dispatch::float_sub(value, entropy);
         }
@@ -256,14 +247,18 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         })
     }
 
-    /// Entropies of the teacher's distributions, reduced as the losses.
+    /// Entropies of the teacher's distributions, reduced as the losses. `class_dim` is the student's.
     fn teacher_entropy(
         &self,
         teacher: &Teacher,
+        class_dim: usize,
         row_weights: Option<DispatchTensor>,
         reduction: RequestedReduction,
     ) -> Result<DispatchTensor, CrossEntropyError> {
-        let settings = self.settings.of_teacher_entropy(teacher.temperature);
+        let settings = Settings {
+            class_dim: class_dim as isize,
+            ..self.settings.of_teacher_entropy(teacher.temperature)
+        };
         let loss = Self::from_parts(None, settings);
         let rows = loss.rows_of(&teacher.logits)?;
         let device = device_of(teacher.logits.tensor());
@@ -289,7 +284,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         };
         let temperature = teacher.temperature;
         if !(temperature > 0.0 && (temperature as f32).is_normal()) {
-            let expected = "a finite number above 0";
+            let expected = "a number above 0 that is a normal number of f32";
             return refused("temperature", temperature.to_string(), expected);
         }
         if self.settings.values == InputValues::Probabilities {

@@ -97,6 +97,14 @@ impl<B: Backend> RowWeights<B> {
         })
     }
 
+    /// The weights for each entry of sparse distributions, `[outer, entries, inner]`.
+    pub(super) fn of_entries(self, entries: &Shape) -> Self {
+        Self {
+            weights: B::float_expand(self.weights, entries.clone()),
+            none: B::bool_expand(self.none, entries.clone()),
+        }
+    }
+
     /// Divisors of a mean over distributions: the sum of the weights, twice; shape `[2]`.
     pub(super) fn divisors_of_mean(&self) -> FloatTensor<B> {
         let float = self.weights.dtype().into();

@@ -5,7 +5,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, IndexingUpdateOp, Shape};
 
-use super::counting::{Counting, Ignored};
+use super::counting::{Counting, Ignored, RowWeights};
 use super::elementary::cast;
 use crate::operation::{
     Geometry, Gradients, Inputs, MaybeFloat, Options, Targets, accumulation_dtype,
@@ -30,11 +30,11 @@ pub(crate) fn densified<B: Backend>(
     logits: &FloatTensor<B>,
     options: &Options,
 ) -> (Inputs<B>, Option<Entries<B>>) {
-    let Targets::Sparse { classes, shares } = inputs.targets else {
+    let Targets::Sparse { classes, shares } = inputs.targets.clone() else {
         return (inputs, None);
     };
     let (shape, class_dim) = (logits.shape(), options.class_dim);
-    let entries = Entries::<B>::new(classes, &shares, &shape, options);
+    let entries = Entries::<B>::new(classes, &shares, logits, &inputs.row_weights, options);
     let float = accumulation_dtype(logits.dtype());
     let of_entries = entries.geometry().full();
     let dense = Geometry::new(&shape, class_dim).full();
@@ -59,21 +59,26 @@ impl<B: Backend> Entries<B> {
     fn new(
         classes: IntTensor<B>,
         shares: &FloatTensor<B>,
-        logits: &Shape,
+        logits: &FloatTensor<B>,
+        row_weights: &MaybeFloat<B>,
         options: &Options,
     ) -> Self {
-        let shape = shares.shape();
+        let (shape, logits) = (shares.shape(), logits.shape());
         let class_dim = options.class_dim;
-        let full = Geometry::new(&shape, class_dim).full();
+        let geometry = Geometry::new(&shape, class_dim);
+        let full = geometry.full();
+        // The entries of a row of weight 0 are ignored as the row is.
+        let weights = RowWeights::<B>::new(row_weights, geometry.per_row(), FloatDType::F32);
+        let weights = weights.map(|weights| weights.of_entries(&full));
         let ignored = Ignored {
             indices: &options.ignore_indices,
-            weights: None,
+            weights: weights.as_ref(),
         };
         Self {
             counting: Counting::new(classes, full, Some(logits[class_dim]), ignored),
             dtype: shares.dtype().into(),
             shape,
-            logits: logits.clone(),
+            logits,
             class_dim,
         }
     }

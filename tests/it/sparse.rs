@@ -404,7 +404,14 @@ fn what_does_not_fit_is_refused(device: &Device) {
     let bad = || SparseDistribution::new(ints(&[0, 3, 1, 2], [2, 2]), shares([2, 2]));
     let error = loss.check(&logits(), &bad()).expect_err("3 is no class");
     assert!(
-        matches!(error, CrossEntropyError::TargetOutOfRange { value: 3, .. }),
+        matches!(
+            error,
+            CrossEntropyError::TargetOutOfRange {
+                row: 0,
+                value: 3,
+                ..
+            }
+        ),
         "{error}"
     );
     if is_host(device) {
@@ -420,6 +427,18 @@ fn what_does_not_fit_is_refused(device: &Device) {
     let weights = Tensor::<1>::from_floats([0.0, 1.0], device);
     let weighed = loss.forward(logits(), bad().weighted(weights));
     assert!((numbers(weighed)[0] - 2.0 * 3f64.ln()).abs() < 1e-5);
+    for classes in [3, 70] {
+        let mut indices = vec![0; 4];
+        indices[1] = classes as i64;
+        let target = |shares: Tensor<2>| SparseDistribution::new(ints(&indices, [2, 2]), shares);
+        let shares = Tensor::<2>::ones([2, 2], device).require_grad();
+        let weights = Tensor::<1>::from_floats([0.0, 1.0], device);
+        let logits = Tensor::<2>::zeros([2, classes], device);
+        let value = loss.forward(logits, target(shares.clone()).weighted(weights));
+        let gradient = numbers(shares.grad(&value.backward()).expect("it is tracked"));
+        let surprisal = (classes as f64).ln();
+        assert_numbers("shares", &gradient, &[0.0, 0.0, surprisal, surprisal], 1e-5);
+    }
     let factor = RowFactor::Focal { gamma: 2.0 };
     let focal = CrossEntropyLossConfig::new()
         .with_row_factor(factor)
@@ -435,6 +454,13 @@ fn what_does_not_fit_is_refused(device: &Device) {
     let nothing = SparseDistribution::new(ints(&[], [0, 2]), shares([0, 2]));
     let empty = loss.forward_no_reduction(Tensor::<2>::zeros([0, 3], device), nothing);
     assert_eq!(empty.dims(), [0]);
+    // Without entries the loss is 0, and there is nothing to differentiate by.
+    for classes in [3, 70] {
+        let none = shares([2, 0]).require_grad();
+        let target = SparseDistribution::new(ints(&[], [2, 0]), none.clone());
+        let value = loss.forward(Tensor::<2>::zeros([2, classes], device), target);
+        assert_eq!(numbers(value), [0.0]);
+    }
 }
 
 tests_on! {

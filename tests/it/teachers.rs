@@ -328,6 +328,16 @@ fn projections_agree(device: &Device) {
                     (0..CLASSES).map(of).sum()
                 })
                 .collect();
+            let of_weight: Vec<f64> = (0..11 * CLASSES)
+                .map(|at| {
+                    let (feature, class) = (at / CLASSES, at % CLASSES);
+                    let of = |row: usize| {
+                        expected.logits_gradient[row * CLASSES + class]
+                            * student.input[row * 11 + feature]
+                    };
+                    (0..ROWS).map(of).sum()
+                })
+                .collect();
             let tensor =
                 |values: &[f64], shape: [usize; 2]| float_tensor::<2>(values, &shape, options);
             let bias = |projected: &Projected| {
@@ -375,7 +385,8 @@ fn projections_agree(device: &Device) {
                     let found = numbers(input.grad(&gradients).expect("tracked"));
                     assert_numbers("loss", &values, &expected.loss, allowed);
                     assert_numbers("input", &found, &of_input, allowed);
-                    assert!(weight.grad(&gradients).is_some());
+                    let found = numbers(weight.grad(&gradients).expect("tracked"));
+                    assert_numbers("weight", &found, &of_weight, allowed);
                 }
             }
             // A student's tensor beside the projection of a teacher.
@@ -444,6 +455,46 @@ fn outputs_are_those_of_the_distribution(device: &Device) {
     near(normalized, loss.forward(logits(), target()), 1e-6);
 }
 
+/// Behind projections the classes are the last dimension of every rank, also for the teacher's entropy and the divisors
+/// of a mean.
+fn sequences_agree_with_their_rows(device: &Device) {
+    let projected = Projected::random([10, 6, 37], false, 3);
+    let taught = Taught::random(&[10, 37], DIVERGENCE, 5);
+    let options = (device, DType::F32);
+    let weight = float_tensor::<2>(&projected.weight, &[6, 37], options);
+    let loss = CrossEntropyLossConfig::new().init(device);
+    let flat = |values: &[f64], last: usize| float_tensor::<2>(values, &[10, last], options);
+    let sequences = |values: &[f64], last: usize| float_tensor::<3>(values, &[2, 5, last], options);
+    let rows = loss.forward(
+        ProjectedLogits::new(flat(&projected.input, 6), weight.clone()),
+        DIVERGENCE.target(flat(&taught.teacher, 37)),
+    );
+    let logits = || ProjectedLogits::new(sequences(&projected.input, 6), weight.clone());
+    let of_tensor = loss.forward(logits(), DIVERGENCE.target(sequences(&taught.teacher, 37)));
+    let allowed = behind_products(1e-5, device);
+    assert_numbers("loss", &numbers(of_tensor), &numbers(rows), allowed);
+    let unreduced =
+        loss.forward_no_reduction(logits(), DIVERGENCE.target(sequences(&taught.teacher, 37)));
+    assert_eq!(unreduced.dims(), [2, 5]);
+    let of_itself = || DIVERGENCE.target(logits());
+    assert_eq!(numbers(loss.total_weight(of_itself())), [10.0]);
+    let normalized = loss.forward_normalized(logits(), of_itself(), loss.normalizer(of_itself()));
+    assert!(numbers(normalized)[0].abs() < 1e-4);
+}
+
+/// A teacher of another dtype, f64 included, is brought into that of the arithmetic.
+fn a_teacher_may_have_another_dtype(device: &Device) {
+    let taught = Taught::random(&[6, 37], DIVERGENCE, 5);
+    let expected = taught.expected();
+    for [student, teacher] in [[DType::F32, DType::F64], [DType::F64, DType::F32]] {
+        let teacher = float_tensor::<2>(&taught.teacher, &[6, 37], (device, teacher));
+        let found = taught.computed(DIVERGENCE.target(teacher), (device, student));
+        let tolerance = tolerance::of(DType::F32);
+        let compared = tolerance::compare(&taught.problem, &found, &expected, tolerance);
+        compared.expect("they agree");
+    }
+}
+
 fn what_has_no_meaning_is_refused(device: &Device) {
     let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
     let refused = |config: CrossEntropyLossConfig, asked: Asked| {
@@ -489,10 +540,11 @@ tests_on! {
     every_backend: [
         teachers_agree_with_their_probabilities,
         projections_agree,
+        sequences_agree_with_their_rows,
         row_weights_apply,
         a_student_that_agrees_has_nothing_to_learn,
     ],
-    host: [every_dtype_agrees],
+    host: [every_dtype_agrees, a_teacher_may_have_another_dtype],
     cubecl: [every_dtype_agrees],
     one_of_each_kind: [
         outputs_are_those_of_the_distribution,

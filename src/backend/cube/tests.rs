@@ -151,14 +151,53 @@ fn what_fusion_is_told_of_the_results_is_what_comes() {
     }
 }
 
+/// Targets that are not distributions.
+#[derive(Clone, Copy)]
+enum Other {
+    Indices,
+    Sparse,
+    Teacher,
+}
+
+/// Sparse distributions with so many entries, all at class 0.
+fn sparse(entries: &Shape) -> Targets<CubeBackend> {
+    let Targets::Indices(classes) = indices(entries) else {
+        unreachable!("they are indices");
+    };
+    Targets::Sparse {
+        classes,
+        shares: zeros(entries, FloatDType::F32),
+    }
+}
+
+#[test]
+fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
+    for reduction in reductions() {
+        let inputs = Inputs {
+            reduction,
+            ..Inputs::new(sparse(&Shape::new([2, 2, 5])))
+        };
+        let wanted = Wanted {
+            outputs: Outputs::Rows,
+            gradients: WantedGradients {
+                targets: true,
+                ..WantedGradients::LOGITS
+            },
+        };
+        let logits = Logits::Tensor(zeros(&Shape::new([2, 3, 5]), FloatDType::F32));
+        assert_told(logits, inputs, &Options::default(), wanted);
+    }
+}
+
 #[test]
 fn what_fusion_is_told_of_a_projection_is_what_comes() {
     for reduction in reductions() {
-        for (positive, bias, soft, taught) in [
-            (false, true, false, false),
-            (true, false, false, false),
-            (true, true, true, false),
-            (false, true, false, true),
+        for (positive, bias, soft, other) in [
+            (false, true, false, Other::Indices),
+            (true, false, false, Other::Indices),
+            (true, true, true, Other::Indices),
+            (false, true, false, Other::Teacher),
+            (false, true, false, Other::Sparse),
         ] {
             let classes = 5 + usize::from(positive);
             let given = |given: bool, shape: Shape| match given {
@@ -180,11 +219,14 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                     true => {
                         Targets::Distributions(zeros(&Shape::new([4, classes]), FloatDType::F32))
                     }
-                    false if taught => Targets::Projected(Projection {
-                        bias: MaybeFloat::None,
-                        ..projection.clone()
-                    }),
-                    false => indices(&Shape::new([4])),
+                    false => match other {
+                        Other::Indices => indices(&Shape::new([4])),
+                        Other::Sparse => sparse(&Shape::new([4, 2])),
+                        Other::Teacher => Targets::Projected(Projection {
+                            bias: MaybeFloat::None,
+                            ..projection.clone()
+                        }),
+                    },
                 })
             };
             let wanted = Wanted {

@@ -238,7 +238,8 @@ impl<A: HalfRows> Constants<'_, A> {
                 None => part.store_row(geometry, row, targets_gradient, instructions),
                 Some(sparse) => {
                     let entries = sized(entries, sparse.geometry.classes);
-                    sparse.collect::<A, 1>(row..row + 1, targets_gradient, entries);
+                    let weights = self.rule.row_weights;
+                    sparse.collect::<A, 1>(row..row + 1, targets_gradient, entries, weights);
                     part.store_row(&sparse.geometry, row, entries, instructions);
                 }
             }
@@ -388,7 +389,8 @@ impl<A: HalfRows> Constants<'_, A> {
                         let rows = first..rows.end.min(first + LANES);
                         let gradient = &gradient[at * unit_length..][..unit_length];
                         let place = &mut entries[at * length..][..length];
-                        sparse.collect::<A, LANES>(rows, gradient, place);
+                        let weights = self.rule.row_weights;
+                        sparse.collect::<A, LANES>(rows, gradient, place, weights);
                     }
                     (&sparse.geometry, entries)
                 }

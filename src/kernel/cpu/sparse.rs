@@ -126,12 +126,15 @@ impl SparseRows<'_> {
         rows: Range<usize>,
         gradient: &[A],
         place: &mut [A],
+        row_weights: Option<&[A]>,
     ) {
         for (lane, row) in rows.enumerate() {
+            let is_ignored = row_weights.is_some_and(|weights| weights[row] == A::ZERO);
             for (nth, entry) in self.entries(row).enumerate() {
                 let slope = match self.sparse.classes.target(entry, &self.rule) {
                     Target::Class(class) => gradient[at::<W>(class, lane)],
                     Target::Ignored => A::ZERO,
+                    Target::Bad if is_ignored => A::ZERO,
                     Target::Bad => A::of(f64::NAN),
                 };
                 let width = if W == 1 { 1 } else { LANES };

@@ -224,14 +224,15 @@ impl<'a, S: Number> Runs<'a, S> {
         let &Geometry { classes, inner, .. } = geometry;
         match cut {
             Cut::Outer(step) => {
-                let parts = slice.chunks_mut(step * classes * inner);
+                // Sparse distributions may have no entries.
+                let parts = slice.chunks_mut((step * classes * inner).max(1));
                 Box::new(parts.enumerate().map(move |(part, slice)| Self::Outer {
                     first: part * step,
                     slice,
                 }))
             }
-            Cut::Inner(step) => {
-                Box::new(slice.chunks_mut(classes * inner).flat_map(move |outer| {
+            Cut::Inner(step) => Box::new(slice.chunks_mut((classes * inner).max(1)).flat_map(
+                move |outer| {
                     let count = inner.div_ceil(step);
                     let mut parts: Vec<_> =
                         (0..count).map(|_| Vec::with_capacity(classes)).collect();
@@ -247,8 +248,8 @@ impl<'a, S: Number> Runs<'a, S> {
                             first: part * step,
                             pieces,
                         })
-                }))
-            }
+                },
+            )),
         }
     }
 

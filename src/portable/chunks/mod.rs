@@ -284,7 +284,7 @@ impl<'a, B: Backend> Chunks<'a, B> {
 }
 
 /// Logits of rows with these hidden states.
-fn logits<B: Backend>(
+pub(crate) fn logits<B: Backend>(
     projection: &Projection<B>,
     hidden: FloatTensor<B>,
     rows: &Range<usize>,
