@@ -174,7 +174,7 @@ impl<A: HalfRows> Constants<'_, A> {
         task: &mut PartTask<'_, A>,
         scratch: &mut Scratch<A>,
     ) -> Losses<A, 1> {
-        let (geometry, instructions) = (&self.geometry, self.instructions);
+        let geometry = &self.geometry;
         let Scratch {
             x,
             spare,
@@ -194,23 +194,9 @@ impl<A: HalfRows> Constants<'_, A> {
             }
             _ => None,
         };
-        let distribution = match (&self.sparse, task.distributions) {
-            (Some(_), _) if entries_of_row.is_some() => None,
-            (Some(sparse), _) => {
-                let numbers = sized(distribution, geometry.classes);
-                sparse.spread::<A, 1>(row..row + 1, numbers);
-                Some(&*numbers)
-            }
-            (None, None) => None,
-            (None, Some(part)) => Some(match A::runs(part) {
-                Some(native) if self.teacher.is_none() => native.row(geometry, row),
-                _ => {
-                    let numbers = sized(distribution, geometry.classes);
-                    part.load_row(geometry, row, numbers, instructions);
-                    self.make_shares::<1>(numbers);
-                    numbers
-                }
-            }),
+        let distribution = match &entries_of_row {
+            Some(_) => None,
+            None => self.distribution_of_row(row, task.distributions, distribution),
         };
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
@@ -234,17 +220,50 @@ impl<A: HalfRows> Constants<'_, A> {
             self.note(outputs, &losses, row..row + 1, resolved, task);
         }
         if let Some(part) = &mut task.targets_gradient {
-            match &self.sparse {
-                None => part.store_row(geometry, row, targets_gradient, instructions),
-                Some(sparse) => {
-                    let entries = sized(entries, sparse.geometry.classes);
-                    let weights = self.rule.row_weights;
-                    sparse.collect::<A, 1>(row..row + 1, targets_gradient, entries, weights);
-                    part.store_row(&sparse.geometry, row, entries, instructions);
-                }
-            }
+            self.store_targets_gradient_of_row(row, targets_gradient, part, entries);
         }
         losses
+    }
+
+    /// Distribution of a row, where there is one; `numbers` holds it unless it can be read where it lies.
+    fn distribution_of_row<'s>(
+        &self,
+        row: usize,
+        distributions: Option<&'s Part<'s>>,
+        numbers: &'s mut Vec<A>,
+    ) -> Option<&'s [A]> {
+        let geometry = &self.geometry;
+        if let Some(sparse) = &self.sparse {
+            let numbers = sized(numbers, geometry.classes);
+            sparse.spread::<A, 1>(row..row + 1, numbers);
+            return Some(numbers);
+        }
+        let part = distributions?;
+        Some(match A::runs(part) {
+            Some(native) if self.teacher.is_none() => native.row(geometry, row),
+            _ => {
+                let numbers = sized(numbers, geometry.classes);
+                part.load_row(geometry, row, numbers, self.instructions);
+                self.make_shares::<1>(numbers);
+                numbers
+            }
+        })
+    }
+
+    fn store_targets_gradient_of_row(
+        &self,
+        row: usize,
+        gradient: &[A],
+        part: &mut Part<'_>,
+        entries: &mut Vec<A>,
+    ) {
+        let Some(sparse) = &self.sparse else {
+            return part.store_row(&self.geometry, row, gradient, self.instructions);
+        };
+        let entries = sized(entries, sparse.geometry.classes);
+        let weights = self.rule.row_weights;
+        sparse.collect::<A, 1>(row..row + 1, gradient, entries, weights);
+        part.store_row(&sparse.geometry, row, entries, self.instructions);
     }
 
     /// Losses of a row by its logits, which stand in the first part, or in the second, where their gradient
@@ -380,23 +399,29 @@ impl<A: HalfRows> Constants<'_, A> {
             output.store_lanes(geometry, rows.clone(), x, instructions);
         }
         if let (Some(part), Some(gradient)) = (&mut task.targets_gradient, targets_gradient) {
-            let (geometry, numbers) = match &self.sparse {
-                None => (geometry, gradient),
-                Some(sparse) => {
-                    let length = sparse.geometry.classes * LANES;
-                    let entries = sized(entries, units * length);
-                    for (at, first) in rows.clone().step_by(LANES).enumerate() {
-                        let rows = first..rows.end.min(first + LANES);
-                        let gradient = &gradient[at * unit_length..][..unit_length];
-                        let place = &mut entries[at * length..][..length];
-                        let weights = self.rule.row_weights;
-                        sparse.collect::<A, LANES>(rows, gradient, place, weights);
-                    }
-                    (&sparse.geometry, entries)
-                }
-            };
-            part.store_lanes(geometry, rows, numbers, instructions);
+            self.store_targets_gradient_in_lanes(rows, gradient, part, entries);
         }
+    }
+
+    fn store_targets_gradient_in_lanes(
+        &self,
+        rows: Range<usize>,
+        gradient: &[A],
+        part: &mut Part<'_>,
+        entries: &mut Vec<A>,
+    ) {
+        let Some(sparse) = &self.sparse else {
+            return part.store_lanes(&self.geometry, rows, gradient, self.instructions);
+        };
+        let length = sparse.geometry.classes * LANES;
+        let units = gradient.chunks_exact(self.geometry.classes * LANES);
+        let entries = sized(entries, units.len() * length);
+        for (at, (gradient, first)) in units.zip(rows.clone().step_by(LANES)).enumerate() {
+            let rows = first..rows.end.min(first + LANES);
+            let place = &mut entries[at * length..][..length];
+            sparse.collect::<A, LANES>(rows, gradient, place, self.rule.row_weights);
+        }
+        part.store_lanes(&sparse.geometry, rows, entries, self.instructions);
     }
 
     /// Distributions of rows in the lanes of blocks, unit by unit.

@@ -137,6 +137,12 @@ impl Chunk<'_> {
     }
 }
 
+/// Targets of rows that do not lie together.
+struct ScatteredTargets<A> {
+    classes: Vec<i64>,
+    shares: Vec<A>,
+}
+
 /// Memory that serves every chunk.
 struct Scratch<'a, A> {
     logits: &'a mut [A],
@@ -340,55 +346,21 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             _ => None,
         };
 
-        let (mut scattered, mut scattered_shares) = (Vec::new(), Vec::new());
-        match (self.targets, chunk) {
-            (Targets::Indices(indices), Chunk::Scattered(rows)) => scattered = indices.gather(rows),
-            (Targets::Sparse(sparse), Chunk::Scattered(rows)) => {
-                let count = self.entries(&sparse);
-                let of_row = |row: &usize| row * count..(row + 1) * count;
-                let entries: Vec<usize> = rows.iter().flat_map(of_row).collect();
-                scattered = sparse.classes.gather(&entries);
-                scattered_shares = sparse.shares.gather(rows, count, Instructions::best());
-            }
-            (Targets::Distributions(shares), Chunk::Scattered(rows)) if self.teacher.is_none() => {
-                scattered_shares = shares.gather(rows, classes, Instructions::best());
-            }
-            _ => {}
-        }
+        let scattered = self.scattered_targets(chunk);
         let of_chunk = |all: &[A]| -> Vec<A> { (0..rows).map(|at| all[chunk.row(at)]).collect() };
         let upstream = self.upstream.map(of_chunk);
         let row_weights = self.row_weights.map(of_chunk);
         let first = chunk.row(0);
         let width = match self.targets {
+            Targets::Indices(_) => 1,
             Targets::Sparse(sparse) => self.entries(&sparse),
-            Targets::Indices(_) | Targets::Distributions(_) => classes,
+            Targets::Distributions(_) => classes,
         };
         let of_targets = first * width..(first + rows) * width;
         let call = Call {
-            targets: match (self.targets, chunk) {
-                _ if teacher_logits.is_some() => {
-                    Targets::Distributions(A::floats(teacher_logits.unwrap_or_default()))
-                }
-                (Targets::Indices(indices), Chunk::Together(rows)) => {
-                    Targets::Indices(indices.window(rows.clone()))
-                }
-                (Targets::Indices(_), Chunk::Scattered(_)) => {
-                    Targets::Indices(Indices::I64(&scattered))
-                }
-                (Targets::Distributions(shares), Chunk::Together(_)) => {
-                    Targets::Distributions(shares.window(of_targets.clone()))
-                }
-                (Targets::Distributions(_), Chunk::Scattered(_)) => {
-                    Targets::Distributions(A::floats(&scattered_shares))
-                }
-                (Targets::Sparse(sparse), Chunk::Together(_)) => Targets::Sparse(Sparse {
-                    classes: sparse.classes.window(of_targets.clone()),
-                    shares: sparse.shares.window(of_targets.clone()),
-                }),
-                (Targets::Sparse(_), Chunk::Scattered(_)) => Targets::Sparse(Sparse {
-                    classes: Indices::I64(&scattered),
-                    shares: A::floats(&scattered_shares),
-                }),
+            targets: match teacher_logits {
+                Some(logits) => Targets::Distributions(A::floats(logits)),
+                None => self.targets_of(chunk, of_targets.clone(), &scattered),
             },
             row_weights: row_weights.as_deref(),
             upstream: upstream.as_deref(),
@@ -410,6 +382,62 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 targets_gradient,
             },
         })
+    }
+
+    /// Targets of a chunk whose rows do not lie together.
+    fn scattered_targets(&self, chunk: &Chunk<'_>) -> ScatteredTargets<A> {
+        let mut scattered = ScatteredTargets {
+            classes: Vec::new(),
+            shares: Vec::new(),
+        };
+        let Chunk::Scattered(rows) = chunk else {
+            return scattered;
+        };
+        match self.targets {
+            Targets::Indices(indices) => scattered.classes = indices.gather(rows),
+            Targets::Distributions(_) if self.teacher.is_some() => {}
+            Targets::Distributions(shares) => {
+                scattered.shares = shares.gather(rows, self.classes, Instructions::best());
+            }
+            Targets::Sparse(sparse) => {
+                let count = self.entries(&sparse);
+                let of_row = |row: &usize| row * count..(row + 1) * count;
+                let entries: Vec<usize> = rows.iter().flat_map(of_row).collect();
+                scattered.classes = sparse.classes.gather(&entries);
+                scattered.shares = sparse.shares.gather(rows, count, Instructions::best());
+            }
+        }
+        scattered
+    }
+
+    /// Targets of a chunk: a window of all, or the scattered ones.
+    fn targets_of<'t>(
+        &'t self,
+        chunk: &Chunk<'_>,
+        window: Range<usize>,
+        scattered: &'t ScatteredTargets<A>,
+    ) -> Targets<'t> {
+        let (classes, shares) = (
+            Indices::I64(&scattered.classes),
+            A::floats(&scattered.shares),
+        );
+        match (self.targets, chunk) {
+            (Targets::Indices(indices), Chunk::Together(_)) => {
+                Targets::Indices(indices.window(window))
+            }
+            (Targets::Indices(_), Chunk::Scattered(_)) => Targets::Indices(classes),
+            (Targets::Distributions(shares), Chunk::Together(_)) => {
+                Targets::Distributions(shares.window(window))
+            }
+            (Targets::Distributions(_), Chunk::Scattered(_)) => Targets::Distributions(shares),
+            (Targets::Sparse(sparse), Chunk::Together(_)) => Targets::Sparse(Sparse {
+                classes: sparse.classes.window(window.clone()),
+                shares: sparse.shares.window(window),
+            }),
+            (Targets::Sparse(_), Chunk::Scattered(_)) => {
+                Targets::Sparse(Sparse { classes, shares })
+            }
+        }
     }
 
     /// Adds the gradients of the projection, computed from the gradient of a chunk's logits.
