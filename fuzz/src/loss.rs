@@ -1,7 +1,7 @@
 //! Problems over logits.
 
 use burn::tensor::{DType, Device};
-use burn_cross_entropy::CrossEntropyLossConfig;
+use burn_cross_entropy::{CrossEntropyLossConfig, RowFactor};
 
 use crate::code::{Code, Reader, Writer, eighths, shares};
 use crate::common::expected::{Dtypes, Expected};
@@ -111,10 +111,13 @@ impl Case {
         code_smoothing_over(code, problem);
         problem.logits.resize(problem.shape.iter().product(), 0.0);
         let is_capped = problem.config.logit_softcap.is_some();
-        let largest = match problem.config.z_loss {
-            0.0 => f64::from(f32::MAX),
-            // The z-loss has the square of a logit, and need not be right where that is beyond f32.
-            _ => 2f64.powi(40),
+        // The z-loss has the square of a logit, and need not be right where that is beyond f32. A factor may make a
+        // number of a smoothed loss near the end of f32 and of a probability below its beginning.
+        let is_smoothed = problem.config.label_smoothing != 0.0;
+        let has_factor = problem.config.row_factor != RowFactor::None;
+        let largest = match problem.config.z_loss != 0.0 || is_smoothed && has_factor {
+            false => f64::from(f32::MAX),
+            true => 2f64.powi(40),
         };
         for logit in &mut problem.logits {
             if problem.config.logits {
