@@ -114,6 +114,9 @@ impl Case {
         // The z-loss has the square of a logit, and need not be right where that is beyond f32. A factor may make a
         // number of a smoothed loss near the end of f32 and of a probability below its beginning.
         let is_smoothed = problem.config.label_smoothing != 0.0;
+        if is_smoothed && problem.config.logit_scale > 2f64.powi(20) {
+            problem.config.row_factor = RowFactor::None;
+        }
         let has_factor = problem.config.row_factor != RowFactor::None;
         let largest = match problem.config.z_loss != 0.0 || is_smoothed && has_factor {
             false => f64::from(f32::MAX),
