@@ -122,8 +122,9 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             finished.losses.penalty[row] = self.z_loss * lse * lse;
             finished.losses.lse[row] = lse;
             finished.losses.log_prob[row] = -(gap + above);
-            finished.losses.max_log_prob[row] = -above;
         }
+        // In a loop of its own: one array more in the loop above made few classes 3 % slower.
+        finished.losses.max_log_prob = finished.above.map(|above| -above);
         finished
     }
 

@@ -169,7 +169,10 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             (true, true) => self.gradient::<FMA, true, true>(x, &finished),
         }
         x.subtract(&self.rows.class, &finished.at_target);
-        if let Some(entries) = self.entries {
+        // Of rows in lanes none has entries. Known to the compiler, that leaves their sums in registers.
+        if W == 1
+            && let Some(entries) = self.entries
+        {
             self.subtract_entries(x, entries, sums.maximum[0], &finished);
         }
         finished.losses
@@ -179,7 +182,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
     #[inline(always)]
     fn sums_with_entries<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
         let mut sums = self.sums::<FMA>(x);
-        let Some(entries) = self.entries else {
+        let Some(entries) = self.entries.filter(|_| W == 1) else {
             return sums;
         };
         let maximum = sums.maximum[0];
