@@ -2,7 +2,7 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{DType, Int, Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 
 use super::checks::{RangeCheck, check_row_weights_shape, device_of, unwrap};
 use super::cross_entropy::{CrossEntropyLoss, Request, RequestedReduction};
@@ -345,9 +345,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         }
         let loss = Self::from_parts(None, self.settings.of_value(value));
         let rows = loss.rows_of(&logits)?;
-        let device = device_of(logits.tensor());
-        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device);
-        let target = Target::of_rows(first, rows);
+        let target = Target::of_first_class(&rows, &device_of(logits.tensor()));
         let computed = loss.compute(logits, target, Request::loss(RequestedReduction::PerRow))?;
         Ok(computed.loss)
     }

@@ -24,7 +24,7 @@ use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sea
 /// |---|---|
 /// | Gradients | of the logits, and of the shares where they require one: `lse - x[y[j]]` |
 /// | Dtypes | any integer dtype, any float dtype |
-/// | Memory | on Flex and NdArray no tensor of rows x classes. On a GPU one, of all rows, or of a chunk where a projection makes the logits |
+/// | Memory | on Flex and NdArray no tensor of rows x classes. On a GPU one, of all rows, or beside a chunk's logits where a projection makes them |
 /// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target, is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN |
 ///
 /// With `k = 1` and shares of 1 it is the index target, within rounding (on Flex and NdArray, for f32 rows of 65 classes

@@ -2,7 +2,7 @@
 
 use burn::backend::ops::IntTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
-use burn::tensor::{Int, Shape, Tensor};
+use burn::tensor::{Device, Int, Shape, Tensor};
 
 use super::logits::ProjectedTensors;
 use super::output::{CrossEntropyOutput, OutputTensors};
@@ -156,10 +156,12 @@ impl Target {
         }
     }
 
-    /// Makes a target of one index per row, in the shape of the rows.
-    pub(super) fn of_rows(indices: Tensor<1, Int>, rows: Shape) -> Self {
-        let indices = indices.without_autodiff().into_dispatch();
-        Self::new(TargetClasses::Indices(Dispatch::int_reshape(indices, rows)))
+    /// Makes a target that counts every row in this shape, for values that do not depend on it.
+    pub(super) fn of_first_class(rows: &Shape, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device).into_dispatch();
+        let first = Dispatch::int_reshape(first, rows.clone());
+        Self::new(TargetClasses::Indices(first))
     }
 
     /// Makes a target of indices, without autodiff: indices have no gradient, and a different autodiff

@@ -2,7 +2,7 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use super::checks::{check_target_shape, device_of};
 use super::config::Settings;
@@ -261,11 +261,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         };
         let loss = Self::from_parts(None, settings);
         let rows = loss.rows_of(&teacher.logits)?;
-        let device = device_of(teacher.logits.tensor());
-        let first = Tensor::<1, Int>::zeros([rows.num_elements()], &device);
         let target = Target {
             row_weights,
-            ..Target::of_rows(first, rows)
+            ..Target::of_first_class(&rows, &device_of(teacher.logits.tensor()))
         };
         let request = Request {
             reduction,

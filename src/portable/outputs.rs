@@ -180,7 +180,7 @@ impl<B: Backend> Call<'_, B> {
     }
 
     /// `sum_c p[c] (-ln p[c])`; a class of probability 0 adds 0.
-    fn entropy(&self, surprisals: FloatTensor<B>) -> FloatTensor<B> {
+    pub(super) fn entropy(&self, surprisals: FloatTensor<B>) -> FloatTensor<B> {
         let probabilities = B::float_exp(B::float_neg(surprisals.clone()));
         let none = B::float_equal_elem(probabilities.clone(), 0.0.into(), self.bool);
         let terms = B::float_mul(probabilities, surprisals);

@@ -4,7 +4,6 @@ use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
 use super::call::{Call, Scores};
-use super::elementary::sum_classes;
 use crate::operation::RowValue;
 
 impl<B: Backend> Call<'_, B> {
@@ -13,11 +12,7 @@ impl<B: Backend> Call<'_, B> {
         match self.options.value {
             RowValue::Loss => None,
             RowValue::LogSumExp => self.lse(scores),
-            RowValue::Entropy => {
-                let softmax = self.softmax_of(scores)?;
-                let terms = B::float_mul(softmax.clone(), self.surprisals(scores));
-                Some(sum_classes::<B>(self.zero_where_zero(terms, softmax)))
-            }
+            RowValue::Entropy => Some(self.entropy(self.surprisals(scores))),
         }
     }
 
@@ -35,7 +30,9 @@ impl<B: Backend> Call<'_, B> {
                 let softmax = self.softmax_of(scores)?;
                 let entropy = self.row_values(scores)?;
                 let above = B::float_sub(self.surprisals(scores), entropy);
-                self.zero_where_zero(B::float_mul(softmax.clone(), above), softmax)
+                // 0 times the infinite surprisal of a masked class would be NaN.
+                let nothing = B::float_equal_elem(softmax.clone(), 0.0.into(), self.bool);
+                B::float_mask_fill(B::float_mul(softmax, above), nothing, 0.0.into())
             }
         };
         Some(B::float_mul(gradient, scale))
@@ -47,15 +44,5 @@ impl<B: Backend> Call<'_, B> {
             Scores::Logits { x, maximum, others } => Some(self.softmax(x, maximum, others)),
             Scores::Probabilities(_) => None,
         }
-    }
-
-    /// Terms, 0 where the probability is: 0 times the infinite surprisal of a masked class would be NaN.
-    fn zero_where_zero(
-        &self,
-        terms: FloatTensor<B>,
-        probabilities: FloatTensor<B>,
-    ) -> FloatTensor<B> {
-        let nothing = B::float_equal_elem(probabilities, 0.0.into(), self.bool);
-        B::float_mask_fill(terms, nothing, 0.0.into())
     }
 }

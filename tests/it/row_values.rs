@@ -10,7 +10,7 @@ use burn_cross_entropy::{
 use crate::common::backends::{computes_f64, is_host, tests_on};
 use crate::common::portably;
 use crate::common::problem::{Outcome, Problem, Terms};
-use crate::common::run::{Losses, f32_tensor, float_tensor, labels, numbers};
+use crate::common::run::{self, Losses, f32_tensor, float_tensor, labels, numbers};
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::Projected;
@@ -130,19 +130,9 @@ where
     Tensor<D>: LogitsRank,
     RowLosses<D>: Losses,
 {
-    let loss = problem.config.init(options.0);
-    let leaf = float_tensor::<D>(&problem.logits, &problem.shape, options).require_grad();
-    let (values, objective) = value
-        .of::<D>(&loss, leaf.clone())
-        .weighed(&problem.upstream);
-    let gradient = leaf.grad(&objective.backward()).expect("it is tracked");
-    assert_eq!(gradient.dtype(), options.1);
-    Outcome {
-        loss: values,
-        logits_gradient: numbers(gradient),
-        targets_gradient: None,
-        terms: Terms::default(),
-    }
+    let values =
+        |loss: &CrossEntropyLoss, logits| value.of::<D>(loss, logits).weighed(&problem.upstream);
+    run::over_a_leaf(problem, options, values).0
 }
 
 #[track_caller]

@@ -9,8 +9,8 @@ use burn_cross_entropy::{
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
 use crate::common::oracle;
-use crate::common::problem::{Outcome, Problem, Targets, Terms};
-use crate::common::run::{Losses, f32_tensor, float_tensor, labels, numbers, row_shape};
+use crate::common::problem::{Outcome, Problem, Targets};
+use crate::common::run::{self, Losses, f32_tensor, float_tensor, labels, numbers, row_shape};
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::{Projected, chunks};
@@ -131,21 +131,10 @@ impl Entries {
         Tensor<D>: LogitsRank,
         RowLosses<D>: Losses,
     {
-        let Problem {
-            logits,
-            shape,
-            upstream,
-            ..
-        } = &self.problem;
-        let loss = self.problem.config.init(options.0);
-        let leaf = float_tensor::<D>(logits, shape, options).require_grad();
-        let (values, objective) = match self.problem.unreduced {
-            true => loss
-                .forward_no_reduction(leaf.clone(), target)
-                .weighed(upstream),
-            false => loss.forward(leaf.clone(), target).weighed(upstream),
-        };
-        let gradients = objective.backward();
+        let problem = &self.problem;
+        let (outcome, gradients) = run::over_a_leaf::<D>(problem, options, |loss, logits| {
+            run::weighed_loss::<D>(problem, loss, logits, target)
+        });
         let of_shares = shares.grad(&gradients);
         assert_eq!(of_shares.is_some(), self.problem.tracked_targets);
         let of_shares = of_shares.map(|of_shares| {
@@ -154,10 +143,8 @@ impl Entries {
             numbers(of_shares)
         });
         Outcome {
-            loss: values,
-            logits_gradient: numbers(leaf.grad(&gradients).expect("it is tracked")),
             targets_gradient: of_shares,
-            terms: Terms::default(),
+            ..outcome
         }
     }
 
@@ -304,18 +291,14 @@ fn projections_agree(device: &Device) {
                 let shares = leaf(&entries.shares, &[ROWS, COUNT]);
                 let target = entries.target(shares.clone());
                 let loss = entries.problem.config.init(device);
-                let upstream = &entries.problem.upstream;
                 let weights = entries.problem.row_weights.as_ref();
                 let weights = weights.map(|weights| float_tensor::<1>(weights, &[ROWS], options));
-                let (values, objective) = match (weights, unreduced) {
-                    (None, false) => loss.forward(logits, target).weighed(upstream),
-                    (None, true) => loss.forward_no_reduction(logits, target).weighed(upstream),
-                    (Some(weights), false) => loss
-                        .forward(logits, target.weighted(weights))
-                        .weighed(upstream),
-                    (Some(weights), true) => loss
-                        .forward_no_reduction(logits, target.weighted(weights))
-                        .weighed(upstream),
+                let problem = &entries.problem;
+                let (values, objective) = match weights {
+                    None => run::weighed_loss::<2>(problem, &loss, logits, target),
+                    Some(weights) => {
+                        run::weighed_loss::<2>(problem, &loss, logits, target.weighted(weights))
+                    }
                 };
                 let gradients = objective.backward();
                 let found = |tensor: &Tensor<2>| numbers(tensor.grad(&gradients).expect("tracked"));

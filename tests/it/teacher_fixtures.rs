@@ -4,12 +4,15 @@ use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Device, Tensor};
-use burn_cross_entropy::{CrossEntropyLoss, LogitsRank, RowLosses, TargetTensor, TeacherLogits};
+use burn_cross_entropy::{
+    CrossEntropyLoss, CrossEntropyTarget, LogitsRank, RowLosses, TargetTensor, TeacherLogits,
+    WeightedTarget,
+};
 use serde::Deserialize;
 
 use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
-use crate::common::run::{Losses, float_tensor, numbers, row_shape};
+use crate::common::run::{self, Losses, float_tensor, row_shape};
 use crate::common::tolerance;
 use crate::fixtures::Options;
 
@@ -66,32 +69,23 @@ impl Case {
     where
         Tensor<D>: LogitsRank,
         RowLosses<D>: Losses,
-        TeacherLogits<Tensor<D>>: burn_cross_entropy::CrossEntropyTarget<D>,
-        burn_cross_entropy::WeightedTarget<TeacherLogits<Tensor<D>>, R>:
-            burn_cross_entropy::CrossEntropyTarget<D>,
+        TeacherLogits<Tensor<D>>: CrossEntropyTarget<D>,
+        WeightedTarget<TeacherLogits<Tensor<D>>, R>: CrossEntropyTarget<D>,
     {
-        let loss = self.options.config().init(options.0);
-        let leaf = float_tensor::<D>(&self.logits, &self.shape, options).require_grad();
-        let (values, objective) = match self.value.as_str() {
-            "entropy" => loss.entropy(leaf.clone()).weighed(&self.upstream),
-            "lse" => loss.lse(leaf.clone()).weighed(&self.upstream),
+        let problem = self.problem();
+        let values = |loss: &CrossEntropyLoss, logits: Tensor<D>| match self.value.as_str() {
+            "entropy" => loss.entropy(logits).weighed(&self.upstream),
+            "lse" => loss.lse(logits).weighed(&self.upstream),
             _ => match &self.row_weights {
-                None => self.taught::<D>(&loss, leaf.clone(), self.target::<D>(options)),
+                None => run::weighed_loss(&problem, loss, logits, self.target::<D>(options)),
                 Some(weights) => {
-                    let shape = row_shape(&self.problem());
-                    let weights = float_tensor::<R>(weights, &shape, options);
+                    let weights = float_tensor::<R>(weights, &row_shape(&problem), options);
                     let target = self.target::<D>(options).weighted(weights);
-                    self.taught::<D>(&loss, leaf.clone(), target)
+                    run::weighed_loss(&problem, loss, logits, target)
                 }
             },
         };
-        let gradient = leaf.grad(&objective.backward()).expect("it is tracked");
-        Outcome {
-            loss: values,
-            logits_gradient: numbers(gradient),
-            targets_gradient: None,
-            terms: Terms::default(),
-        }
+        run::over_a_leaf(&problem, options, values).0
     }
 
     fn target<const D: usize>(&self, options: (&Device, DType)) -> TeacherLogits<Tensor<D>> {
@@ -105,24 +99,6 @@ impl Case {
             target = target.with_kl_divergence();
         }
         target
-    }
-
-    fn taught<const D: usize>(
-        &self,
-        loss: &CrossEntropyLoss,
-        logits: Tensor<D>,
-        target: impl burn_cross_entropy::CrossEntropyTarget<D>,
-    ) -> (Vec<f64>, Tensor<1>)
-    where
-        Tensor<D>: LogitsRank,
-        RowLosses<D>: Losses,
-    {
-        match self.options.is_unreduced() {
-            true => loss
-                .forward_no_reduction(logits, target)
-                .weighed(&self.upstream),
-            false => loss.forward(logits, target).weighed(&self.upstream),
-        }
     }
 
     /// PyTorch's results, with the sizes of the terms that make them: logits up to 10 of either sign, which

@@ -9,8 +9,8 @@ use burn_cross_entropy::{
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
 use crate::common::oracle;
-use crate::common::problem::{Outcome, Problem, Targets, Terms};
-use crate::common::run::{Losses, f32_tensor, float_tensor, numbers, row_shape};
+use crate::common::problem::{Outcome, Problem, Targets};
+use crate::common::run::{self, Losses, f32_tensor, float_tensor, numbers, row_shape};
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::{Projected, chunks};
@@ -178,27 +178,11 @@ impl Taught {
         Tensor<D>: LogitsRank,
         RowLosses<D>: Losses,
     {
-        let Problem {
-            logits,
-            shape,
-            upstream,
-            ..
-        } = &self.problem;
-        let loss = self.problem.config.init(options.0);
-        let leaf = float_tensor::<D>(logits, shape, options).require_grad();
-        let (values, objective) = match self.problem.unreduced {
-            true => loss
-                .forward_no_reduction(leaf.clone(), target)
-                .weighed(upstream),
-            false => loss.forward(leaf.clone(), target).weighed(upstream),
-        };
-        let gradient = leaf.grad(&objective.backward()).expect("it is tracked");
-        Outcome {
-            loss: values,
-            logits_gradient: numbers(gradient),
-            targets_gradient: None,
-            terms: Terms::default(),
-        }
+        let problem = &self.problem;
+        let (outcome, _) = run::over_a_leaf::<D>(problem, options, |loss, logits| {
+            run::weighed_loss::<D>(problem, loss, logits, target)
+        });
+        outcome
     }
 
     #[track_caller]

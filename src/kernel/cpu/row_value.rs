@@ -39,7 +39,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for LogSumExp<'_, A, W> {
     #[inline(always)]
     fn losses<const FMA: bool>(self, x: &[A]) -> Losses<A, W> {
         let sums = self.0.sums::<FMA>(&mut Read::new(x, -A::INFINITY));
-        self.0.value_of(self.0.lse::<FMA>(&sums))
+        in_place_of_losses(self.0.lse::<FMA>(&sums))
     }
 
     #[inline(always)]
@@ -48,7 +48,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for LogSumExp<'_, A, W> {
         let sums = self.0.sums::<FMA>(&mut x);
         let factor = self.0.factor_of_exponentials(&sums);
         x.visit(0..x.steps(), &mut Multiplied { factor: &factor });
-        self.0.value_of(self.0.lse::<FMA>(&sums))
+        in_place_of_losses(self.0.lse::<FMA>(&sums))
     }
 
     fn targets_gradient<const FMA: bool>(self, _x: &[A], _gradient: &mut [A]) {
@@ -68,7 +68,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Entropy<'_, A, W> {
 
     #[inline(always)]
     fn losses<const FMA: bool>(self, x: &[A]) -> Losses<A, W> {
-        self.0.value_of(self.0.entropy::<FMA>(x))
+        in_place_of_losses(self.0.entropy::<FMA>(x))
     }
 
     #[inline(always)]
@@ -82,7 +82,7 @@ impl<A: Float, const W: usize> RowLoss<A, W> for Entropy<'_, A, W> {
             spread: &spread,
         };
         x.visit(0..x.steps(), &mut visitor);
-        self.0.value_of(entropy_of::<A, W, FMA>(&sums, spread))
+        in_place_of_losses(entropy_of::<A, W, FMA>(&sums, spread))
     }
 
     fn targets_gradient<const FMA: bool>(self, _x: &[A], _gradient: &mut [A]) {
@@ -126,17 +126,18 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         }
         factor
     }
+}
 
-    /// The values in place of losses.
-    #[inline(always)]
-    fn value_of(&self, values: [A; W]) -> Losses<A, W> {
-        Losses {
-            main: values,
-            penalty: [A::ZERO; W],
-            lse: [A::ZERO; W],
-            log_prob: [A::ZERO; W],
-            max_log_prob: [A::ZERO; W],
-        }
+/// Values in place of losses.
+#[inline(always)]
+fn in_place_of_losses<A: Float, const W: usize>(values: [A; W]) -> Losses<A, W> {
+    let zero = [A::ZERO; W];
+    Losses {
+        main: values,
+        penalty: zero,
+        lse: zero,
+        log_prob: zero,
+        max_log_prob: zero,
     }
 }
 

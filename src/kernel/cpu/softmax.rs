@@ -169,7 +169,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
             (true, true) => self.gradient::<FMA, true, true>(x, &finished),
         }
         x.subtract(&self.rows.class, &finished.at_target);
-        // Of rows in lanes none has entries. Known to the compiler, that leaves their sums in registers.
+        // Rows in lanes have no entries.
         if W == 1
             && let Some(entries) = self.entries
         {

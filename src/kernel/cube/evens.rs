@@ -1,7 +1,7 @@
 //! Even shares of the label smoothing over the classes of a row that are not masked.
 //!
-//! Their number has to be known before the first of them is taken in, so that it has a read of the logits of its own.
-//! The result stands behind the weights (see [`Inputs`](super::targets::Inputs)).
+//! How many classes share is known only when the whole row has been read, and a share is needed with the first class
+//! of the loss. So a kernel of its own counts them, which reads the logits once more. The shares stand behind the weights (see [`Inputs`](super::targets::Inputs)).
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;

@@ -73,7 +73,7 @@ fn no_factor() -> RowFactor {
 struct Target {
     kind: Kind,
     layout: Layout,
-    /// Of the largest possible one.
+    /// Share of the largest label smoothing that `over` allows.
     smoothing: f64,
     #[serde(default = "all_classes")]
     over: SmoothingOver,

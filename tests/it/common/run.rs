@@ -1,9 +1,10 @@
 //! Computes a problem with the crate.
 
 use burn::tensor::kind::Basic;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyTarget, LogitsRank, RowLosses, SparseDistribution, TargetTensor,
+    CrossEntropyError, CrossEntropyLoss, CrossEntropyTarget, LogitsRank, LogitsSource, RowLosses,
+    SparseDistribution, TargetTensor,
 };
 
 use serde::{Deserialize, Serialize};
@@ -271,6 +272,47 @@ where
         targets_gradient: targets_gradient_of.as_ref().map(gradient),
         terms: Terms::default(),
     })
+}
+
+/// Values of a loss over the problem's logits as a leaf, the gradient of the logits, and all gradients. `values` makes
+/// the values and the objective to differentiate.
+pub fn over_a_leaf<const D: usize>(
+    problem: &Problem,
+    options: (&Device, DType),
+    values: impl FnOnce(&CrossEntropyLoss, Tensor<D>) -> (Vec<f64>, Tensor<1>),
+) -> (Outcome, Gradients) {
+    let loss = problem.config.init(options.0);
+    let leaf = float_tensor::<D>(&problem.logits, &problem.shape, options).require_grad();
+    let (loss, objective) = values(&loss, leaf.clone());
+    let gradients = objective.backward();
+    let gradient = leaf.grad(&gradients).expect("it is tracked");
+    assert_eq!(gradient.dtype(), options.1, "dtype of the gradient");
+    let outcome = Outcome {
+        loss,
+        logits_gradient: numbers(gradient),
+        targets_gradient: None,
+        terms: Terms::default(),
+    };
+    (outcome, gradients)
+}
+
+/// The problem's loss, reduced or of the rows, and the objective to differentiate.
+pub fn weighed_loss<const D: usize>(
+    problem: &Problem,
+    loss: &CrossEntropyLoss,
+    logits: impl LogitsSource<D>,
+    target: impl CrossEntropyTarget<D>,
+) -> (Vec<f64>, Tensor<1>)
+where
+    Tensor<D>: LogitsRank,
+    RowLosses<D>: Losses,
+{
+    match problem.unreduced {
+        true => loss
+            .forward_no_reduction(logits, target)
+            .weighed(&problem.upstream),
+        false => loss.forward(logits, target).weighed(&problem.upstream),
+    }
 }
 
 /// A contiguous tensor of f32.
