@@ -2,13 +2,18 @@
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
-use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind, TensorMetadata};
 use burn::tensor::{DType, Device};
 
 #[cfg(feature = "cube")]
 use crate::backend::cube;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 use crate::backend::host;
+
+/// Device of a tensor.
+pub(crate) fn device_of(tensor: &DispatchTensor) -> Device {
+    Device::new(tensor.device())
+}
 
 /// First index target that is neither a class nor ignored: its row and its value. Checks only targets in
 /// the host's memory.

@@ -5,13 +5,10 @@ use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMet
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
 use super::target::{Target, TargetClasses};
+pub(super) use crate::dispatch::device::device_of;
 use crate::dispatch::device::{self, HostCheck};
 use crate::error::CrossEntropyError;
 use crate::operation::{Role, row_shape};
-
-pub(super) fn device_of(tensor: &DispatchTensor) -> Device {
-    Device::new(tensor.device())
-}
 
 pub(super) fn check_target_shape(
     logits: &Shape,

@@ -16,8 +16,7 @@ use super::config::{CrossEntropyLossConfig, Settings};
 use super::logits::GivenLogits;
 use super::normalizer::Normalizer;
 use super::output::Divisor;
-use super::sparse::SparseTensors;
-use super::target::{CrossEntropyTarget, Target, TargetClasses};
+use super::target::{CrossEntropyTarget, SparseTensors, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{

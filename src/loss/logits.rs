@@ -5,8 +5,8 @@ use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::nn::Linear;
 use burn::tensor::{DType, Shape, Tensor};
 
-use super::checks::device_of;
-use crate::dispatch::{device, fallback};
+use crate::dispatch::device::{self, device_of};
+use crate::dispatch::fallback;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
     Excluded, Geometry, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,

@@ -1,9 +1,10 @@
 //! Targets of a few classes per row with their shares.
 
-use burn::backend::DispatchTensor;
 use burn::tensor::{Int, Tensor};
 
-use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sealed};
+use super::target::{
+    CrossEntropyTarget, SparseTensors, Target, TargetClasses, TargetTensor, sealed,
+};
 
 /// Distribution with shares at a few classes of each row, and none at the others: top-k distillation without a tensor
 /// of rows x classes.
@@ -50,13 +51,6 @@ use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sea
 pub struct SparseDistribution<const D: usize> {
     classes: Tensor<D, Int>,
     shares: Tensor<D>,
-}
-
-/// Tensors of a sparse distribution. In a box, so that other targets do not pay for moves of their size.
-#[derive(Clone)]
-pub struct SparseTensors {
-    pub(super) classes: DispatchTensor,
-    pub(super) shares: DispatchTensor,
 }
 
 impl<const D: usize> SparseDistribution<D> {

@@ -4,10 +4,8 @@ use burn::backend::ops::IntTensorOps;
 use burn::backend::{Dispatch, DispatchTensor};
 use burn::tensor::{Device, Int, Shape, Tensor};
 
-use super::logits::ProjectedTensors;
+use super::logits::{GivenLogits, ProjectedTensors};
 use super::output::{CrossEntropyOutput, OutputTensors};
-use super::sparse::SparseTensors;
-use super::teacher::Teacher;
 
 /// Target for logits of rank `D`, for `D` from 1 to 8.
 ///
@@ -135,6 +133,37 @@ pub enum TargetClasses {
     Teacher(Box<Teacher>),
     /// The projection of a teacher beside that of a student, as a call takes it.
     Projected(Box<ProjectedTensors>),
+}
+
+/// Tensors of a sparse distribution. In a box, so that other targets do not pay for moves of their size.
+#[derive(Clone)]
+pub struct SparseTensors {
+    pub(super) classes: DispatchTensor,
+    pub(super) shares: DispatchTensor,
+}
+
+/// Teacher, with its logits as a call takes them.
+#[derive(Clone)]
+pub struct Teacher {
+    pub(super) logits: GivenLogits,
+    pub(super) temperature: f64,
+    pub(super) is_squared: bool,
+    pub(super) is_divergence: bool,
+}
+
+impl Teacher {
+    pub(super) fn logits(&self) -> &GivenLogits {
+        &self.logits
+    }
+
+    /// The target without what is done to the loss afterwards.
+    pub(super) fn plain(self) -> Self {
+        Self {
+            is_squared: false,
+            is_divergence: false,
+            ..self
+        }
+    }
 }
 
 impl Target {

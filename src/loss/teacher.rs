@@ -8,7 +8,7 @@ use super::checks::{check_target_shape, device_of};
 use super::config::Settings;
 use super::cross_entropy::{Computed, CrossEntropyLoss, Request, RequestedReduction};
 use super::logits::{GivenLogits, LogitsSource};
-use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, sealed};
+use super::target::{CrossEntropyTarget, Target, TargetClasses, TargetTensor, Teacher, sealed};
 use crate::dispatch::CrossEntropyBackend;
 use crate::dispatch::fallback::with_autodiff_of;
 use crate::error::{CrossEntropyError, ProjectionError};
@@ -111,15 +111,6 @@ impl<L> TeacherLogits<L> {
     }
 }
 
-/// Teacher, with its logits as a call takes them.
-#[derive(Clone)]
-pub struct Teacher {
-    logits: GivenLogits,
-    temperature: f64,
-    is_squared: bool,
-    is_divergence: bool,
-}
-
 macro_rules! teacher_targets {
     ($($rank:literal)*) => {$(
         impl sealed::IntoTarget for TeacherLogits<Tensor<$rank>> {
@@ -159,19 +150,6 @@ fn into_target<const D: usize>(target: TeacherLogits<impl LogitsSource<D>>) -> T
 }
 
 impl Teacher {
-    pub(super) fn logits(&self) -> &GivenLogits {
-        &self.logits
-    }
-
-    /// The target without what is done to the loss afterwards.
-    pub(super) fn plain(self) -> Self {
-        Self {
-            is_squared: false,
-            is_divergence: false,
-            ..self
-        }
-    }
-
     /// The logits as the target of a call, beside the student's.
     fn beside(&self, student: &GivenLogits) -> TargetClasses {
         match (&self.logits, student) {

@@ -32,6 +32,12 @@ pub(crate) fn place<const W: usize>(class: usize, row: usize) -> (usize, usize) 
     }
 }
 
+/// Place of a class of a row in a unit's numbers.
+#[inline(always)]
+pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
+    if W == 1 { class } else { class * LANES + row }
+}
+
 /// Numbers in blocks; the last block may be padded.
 pub(crate) trait Blocks<A> {
     /// Whether the blocks that a visitor returns are kept.

@@ -66,6 +66,5 @@ pub(crate) use self::projection::{
     ProjectedCall, Projection, ProjectionBuffers, ProjectionGradients, SameIds,
 };
 pub(crate) use self::rows::OutputLines;
-pub(crate) use self::sparse::Sparse;
 pub(crate) use self::storage::{Floats, FloatsMut};
-pub(crate) use self::targets::{Indices, RowRule, TargetRule, Targets};
+pub(crate) use self::targets::{Indices, RowRule, Sparse, TargetRule, Targets};

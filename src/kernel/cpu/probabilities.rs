@@ -1,11 +1,10 @@
 //! Loss and gradients of probabilities `s`: `sum_c a[c] (-ln s[c])`, `-a[c] / s[c]`.
 
-use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, of_lane};
+use super::blocks::{Block, Blocks, LANES, RUN, Read, Total, Visitor, Write, at, of_lane};
 use super::float::Float;
 use super::row_loss::RowLoss;
 use super::rows::{Losses, Rows};
 use super::shares::{Shares, share_slope};
-use super::softmax::at;
 
 /// `W` rows of probabilities, see [`blocks`](super::blocks).
 #[derive(Clone, Copy)]

@@ -22,8 +22,7 @@ use super::instructions::Instructions;
 use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::rows::OutputLines;
-use super::sparse::Sparse;
-use super::targets::{Indices, RowRule, TargetRule, Targets};
+use super::targets::{Indices, RowRule, Sparse, TargetRule, Targets};
 use crate::operation::{Geometry, Options, Outputs};
 
 /// Hidden states and weights whose product is the logits.

@@ -2,10 +2,9 @@
 //! first. NaN is below all numbers. Where targets lose ties, the target is ordered by a score that is lower
 //! by its rounding.
 
-use super::blocks::{Block, Blocks, LANES, Read, Visitor, of_lane};
+use super::blocks::{Block, Blocks, LANES, Read, Visitor, at, of_lane};
 use super::float::Float;
 use super::instructions::Task;
-use super::softmax::at;
 use crate::operation::{Slack, Ties};
 
 /// Task: first class of the largest score in each of `W` rows whose scores are `x`.

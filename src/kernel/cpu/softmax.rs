@@ -548,9 +548,3 @@ impl<A: Float, const W: usize, const FMA: bool, const SHARES: bool, const DOMINA
         gradient
     }
 }
-
-/// Place of a class of a row in a unit's numbers.
-#[inline(always)]
-pub(crate) fn at<const W: usize>(class: usize, row: usize) -> usize {
-    if W == 1 { class } else { class * LANES + row }
-}

@@ -4,30 +4,11 @@
 
 use std::ops::Range;
 
-use super::blocks::LANES;
+use super::blocks::{LANES, at};
 use super::float::Float;
 use super::shares::Shares;
-use super::softmax::at;
-use super::storage::Floats;
-use super::targets::{Indices, Target, TargetRule};
+use super::targets::{Sparse, Target, TargetRule};
 use crate::operation::Geometry;
-
-/// Classes and their shares, each `[outer, entries, inner]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sparse<'a> {
-    pub(crate) classes: Indices<'a>,
-    pub(crate) shares: Floats<'a>,
-}
-
-impl Sparse<'_> {
-    /// Geometry of the entries beside logits of a geometry.
-    pub(crate) fn geometry(&self, logits: &Geometry) -> Geometry {
-        Geometry {
-            classes: self.shares.len() / logits.rows().max(1),
-            ..*logits
-        }
-    }
-}
 
 /// Sparse distributions of a call. An ignored class has no share, and one that is none makes its row NaN.
 pub(crate) struct SparseRows<'a> {

@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use super::float::Float;
 use super::instructions::{Instructions, Task};
-use super::sparse::Sparse;
 use super::storage::Floats;
-use crate::operation::Options;
+use crate::operation::{Geometry, Options};
 
 /// Targets of a call.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +30,23 @@ impl<'a> Targets<'a> {
         match self {
             Self::Sparse(sparse) => Some(sparse),
             Self::Indices(_) | Self::Distributions(_) => None,
+        }
+    }
+}
+
+/// A few classes per row and their shares, each `[outer, entries, inner]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sparse<'a> {
+    pub(crate) classes: Indices<'a>,
+    pub(crate) shares: Floats<'a>,
+}
+
+impl Sparse<'_> {
+    /// Geometry of the entries beside logits of a geometry.
+    pub(crate) fn geometry(&self, logits: &Geometry) -> Geometry {
+        Geometry {
+            classes: self.shares.len() / logits.rows().max(1),
+            ..*logits
         }
     }
 }

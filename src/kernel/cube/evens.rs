@@ -1,7 +1,8 @@
 //! Even shares of the label smoothing over the classes of a row that are not masked.
 //!
 //! How many classes share is known only when the whole row has been read, and a share is needed with the first class
-//! of the loss. So a kernel of its own counts them, which reads the logits once more. The shares stand behind the weights (see [`Inputs`](super::targets::Inputs)).
+//! of the loss. So a kernel of its own counts them, which reads the logits once more. The shares stand behind the
+//! weights (see [`Inputs`](super::targets::Inputs)).
 
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
@@ -11,6 +12,7 @@ use super::launch::{Buffer, Call};
 use super::plan::{Along, Tile};
 use super::spec::{Uniforms, UniformsLaunch, span};
 use super::sum::{ones, zeros};
+use super::targets::masked_number;
 use super::walk::RowPlace;
 use crate::operation::InputValues;
 
@@ -63,18 +65,6 @@ fn evens_of_rows<F: Float, A: Float, N: Size>(
                 evens[span.slot] = numbers.even.get::<A>() / sums[0];
             }
         }
-    }
-}
-
-/// Number of a masked class: a logit of minus infinity, a probability of 0.
-#[cube]
-pub(crate) fn masked_number<A: Float, N: Size>(
-    lowest: A,
-    #[comptime] are_probabilities: bool,
-) -> Vector<A, N> {
-    match comptime!(are_probabilities) {
-        true => zeros(),
-        false => Vector::new(lowest),
     }
 }
 

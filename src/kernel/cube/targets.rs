@@ -3,9 +3,9 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::evens::masked_number;
 use super::plan::Along;
 use super::spec::{Extent, Numbers};
+use super::sum::zeros;
 
 /// Inputs of a kernel besides the logits.
 #[derive(CubeType, CubeLaunch)]
@@ -297,4 +297,16 @@ pub(crate) fn classes_of_lanes<N: Size>(class: usize, #[comptime] along: Along) 
         }
     }
     classes
+}
+
+/// Number of a masked class: a logit of minus infinity, a probability of 0.
+#[cube]
+pub(crate) fn masked_number<A: Float, N: Size>(
+    lowest: A,
+    #[comptime] are_probabilities: bool,
+) -> Vector<A, N> {
+    match comptime!(are_probabilities) {
+        true => zeros(),
+        false => Vector::new(lowest),
+    }
 }
