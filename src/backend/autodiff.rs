@@ -117,7 +117,7 @@ struct Parents {
     count: usize,
 }
 
-/// Parents of a node: at most hidden states, weight, bias, positive logits and distributions.
+/// Parents of a node: at most hidden states, weight, bias, leading logits and distributions.
 type Nodes = [Option<(Role, NodeGuard)>; 5];
 
 impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> for Parents {

@@ -27,6 +27,7 @@ use crate::operation::{
     RowOutputs, RowReduction, RowValue, Saved, TargetValues, Targets, Wanted, WantedGradients,
     accumulation_dtype, row_shape,
 };
+use crate::portable::pair_sigmoid::Pairs;
 use crate::portable::{self, chunks};
 
 impl CrossEntropyOperation for CubeBackend {
@@ -39,6 +40,9 @@ impl CrossEntropyOperation for CubeBackend {
         match logits {
             Logits::Tensor(logits) if is_empty(&logits) => {
                 without_rows(logits, inputs, &options, wanted)
+            }
+            Logits::Tensor(logits) if options.value == RowValue::PairSigmoid => {
+                portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
                 let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
@@ -176,6 +180,7 @@ impl<'a> Operands<'a> {
                 }
                 Targets::Sparse { .. } => unreachable!("sparse distributions were made dense"),
                 Targets::Projected(_) => unreachable!("a chunk has the teacher's logits"),
+                Targets::Alike(_) => unreachable!("a chunk has distributions"),
             },
             weighed: Weighed {
                 classes: inputs.weights.as_option().is_some(),
@@ -454,6 +459,30 @@ fn shares_of(targets: CubeTensor, options: &Options) -> CubeTensor {
     let gradients =
         CubeBackend::cross_entropy_backward(forward.saved, inputs, upstream, options, wanted);
     gradients.logits.into_option().unwrap_or(targets)
+}
+
+/// Losses of rows of pairs that do not belong together, and the slopes of their logits.
+fn pairs(x: CubeTensor) -> Pairs<CubeBackend> {
+    if is_empty(&x) {
+        return portable::pair_sigmoid::pairs::<CubeBackend>(x);
+    }
+    // Slopes replace the logits.
+    let x = match x.can_mut() {
+        true => x,
+        false => x.copy(),
+    };
+    let rows = x.meta.shape()[0];
+    let device = x.device.clone();
+    let targets = CubeBackend::int_zeros(Shape::new([rows]), &device, IntDType::I32);
+    let inputs = Inputs {
+        reduction: RowReduction::None,
+        ..Inputs::new(Targets::Indices(targets))
+    };
+    let options = Options::default();
+    let operands = Operands::new(x, inputs, &options, Wanted::default());
+    let losses = operands.call().pairs_of_rows();
+    let losses = operands.arithmetic_tensor(losses, Shape::new([rows]));
+    (losses, operands.logits)
 }
 
 /// Forward of a call without rows.

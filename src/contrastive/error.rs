@@ -204,6 +204,61 @@ pub enum ContrastiveError {
         /// Number of queries or negatives.
         rows: usize,
     },
+    /// Parts of a request or options that do not go together.
+    #[error("contrastive loss: {part} do not go with {form}: {instead}")]
+    Combination {
+        /// What was asked for.
+        part: &'static str,
+        /// What it does not go with.
+        form: &'static str,
+        /// Reason, and what to use.
+        instead: &'static str,
+    },
+    /// Own negatives do not fit the queries.
+    #[error(
+        "contrastive loss: the own negatives have shape {negatives:?}, expected {expected:?}: some for each query, \
+         with as many features"
+    )]
+    OwnNegatives {
+        /// Shape of the negatives.
+        negatives: [usize; 3],
+        /// The shape that fits.
+        expected: [usize; 3],
+    },
+    /// The mask of own negatives does not fit these.
+    #[error(
+        "contrastive loss: the mask of the own negatives has shape {mask:?}, expected {expected:?}: true where there \
+         is a negative"
+    )]
+    OwnNegativesMask {
+        /// Shape of the mask.
+        mask: [usize; 2],
+        /// The shape that fits.
+        expected: [usize; 2],
+    },
+    /// The mask of positives does not fit rows and keys.
+    #[error(
+        "contrastive loss: the mask of the positives has shape {mask:?}, expected {expected:?}: rows and keys"
+    )]
+    PositivesMask {
+        /// Shape of the mask.
+        mask: [usize; 2],
+        /// The shape that fits.
+        expected: [usize; 2],
+    },
+    /// The logarithms of probabilities do not fit the keys.
+    #[error(
+        "contrastive loss: `log_q` has tensors of lengths {given:?}, expected {expected:?} on the device of the \
+         features: one number for each row of {}", tensors.join(", ")
+    )]
+    LogQ {
+        /// Lengths of the tensors.
+        given: Vec<usize>,
+        /// Names of the tensors of keys.
+        tensors: Vec<&'static str>,
+        /// Numbers of keys in these.
+        expected: Vec<usize>,
+    },
     /// There are no keys to choose from.
     #[error(
         "contrastive loss: there are no keys for {queries} queries; give at least one key, or one row of \
@@ -282,4 +337,24 @@ impl From<CrossEntropyError> for ContrastiveError {
 
 pub(super) fn unwrap<T>(result: Result<T, ContrastiveError>) -> T {
     result.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Checks a value that is a divisor or a factor.
+pub(super) fn check_positive(field: &'static str, value: f64) -> Result<(), ContrastiveError> {
+    // The arithmetic is in f32, except for features of f64.
+    let (value_in_f32, inverse) = (value as f32, (1.0 / value) as f32);
+    match value_in_f32.is_finite() && value_in_f32 > 0.0 && inverse.is_finite() {
+        true => Ok(()),
+        false => Err(invalid(field, value.to_string(), "positive and finite")),
+    }
+}
+
+/// Error of a value of a loss's configuration.
+pub(super) fn invalid(field: &'static str, value: String, expected: &'static str) -> ContrastiveError {
+    ContrastiveError::InvalidConfig {
+        part: "contrastive loss",
+        field,
+        value,
+        expected,
+    }
 }

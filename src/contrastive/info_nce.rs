@@ -1,8 +1,10 @@
 //! Contrastive loss: the cross-entropy of similarities, whose matrix exists in chunks of rows only.
 
+mod comparison;
 mod config;
-mod features;
 mod logits;
+mod losses;
+mod request;
 mod temperature;
 
 use std::marker::PhantomData;
@@ -12,19 +14,14 @@ use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use self::config::Settings;
-pub use self::config::{InBatch, InfoNceLossConfig};
-use self::features::{
-    Named, check_beside, check_rows, check_with_positive, in_f32_at_least, similarity_of_rows,
-    unit_length,
-};
+pub use self::config::{InBatch, InfoNceLossConfig, SupCon};
 pub use self::logits::moco_logits;
+pub use self::request::Contrast;
 use super::error::{ContrastiveError, unwrap};
+use super::features::{in_f32_at_least, unit_length};
+use super::ids::SampleIds;
 use crate::dispatch::CrossEntropyBackend;
-use crate::loss::{
-    CrossEntropyLoss, CrossEntropyOutput, GivenLogits, ProjectedTensors, Request,
-    RequestedReduction, SameId, Target,
-};
-use crate::operation::Outputs;
+use crate::loss::CrossEntropyOutput;
 
 /// The contrastive loss of queries and keys: each query has to pick its own key, the
 /// positive, among all keys; the others are the negatives.
@@ -46,6 +43,8 @@ use crate::operation::Outputs;
 /// | [`forward_with_ids`](Self::forward_with_ids) | the same | those with another id |
 /// | [`forward_in_batch`](Self::forward_in_batch) | the same row of the other tensor | as [`InBatch`] says |
 /// | [`forward_pairs`](Self::forward_pairs) | the row that is given | all other rows; none for a row without a positive |
+/// | [`forward_labels`](Self::forward_labels) | all other rows of the same label | all other rows |
+/// | [`forward_contrast`](Self::forward_contrast) | as a [`Contrast`] says | the same, with its parts: ids, own negatives, a correction for sampling, a memory |
 ///
 /// # Options
 ///
@@ -159,41 +158,6 @@ impl<B: CrossEntropyBackend> ModuleDisplay for InfoNceLoss<B> {
     }
 }
 
-/// Ids of the samples of queries and negatives. A negative with the id of a query is excluded for that
-/// query.
-#[derive(Clone, Debug)]
-pub struct SampleIds {
-    /// One id for each query.
-    pub queries: Tensor<1, Int>,
-    /// One id for each negative, in the dtype of the queries' ids.
-    pub negatives: Tensor<1, Int>,
-}
-
-impl SampleIds {
-    /// Checks the ids beside queries on the device, and converts them.
-    fn same(self, device: &Device) -> Result<SameId, ContrastiveError> {
-        for (of, ids) in [("queries", &self.queries), ("negatives", &self.negatives)] {
-            if ids.device().without_autodiff() != device.clone().without_autodiff() {
-                return Err(ContrastiveError::SampleIdDevice {
-                    of,
-                    ids: ids.device().into(),
-                    features: device.clone().into(),
-                });
-            }
-        }
-        if self.queries.dtype() != self.negatives.dtype() {
-            return Err(ContrastiveError::SampleIdDtypes {
-                queries: self.queries.dtype(),
-                negatives: self.negatives.dtype(),
-            });
-        }
-        Ok(SameId {
-            rows: self.queries.without_autodiff().into_dispatch(),
-            columns: self.negatives.without_autodiff().into_dispatch(),
-        })
-    }
-}
-
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// Computes the mean loss of queries `[N, F]` with one positive each, `[N, F]`, against common negatives
     /// `[K, F]`: momentum contrast.
@@ -221,8 +185,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         positive: Tensor<2>,
         negatives: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        let (similarities, target) = self.with_positive(query, positive, negatives)?;
-        self.loss(similarities, target)
+        self.try_forward_contrast(Contrast::moco(query, positive, negatives))
     }
 
     /// [`forward`](Self::forward) without the negatives that have the id of the query: an old key that a
@@ -253,19 +216,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         negatives: Tensor<2>,
         ids: SampleIds,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        for (of, ids, rows) in [
-            ("queries", &ids.queries, query.dims()[0]),
-            ("negatives", &ids.negatives, negatives.dims()[0]),
-        ] {
-            let ids = ids.dims()[0];
-            if ids != rows {
-                return Err(ContrastiveError::SampleIds { of, ids, rows });
-            }
-        }
-        let device = query.device();
-        let (mut similarities, target) = self.with_positive(query, positive, negatives)?;
-        similarities.excluded = Some(ids.same(&device)?);
-        self.loss(similarities, target)
+        self.try_forward_contrast(Contrast::moco(query, positive, negatives).with_ids(ids))
     }
 
     /// Computes the loss of [`forward`](Self::forward) and in the same pass the outputs of every row, such as
@@ -295,10 +246,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         positive: Tensor<2>,
         negatives: Tensor<2>,
     ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
-        let (similarities, target) = self.with_positive(query, positive, negatives)?;
-        let loss: CrossEntropyLoss<B> = self.settings.loss();
-        let logits = GivenLogits::projected(similarities);
-        Ok(loss.output::<2>(logits, Target::of_indices(target), Outputs::Rows)?)
+        self.try_forward_contrast_with_output(Contrast::moco(query, positive, negatives))
     }
 
     /// Computes the mean loss of two views `[N, F]` of a batch: the positive of a row is the same row of the
@@ -321,31 +269,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         a: Tensor<2>,
         b: Tensor<2>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        check_rows(Named::new("a", &a), Named::new("b", &b))?;
-        check_beside(Named::new("a", &a), Named::new("b", &b))?;
-        let rows = a.dims()[0] as i64;
-        let device = a.device().without_autodiff();
-        let rows_themselves = || Tensor::<1, Int>::arange(0..rows, &device);
-        let (a, b) = (self.normalised(a), self.normalised(b));
-        match self.settings.in_batch {
-            InBatch::OneSided => self.pairs(self.scaled(a), b, rows_themselves()),
-            InBatch::Symmetric => {
-                let there = self.pairs(self.scaled(a.clone()), b.clone(), rows_themselves())?;
-                let back = self.pairs(self.scaled(b), a, rows_themselves())?;
-                Ok((there + back) / 2.0)
-            }
-            InBatch::NtXent => {
-                let both = Tensor::cat(vec![a, b], 0);
-                let others = Tensor::cat(vec![rows_themselves() + rows, rows_themselves()], 0);
-                let ids = Tensor::<1, Int>::arange(0..2 * rows, &device).into_dispatch();
-                let mut similarities = self.similarities(self.scaled(both.clone()), both);
-                similarities.excluded = Some(SameId {
-                    rows: ids.clone(),
-                    columns: ids,
-                });
-                self.loss(similarities, others)
-            }
-        }
+        self.try_forward_contrast(Contrast::in_batch(a, b))
     }
 
     /// Computes the mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`. Row `i` has the
@@ -362,7 +286,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Tensor<1> {
-        unwrap(self.with_pairs(query, keys, positive))
+        unwrap(self.try_forward_pairs(query, keys, positive))
     }
 
     /// [`forward_pairs`](Self::forward_pairs) that returns an error instead of a panic.
@@ -376,70 +300,128 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         keys: Tensor<2>,
         positive: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        self.with_pairs(query, keys, positive)
+        self.try_forward_contrast(Contrast::pairs(query, keys, positive))
     }
 
-    /// Similarities with the positive at index 0, and the target of every row.
-    fn with_positive(
-        &self,
-        query: Tensor<2>,
-        positive: Tensor<2>,
-        negatives: Tensor<2>,
-    ) -> Result<(ProjectedTensors, Tensor<1, Int>), ContrastiveError> {
-        check_with_positive(&query, &positive, &negatives)?;
-        let query = self.scaled(self.normalised(query));
-        let (positive, negatives) = (self.normalised(positive), self.normalised(negatives));
-        let positive = similarity_of_rows(query.clone(), positive);
-        let device = query.device().without_autodiff();
-        let target = Tensor::<1, Int>::zeros([query.dims()[0]], &device);
-        let mut similarities = self.similarities(query, negatives);
-        similarities.positive = Some(positive.into_dispatch());
-        Ok((similarities, target))
+    /// Computes the mean loss of the rows `[N, F]` of a batch with labels: supervised contrast. The positives of a row
+    /// are the other rows of its label, see [`SupCon`]; a row without a positive is ignored.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::InfoNceLossConfig;
+    ///
+    /// let device = Device::flex();
+    /// let features = Tensor::<2>::from_floats([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], &device);
+    /// let labels = Tensor::<1, Int>::from_ints([3, 3, 3, 8], &device);
+    /// let loss = InfoNceLossConfig::new().with_temperature(1.0).init(&device);
+    /// // Similarities 1 and 1 to two positives, 0 to one negative; the last row has no positive.
+    /// let value = loss.forward_labels(features, labels).into_scalar::<f32>();
+    /// assert!((value - 0.8619948).abs() < 1e-6);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if there is not one label for each row.
+    pub fn forward_labels(&self, features: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+        unwrap(self.try_forward_labels(features, labels))
     }
 
-    fn with_pairs(
+    /// [`forward_labels`](Self::forward_labels) that returns an error instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_labels(
         &self,
-        query: Tensor<2>,
-        keys: Tensor<2>,
-        positive: Tensor<1, Int>,
+        features: Tensor<2>,
+        labels: Tensor<1, Int>,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
-        let (query, keys) = (self.normalised(query), self.normalised(keys));
-        self.pairs(self.scaled(query), keys, positive)
+        self.try_forward_contrast(Contrast::labels(features, labels))
     }
 
-    fn pairs(
+    /// Computes the loss of a request, a tensor of one element. Of a batch whose two sides are compared it is the mean of
+    /// both.
+    ///
+    /// # Panics
+    ///
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or if parts do not go together.
+    pub fn forward_contrast(&self, contrast: Contrast) -> Tensor<1> {
+        unwrap(self.try_forward_contrast(contrast))
+    }
+
+    /// [`forward_contrast`](Self::forward_contrast) that returns an error instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_contrast(&self, contrast: Contrast) -> Result<Tensor<1>, ContrastiveError> {
+        let losses = self.comparisons(contrast)?.into_iter();
+        let losses = losses.map(|comparison| self.loss(comparison));
+        mean_of_sides(losses.collect::<Result<_, _>>()?)
+    }
+
+    /// Computes the loss of every row of a request `[N]`: of NT-Xent `[2 N]`, the first view's rows before the second's;
+    /// of a batch whose two sides are compared the mean of both sides. An ignored row has 0.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_contrast`](Self::forward_contrast).
+    pub fn forward_contrast_no_reduction(&self, contrast: Contrast) -> Tensor<1> {
+        unwrap(self.try_forward_contrast_no_reduction(contrast))
+    }
+
+    /// [`forward_contrast_no_reduction`](Self::forward_contrast_no_reduction) that returns an error instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_contrast_no_reduction(
         &self,
-        query: Tensor<2>,
-        keys: Tensor<2>,
-        positive: Tensor<1, Int>,
+        contrast: Contrast,
     ) -> Result<Tensor<1>, ContrastiveError> {
-        self.loss(self.similarities(query, keys), positive)
+        let losses = self.comparisons(contrast)?.into_iter();
+        let losses = losses.map(|comparison| self.losses(comparison));
+        mean_of_sides(losses.collect::<Result<_, _>>()?)
     }
 
-    fn similarities(&self, query: Tensor<2>, keys: Tensor<2>) -> ProjectedTensors {
-        ProjectedTensors {
-            hidden: query.into_dispatch(),
-            weight: keys.transpose().into_dispatch(),
-            bias: None,
-            positive: None,
-            excluded: None,
-            chunk: self.settings.chunk,
+    /// Computes the loss of a request and the outputs of its rows. `predicted` and `target_class` are
+    ///
+    /// | Form | Number |
+    /// |---|---|
+    /// | `moco` | 0 for the positive, then the row's own negatives, then the common ones |
+    /// | others | the row of the keys (of NT-Xent in both views, one after the other); own negatives behind all keys |
+    ///
+    /// Where rows have several positives, `target_class`, `target_rank` and `correct` are of the first, and a negative's
+    /// label tells whether `predicted` is one of the others. Of a batch whose two sides are compared the rows are those of
+    /// the first view.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_contrast`](Self::forward_contrast), and for [`SupCon::In`], whose rows are no cross-entropies.
+    pub fn forward_contrast_with_output(&self, contrast: Contrast) -> CrossEntropyOutput<1> {
+        unwrap(self.try_forward_contrast_with_output(contrast))
+    }
+
+    /// [`forward_contrast_with_output`](Self::forward_contrast_with_output) that returns an error instead of a panic.
+    ///
+    /// # Errors
+    ///
+    /// A [`ContrastiveError`] that says what was given, what was expected, and what to do.
+    pub fn try_forward_contrast_with_output(
+        &self,
+        contrast: Contrast,
+    ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
+        let mut sides = self.comparisons(contrast)?.into_iter();
+        let first = sides.next().expect("every form has a comparison");
+        let mut output = self.output(first)?;
+        for side in sides {
+            output.loss = (output.loss + self.loss(side)?) / 2.0;
         }
+        Ok(output)
     }
+}
 
-    fn loss(
-        &self,
-        similarities: ProjectedTensors,
-        target: Tensor<1, Int>,
-    ) -> Result<Tensor<1>, ContrastiveError> {
-        let loss: CrossEntropyLoss<B> = self.settings.loss();
-        let request = Request::loss(RequestedReduction::Configured);
-        let logits = GivenLogits::projected(similarities);
-        let computed = loss.compute(logits, Target::of_indices(target), request)?;
-        Ok(Tensor::from_dispatch(computed.loss))
-    }
-
+impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// Features in f32 at least, of length 1 where that is wanted.
     fn normalised(&self, features: Tensor<2>) -> Tensor<2> {
         let features = in_f32_at_least(features);
@@ -448,4 +430,15 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             false => features,
         }
     }
+}
+
+/// Mean of the two sides of a batch; forms of one side have it alone.
+fn mean_of_sides(sides: Vec<Tensor<1>>) -> Result<Tensor<1>, ContrastiveError> {
+    let count = sides.len() as f64;
+    let sum = sides.into_iter().reduce(|sum, side| sum + side);
+    let sum = sum.expect("every form has a comparison");
+    Ok(match count {
+        1.0 => sum,
+        _ => sum / count,
+    })
 }

@@ -31,6 +31,7 @@ pub(super) fn check_target_shape(
         }
         TargetClasses::Teacher(teacher) => (teacher.logits().shape(), logits.clone()),
         TargetClasses::Projected(teacher) => (teacher.logits_shape(), logits.clone()),
+        TargetClasses::Alike(alike) => (alike.rows.shape(), row_shape(logits, class_dim)),
         TargetClasses::Indices(indices) => {
             let given = indices.shape();
             let expected = if given.num_dims() == logits.num_dims() {

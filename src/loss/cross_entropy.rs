@@ -20,7 +20,7 @@ use super::target::{CrossEntropyTarget, SparseTensors, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction, Targets, Ties,
+    Ids, Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction, RowValue, Targets, Ties,
     Wanted, WantedGradients, row_shape,
 };
 
@@ -271,6 +271,15 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Self::from_parts(None, settings)
     }
 
+    /// Makes the loss of pairs of rows and columns, each apart. Does not check the values.
+    pub(crate) fn of_pairs(config: &CrossEntropyLossConfig) -> Self {
+        let settings = Settings {
+            value: RowValue::PairSigmoid,
+            ..Settings::new(config)
+        };
+        Self::from_parts(None, settings)
+    }
+
     /// Runs a call.
     pub(crate) fn compute(
         &self,
@@ -306,6 +315,10 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                     shares: sparse.shares,
                 },
                 TargetClasses::Projected(teacher) => Targets::Projected(teacher.of_teacher()),
+                TargetClasses::Alike(alike) => Targets::Alike(Ids::Given {
+                    rows: alike.rows,
+                    columns: alike.columns,
+                }),
                 TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
             },
             weights: self.weights_on(&device),
@@ -373,6 +386,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 self.check_indices(target, device, shape[class_dim], check)?;
             }
             TargetClasses::Teacher(_) => unreachable!("a teacher has become its logits"),
+            TargetClasses::Alike(alike) => {
+                check_same_device(device, &alike.rows, Role::Ids)?;
+                check_same_device(device, &alike.columns, Role::Ids)?;
+                check_same_checkpointing(&logits.tensors())?;
+            }
             TargetClasses::Sparse(sparse) => {
                 self.check_factor_of_distributions()?;
                 let mut tensors = logits.tensors();
@@ -459,7 +477,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     }
 
     /// Checks the indices of a target that has such.
-    pub(super) fn check_indices(
+    pub(crate) fn check_indices(
         &self,
         target: &Target,
         device: &Device,

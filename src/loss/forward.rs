@@ -165,7 +165,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 B::check(&sparse.shares, Role::Targets)?;
                 self.check_call(&logits, &target, &device, check)?;
             }
-            TargetClasses::Indices(_) | TargetClasses::Projected(_) => {
+            TargetClasses::Indices(_)
+            | TargetClasses::Projected(_)
+            | TargetClasses::Alike(_) => {
                 self.check_call(&logits, &target, &device, check)?;
             }
         }
@@ -297,7 +299,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::Entropy));
+        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::Entropy, None));
         <Tensor<D> as FromRows>::from_rows(value)
     }
 
@@ -324,7 +326,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
     where
         Tensor<D>: LogitsRank,
     {
-        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::LogSumExp));
+        let value = unwrap(self.value_of_rows(logits.into_logits(), RowValue::LogSumExp, None));
         <Tensor<D> as FromRows>::from_rows(value)
     }
 
@@ -334,18 +336,22 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         Ok(row_shape(&logits.shape(), self.class_dim_of(logits)?))
     }
 
-    /// Values of the rows, for which a class that they all have is the target.
-    fn value_of_rows(
+    /// Values of the rows, for which a class that they all have is the target. Rows of weight 0 are ignored.
+    pub(crate) fn value_of_rows(
         &self,
         logits: GivenLogits,
         value: RowValue,
+        row_weights: Option<DispatchTensor>,
     ) -> Result<DispatchTensor, CrossEntropyError> {
         if self.settings.values == InputValues::Probabilities {
             return Err(CrossEntropyError::ValueOfProbabilities);
         }
         let loss = Self::from_parts(None, self.settings.of_value(value));
         let rows = loss.rows_of(&logits)?;
-        let target = Target::of_first_class(&rows, &device_of(logits.tensor()));
+        let target = Target {
+            row_weights,
+            ..Target::of_first_class(&rows, &device_of(logits.tensor()))
+        };
         let computed = loss.compute(logits, target, Request::loss(RequestedReduction::PerRow))?;
         Ok(computed.loss)
     }
@@ -461,7 +467,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 let rows = row_shape(&logits.shape(), class_dim);
                 return self.weigh_rows(&rows, logits.tensor(), target.row_weights);
             }
-            TargetClasses::Projected(_) => unreachable!("only a call has a projection beside it"),
+            TargetClasses::Projected(_) | TargetClasses::Alike(_) => {
+                unreachable!("only a call has a projection beside it")
+            }
         };
         let device = device_of(indices);
         // Without class weights the number of classes is unknown. Negative targets are still bad.

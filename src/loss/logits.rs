@@ -3,13 +3,13 @@
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
 use burn::nn::Linear;
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Int, Shape, Tensor};
 
 use crate::dispatch::device::{self, device_of};
 use crate::dispatch::fallback;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Excluded, Geometry, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,
+    Excluded, Geometry, Ids, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,
 };
 use crate::portable::chunks;
 
@@ -116,8 +116,8 @@ impl<const D: usize> sealed::IntoLogits for ProjectedLogits<D> {
             hidden: self.hidden.into_dispatch(),
             weight: self.weight.into_dispatch(),
             bias: self.bias.map(Tensor::into_dispatch),
-            positive: None,
-            excluded: None,
+            leading: None,
+            excluded: Excluded::default(),
             chunk: self.chunk,
         })
     }
@@ -145,18 +145,11 @@ pub struct ProjectedTensors {
     pub(crate) weight: DispatchTensor,
     /// Shape `[columns]`.
     pub(crate) bias: Option<DispatchTensor>,
-    /// Positive logits, in the shape of the rows: the logit of class 0 of each row.
-    pub(crate) positive: Option<DispatchTensor>,
-    pub(crate) excluded: Option<SameId>,
+    /// Logits of the first classes, in the shape of the rows with their number behind it.
+    pub(crate) leading: Option<DispatchTensor>,
+    /// Logits that are excluded, of rows in one dimension.
+    pub(crate) excluded: Excluded<Dispatch>,
     pub(crate) chunk: Chunk,
-}
-
-/// Ids of rows and columns, in one dtype. A column is not a class of a row with the same id.
-#[derive(Clone)]
-pub(crate) struct SameId {
-    /// Ids in the shape of the rows.
-    pub(crate) rows: DispatchTensor,
-    pub(crate) columns: DispatchTensor,
 }
 
 /// Size of a chunk: the rows that have logits at one time.
@@ -248,8 +241,16 @@ impl ProjectedTensors {
     pub(super) fn logits_shape(&self) -> Shape {
         let mut shape = self.hidden.shape();
         let last = shape.num_dims() - 1;
-        shape[last] = usize::from(self.positive.is_some()) + self.weight.shape()[1];
+        shape[last] = self.lead() + self.weight.shape()[1];
         shape
+    }
+
+    /// Number of leading logits of a row.
+    fn lead(&self) -> usize {
+        self.leading.as_ref().map_or(0, |leading| {
+            let shape = leading.shape();
+            shape[shape.num_dims() - 1]
+        })
     }
 
     fn tensors(&self) -> Vec<(&'static str, &DispatchTensor)> {
@@ -257,7 +258,7 @@ impl ProjectedTensors {
             (Role::Hidden.name(), Some(&self.hidden)),
             ("weight", Some(&self.weight)),
             (Role::Bias.name(), self.bias.as_ref()),
-            (Role::Positive.name(), self.positive.as_ref()),
+            (Role::Leading.name(), self.leading.as_ref()),
         ];
         let given = given.into_iter();
         given
@@ -273,6 +274,23 @@ impl ProjectedTensors {
         let hidden = projection.hidden.clone();
         let logits = chunks::logits::<Dispatch>(&projection, hidden, &rows);
         Dispatch::float_reshape(logits, shape)
+    }
+
+    /// Number of the columns that are alike to each row and not excluded, of rows in one dimension.
+    pub(crate) fn alike_counts(&self, rows: &Tensor<1, Int>, columns: &Tensor<1, Int>) -> Tensor<1> {
+        let plain = GivenLogits::projected(self.clone()).without_autodiff();
+        let GivenLogits::Projected(plain) = plain else {
+            unreachable!("the logits are projected");
+        };
+        let [rows, columns] = [rows, columns].map(|ids| ids.clone().into_dispatch());
+        let ids = Ids::Given { rows, columns };
+        let inputs = Inputs::new(Targets::Alike(ids.clone()));
+        match plain.into_operation(inputs) {
+            (Logits::Projected(projection), _) => {
+                Tensor::from_dispatch(chunks::alike_counts::<Dispatch>(&projection, &ids))
+            }
+            _ => unreachable!("the logits are projected"),
+        }
     }
 
     /// Checks that the tensors have one dtype; the input may be of half precision beside others of f32.
@@ -324,8 +342,8 @@ impl ProjectedTensors {
             hidden: Dispatch::float_reshape(this.hidden, Shape::new([rows, features])),
             weight: this.weight,
             bias: this.bias.into(),
-            positive: MaybeFloat::None,
-            excluded: Excluded::Nothing,
+            leading: MaybeFloat::None,
+            excluded: Excluded::default(),
             rows_per_chunk: rows.max(1),
         }
     }
@@ -371,17 +389,19 @@ impl ProjectedTensors {
         let this = self.in_one_dtype();
         let shape = this.logits_shape();
         let Geometry { outer, classes, .. } = Geometry::new(&shape, shape.num_dims() - 1);
-        // A teacher has logits of its own beside those of a chunk.
+        // A teacher has logits of its own beside those of a chunk, and distributions may be made for a chunk.
         let tensors = match inputs.targets {
-            Targets::Projected(_) => 2,
+            Targets::Projected(_) | Targets::Alike(_) => 2,
             _ => 1,
         };
+        let lead = this.lead();
         let features = this.weight.shape()[0];
         let float: DType = accumulation_dtype(this.hidden.dtype()).into();
         let largest_buffer = device::largest_buffer(&device_of(&this.hidden));
         let rows = Shape::new([outer]);
         let of_rows = |tensor| Dispatch::float_reshape(tensor, rows.clone());
         let ints_of_rows = |tensor| Dispatch::int_reshape(tensor, rows.clone());
+        let leading = |tensor| Dispatch::float_reshape(tensor, Shape::new([outer, lead]));
         let inputs = Inputs {
             targets: match inputs.targets {
                 Targets::Indices(indices) => Targets::Indices(ints_of_rows(indices)),
@@ -397,7 +417,7 @@ impl ProjectedTensors {
                         shares: Dispatch::float_reshape(shares, entries),
                     }
                 }
-                Targets::Projected(teacher) => Targets::Projected(teacher),
+                made @ (Targets::Projected(_) | Targets::Alike(_)) => made,
             },
             row_weights: inputs.row_weights.into_option().map(of_rows).into(),
             ..inputs
@@ -407,14 +427,8 @@ impl ProjectedTensors {
             hidden: Dispatch::float_reshape(this.hidden, Shape::new([outer, features])),
             weight: this.weight,
             bias: this.bias.into(),
-            positive: this.positive.map(of_rows).into(),
-            excluded: match this.excluded {
-                None => Excluded::Nothing,
-                Some(SameId { rows, columns }) => Excluded::SameId {
-                    rows: ints_of_rows(rows),
-                    columns,
-                },
-            },
+            leading: this.leading.map(leading).into(),
+            excluded: this.excluded,
         };
         (Logits::Projected(projection), inputs)
     }

@@ -24,11 +24,12 @@ mod sparse;
 mod target;
 mod teacher;
 
+pub(crate) use checks::RangeCheck;
 pub use config::CrossEntropyLossConfig;
 pub use cross_entropy::{CrossEntropyLoss, cross_entropy};
 pub(crate) use cross_entropy::{Request, RequestedReduction};
 pub use linear::{LinearCrossEntropyLoss, LinearCrossEntropyLossConfig};
-pub(crate) use logits::{Chunk, GivenLogits, ProjectedTensors, SameId};
+pub(crate) use logits::{Chunk, GivenLogits, ProjectedTensors};
 pub use logits::{LogitsSource, ProjectedLogits};
 pub use normalizer::Normalizer;
 pub use output::CrossEntropyOutput;

@@ -2,9 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::target::{
-    CrossEntropyTarget, SparseTensors, Target, TargetClasses, TargetTensor, sealed,
-};
+use super::target::{CrossEntropyTarget, Target, TargetTensor, sealed};
 
 /// Distribution with shares at a few classes of each row, and none at the others: top-k distillation without a tensor
 /// of rows x classes.
@@ -62,10 +60,7 @@ impl<const D: usize> SparseDistribution<D> {
 
 impl<const D: usize> sealed::IntoTarget for SparseDistribution<D> {
     fn into_target(self) -> Target {
-        Target::new(TargetClasses::Sparse(Box::new(SparseTensors {
-            classes: self.classes.without_autodiff().into_dispatch(),
-            shares: self.shares.into_dispatch(),
-        })))
+        Target::sparse(self.classes, self.shares)
     }
 }
 

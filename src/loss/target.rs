@@ -133,6 +133,8 @@ pub enum TargetClasses {
     Teacher(Box<Teacher>),
     /// The projection of a teacher beside that of a student, as a call takes it.
     Projected(Box<ProjectedTensors>),
+    /// The columns of a projection that have the id of the row.
+    Alike(Box<AlikeTensors>),
 }
 
 /// Tensors of a sparse distribution. In a box, so that other targets do not pay for moves of their size.
@@ -140,6 +142,13 @@ pub enum TargetClasses {
 pub struct SparseTensors {
     pub(super) classes: DispatchTensor,
     pub(super) shares: DispatchTensor,
+}
+
+/// Ids of the rows and of the columns of a projection.
+#[derive(Clone)]
+pub struct AlikeTensors {
+    pub(super) rows: DispatchTensor,
+    pub(super) columns: DispatchTensor,
 }
 
 /// Teacher, with its logits as a call takes them.
@@ -172,6 +181,35 @@ impl Target {
             classes,
             row_weights: None,
         }
+    }
+
+    /// Makes a target of distributions.
+    pub(crate) fn of_distributions<const D: usize>(distributions: Tensor<D>) -> Self {
+        Self::new(TargetClasses::Distributions(distributions.into_dispatch()))
+    }
+
+    /// Makes a target of a few classes of each row and their shares.
+    pub(crate) fn sparse<const D: usize>(classes: Tensor<D, Int>, shares: Tensor<D>) -> Self {
+        Self::new(TargetClasses::Sparse(Box::new(SparseTensors {
+            classes: classes.without_autodiff().into_dispatch(),
+            shares: shares.into_dispatch(),
+        })))
+    }
+
+    /// The same target with weights of its rows.
+    pub(crate) fn with_row_weights<const R: usize>(self, weights: Tensor<R>) -> Self {
+        Self {
+            row_weights: Some(weights.into_dispatch()),
+            ..self
+        }
+    }
+
+    /// Makes a target of the columns of a projection that have the id of the row.
+    pub(crate) fn alike(rows: Tensor<1, Int>, columns: Tensor<1, Int>) -> Self {
+        Self::new(TargetClasses::Alike(Box::new(AlikeTensors {
+            rows: rows.into_dispatch(),
+            columns: columns.into_dispatch(),
+        })))
     }
 
     /// The same target without what a teacher's target does to the loss afterwards.
@@ -226,7 +264,7 @@ impl<const D: usize> sealed::IntoTarget for Tensor<D, Int> {
 
 impl<const D: usize> sealed::IntoTarget for Tensor<D> {
     fn into_target(self) -> Target {
-        Target::new(TargetClasses::Distributions(self.into_dispatch()))
+        Target::of_distributions(self)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
-use super::logits::{Change, MaybeFloat, Projection};
+use super::logits::{Change, Ids, MaybeFloat, Projection};
 use super::{Options, Role, row_shape};
 
 /// Targets of all rows.
@@ -26,13 +26,16 @@ pub enum Targets<B: Backend> {
     },
     /// A projection that makes the logits of a teacher, for the rows of a projection that makes the logits.
     Projected(#[extension_type] Projection<B>),
+    /// The columns of a projection whose id is the row's, all with the same share, but for those that the projection
+    /// excludes. A row without such a column is ignored.
+    Alike(#[extension_type] Ids<B>),
 }
 
 impl<B: Backend> Targets<B> {
     /// Dtype of the distributions.
     pub(crate) fn distributions_dtype(&self) -> Option<DType> {
         match self {
-            Self::Indices(_) | Self::Projected(_) => None,
+            Self::Indices(_) | Self::Projected(_) | Self::Alike(_) => None,
             Self::Distributions(targets)
             | Self::Sparse {
                 shares: targets, ..
@@ -122,6 +125,7 @@ impl<B: Backend> Inputs<B> {
                     shares: change.float(shares, Role::Targets)?,
                 },
                 Targets::Projected(teacher) => Targets::Projected(teacher.change_teacher(change)?),
+                Targets::Alike(ids) => Targets::Alike(ids.change(change)?),
             },
             weights: self
                 .weights

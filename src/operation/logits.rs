@@ -56,6 +56,35 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for MaybeFloat<B> {
     }
 }
 
+/// Integer tensor that may be absent, as [`MaybeFloat`].
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum MaybeInt<B: Backend> {
+    /// No tensor.
+    None,
+    /// A tensor.
+    Some(IntTensor<B>),
+}
+
+impl<B: Backend> MaybeInt<B> {
+    /// Tensor, if it is present.
+    pub fn into_option(self) -> Option<IntTensor<B>> {
+        match self {
+            Self::None => None,
+            Self::Some(tensor) => Some(tensor),
+        }
+    }
+}
+
+impl<B: Backend> From<Option<IntTensor<B>>> for MaybeInt<B> {
+    fn from(tensor: Option<IntTensor<B>>) -> Self {
+        match tensor {
+            None => Self::None,
+            Some(tensor) => Self::Some(tensor),
+        }
+    }
+}
+
 /// Change of every tensor of a call, to another backend or another form.
 pub(crate) trait Change<A: Backend, B: Backend> {
     /// Reason why a tensor cannot be changed.
@@ -104,7 +133,7 @@ impl<B: Backend> Logits<B> {
     }
 }
 
-/// Projection whose logits are `hidden weight + bias`, after a positive logit if there is one.
+/// Projection whose logits are `hidden weight + bias`, behind leading logits if there are such.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
 pub struct Projection<B: Backend> {
@@ -115,10 +144,10 @@ pub struct Projection<B: Backend> {
     /// Biases, shape `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
-    /// Positive logits `[rows]` of a contrastive loss: the logit of class 0 of each row. The columns of the
-    /// product follow as classes 1 and so on.
+    /// Logits of the first classes of each row, `[rows, n]`, such as the positive of a contrastive loss. The
+    /// columns of the product follow as classes `n` and so on.
     #[extension_type]
-    pub positive: MaybeFloat<B>,
+    pub leading: MaybeFloat<B>,
     /// Logits of the product that are excluded.
     #[extension_type]
     pub excluded: Excluded<B>,
@@ -129,11 +158,41 @@ pub struct Projection<B: Backend> {
 /// Logits of the product that are excluded: they are not a class of the row, as if they were -inf.
 #[derive(Clone, Debug, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "cube"))]
-pub enum Excluded<B: Backend> {
-    /// No logit is excluded.
+pub struct Excluded<B: Backend> {
+    /// Logits whose row and column have the same id.
+    #[extension_type]
+    pub ids: Ids<B>,
+    /// Logits whose row and column have other ids.
+    #[extension_type]
+    pub unlike: Ids<B>,
+    /// Columns of each row, shape `[rows, n]`; a negative number is no column.
+    #[extension_type]
+    pub columns: MaybeInt<B>,
+    /// Number of each row, shape `[rows]`: logits without their bias that are larger are excluded.
+    #[extension_type]
+    pub above: MaybeFloat<B>,
+}
+
+impl<B: Backend> Default for Excluded<B> {
+    /// Excludes nothing.
+    fn default() -> Self {
+        Self {
+            ids: Ids::Nothing,
+            unlike: Ids::Nothing,
+            columns: MaybeInt::None,
+            above: MaybeFloat::None,
+        }
+    }
+}
+
+/// Ids of rows and columns, which tell what belongs together.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "cube"))]
+pub enum Ids<B: Backend> {
+    /// Nothing has an id.
     Nothing,
-    /// Logits whose row and column have the same id are excluded.
-    SameId {
+    /// Rows and columns have ids.
+    Given {
         /// One id per row, shape `[rows]`.
         rows: IntTensor<B>,
         /// One id per column of the weights, in the dtype of the rows' ids.
@@ -141,11 +200,48 @@ pub enum Excluded<B: Backend> {
     },
 }
 
+impl<B: Backend> Ids<B> {
+    pub(crate) fn change<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Ids<C>, Ch::Error> {
+        Ok(match self {
+            Self::Nothing => Ids::Nothing,
+            Self::Given { rows, columns } => Ids::Given {
+                rows: change.int(rows, Role::Ids)?,
+                columns: change.int(columns, Role::Ids)?,
+            },
+        })
+    }
+}
+
+impl<B: Backend> Excluded<B> {
+    fn change<C: Backend, Ch: Change<B, C>>(
+        self,
+        change: &mut Ch,
+    ) -> Result<Excluded<C>, Ch::Error> {
+        let columns = self.columns.into_option();
+        let columns = columns.map(|columns| change.int(columns, Role::Ids));
+        Ok(Excluded {
+            ids: self.ids.change(change)?,
+            unlike: self.unlike.change(change)?,
+            columns: columns.transpose()?.into(),
+            above: self.above.change(|above| change.float(above, Role::Bound))?,
+        })
+    }
+}
+
 impl<B: Backend> Projection<B> {
-    /// Number of classes, including the positive.
+    /// Number of leading logits of a row.
+    pub fn lead(&self) -> usize {
+        self.leading
+            .as_option()
+            .map_or(0, |leading| leading.shape()[1])
+    }
+
+    /// Number of classes, the leading ones among them.
     pub fn classes(&self) -> usize {
-        let positive = usize::from(matches!(self.positive, MaybeFloat::Some(_)));
-        positive + self.weight.shape()[1]
+        self.lead() + self.weight.shape()[1]
     }
 
     /// Shape of the logits, `[rows, classes]`.
@@ -162,8 +258,8 @@ impl<B: Backend> Projection<B> {
             hidden: change.float(self.hidden, Role::Teacher)?,
             weight: change.float(self.weight, Role::Teacher)?,
             bias: self.bias.change(|bias| change.float(bias, Role::Teacher))?,
-            positive: MaybeFloat::None,
-            excluded: Excluded::Nothing,
+            leading: MaybeFloat::None,
+            excluded: Excluded::default(),
             rows_per_chunk: self.rows_per_chunk,
         })
     }
@@ -176,16 +272,10 @@ impl<B: Backend> Projection<B> {
             hidden: change.float(self.hidden, Role::Hidden)?,
             weight: change.float(self.weight, Role::Weight)?,
             bias: self.bias.change(|bias| change.float(bias, Role::Bias))?,
-            positive: self
-                .positive
-                .change(|positive| change.float(positive, Role::Positive))?,
-            excluded: match self.excluded {
-                Excluded::Nothing => Excluded::Nothing,
-                Excluded::SameId { rows, columns } => Excluded::SameId {
-                    rows: change.int(rows, Role::Ids)?,
-                    columns: change.int(columns, Role::Ids)?,
-                },
-            },
+            leading: self
+                .leading
+                .change(|leading| change.float(leading, Role::Leading))?,
+            excluded: self.excluded.change(change)?,
             rows_per_chunk: self.rows_per_chunk,
         })
     }

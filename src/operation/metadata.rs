@@ -96,7 +96,7 @@ fn gradients_of_nothing() -> GradientsMetadata {
         hidden: MaybeFloatMetadata::None,
         weight: MaybeFloatMetadata::None,
         bias: MaybeFloatMetadata::None,
-        positive: MaybeFloatMetadata::None,
+        leading: MaybeFloatMetadata::None,
     }
 }
 
@@ -123,7 +123,7 @@ fn gradients(
             hidden: like(wanted.hidden, Some(&projection.hidden)),
             weight: like(wanted.weight, Some(&projection.weight)),
             bias: like(wanted.bias, projection.bias.spec()),
-            positive: like(wanted.positive, projection.positive.spec()),
+            leading: like(wanted.leading, projection.leading.spec()),
         },
     }
 }
@@ -133,8 +133,8 @@ impl LogitsMetadata {
         match self {
             Self::Tensor(logits) => logits.clone(),
             Self::Projected(projection) => {
-                let positive = usize::from(projection.positive.spec().is_some());
-                let classes = positive + projection.weight.shape[1];
+                let lead = projection.leading.spec().map_or(0, |leading| leading.shape[1]);
+                let classes = lead + projection.weight.shape[1];
                 let shape = Shape::new([projection.hidden.shape[0], classes]);
                 TensorSpec::new(shape, projection.hidden.dtype)
             }
@@ -158,7 +158,9 @@ impl InputsMetadata {
             | TargetsMetadata::Sparse {
                 shares: targets, ..
             } => Some(targets),
-            TargetsMetadata::Indices(_) | TargetsMetadata::Projected(_) => None,
+            TargetsMetadata::Indices(_)
+            | TargetsMetadata::Projected(_)
+            | TargetsMetadata::Alike(_) => None,
         }
     }
 

@@ -31,7 +31,7 @@ pub use factor::RowFactor;
 pub use geometry::{Geometry, accumulation_dtype, row_shape};
 pub use inputs::{Inputs, RowReduction, Targets};
 pub(crate) use logits::{Change, has_gradient_in_f16};
-pub use logits::{Excluded, Logits, MaybeFloat, Projection};
+pub use logits::{Excluded, Ids, Logits, MaybeFloat, MaybeInt, Projection};
 pub use options::{
     EmptyReduction, InputValues, Options, Outputs, RowValue, SmoothingOver, TargetValues, Ties,
     Wanted, WantedGradients,
@@ -46,8 +46,8 @@ pub(crate) use {
     results::{ForwardMetadata, GradientsMetadata, RowOutputsMetadata, SavedMetadata},
 };
 
-#[cfg(all(test, feature = "cube"))]
-pub(crate) use logits::ExcludedMetadata;
+#[cfg(all(test, feature = "wgpu"))]
+pub(crate) use logits::{ExcludedMetadata, IdsMetadata, MaybeIntMetadata};
 
 /// Role of a tensor in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +60,12 @@ pub enum Role {
     Weight,
     /// Bias of a projection.
     Bias,
-    /// Positive logits: class 0 beside the product of a projection.
-    Positive,
+    /// Logits of the first classes, beside the product of a projection.
+    Leading,
     /// Sample ids of a contrastive loss.
     Ids,
+    /// Largest similarities that a contrastive loss takes.
+    Bound,
     /// Targets of all rows.
     Targets,
     /// Hidden states, weight or bias of a projection that makes a teacher's logits.
@@ -84,8 +86,9 @@ impl Role {
             Self::Hidden => "input",
             Self::Weight => "projection weight",
             Self::Bias => "bias",
-            Self::Positive => "positive logits",
+            Self::Leading => "leading logits",
             Self::Ids => "sample ids",
+            Self::Bound => "largest similarities",
             Self::Targets => "target",
             Self::Teacher => "teacher's projection",
             Self::ClassWeights => "class weight",

@@ -136,6 +136,9 @@ pub enum RowValue {
     LogSumExp,
     /// The entropy of the probabilities of the logits, in nats, likewise.
     Entropy,
+    /// The loss of each class apart, of a yes or no: the sum over the classes of `-ln sigmoid(x)` at the targets and
+    /// `-ln sigmoid(-x)` elsewhere. Over the product of a projection alone. An ignored row has no target.
+    PairSigmoid,
 }
 
 /// Order of classes that have equal scores, in the outputs of rows.
@@ -300,7 +303,7 @@ impl Options {
     pub(crate) fn computed_outputs(&self, wanted: Outputs) -> Outputs {
         match self.value {
             RowValue::Entropy => Outputs::RowsAndEntropy,
-            RowValue::Loss | RowValue::LogSumExp => wanted,
+            RowValue::Loss | RowValue::LogSumExp | RowValue::PairSigmoid => wanted,
         }
     }
 
@@ -394,8 +397,8 @@ pub struct WantedGradients {
     pub weight: bool,
     /// Gradient of a projection's bias.
     pub bias: bool,
-    /// Gradient of the positive logits beside a projection.
-    pub positive: bool,
+    /// Gradient of the leading logits beside a projection.
+    pub leading: bool,
 }
 
 impl WantedGradients {
@@ -406,7 +409,7 @@ impl WantedGradients {
         hidden: false,
         weight: false,
         bias: false,
-        positive: false,
+        leading: false,
     };
 
     /// Whether a backward follows.
@@ -416,7 +419,7 @@ impl WantedGradients {
 
     /// Whether the gradient of the logits is needed, for itself or for the tensors of a projection.
     pub fn of_logits(self) -> bool {
-        self.logits || self.hidden || self.weight || self.bias || self.positive
+        self.logits || self.hidden || self.weight || self.bias || self.leading
     }
 
     /// Gradients to compute over the logits of a projection.
@@ -436,8 +439,13 @@ impl WantedGradients {
             Role::Hidden => self.hidden = true,
             Role::Weight => self.weight = true,
             Role::Bias => self.bias = true,
-            Role::Positive => self.positive = true,
-            Role::Teacher | Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {}
+            Role::Leading => self.leading = true,
+            Role::Teacher
+            | Role::Ids
+            | Role::Bound
+            | Role::ClassWeights
+            | Role::RowWeights
+            | Role::Divisors => {}
         }
     }
 }

@@ -119,9 +119,9 @@ pub struct Gradients<B: Backend> {
     /// Gradient of a projection's bias `[columns]`.
     #[extension_type]
     pub bias: MaybeFloat<B>,
-    /// Gradient of the positive logits `[rows]`.
+    /// Gradient of the leading logits `[rows, n]`.
     #[extension_type]
-    pub positive: MaybeFloat<B>,
+    pub leading: MaybeFloat<B>,
 }
 
 impl<B: Backend> Default for Gradients<B> {
@@ -133,7 +133,7 @@ impl<B: Backend> Default for Gradients<B> {
             hidden: MaybeFloat::None,
             weight: MaybeFloat::None,
             bias: MaybeFloat::None,
-            positive: MaybeFloat::None,
+            leading: MaybeFloat::None,
         }
     }
 }
@@ -162,7 +162,7 @@ impl<B: Backend> Gradients<B> {
             hidden: change(self.hidden, Role::Hidden),
             weight: change(self.weight, Role::Weight),
             bias: change(self.bias, Role::Bias),
-            positive: change(self.positive, Role::Positive),
+            leading: change(self.leading, Role::Leading),
         }
     }
 
@@ -174,10 +174,13 @@ impl<B: Backend> Gradients<B> {
             Role::Hidden => self.hidden.take(),
             Role::Weight => self.weight.take(),
             Role::Bias => self.bias.take(),
-            Role::Positive => self.positive.take(),
-            Role::Teacher | Role::Ids | Role::ClassWeights | Role::RowWeights | Role::Divisors => {
-                None
-            }
+            Role::Leading => self.leading.take(),
+            Role::Teacher
+            | Role::Ids
+            | Role::Bound
+            | Role::ClassWeights
+            | Role::RowWeights
+            | Role::Divisors => None,
         }
     }
 }

@@ -342,7 +342,10 @@ impl<'a, B: Backend> Call<'a, B> {
                 let classes = Some(self.window.of);
                 Some(Counting::new(indices.clone(), per_row, classes, ignored))
             }
-            Targets::Distributions(_) | Targets::Sparse { .. } | Targets::Projected(_) => None,
+            Targets::Distributions(_)
+            | Targets::Sparse { .. }
+            | Targets::Projected(_)
+            | Targets::Alike(_) => None,
         };
         let divisor = match &inputs.reduction {
             RowReduction::None => Divisor::PerRow,

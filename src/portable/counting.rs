@@ -47,9 +47,10 @@ pub(crate) fn divisors_of_mean<B: Backend>(
             let counting = Counting::<B>::new(indices.clone(), shape, Some(classes), ignored);
             Some(counting.divisors_of_mean(&inputs.weights, row_weights.as_ref(), float))
         }
-        Targets::Distributions(_) | Targets::Sparse { .. } | Targets::Projected(_) => {
-            row_weights.map(|weights| weights.divisors_of_mean())
-        }
+        Targets::Distributions(_)
+        | Targets::Sparse { .. }
+        | Targets::Projected(_)
+        | Targets::Alike(_) => row_weights.map(|weights| weights.divisors_of_mean()),
     }
 }
 

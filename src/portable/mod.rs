@@ -47,6 +47,7 @@ mod factor;
 mod gradient;
 mod loss;
 mod outputs;
+pub(crate) mod pair_sigmoid;
 mod row_value;
 mod shard;
 mod sparse;
@@ -66,7 +67,7 @@ pub(crate) use self::shard::{
 use self::sparse::Entries;
 pub(crate) use self::sparse::densified;
 use crate::operation::{
-    Forward, Gradients, Inputs, Logits, Options, Saved, Wanted, WantedGradients,
+    Forward, Gradients, Inputs, Logits, Options, RowValue, Saved, Wanted, WantedGradients,
 };
 
 /// Computes the loss in the shape of [`Inputs::loss_shape`], and the other wanted results.
@@ -77,6 +78,9 @@ pub fn cross_entropy<B: Backend>(
     wanted: Wanted,
 ) -> Forward<B> {
     match logits {
+        Logits::Tensor(logits) if options.value == RowValue::PairSigmoid => {
+            pair_sigmoid::forward::<B>(logits, inputs, options, wanted, pair_sigmoid::pairs::<B>)
+        }
         Logits::Tensor(logits) => {
             let (inputs, _) = densified::<B>(inputs, &logits, options);
             loss::loss(logits, inputs, options, wanted)

@@ -13,6 +13,7 @@ impl<B: Backend> Call<'_, B> {
             RowValue::Loss => None,
             RowValue::LogSumExp => self.lse(scores),
             RowValue::Entropy => Some(self.entropy(self.surprisals(scores))),
+            RowValue::PairSigmoid => unreachable!("pairs have a file of their own"),
         }
     }
 
@@ -34,6 +35,7 @@ impl<B: Backend> Call<'_, B> {
                 let nothing = B::float_equal_elem(softmax.clone(), 0.0.into(), self.bool);
                 B::float_mask_fill(B::float_mul(softmax, above), nothing, 0.0.into())
             }
+            RowValue::PairSigmoid => unreachable!("pairs have a file of their own"),
         };
         Some(B::float_mul(gradient, scale))
     }

@@ -9,6 +9,7 @@ mod accumulation;
 mod aliasing;
 mod bound;
 mod capabilities;
+mod contrasts;
 mod digits;
 mod errors;
 mod fixtures;

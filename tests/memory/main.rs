@@ -19,6 +19,7 @@ use burn_cross_entropy::{
 
 #[allow(dead_code)] // These tests do not read `held`.
 mod counting;
+mod contrast;
 mod projection;
 
 /// Runs one test at a time, because the counters belong to the process.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::operation::{
-    Excluded, GradientsMetadata, InputValues, InputsMetadata, LogitsMetadata, MaybeFloatMetadata,
-    Projection, ProjectionMetadata, RowOutputsMetadata, RowReductionMetadata, SavedMetadata,
+    Excluded, ExcludedMetadata, GradientsMetadata, Ids, IdsMetadata, InputValues, InputsMetadata,
+    LogitsMetadata, MaybeFloatMetadata, MaybeIntMetadata, Projection, ProjectionMetadata, RowOutputsMetadata, RowReductionMetadata, SavedMetadata,
     TargetsMetadata, metadata,
 };
 use burn::backend::fusion::custom::TensorSpec;
@@ -62,9 +62,24 @@ fn told_projection(projection: &Projection<CubeBackend>) -> ProjectionMetadata {
         hidden: spec(&projection.hidden),
         weight: spec(&projection.weight),
         bias: told_float(&projection.bias),
-        positive: told_float(&projection.positive),
-        excluded: crate::operation::ExcludedMetadata::Nothing,
+        leading: told_float(&projection.leading),
+        excluded: ExcludedMetadata {
+            ids: told_ids(&projection.excluded.ids),
+            unlike: IdsMetadata::Nothing,
+            columns: MaybeIntMetadata::None,
+            above: told_float(&projection.excluded.above),
+        },
         rows_per_chunk: projection.rows_per_chunk,
+    }
+}
+
+fn told_ids(ids: &Ids<CubeBackend>) -> IdsMetadata {
+    match ids {
+        Ids::Nothing => IdsMetadata::Nothing,
+        Ids::Given { rows, columns } => IdsMetadata::Given {
+            rows: spec(rows),
+            columns: spec(columns),
+        },
     }
 }
 
@@ -78,6 +93,7 @@ fn told_inputs(inputs: &Inputs<CubeBackend>) -> InputsMetadata {
                 shares: spec(shares),
             },
             Targets::Projected(teacher) => TargetsMetadata::Projected(told_projection(teacher)),
+            Targets::Alike(ids) => TargetsMetadata::Alike(told_ids(ids)),
         },
         weights: told_float(&inputs.weights),
         row_weights: told_float(&inputs.row_weights),
@@ -157,6 +173,8 @@ enum Other {
     Indices,
     Sparse,
     Teacher,
+    Alike,
+    Pairs,
 }
 
 /// Sparse distributions with so many entries, all at class 0.
@@ -192,14 +210,19 @@ fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
 #[test]
 fn what_fusion_is_told_of_a_projection_is_what_comes() {
     for reduction in reductions() {
-        for (positive, bias, soft, other) in [
+        for (leading, bias, soft, other) in [
             (false, true, false, Other::Indices),
             (true, false, false, Other::Indices),
             (true, true, true, Other::Indices),
             (false, true, false, Other::Teacher),
             (false, true, false, Other::Sparse),
+            (true, true, false, Other::Alike),
+            (false, true, false, Other::Pairs),
         ] {
-            let classes = 5 + usize::from(positive);
+            let classes = 5 + if leading { 2 } else { 0 };
+            let ids = |count: usize| {
+                CubeBackend::int_zeros(Shape::new([count]), &device(), IntDType::I32)
+            };
             let given = |given: bool, shape: Shape| match given {
                 true => MaybeFloat::Some(zeros(&shape, FloatDType::F32)),
                 false => MaybeFloat::None,
@@ -208,8 +231,11 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                 hidden: zeros(&Shape::new([4, 3]), FloatDType::F32),
                 weight: zeros(&Shape::new([3, 5]), FloatDType::F32),
                 bias: given(bias, Shape::new([5])),
-                positive: given(positive, Shape::new([4])),
-                excluded: Excluded::Nothing,
+                leading: given(leading, Shape::new([4, 2])),
+                excluded: Excluded {
+                    above: given(leading, Shape::new([4])),
+                    ..Excluded::default()
+                },
                 rows_per_chunk: 3,
             };
             let inputs = Inputs {
@@ -220,7 +246,11 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                         Targets::Distributions(zeros(&Shape::new([4, classes]), FloatDType::F32))
                     }
                     false => match other {
-                        Other::Indices => indices(&Shape::new([4])),
+                        Other::Indices | Other::Pairs => indices(&Shape::new([4])),
+                        Other::Alike => Targets::Alike(Ids::Given {
+                            rows: ids(4),
+                            columns: ids(5),
+                        }),
                         Other::Sparse => sparse(&Shape::new([4, 2])),
                         Other::Teacher => Targets::Projected(Projection {
                             bias: MaybeFloat::None,
@@ -237,14 +267,21 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                 gradients: WantedGradients {
                     logits: false,
                     hidden: true,
-                    weight: !positive,
+                    weight: !leading,
                     bias,
-                    positive,
+                    leading,
                     targets: soft,
                 },
             };
             let logits = Logits::Projected(projection);
-            assert_told(logits, inputs, &Options::default(), wanted);
+            let options = Options {
+                value: match other {
+                    Other::Pairs => RowValue::PairSigmoid,
+                    _ => RowValue::Loss,
+                },
+                ..Options::default()
+            };
+            assert_told(logits, inputs, &options, wanted);
         }
     }
 }
@@ -378,7 +415,7 @@ fn assert_same_gradients(gradients: &Gradients<CubeBackend>, told: &GradientsMet
         (&gradients.hidden, &told.hidden),
         (&gradients.weight, &told.weight),
         (&gradients.bias, &told.bias),
-        (&gradients.positive, &told.positive),
+        (&gradients.leading, &told.leading),
     ] {
         match (gradient, told) {
             (MaybeFloat::None, MaybeFloatMetadata::None) => {}

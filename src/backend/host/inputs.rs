@@ -44,7 +44,7 @@ impl<H: HostTensor> HostInputs<H> {
                     classes: B::open(classes).row_major(),
                     shares: B::open(shares).row_major(),
                 },
-                Targets::Projected(_) => HostTargets::OfChunks,
+                Targets::Projected(_) | Targets::Alike(_) => HostTargets::OfChunks,
             },
             weights: opened::<B>(inputs.weights),
             row_weights: opened::<B>(inputs.row_weights),

@@ -14,12 +14,12 @@ use super::inputs::{HostInputs, results, saved};
 use super::tensor::{Arithmetic, HostBackend, HostTensor, in_arithmetic_of, numbers};
 use super::times::in_dtypes;
 use crate::kernel::cpu::{
-    Matrix, ProjectedCall, Projection as ProjectionSlices, ProjectionBuffers, ProjectionGradients,
-    SameIds,
+    AlikeColumns, ExcludedPairs, MadeTargets, Matrix, ProjectedCall,
+    Projection as ProjectionSlices, ProjectionBuffers, ProjectionGradients, SameIds,
 };
 use crate::operation::{
-    Change, Excluded, Forward, Gradients, Inputs, Logits, MaybeFloat, Options, Projection, Role,
-    Saved, Targets, Wanted, WantedGradients, accumulation_dtype,
+    Change, Excluded, Forward, Gradients, Ids, Inputs, Logits, MaybeFloat, Options, Projection,
+    Role, RowValue, Saved, Targets, Wanted, WantedGradients, accumulation_dtype,
 };
 
 pub(super) fn forward<B: HostBackend>(
@@ -101,7 +101,12 @@ impl<B: Backend> Change<B, B> for Widened {
 
     fn float(&mut self, tensor: FloatTensor<B>, role: Role) -> Result<FloatTensor<B>, Infallible> {
         let is_wide = match role {
-            Role::Hidden | Role::Weight | Role::Bias | Role::Positive | Role::Teacher => true,
+            Role::Hidden
+            | Role::Weight
+            | Role::Bias
+            | Role::Leading
+            | Role::Bound
+            | Role::Teacher => true,
             Role::Targets => self.has_targets_gradient,
             _ => false,
         };
@@ -117,23 +122,22 @@ impl<B: Backend> Change<B, B> for Widened {
 }
 
 /// Tensors of a projection in the host's memory.
-struct HostProjection<H> {
+struct HostProjection<H, A> {
     hidden: H,
     weight: H,
     bias: Option<H>,
-    positive: Option<H>,
-    excluded: Option<SameIds>,
+    leading: Option<H>,
+    excluded: ExcludedPairs<A>,
     rows_per_chunk: usize,
 }
 
-impl<H: HostTensor> HostProjection<H> {
+impl<H: HostTensor, A: Arithmetic> HostProjection<H, A> {
     fn open<B: HostBackend<Host = H>>(projection: Projection<B>) -> Self {
         let weight = B::open(projection.weight);
         let row_major = |tensor: MaybeFloat<B>| {
             let tensor = tensor.into_option();
             tensor.map(|tensor| B::open(tensor).row_major())
         };
-        let ids = |tensor: IntTensor<B>| B::open(tensor).row_major().indices().wide();
         Self {
             hidden: B::open(projection.hidden).row_major(),
             weight: match weight.matrix() {
@@ -141,16 +145,13 @@ impl<H: HostTensor> HostProjection<H> {
                 None => weight.row_major(),
             },
             bias: row_major(projection.bias),
-            positive: row_major(projection.positive),
-            excluded: match projection.excluded {
-                Excluded::Nothing => None,
-                Excluded::SameId { rows, columns } => Some(SameIds::new(ids(rows), &ids(columns))),
-            },
+            leading: row_major(projection.leading),
+            excluded: excluded::<A, B>(projection.excluded),
             rows_per_chunk: projection.rows_per_chunk,
         }
     }
 
-    fn slices<A: Arithmetic>(&self) -> ProjectionSlices<'_, A> {
+    fn slices(&self) -> ProjectionSlices<'_, A> {
         let same = "the tensors of a projection were brought into the dtype of the arithmetic";
         let (numbers, strides) = self
             .weight
@@ -163,8 +164,73 @@ impl<H: HostTensor> HostProjection<H> {
             features: size[0],
             weight: Matrix::new(A::slice(numbers).expect(same), size, strides),
             bias: self.bias.as_ref().map(slice),
-            positive: self.positive.as_ref().map(slice),
-            excluded: self.excluded.as_ref(),
+            leading: self.leading.as_ref().map_or(&[], slice),
+            lead: (self.leading.as_ref()).map_or(0, |leading| leading.shape()[1]),
+            excluded: &self.excluded,
+        }
+    }
+}
+
+/// Pairs that are excluded.
+fn excluded<A: Arithmetic, B: HostBackend>(excluded: Excluded<B>) -> ExcludedPairs<A> {
+    let columns = excluded.columns.into_option();
+    let columns_of_row = (columns.as_ref()).map_or(0, |columns| columns.shape()[1]);
+    let above = excluded.above.into_option();
+    ExcludedPairs {
+        ids: same_ids::<B>(excluded.ids),
+        unlike: same_ids::<B>(excluded.unlike),
+        columns: columns.map_or_else(Vec::new, ints::<B>),
+        columns_of_row,
+        above: above.map(|above| numbers(&B::open(above).row_major())),
+    }
+}
+
+/// Ids of rows and columns, if they are given.
+fn same_ids<B: HostBackend>(ids: Ids<B>) -> Option<SameIds> {
+    match ids {
+        Ids::Nothing => None,
+        Ids::Given { rows, columns } => {
+            Some(SameIds::new(ints::<B>(rows), &ints::<B>(columns)))
+        }
+    }
+}
+
+fn ints<B: HostBackend>(tensor: IntTensor<B>) -> Vec<i128> {
+    B::open(tensor).row_major().indices().wide()
+}
+
+/// Targets that are made for a chunk of rows at a time.
+enum Made<H, A> {
+    Nothing,
+    Teacher(HostProjection<H, A>),
+    Alike(SameIds),
+}
+
+impl<H: HostTensor, A: Arithmetic> Made<H, A> {
+    fn open<B: HostBackend<Host = H>>(targets: &Targets<B>) -> Self {
+        match targets {
+            Targets::Projected(teacher) => Self::Teacher(HostProjection::open(teacher.clone())),
+            Targets::Alike(ids) => same_ids(ids.clone()).map_or(Self::Nothing, Self::Alike),
+            Targets::Indices(_) | Targets::Distributions(_) | Targets::Sparse { .. } => {
+                Self::Nothing
+            }
+        }
+    }
+
+    fn slices(&self) -> MadeTargets<'_, A> {
+        match self {
+            Self::Nothing => MadeTargets::Nothing,
+            Self::Teacher(teacher) => MadeTargets::Teacher(teacher.slices()),
+            Self::Alike(ids) => MadeTargets::Alike(ids),
+        }
+    }
+
+    /// Whether the targets become distributions.
+    fn is_distribution(&self, options: &Options) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Teacher(_) => true,
+            Self::Alike(_) => options.value != RowValue::PairSigmoid,
         }
     }
 }
@@ -174,13 +240,13 @@ struct GradientTensors<H> {
     hidden: Option<H>,
     weight: Option<H>,
     bias: Option<H>,
-    positive: Option<H>,
+    leading: Option<H>,
     targets: Option<H>,
 }
 
 impl<H: HostTensor> GradientTensors<H> {
-    fn new(
-        projection: &HostProjection<H>,
+    fn new<A>(
+        projection: &HostProjection<H, A>,
         inputs: &HostInputs<H>,
         wanted: WantedGradients,
     ) -> Self {
@@ -192,7 +258,7 @@ impl<H: HostTensor> GradientTensors<H> {
                 .weight
                 .then(|| H::unwritten(projection.weight.shape(), projection.weight.dtype())),
             bias: given(wanted.bias, &projection.bias),
-            positive: given(wanted.positive, &projection.positive),
+            leading: given(wanted.leading, &projection.leading),
             targets: inputs.targets_gradient(wanted.targets),
         }
     }
@@ -207,7 +273,7 @@ impl<H: HostTensor> GradientTensors<H> {
             hidden: slice(&mut self.hidden),
             weight: slice(&mut self.weight),
             bias: slice(&mut self.bias),
-            positive: slice(&mut self.positive),
+            leading: slice(&mut self.leading),
             targets: slice(&mut self.targets),
         }
     }
@@ -220,7 +286,7 @@ impl<H: HostTensor> GradientTensors<H> {
             hidden: closed(self.hidden),
             weight: closed(self.weight),
             bias: closed(self.bias),
-            positive: closed(self.positive),
+            leading: closed(self.leading),
         }
     }
 }
@@ -233,19 +299,21 @@ fn solve<A: Arithmetic, B: HostBackend>(
     upstream: Option<&B::Host>,
 ) -> Forward<B> {
     let classes = projection.classes();
-    let projection = HostProjection::open(projection);
-    let teacher = match &inputs.targets {
-        Targets::Projected(teacher) => Some(HostProjection::open(teacher.clone())),
-        _ => None,
-    };
+    let projection = HostProjection::<_, A>::open(projection);
+    let made = Made::open(&inputs.targets);
     let inputs = HostInputs::open::<B>(inputs);
     let rows = projection.hidden.shape()[0];
     let mut gradients = GradientTensors::new(&projection, &inputs, wanted.gradients);
-    let (weights, row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
+    let (weights, mut row_weights) = (inputs.weights::<A>(), inputs.row_weights::<A>());
+    if let (Made::Alike(ids), RowValue::Loss) = (&made, options.value) {
+        let excluded = &projection.excluded;
+        let weights = AlikeColumns { ids, excluded }.weights(rows, row_weights.as_deref());
+        row_weights = Some(weights);
+    }
     let upstream = upstream.map(numbers::<A, B::Host>);
     let call = ProjectedCall {
-        projection: projection.slices::<A>(),
-        teacher: teacher.as_ref().map(HostProjection::slices::<A>),
+        projection: projection.slices(),
+        made: made.slices(),
         rows,
         classes,
         rows_per_chunk: projection.rows_per_chunk,
@@ -262,13 +330,12 @@ fn solve<A: Arithmetic, B: HostBackend>(
         Shape::new([rows_at_once, classes]),
         projection.hidden.dtype(),
     );
-    let mut teacher_chunk = teacher
-        .as_ref()
-        .map(|_| B::Host::unwritten(chunk.shape(), projection.hidden.dtype()));
+    let mut targets_chunk = (made.is_distribution(options))
+        .then(|| B::Host::unwritten(chunk.shape(), projection.hidden.dtype()));
     let same = "a chunk has the dtype of the arithmetic";
     let solution = call.solve(ProjectionBuffers {
         logits: A::slice_mut(chunk.floats_mut()).expect(same),
-        teacher: teacher_chunk
+        targets: targets_chunk
             .as_mut()
             .map(|chunk| A::slice_mut(chunk.floats_mut()).expect(same)),
         gradients: gradients.slices(),

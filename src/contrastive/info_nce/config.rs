@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Content;
 use burn::nn::loss::Reduction;
 
-use crate::contrastive::error::ContrastiveError;
+use crate::contrastive::error::{ContrastiveError, check_positive, invalid};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
@@ -19,6 +19,26 @@ pub enum InBatch {
     Symmetric,
     /// NT-Xent of SimCLR: a row of either view has all other rows of both views as negatives.
     NtXent,
+}
+
+/// Way from the several positives of a row to its loss: with `x` the logits of all keys but the row itself, and `P` its
+/// positives,
+///
+/// ```text
+/// Out   -1/|P| sum_{p in P} ( x[p] - lse(x) )
+/// In    -( ln( 1/|P| sum_{p in P} exp(x[p]) ) - lse(x) )
+/// ```
+///
+/// With one positive they are the same. `Out` wants every positive alike, `In` is content with one that is. `In` takes
+/// twice the products, since it is no cross-entropy.
+///
+/// Source: Khosla et al., "Supervised Contrastive Learning", 2020, <https://arxiv.org/abs/2004.11362>, equations 2 and 3.
+#[derive(Config, Copy, Debug, PartialEq, Eq)]
+pub enum SupCon {
+    /// The mean of the positives' losses, outside of the logarithm.
+    Out,
+    /// The loss of the positives' mean, inside of the logarithm.
+    In,
 }
 
 /// Configuration of [`InfoNceLoss`](crate::InfoNceLoss).
@@ -49,6 +69,24 @@ pub struct InfoNceLossConfig {
     /// 100, from CLIP.
     #[config(default = 100.0)]
     pub max_scale: f64,
+    /// Smallest factor of the similarities of a learnable temperature; 0 for none. Where keys cannot be told apart yet,
+    /// an optimizer may drive the factor down until nothing is learnt any more; CLIP keeps it at 1. Default: 0.
+    #[config(default = 0.0)]
+    pub min_scale: f64,
+    /// Number that is subtracted from the similarity of the positive, before the temperature: a positive has to be more
+    /// similar than the negatives by that much. 0 or more. Default: 0. Source: Wang et al., "CosFace", 2018,
+    /// <https://arxiv.org/abs/1801.09414>. Rows of one positive only.
+    #[config(default = 0.0)]
+    pub margin: f64,
+    /// Leaves out negatives whose similarity is larger than that of the positive plus this number (without the margin):
+    /// they are likely positives that nobody has told so. May be negative. Rows of one positive only. Default: `None`.
+    /// Source: Solatorio, "GISTEmbed", 2024, <https://arxiv.org/abs/2402.16829>, and Moreira et al., "NV-Retriever", 2024,
+    /// <https://arxiv.org/abs/2407.15831>, with the encoder itself as the guide.
+    #[config(default = "None")]
+    pub exclude_above: Option<f64>,
+    /// Way from several positives to a row's loss, where rows have such. Default: [`SupCon::Out`].
+    #[config(default = "SupCon::Out")]
+    pub sup_con: SupCon,
     /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
     #[config(default = true)]
     pub normalize: bool,
@@ -77,10 +115,14 @@ impl Default for InfoNceLossConfig {
 pub(super) struct Settings {
     pub(super) temperature: f64,
     pub(super) max_scale: f64,
+    pub(super) min_scale: f64,
+    pub(super) margin: f64,
+    pub(super) exclude_above: Option<f64>,
+    pub(super) sup_con: SupCon,
     pub(super) normalize: bool,
     pub(super) in_batch: InBatch,
     pub(super) chunk: Chunk,
-    reduction: Reduction,
+    pub(super) reduction: Reduction,
 }
 
 impl Settings {
@@ -99,6 +141,10 @@ impl Settings {
         content
             .add("temperature", &self.temperature)
             .add("max_scale", &self.max_scale)
+            .add("min_scale", &self.min_scale)
+            .add("margin", &self.margin)
+            .add("exclude_above", &format!("{:?}", self.exclude_above))
+            .add("sup_con", &format!("{:?}", self.sup_con))
             .add("normalize", &self.normalize)
             .add("in_batch", &format!("{:?}", self.in_batch))
             .add("reduction", &format!("{:?}", self.reduction))
@@ -112,6 +158,20 @@ impl InfoNceLossConfig {
     pub(super) fn check(&self) -> Result<(), ContrastiveError> {
         check_positive("temperature", self.temperature)?;
         check_positive("max_scale", self.max_scale)?;
+        let min_scale = self.min_scale;
+        if !(0.0..=self.max_scale).contains(&min_scale) {
+            let expected = "a number in 0..=`max_scale`";
+            return Err(invalid("min_scale", min_scale.to_string(), expected));
+        }
+        if !(self.margin >= 0.0 && (self.margin as f32).is_finite()) {
+            let margin = self.margin.to_string();
+            return Err(invalid("margin", margin, "0 or a positive, finite number"));
+        }
+        if let Some(above) = self.exclude_above
+            && !(above as f32).is_finite()
+        {
+            return Err(invalid("exclude_above", above.to_string(), "a finite number"));
+        }
         if matches!(self.reduction, Reduction::BatchMean) {
             return Err(invalid(
                 "reduction",
@@ -119,11 +179,12 @@ impl InfoNceLossConfig {
                 "Mean, Auto or Sum",
             ));
         }
-        if self.learnable && 1.0 / self.temperature > self.max_scale {
+        let scale = 1.0 / self.temperature;
+        if self.learnable && !(self.min_scale..=self.max_scale).contains(&scale) {
             return Err(invalid(
                 "temperature",
                 self.temperature.to_string(),
-                "at least one over `max_scale`, where it is learnable",
+                "at least one over `max_scale` and at most one over `min_scale`, where it is learnable",
             ));
         }
         Ok(())
@@ -133,28 +194,14 @@ impl InfoNceLossConfig {
         Settings {
             temperature: self.temperature,
             max_scale: self.max_scale,
+            min_scale: self.min_scale,
+            margin: self.margin,
+            exclude_above: self.exclude_above,
+            sup_con: self.sup_con,
             normalize: self.normalize,
             in_batch: self.in_batch,
             chunk: Chunk::Bytes(self.chunk_bytes),
             reduction: self.reduction.clone(),
         }
-    }
-}
-
-pub(super) fn check_positive(field: &'static str, value: f64) -> Result<(), ContrastiveError> {
-    // The arithmetic is in f32, except for features of f64.
-    let (value_in_f32, inverse) = (value as f32, (1.0 / value) as f32);
-    match value_in_f32.is_finite() && value_in_f32 > 0.0 && inverse.is_finite() {
-        true => Ok(()),
-        false => Err(invalid(field, value.to_string(), "positive and finite")),
-    }
-}
-
-fn invalid(field: &'static str, value: String, expected: &'static str) -> ContrastiveError {
-    ContrastiveError::InvalidConfig {
-        part: "contrastive loss",
-        field,
-        value,
-        expected,
     }
 }

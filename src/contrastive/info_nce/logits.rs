@@ -2,9 +2,10 @@
 
 use burn::tensor::Tensor;
 
-use super::config::check_positive;
-use super::features::{check_with_positive, in_f32_at_least, over, products, similarity_of_rows};
-use crate::contrastive::error::unwrap;
+use crate::contrastive::error::{check_positive, unwrap};
+use crate::contrastive::features::{
+    check_with_positive, in_f32_at_least, over, products, similarity_of_rows,
+};
 
 /// Computes the logits of momentum contrast as a tensor `[N, 1 + K]`: the similarity of each query
 /// `[N, F]` to its positive `[N, F]` at index 0, then the similarities to all negatives `[K, F]`, all

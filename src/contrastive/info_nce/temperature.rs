@@ -3,8 +3,8 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::InfoNceLoss;
-use super::features::over;
 use crate::contrastive::autodiff::in_autodiff;
+use crate::contrastive::features::over;
 use crate::dispatch::CrossEntropyBackend;
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
@@ -18,10 +18,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             }
             Some(log_scale) => {
                 let free = log_scale.val();
-                let largest = self.settings.max_scale.ln();
-                // The parameter gets a gradient also at the bound.
+                // The parameter gets a gradient also at a bound.
                 let plain = free.clone().without_autodiff();
-                let beyond = plain.clone() - plain.clamp_max(largest);
+                let beyond = plain.clone() - self.bounded(plain);
                 (free - beyond).exp()
             }
         };
@@ -43,16 +42,36 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }
     }
 
-    /// Moves the parameter of the temperature back to its bound, as CLIP does after every step of the
-    /// optimizer. Without this the parameter may move beyond the bound, where it has no effect.
+    /// Logarithms of scales within the bounds.
+    fn bounded(&self, log_scale: Tensor<1>) -> Tensor<1> {
+        let log_scale = log_scale.clamp_max(self.settings.max_scale.ln());
+        match self.settings.min_scale {
+            0.0 => log_scale,
+            smallest => log_scale.clamp_min(smallest.ln()),
+        }
+    }
+
+    /// A number times the factor of the similarities, in the dtype of logits.
+    pub(super) fn times_scale(&self, number: f64, logits: &Tensor<1>) -> Tensor<1> {
+        match self.log_scale.is_none() {
+            true => {
+                let number = number / self.settings.temperature;
+                Tensor::full([1], number, (&logits.device(), logits.dtype()))
+            }
+            false => self.scale(&logits.device()).cast(logits.dtype()) * number,
+        }
+    }
+
+    /// Moves the parameter of the temperature back to its bounds, as CLIP does after every step of the
+    /// optimizer. Without this the parameter may move beyond a bound, where it has no effect.
     pub fn clamp_scale(mut self) -> Self {
-        let largest = self.settings.max_scale.ln();
-        self.log_scale = self.log_scale.map(|parameter| {
+        let log_scale = self.log_scale.take();
+        self.log_scale = log_scale.map(|parameter| {
             parameter.map(|value| {
                 // The result is a leaf again, so that an optimizer finds its gradient.
                 let strategy = value.gradient_checkpointing_strategy();
                 let require_grad = value.is_require_grad();
-                let bounded = value.without_autodiff().clamp_max(largest);
+                let bounded = self.bounded(value.without_autodiff());
                 in_autodiff(bounded, strategy).set_require_grad(require_grad)
             })
         });

@@ -12,6 +12,7 @@
 //! | `ranks` | the order of a row's classes |
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
+//! | `pairs`, `pair_sigmoid` | pairs of its rows and columns; a loss of each pair apart |
 //! | `constants`, `rows`, `shares`, `targets`, `sparse`, `blocks` | the facts that the maths is about |
 //! | `storage`, `number`, `ahead` | layouts and dtypes; what is fetched before it is read |
 //! | `halves`, `half_instructions` | rows in half precision; their instructions |
@@ -40,6 +41,8 @@ mod instructions;
 mod logits;
 mod multiply;
 mod number;
+mod pair_sigmoid;
+mod pairs;
 mod part;
 mod probabilities;
 mod products;
@@ -61,9 +64,10 @@ pub(crate) use self::call::{Buffers, Call, Reduction, Solution};
 pub(crate) use self::halves::HalfRows;
 pub(crate) use self::instructions::Instructions;
 pub(crate) use self::multiply::multiply;
+pub(crate) use self::pairs::{AlikeColumns, ExcludedPairs, SameIds};
 pub(crate) use self::products::Matrix;
 pub(crate) use self::projection::{
-    ProjectedCall, Projection, ProjectionBuffers, ProjectionGradients, SameIds,
+    MadeTargets, ProjectedCall, Projection, ProjectionBuffers, ProjectionGradients,
 };
 pub(crate) use self::rows::OutputLines;
 pub(crate) use self::storage::{Floats, FloatsMut};

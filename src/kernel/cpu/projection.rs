@@ -19,11 +19,13 @@ use std::ops::Range;
 use super::call::{Buffers, Call, Reduction, Solution};
 use super::halves::HalfRows;
 use super::instructions::Instructions;
+use super::pair_sigmoid::PairRows;
+use super::pairs::{AlikeColumns, ExcludedPairs, SameIds};
 use super::part::Sum;
 use super::products::{Matrix, Old, Product, multiply_matrices};
 use super::rows::OutputLines;
-use super::targets::{Indices, RowRule, Sparse, TargetRule, Targets};
-use crate::operation::{Geometry, Options, Outputs};
+use super::targets::{Indices, RowRule, Sparse, Target, TargetRule, Targets};
+use crate::operation::{Geometry, Options, Outputs, RowValue};
 
 /// Hidden states and weights whose product is the logits.
 #[derive(Clone, Copy)]
@@ -35,39 +37,28 @@ pub(crate) struct Projection<'a, A> {
     pub(crate) weight: Matrix<'a, A>,
     /// `[columns]`.
     pub(crate) bias: Option<&'a [A]>,
-    /// Positive logits, `[rows]`: class 0 of each row, before the columns.
-    pub(crate) positive: Option<&'a [A]>,
-    pub(crate) excluded: Option<&'a SameIds>,
+    /// Leading logits, `[rows, lead]`: the first classes of each row, before the columns.
+    pub(crate) leading: &'a [A],
+    pub(crate) lead: usize,
+    pub(crate) excluded: &'a ExcludedPairs<A>,
 }
 
-/// Ids of rows and columns, which tell the columns with the id of a row.
-pub(crate) struct SameIds {
-    rows: Vec<i128>,
-    /// Ids with their columns, in order.
-    columns: Vec<(i128, usize)>,
-}
-
-impl SameIds {
-    pub(crate) fn new(rows: Vec<i128>, columns: &[i128]) -> Self {
-        let mut columns: Vec<(i128, usize)> = columns.iter().copied().zip(0..).collect();
-        columns.sort_unstable();
-        Self { rows, columns }
-    }
-
-    fn columns_of(&self, row: usize) -> impl Iterator<Item = usize> {
-        let id = self.rows[row];
-        let first = self.columns.partition_point(|(other, _)| *other < id);
-        let same = self.columns[first..].iter();
-        same.take_while(move |(other, _)| *other == id)
-            .map(|(_, column)| *column)
-    }
+/// Targets that are made for the rows of a chunk at a time.
+#[derive(Clone, Copy)]
+pub(crate) enum MadeTargets<'a, A> {
+    /// The targets are given.
+    Nothing,
+    /// The logits of a teacher.
+    Teacher(Projection<'a, A>),
+    /// Equal shares of the columns with the id of the row.
+    Alike(&'a SameIds),
 }
 
 /// Places of the logits of a chunk and of gradients, in row-major order.
 pub(crate) struct ProjectionBuffers<'a, A> {
     pub(crate) logits: &'a mut [A],
-    /// Place of the logits of a teacher, where a projection makes them.
-    pub(crate) teacher: Option<&'a mut [A]>,
+    /// Place of the targets of a chunk, where they are made.
+    pub(crate) targets: Option<&'a mut [A]>,
     pub(crate) gradients: ProjectionGradients<'a, A>,
 }
 
@@ -77,7 +68,7 @@ pub(crate) struct ProjectionGradients<'a, A> {
     pub(crate) hidden: Option<&'a mut [A]>,
     pub(crate) weight: Option<&'a mut [A]>,
     pub(crate) bias: Option<&'a mut [A]>,
-    pub(crate) positive: Option<&'a mut [A]>,
+    pub(crate) leading: Option<&'a mut [A]>,
     pub(crate) targets: Option<&'a mut [A]>,
 }
 
@@ -87,15 +78,15 @@ impl<A> ProjectionGradients<'_, A> {
         self.hidden.is_some()
             || self.weight.is_some()
             || self.bias.is_some()
-            || self.positive.is_some()
+            || self.leading.is_some()
     }
 }
 
 /// Call over hidden states and weights, in slices.
 pub(crate) struct ProjectedCall<'a, A> {
     pub(crate) projection: Projection<'a, A>,
-    /// Projection of a teacher, whose logits are the targets of a chunk.
-    pub(crate) teacher: Option<Projection<'a, A>>,
+    /// Targets of a chunk, where they are made.
+    pub(crate) made: MadeTargets<'a, A>,
     pub(crate) rows: usize,
     pub(crate) classes: usize,
     pub(crate) rows_per_chunk: usize,
@@ -145,7 +136,7 @@ struct ScatteredTargets<A> {
 /// Memory that serves every chunk.
 struct Scratch<'a, A> {
     logits: &'a mut [A],
-    teacher: Option<&'a mut [A]>,
+    targets: Option<&'a mut [A]>,
     /// Hidden states of rows that do not lie together, or the gradient of these.
     hidden: Vec<A>,
     /// The same of a teacher.
@@ -158,7 +149,11 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
     pub(crate) fn solve(&self, buffers: ProjectionBuffers<'_, A>) -> Solution<A> {
         let mut gradients = buffers.gradients;
         let whole = self.call(self.rows, self.reduction);
-        let divisors = whole.divisors();
+        let divisors = match (self.options.value, self.reduction) {
+            // Pairs count in every row.
+            (RowValue::PairSigmoid, Reduction::Mean) => [self.rows as f64; 2],
+            _ => whole.divisors(),
+        };
         let reduces = self.reduction != Reduction::PerRow;
         // A chunk contributes to the mean over all rows, so it has the divisors of all rows.
         let reduction = match reduces {
@@ -177,7 +172,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let bias_length = gradients.bias.as_ref().map_or(0, |bias| bias.len());
         let mut scratch = Scratch {
             logits: buffers.logits,
-            teacher: buffers.teacher,
+            targets: buffers.targets,
             hidden: Vec::new(),
             teacher_hidden: Vec::new(),
             bias: vec![0.0; bias_length],
@@ -246,7 +241,11 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
 
     fn rule(&self) -> RowRule<'_, A> {
         RowRule {
-            indices: self.targets.indices(),
+            // A row of pairs counts also where it belongs to no column.
+            indices: match self.options.value {
+                RowValue::PairSigmoid => None,
+                _ => self.targets.indices(),
+            },
             rule: TargetRule::new(self.classes, self.options),
             row_weights: self.row_weights,
         }
@@ -336,18 +335,32 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let (rows, classes) = (chunk.len(), self.classes);
         let logits = &mut scratch.logits[..rows * classes];
         self.projection.make(logits, chunk, &mut scratch.hidden);
-        let teacher_logits = match (&self.teacher, &mut scratch.teacher) {
-            (Some(teacher), Some(logits)) => {
+        let of_chunk = |all: &[A]| -> Vec<A> { (0..rows).map(|at| all[chunk.row(at)]).collect() };
+        let upstream = self.upstream.map(of_chunk);
+        if self.options.value == RowValue::PairSigmoid {
+            let scales = gradients.of_logits().then_some(upstream);
+            return self.losses_of_pairs(chunk, reduction, logits, scales);
+        }
+        let made = match (&self.made, &mut scratch.targets) {
+            (MadeTargets::Teacher(teacher), Some(logits)) => {
                 let logits = &mut logits[..rows * classes];
                 teacher.make(logits, chunk, &mut scratch.teacher_hidden);
                 Some(&*logits)
+            }
+            (MadeTargets::Alike(ids), Some(shares)) => {
+                let shares = &mut shares[..rows * classes];
+                let alike = self.alike(ids);
+                for (at, row) in shares.chunks_exact_mut(classes).enumerate() {
+                    let (lead, columns) = row.split_at_mut(self.projection.lead);
+                    lead.fill(A::ZERO);
+                    alike.share(chunk.row(at), columns);
+                }
+                Some(&*shares)
             }
             _ => None,
         };
 
         let scattered = self.scattered_targets(chunk);
-        let of_chunk = |all: &[A]| -> Vec<A> { (0..rows).map(|at| all[chunk.row(at)]).collect() };
-        let upstream = self.upstream.map(of_chunk);
         let row_weights = self.row_weights.map(of_chunk);
         let first = chunk.row(0);
         let width = match self.targets {
@@ -357,8 +370,8 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         };
         let of_targets = first * width..(first + rows) * width;
         let call = Call {
-            targets: match teacher_logits {
-                Some(logits) => Targets::Distributions(A::floats(logits)),
+            targets: match made {
+                Some(made) => Targets::Distributions(A::floats(made)),
                 None => self.targets_of(chunk, of_targets.clone(), &scattered),
             },
             row_weights: row_weights.as_deref(),
@@ -383,6 +396,72 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         })
     }
 
+    fn alike<'s>(&'s self, ids: &'s SameIds) -> AlikeColumns<'s, A> {
+        AlikeColumns {
+            ids,
+            excluded: self.projection.excluded,
+        }
+    }
+
+    /// Columns that belong to a row.
+    fn together(&self, row: usize) -> Vec<usize> {
+        if let MadeTargets::Alike(ids) = self.made {
+            return self.alike(ids).of(row);
+        }
+        let rule = TargetRule::new(self.classes, self.options);
+        let (classes, of_row) = match self.targets {
+            Targets::Indices(indices) => (indices, row..row + 1),
+            Targets::Sparse(sparse) => {
+                let count = self.entries(&sparse);
+                (sparse.classes, row * count..(row + 1) * count)
+            }
+            Targets::Distributions(_) => unreachable!("pairs belong together or not"),
+        };
+        let mut together: Vec<usize> = of_row
+            .filter_map(|at| match classes.target(at, &rule) {
+                Target::Class(class) => Some(class),
+                Target::Ignored | Target::Bad => None,
+            })
+            .collect();
+        together.sort_unstable();
+        together.dedup();
+        together
+    }
+
+    /// Losses of a chunk whose pairs have losses apart. Leaves the gradient in place of the logits where there are
+    /// `scales`: the upstream gradient of each row, absent where it is 1.
+    fn losses_of_pairs(
+        &self,
+        chunk: &Chunk<'_>,
+        reduction: Reduction,
+        logits: &mut [A],
+        scales: Option<Option<Vec<A>>>,
+    ) -> Solution<A> {
+        let divisor = match reduction {
+            Reduction::Over([divisor, _]) => divisor,
+            Reduction::PerRow | Reduction::Mean => 1.0,
+        };
+        let ones = || vec![A::ONE; chunk.len()];
+        let scales = scales.map(|upstream| {
+            let scales = upstream.unwrap_or_else(ones).into_iter();
+            let scales = scales.map(|scale| A::of(scale.to_f64() / divisor));
+            scales.collect::<Vec<A>>()
+        });
+        let rows = PairRows {
+            logits,
+            columns: self.classes,
+            scales: scales.as_deref(),
+        };
+        let losses = rows.solve(|at| self.together(chunk.row(at)));
+        Solution {
+            losses: match reduction {
+                Reduction::PerRow => losses.into_iter().map(A::of).collect(),
+                _ => vec![A::of(losses.iter().sum::<f64>() / divisor)],
+            },
+            outputs: OutputLines::default(),
+        }
+    }
+
     /// Targets of a chunk whose rows do not lie together.
     fn scattered_targets(&self, chunk: &Chunk<'_>) -> ScatteredTargets<A> {
         let mut scattered = ScatteredTargets {
@@ -394,7 +473,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         };
         match self.targets {
             Targets::Indices(indices) => scattered.classes = indices.gather(rows),
-            Targets::Distributions(_) if self.teacher.is_some() => {}
+            Targets::Distributions(_) if !matches!(self.made, MadeTargets::Nothing) => {}
             Targets::Distributions(shares) => {
                 scattered.shares = shares.gather(rows, self.classes, Instructions::best());
             }
@@ -449,7 +528,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
     ) {
         let (rows, classes) = (chunk.len(), self.classes);
         let features = self.projection.features;
-        let lead = self.projection.lead();
+        let lead = self.projection.lead;
         let logits = &scratch.logits[..rows * classes];
         let gradient = Matrix::new(&logits[lead..], [rows, classes - lead], [classes, 1]);
         if let Some(weight) = &mut gradients.weight {
@@ -462,8 +541,9 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
             multiply_matrices(product, hidden.transposed(), gradient, old);
         }
         for (at, row) in logits.chunks_exact(classes).enumerate() {
-            if let Some(positive) = &mut gradients.positive {
-                positive[chunk.row(at)] = row[0];
+            if let Some(leading) = &mut gradients.leading {
+                let row_at = chunk.row(at);
+                leading[row_at * lead..(row_at + 1) * lead].copy_from_slice(&row[..lead]);
             }
             for (sum, slope) in scratch.bias.iter_mut().zip(&row[lead..]) {
                 *sum += slope.to_f64();
@@ -501,11 +581,6 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
 }
 
 impl<A: HalfRows> Projection<'_, A> {
-    /// Class of the first column.
-    fn lead(&self) -> usize {
-        usize::from(self.positive.is_some())
-    }
-
     /// Range of the hidden states' elements of consecutive rows.
     fn elements(&self, rows: &Range<usize>) -> Range<usize> {
         rows.start * self.features..rows.end * self.features
@@ -529,7 +604,7 @@ impl<A: HalfRows> Projection<'_, A> {
             }
         }
         let hidden = self.hidden_of(chunk, scattered);
-        let lead = self.lead();
+        let lead = self.lead;
         let classes = logits.len() / chunk.len();
         let old = match self.bias {
             None => Old::Replaced,
@@ -544,16 +619,9 @@ impl<A: HalfRows> Projection<'_, A> {
         let product = Product::new(&mut logits[lead..], size, classes);
         multiply_matrices(product, hidden, self.weight, old);
         for (at, row) in logits.chunks_exact_mut(classes).enumerate() {
-            if let Some(positive) = self.positive {
-                row[0] = positive[chunk.row(at)];
-            }
-            for column in self
-                .excluded
-                .iter()
-                .flat_map(|ids| ids.columns_of(chunk.row(at)))
-            {
-                row[lead + column] = A::of(f64::NEG_INFINITY);
-            }
+            let row_at = chunk.row(at);
+            row[..lead].copy_from_slice(&self.leading[row_at * lead..(row_at + 1) * lead]);
+            self.excluded.exclude(row_at, &mut row[lead..], self.bias);
         }
     }
 }
@@ -581,10 +649,11 @@ mod tests {
                 features: 2,
                 weight: Matrix::row_major(&[0.0; 10], [2, 5]),
                 bias: None,
-                positive: None,
-                excluded: None,
+                leading: &[],
+                lead: 0,
+                excluded: &ExcludedPairs::default(),
             },
-            teacher: None,
+            made: MadeTargets::Nothing,
             rows: targets.len(),
             classes: 5,
             rows_per_chunk: 2,

@@ -140,6 +140,7 @@ impl<A: Float> Constants<'_, A> {
                     RowValue::Loss => self.finish(loss, targets_gradient, x),
                     RowValue::LogSumExp => self.finish(LogSumExp(loss), None, x),
                     RowValue::Entropy => self.finish(Entropy(loss), None, x),
+                    RowValue::PairSigmoid => unreachable!("pairs have a file of their own"),
                 }
             }
         }

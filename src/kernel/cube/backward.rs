@@ -184,7 +184,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
                 }
                 Values::Logits | Values::Scaled | Values::Capped => match comptime!(spec.value) {
                     RowValue::Loss => self.slope(x, shares, step.at, numbers, spec),
-                    RowValue::LogSumExp | RowValue::Entropy => {
+                    // Pairs have kernels of their own.
+                    RowValue::LogSumExp | RowValue::Entropy | RowValue::PairSigmoid => {
                         self.slope_of_value(x, numbers, spec)
                     }
                 },

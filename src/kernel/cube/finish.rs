@@ -171,6 +171,7 @@ impl<A: Float> Finished<A> {
             RowValue::Loss => {}
             RowValue::LogSumExp => self.loss = self.lse,
             RowValue::Entropy => self.loss = self.entropy,
+            RowValue::PairSigmoid => {}
         }
         if comptime!(spec.z_loss != ZLoss::Off) {
             self.penalty = numbers.z_loss.get::<A>() * self.lse * self.lse;

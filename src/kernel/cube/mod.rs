@@ -11,6 +11,7 @@
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
+//! | [`pairs`] | a loss of each pair of a row and a column apart |
 //! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
 //! | [`plan`], [`spec`], [`layout`] | who computes which rows; arguments of the kernels; places in memory |
@@ -30,6 +31,7 @@ mod lanes;
 mod launch;
 mod layout;
 mod outputs;
+mod pairs;
 pub(crate) mod plan;
 mod scan;
 mod spec;

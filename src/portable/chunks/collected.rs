@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, Slice};
+use burn::tensor::{FloatDType, Slice};
 
 use super::window::rows_slice;
 use crate::operation::{
@@ -83,7 +83,7 @@ pub(super) struct Accumulated<B: Backend> {
     hidden: Option<FloatTensor<B>>,
     weight: Option<FloatTensor<B>>,
     bias: Option<FloatTensor<B>>,
-    positive: Option<FloatTensor<B>>,
+    leading: Option<FloatTensor<B>>,
     targets: Option<FloatTensor<B>>,
     float: FloatDType,
 }
@@ -99,19 +99,19 @@ impl<B: Backend> Accumulated<B> {
             let dtype: FloatDType = tensor.dtype().into();
             wanted.then(|| B::float_zeros(tensor.shape(), &device, dtype))
         };
-        let positive = projection.positive.as_option();
+        let leading = projection.leading.as_option();
         Self {
             wanted,
             hidden: zeros(wanted.hidden, &projection.hidden),
             weight: None,
             bias: None,
-            positive: positive.and_then(|positive| zeros(wanted.positive, positive)),
+            leading: leading.and_then(|leading| zeros(wanted.leading, leading)),
             targets: match &inputs.targets {
                 Targets::Distributions(targets)
                 | Targets::Sparse {
                     shares: targets, ..
                 } => zeros(wanted.targets, targets),
-                Targets::Indices(_) | Targets::Projected(_) => None,
+                Targets::Indices(_) | Targets::Projected(_) | Targets::Alike(_) => None,
             },
             float: accumulation_dtype(projection.hidden.dtype()),
         }
@@ -133,17 +133,17 @@ impl<B: Backend> Accumulated<B> {
             return;
         };
         let [features, columns] = projection.weight.shape().dims();
-        let logits = match &projection.positive {
-            MaybeFloat::None => logits,
-            MaybeFloat::Some(_) => {
-                let first = [Slice::full(), Slice::new(0, Some(1), 1)];
-                let positive = B::float_slice(logits.clone(), &first);
-                let positive = B::float_reshape(positive, Shape::new([rows.len()]));
-                put::<B>(&mut self.positive, rows, Some(positive));
+        let logits = match projection.lead() {
+            0 => logits,
+            lead => {
+                let lead = lead as isize;
+                let first = [Slice::full(), Slice::new(0, Some(lead), 1)];
+                let leading = B::float_slice(logits.clone(), &first);
+                put::<B>(&mut self.leading, rows, Some(leading));
                 if columns == 0 {
                     return;
                 }
-                B::float_slice(logits, &[Slice::full(), Slice::new(1, None, 1)])
+                B::float_slice(logits, &[Slice::full(), Slice::new(lead, None, 1)])
             }
         };
         if self.wanted.hidden && features > 0 {
@@ -179,7 +179,7 @@ impl<B: Backend> Accumulated<B> {
             bias: bias
                 .and_then(|bias| sum(self.wanted.bias, self.bias, bias))
                 .into(),
-            positive: self.positive.into(),
+            leading: self.leading.into(),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! factor that scales the loss up has reached them.
 
 mod collected;
+mod pairs;
 mod window;
 
 use std::ops::Range;
@@ -17,11 +18,12 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{FloatDType, Shape};
 
 use self::collected::{Accumulated, Parts};
-use self::window::{int_window, window};
+pub(crate) use self::pairs::alike_counts;
+use self::window::{int_window, ranges, window};
 use super::counting::{counted_rows_of, divisors_of_mean};
 use crate::operation::{
-    Excluded, Forward, Gradients, Inputs, Logits, MaybeFloat, Options, Projection, RowReduction,
-    Saved, Targets, Wanted, WantedGradients, accumulation_dtype, has_gradient_in_f16,
+    Forward, Gradients, Ids, Inputs, Logits, MaybeFloat, Options, Projection, RowReduction,
+    RowValue, Saved, Targets, Wanted, WantedGradients, accumulation_dtype, has_gradient_in_f16,
 };
 
 /// Implementation of the operation over the logits of a chunk.
@@ -147,8 +149,8 @@ pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
     sums.finish(&projection)
 }
 
-/// Multiplies the gradients of a reduced loss, computed for an upstream gradient of 1, by the upstream
-/// gradient.
+/// Multiplies gradients that were computed for an upstream gradient of 1 by the upstream gradient, or those of rows by
+/// the upstream gradients of the rows.
 pub(crate) fn multiplied<B: Backend>(
     gradients: Gradients<B>,
     upstream: &FloatTensor<B>,
@@ -158,7 +160,8 @@ pub(crate) fn multiplied<B: Backend>(
         if gradient.shape().num_elements() == 0 {
             return gradient;
         }
-        let shape = vec![1; gradient.shape().num_dims()];
+        let mut shape = vec![1; gradient.shape().num_dims()];
+        shape[0] = upstream.shape().num_elements();
         let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
         let dtype = gradient.dtype();
         let float = accumulation_dtype(dtype);
@@ -201,7 +204,21 @@ impl<'a, B: Backend> Chunks<'a, B> {
         let rows = projection.hidden.shape()[0];
         let classes = projection.classes();
         let float = accumulation_dtype(projection.hidden.dtype());
+        let inputs = match &inputs.targets {
+            Targets::Alike(ids) if options.value == RowValue::Loss => {
+                let weights = weights_of_alike::<B>(projection, ids, &inputs.row_weights);
+                Inputs {
+                    row_weights: MaybeFloat::Some(weights),
+                    ..inputs
+                }
+            }
+            _ => inputs,
+        };
         let reduction = match inputs.reduction {
+            // Pairs count in every row.
+            RowReduction::Mean if options.value == RowValue::PairSigmoid => RowReduction::Sum {
+                divisor: rows as f64,
+            },
             RowReduction::Mean => {
                 match divisors_of_mean::<B>(&inputs, [rows, classes], options, float) {
                     Some(divisors) => RowReduction::Normalized { divisors },
@@ -226,11 +243,7 @@ impl<'a, B: Backend> Chunks<'a, B> {
 
     /// Rows of each chunk; a call without rows has one empty chunk.
     fn ranges(&self) -> Vec<Range<usize>> {
-        let step = self.projection.rows_per_chunk;
-        let starts = (0..self.rows.max(1)).step_by(step);
-        starts
-            .map(|start| start..self.rows.min(start + step))
-            .collect()
+        ranges(self.rows, self.projection.rows_per_chunk).collect()
     }
 
     fn chunk(&self, rows: &Range<usize>) -> Chunk<B> {
@@ -250,7 +263,8 @@ impl<'a, B: Backend> Chunks<'a, B> {
         inputs: &Inputs<B>,
         wanted: WantedGradients,
     ) -> FloatTensor<B> {
-        match wanted.weight && self.rows > 0 {
+        let is_pairs = self.options.value == RowValue::PairSigmoid;
+        match wanted.weight && self.rows > 0 && !is_pairs {
             true => counted_rows_of::<B>(hidden, inputs, self.classes, self.options),
             false => hidden,
         }
@@ -272,6 +286,14 @@ impl<'a, B: Backend> Chunks<'a, B> {
                 Targets::Projected(teacher) => {
                     let hidden = window::<B>(teacher.hidden.clone(), rows);
                     Targets::Distributions(logits::<B>(teacher, hidden, rows))
+                }
+                Targets::Alike(ids) => {
+                    Targets::Distributions(match self.options.value {
+                        RowValue::PairSigmoid => {
+                            pairs::alike_ones::<B>(self.projection, ids, rows).0
+                        }
+                        _ => pairs::alike::<B>(self.projection, ids, rows),
+                    })
                 }
             },
             row_weights: match &self.inputs.row_weights {
@@ -299,6 +321,7 @@ pub(crate) fn logits<B: Backend>(
     } else {
         B::float_matmul(hidden, projection.weight.clone())
     };
+    let logits = pairs::above_bound::<B>(logits, &projection.excluded, rows);
     let logits = match &projection.bias {
         MaybeFloat::None => logits,
         MaybeFloat::Some(bias) => {
@@ -306,37 +329,40 @@ pub(crate) fn logits<B: Backend>(
             B::float_add(logits, bias)
         }
     };
-    let logits = match &projection.excluded {
-        Excluded::SameId {
-            rows: ids,
-            columns: others,
-        } if shape.num_elements() > 0 => {
-            let ids = int_window::<B>(ids.clone(), rows);
-            let ids = B::int_reshape(ids, Shape::new([rows.len(), 1]));
-            let others = B::int_reshape(others.clone(), Shape::new([1, columns]));
-            let bool_dtype = get_or_init_device_settings::<B>(&device).bool_dtype;
-            let same = B::int_equal(
-                B::int_expand(ids, shape.clone()),
-                B::int_expand(others, shape),
-                bool_dtype,
-            );
-            B::float_mask_fill(logits, same, f64::NEG_INFINITY.into())
-        }
-        _ => logits,
-    };
-    match &projection.positive {
+    let logits = pairs::excluded::<B>(logits, &projection.excluded, rows);
+    match &projection.leading {
         MaybeFloat::None => logits,
         // CubeCL cannot concatenate tensors without elements.
         MaybeFloat::Some(_) if rows.is_empty() => {
             B::float_zeros(Shape::new([0, projection.classes()]), &device, dtype)
         }
-        MaybeFloat::Some(positive) => {
-            let positive = window::<B>(positive.clone(), rows);
-            let positive = B::float_reshape(positive, Shape::new([rows.len(), 1]));
+        MaybeFloat::Some(leading) => {
+            let leading = window::<B>(leading.clone(), rows);
             match columns {
-                0 => positive,
-                _ => B::float_cat(vec![positive, logits], 1),
+                0 => leading,
+                _ => B::float_cat(vec![leading, logits], 1),
             }
+        }
+    }
+}
+
+/// Weights of the rows for targets that are alike: a row without a column that is alike is ignored.
+fn weights_of_alike<B: Backend>(
+    projection: &Projection<B>,
+    ids: &Ids<B>,
+    given: &MaybeFloat<B>,
+) -> FloatTensor<B> {
+    let rows = projection.hidden.shape()[0];
+    let weights = alike_counts::<B>(projection, ids);
+    if rows == 0 {
+        return weights;
+    }
+    let weights = B::float_clamp_max(weights, 1.0.into());
+    match given {
+        MaybeFloat::None => weights,
+        MaybeFloat::Some(given) => {
+            let given = B::float_cast(given.clone(), weights.dtype().into());
+            B::float_mul(weights, B::float_reshape(given, Shape::new([rows])))
         }
     }
 }

@@ -6,6 +6,12 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Slice;
 
+/// Ranges of so many rows each; no rows are one empty range.
+pub(super) fn ranges(rows: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = (0..rows.max(1)).step_by(step);
+    starts.map(move |start| start..rows.min(start + step))
+}
+
 pub(super) fn rows_slice(rows: &Range<usize>) -> Slice {
     Slice::new(rows.start as isize, Some(rows.end as isize), 1)
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::contrastive::error::ContrastiveError;
+use super::error::ContrastiveError;
 
 /// A tensor, with the name that the caller knows it by.
 #[derive(Clone, Copy)]

@@ -1,0 +1,81 @@
+//! Ids of samples, and labels: numbers of rows and keys that are the same or not.
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Int, Tensor};
+
+use super::error::ContrastiveError;
+use crate::operation::Ids;
+
+/// Ids of the samples of queries and keys. A negative with the id of a query is excluded for that query.
+#[derive(Clone, Debug)]
+pub struct SampleIds {
+    /// One id for each query.
+    pub queries: Tensor<1, Int>,
+    /// One id for each negative (where the keys are given as a whole, for each key), in the dtype of the queries' ids.
+    pub negatives: Tensor<1, Int>,
+}
+
+impl SampleIds {
+    /// Makes the ids of queries and keys that are two views of the same samples.
+    pub fn same(ids: Tensor<1, Int>) -> Self {
+        Self {
+            queries: ids.clone(),
+            negatives: ids,
+        }
+    }
+
+    /// Checks the ids beside rows and keys on the device, and converts them. `of` names the keys.
+    pub(super) fn given(
+        &self,
+        rows: usize,
+        (keys, of): (usize, &'static str),
+        device: &Device,
+    ) -> Result<Ids<Dispatch>, ContrastiveError> {
+        check_ids(&self.queries, "queries", rows, device)?;
+        check_ids(&self.negatives, of, keys, device)?;
+        check_id_dtypes(&self.queries, &self.negatives)?;
+        let plain = |ids: &Tensor<1, Int>| ids.clone().without_autodiff().into_dispatch();
+        Ok(Ids::Given {
+            rows: plain(&self.queries),
+            columns: plain(&self.negatives),
+        })
+    }
+}
+
+/// Checks that there is an id for each row, on the device of the features.
+pub(super) fn check_ids(
+    ids: &Tensor<1, Int>,
+    of: &'static str,
+    rows: usize,
+    device: &Device,
+) -> Result<(), ContrastiveError> {
+    let count = ids.dims()[0];
+    if count != rows {
+        return Err(ContrastiveError::SampleIds {
+            of,
+            ids: count,
+            rows,
+        });
+    }
+    if ids.device().without_autodiff() != device.clone().without_autodiff() {
+        return Err(ContrastiveError::SampleIdDevice {
+            of,
+            ids: ids.device().into(),
+            features: device.clone().into(),
+        });
+    }
+    Ok(())
+}
+
+pub(super) fn check_id_dtypes(
+    queries: &Tensor<1, Int>,
+    negatives: &Tensor<1, Int>,
+) -> Result<(), ContrastiveError> {
+    match queries.dtype() == negatives.dtype() {
+        true => Ok(()),
+        false => Err(ContrastiveError::SampleIdDtypes {
+            queries: queries.dtype(),
+            negatives: negatives.dtype(),
+        }),
+    }
+}

@@ -1,0 +1,139 @@
+//! Which keys belong to a row, where several may.
+
+use burn::tensor::{Bool, Device, Int, Tensor};
+
+use super::error::ContrastiveError;
+use super::ids::{check_id_dtypes, check_ids};
+use crate::dispatch::CrossEntropyBackend;
+use crate::loss::{CrossEntropyLoss, RangeCheck, Target};
+
+/// Positives of rows that may have several.
+#[derive(Clone, Debug)]
+pub enum Positives {
+    /// The keys with the label of the row.
+    Labels {
+        /// One label for each row.
+        rows: Tensor<1, Int>,
+        /// One label for each key, in the same dtype.
+        keys: Tensor<1, Int>,
+    },
+    /// The keys with these numbers, `[rows, n]`; -100 fills rows that have fewer.
+    Indices(Tensor<2, Int>),
+    /// The keys at which this is true, `[rows, keys]`. The only form that holds a number for each pair: four bytes beside
+    /// those of the mask.
+    Mask(Tensor<2, Bool>),
+}
+
+/// Positives that fit rows and keys.
+pub(super) enum PositiveKeys {
+    Labels([Tensor<1, Int>; 2]),
+    Indices(Tensor<2, Int>),
+    Mask(Tensor<2, Bool>),
+}
+
+impl PositiveKeys {
+    /// Checks positives of so many rows among so many keys.
+    pub(super) fn new<B: CrossEntropyBackend>(
+        loss: &CrossEntropyLoss<B>,
+        positives: Positives,
+        [rows, keys]: [usize; 2],
+        device: &Device,
+    ) -> Result<Self, ContrastiveError> {
+        Ok(match positives {
+            Positives::Labels {
+                rows: of_rows,
+                keys: of_keys,
+            } => {
+                check_ids(&of_rows, "rows", rows, device)?;
+                check_ids(&of_keys, "keys", keys, device)?;
+                check_id_dtypes(&of_rows, &of_keys)?;
+                Self::Labels([of_rows, of_keys].map(Tensor::without_autodiff))
+            }
+            Positives::Indices(indices) => {
+                check_numbers(loss, &indices, [rows, keys], device)?;
+                Self::Indices(indices.without_autodiff())
+            }
+            Positives::Mask(mask) => {
+                if mask.dims() != [rows, keys] {
+                    return Err(ContrastiveError::PositivesMask {
+                        mask: mask.dims(),
+                        expected: [rows, keys],
+                    });
+                }
+                Self::Mask(mask.without_autodiff())
+            }
+        })
+    }
+
+    /// Target whose positives have equal shares; a row without positives is ignored.
+    pub(super) fn shared(self) -> Target {
+        match self {
+            Self::Labels([rows, keys]) => Target::alike(rows, keys),
+            Self::Indices(indices) => {
+                let (shares, weights) = equal_shares(indices.clone().greater_equal_elem(0).float());
+                Target::sparse(indices, shares).with_row_weights(weights)
+            }
+            Self::Mask(mask) => {
+                let (shares, weights) = equal_shares(mask.float());
+                Target::of_distributions(shares).with_row_weights(weights)
+            }
+        }
+    }
+
+    /// Target whose positives are asked for each apart.
+    pub(super) fn apart(self) -> Target {
+        match self {
+            Self::Labels([rows, keys]) => Target::alike(rows, keys),
+            Self::Indices(indices) => {
+                let ones = indices.ones_like().float();
+                Target::sparse(indices, ones)
+            }
+            Self::Mask(mask) => Target::of_distributions(mask.float()),
+        }
+    }
+}
+
+/// Checks numbers of keys, each a key or -100, as far as they lie in the host's memory.
+pub(super) fn check_numbers<B: CrossEntropyBackend, const D: usize>(
+    loss: &CrossEntropyLoss<B>,
+    positive: &Tensor<D, Int>,
+    [rows, keys]: [usize; 2],
+    device: &Device,
+) -> Result<(), ContrastiveError> {
+    let positives = positive.dims()[0];
+    if positives != rows {
+        return Err(ContrastiveError::Positives {
+            positives,
+            queries: rows,
+        });
+    }
+    if keys == 0 {
+        return Err(ContrastiveError::NoKeys { queries: rows });
+    }
+    let target = Target::of_indices(positive.clone());
+    loss.check_indices(&target, device, keys, RangeCheck::WhereFree)
+        .map_err(|error| match ContrastiveError::from(error) {
+            // The check counts every number of a row.
+            ContrastiveError::PositiveOutOfRange { row, value, keys } => {
+                let of_row = positive.shape().num_elements() / rows.max(1);
+                ContrastiveError::PositiveOutOfRange {
+                    row: row / of_row.max(1),
+                    value,
+                    keys,
+                }
+            }
+            error => error,
+        })
+}
+
+/// Equal shares of what is 1 in each row; and of each row 1 where it has such, 0 elsewhere.
+fn equal_shares(ones: Tensor<2>) -> (Tensor<2>, Tensor<1>) {
+    let [rows, columns] = ones.dims();
+    if rows * columns == 0 {
+        let device = ones.device();
+        return (ones, Tensor::zeros([rows], &device));
+    }
+    let counts = ones.clone().sum_dim(1);
+    let shares = ones / counts.clone().clamp_min(1.0);
+    (shares, counts.clamp_max(1.0).squeeze_dim(1))
+}

@@ -1,0 +1,82 @@
+//! Outputs of the rows of every form: the numbers of keys, and ties that the positive loses.
+
+use burn::tensor::{Device, Int, Tensor};
+use burn_cross_entropy::InfoNceLossConfig;
+use burn_cross_entropy::contrastive::{Contrast, InBatch, SampleIds};
+
+use super::ints;
+use crate::common::backends::tests_on;
+use crate::common::run::numbers;
+use crate::common::tolerance::{assert_numbers, behind_products};
+
+fn keys(device: &Device) -> Tensor<2> {
+    let rows = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]];
+    Tensor::from_floats(rows, device)
+}
+
+fn integers(tensor: Tensor<1, Int>) -> Vec<i64> {
+    tensor.into_data().iter::<i64>().collect()
+}
+
+/// Whether or not the positive is a class of its own within, `predicted` and `target_class` are numbers of keys.
+fn numbers_are_those_of_the_keys(device: &Device) {
+    let query = Tensor::<2>::from_floats([[1.0, 0.1], [0.1, 1.0], [0.7, 0.7]], device);
+    let positive = [0, 3, -100];
+    let config = || InfoNceLossConfig::new().with_temperature(0.5);
+    let all_apart = SampleIds {
+        queries: ints(&[50, 51, 52], device),
+        negatives: ints(&[0, 1, 2, 3], device),
+    };
+    let contrast = || Contrast::pairs(query.clone(), keys(device), ints(&positive, device));
+    let plain = config().init(device);
+    let expected = plain.forward_contrast_with_output(contrast());
+    let same = plain.forward_contrast_with_output(contrast().with_ids(all_apart));
+    for output in [&expected, &same] {
+        assert_eq!(integers(output.predicted.clone()), [0, 2, 1]);
+        assert_eq!(integers(output.target_class.clone()), [0, 3, -1]);
+        assert_eq!(integers(output.target_rank.clone()), [0, 3, -1]);
+    }
+    let allowed = behind_products(1e-6, device);
+    let loss = numbers(plain.forward_contrast(contrast()));
+    assert_numbers("loss", &numbers(expected.loss), &loss, allowed);
+    assert_numbers("with ids", &numbers(same.loss), &loss, allowed);
+
+    // Own negatives are behind all keys: the second of the first row is the query itself.
+    let own = Tensor::<3>::from_floats(
+        [
+            [[-1.0, 0.0], [1.0, 0.1]],
+            [[-1.0, 0.0], [0.0, -1.0]],
+            [[0.7, 0.7], [0.0, -1.0]],
+        ],
+        device,
+    );
+    let output = plain.forward_contrast_with_output(contrast().with_own_negatives(own, None));
+    assert_eq!(integers(output.predicted), [5, 2, 4]);
+    assert_eq!(integers(output.target_class), [0, 3, -1]);
+}
+
+/// An encoder that cannot tell keys apart is never right, in every form.
+fn a_tie_is_no_win(device: &Device) {
+    let same = || Tensor::<2>::ones([4, 3], device);
+    for in_batch in [InBatch::OneSided, InBatch::Symmetric, InBatch::NtXent] {
+        let loss = InfoNceLossConfig::new()
+            .with_in_batch(in_batch)
+            .init(device);
+        let output = loss.forward_contrast_with_output(Contrast::in_batch(same(), same()));
+        let correct = output.correct().int().sum().into_scalar::<i64>();
+        assert_eq!(correct, 0, "{in_batch:?}");
+        let value = loss.forward_in_batch(same(), same());
+        assert_numbers("loss", &numbers(output.loss), &numbers(value), 1e-6);
+    }
+    let labels = Contrast::labels(same(), ints(&[1, 1, 2, 2], device));
+    let loss = InfoNceLossConfig::new().init(device);
+    let output = loss.forward_contrast_with_output(labels);
+    assert_eq!(output.correct().int().sum().into_scalar::<i64>(), 0);
+}
+
+tests_on! {
+    products: [
+        numbers_are_those_of_the_keys,
+        a_tie_is_no_win,
+    ],
+}
