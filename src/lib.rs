@@ -89,10 +89,11 @@
 //! # Contrastive learning
 //!
 //! [`InfoNceLoss`] is the loss of queries against positives and negatives, with the negatives from a queue
-//! (MoCo) or from the batch (SimCLR, CLIP), at a fixed or a learnt temperature. A [`NegativeQueue`] keeps the
+//! (MoCo) or from the batch (SimCLR, CLIP), with one positive or several (SupCon), at a fixed or a learnt temperature.
+//! [`SigLipLoss`] asks for each pair apart. A [`NegativeQueue`] keeps the
 //! keys of earlier steps as negatives. With [`momentum_update`] the key encoder follows the trained encoder,
-//! with a momentum from a [`MomentumSchedule`](contrastive::MomentumSchedule). Both work on every backend,
-//! in plain tensor operations.
+//! with a momentum from a [`MomentumSchedule`](contrastive::MomentumSchedule). [`GradientCache`](contrastive::GradientCache)
+//! is for batches that are too large for one graph.
 //!
 //! # Layers
 //!
@@ -115,8 +116,8 @@ pub mod portable;
 pub mod train;
 
 pub use contrastive::{
-    InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, moco_logits,
-    momentum_update,
+    InfoNceLoss, InfoNceLossConfig, NegativeQueue, NegativeQueueConfig, SigLipLoss,
+    SigLipLossConfig, moco_logits, momentum_update,
 };
 pub use dispatch::CrossEntropyBackend;
 pub use error::{CrossEntropyError, ProjectionError, ShardError};

@@ -47,7 +47,9 @@ impl Model {
 fn gradients_of(model: &Model, mut gradients: GradientsParams) -> Vec<Vec<f64>> {
     let of = |gradients: &mut GradientsParams, linear: &Linear| {
         let bias = linear.bias.as_ref().expect("it has one").id;
-        let weight = gradients.remove::<2>(linear.weight.id).expect("it is trained");
+        let weight = gradients
+            .remove::<2>(linear.weight.id)
+            .expect("it is trained");
         let bias = gradients.remove::<1>(bias).expect("it is trained");
         [numbers(weight), numbers(bias)]
     };
@@ -75,10 +77,15 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 #[track_caller]
 fn assert_same(name: &str, found: &[f64], expected: &[f64]) {
     assert_eq!(found.len(), expected.len(), "{name}");
-    let largest = expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    let largest = expected
+        .iter()
+        .fold(0.0, |largest: f64, x| largest.max(x.abs()));
     for (found, expected) in found.iter().zip(expected) {
         let off = (found - expected).abs();
-        assert!(off <= 1e-6 * largest, "{name}: {found:e}, expected {expected:e}");
+        assert!(
+            off <= 1e-6 * largest,
+            "{name}: {found:e}, expected {expected:e}"
+        );
     }
 }
 
@@ -94,14 +101,20 @@ fn by_pieces(
 ) -> (f64, Vec<Vec<f64>>) {
     let embed = |piece: usize| {
         let rows = PIECES[piece].clone();
-        model.embed(images.clone().slice([rows.clone()]), texts.clone().slice([rows]))
+        model.embed(
+            images.clone().slice([rows.clone()]),
+            texts.clone().slice([rows]),
+        )
     };
     let mut cached = cache.loss(PIECES.len(), embed, |[images, texts]| {
         model.loss.forward_in_batch(images, texts)
     });
     assert_eq!(cached.pieces(), PIECES.len());
     let mut sum = GradientsAccumulator::new();
-    sum.accumulate(model, GradientsParams::from_module(cached.gradients(), model));
+    sum.accumulate(
+        model,
+        GradientsParams::from_module(cached.gradients(), model),
+    );
     for piece in 0..cached.pieces() {
         let gradients = cached.replay(piece, embed).backward();
         sum.accumulate(model, GradientsParams::from_grads(gradients, model));

@@ -7,6 +7,7 @@ use burn::tensor::{DType, TensorData};
 use serde::Serialize;
 
 use crate::machine::{part_of, together};
+use crate::pairs::Pairs;
 use crate::projections::Projection;
 
 // `pytorch/pytorch.py` has the same numbers.
@@ -122,17 +123,20 @@ fn indices(shapes: &[&'static [usize]], precisions: &[Precision], phase: Phase) 
 pub struct Chosen {
     pub entries: Vec<Entry>,
     pub projections: Vec<Projection>,
+    pub pairs: Vec<Pairs>,
 }
 
 /// Chooses the rows whose name contains `part`.
 pub fn named(
     entries: Vec<Entry>,
     projections: Vec<Projection>,
+    pairs: Vec<Pairs>,
     part: &str,
 ) -> Result<Chosen, String> {
     let names = entries.iter().map(Entry::to_string);
     let names: Vec<String> = names
         .chain(projections.iter().map(Projection::to_string))
+        .chain(pairs.iter().map(Pairs::to_string))
         .collect();
     if !names.iter().any(|name| name.contains(part)) {
         return Err(format!(
@@ -143,6 +147,7 @@ pub fn named(
     Ok(Chosen {
         entries: with_name(entries, part),
         projections: with_name(projections, part),
+        pairs: with_name(pairs, part),
     })
 }
 

@@ -29,6 +29,8 @@
 //!   beside PyTorch's eager product and loss and its `linear_cross_entropy` in chunks. **Memory** is the peak
 //!   of resident pages during one step after a first one, less the pages before it and the two gradients, on
 //!   all sides.
+//! - **Sigmoid pairs**: the sigmoid loss of all pairs of two views, by `SigLipLoss` beside PyTorch's plain form, which
+//!   holds the matrix of pairs, and beside the three matrix products alone.
 //! - **Copy**: the bytes of the logits read and written once, by as many threads or on the device.
 //! - **Clock**: on a device it starts and stops when the device is idle.
 //! - **Of the copy's bandwidth**: the forward pass counts as one read of the logits, forward and backward as
@@ -44,6 +46,7 @@ mod device;
 mod entries;
 mod machine;
 mod memory;
+mod pairs;
 mod phases;
 mod projections;
 mod pytorch;
@@ -59,6 +62,7 @@ use crate::command::{command, is_to_measure};
 use crate::device::{Runtime, Set, identify};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
+use crate::pairs::pairs;
 use crate::projections::projections;
 use crate::report::Files;
 use crate::rounds::{Plan, at_least_one};
@@ -162,11 +166,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let Arguments {
         plan, quartiles, ..
     } = *arguments;
-    let (entries, projections) = match arguments.device {
-        Some(_) => (arguments.set.entries(), Vec::new()),
-        None => (beside_pytorch(), projections()),
+    let (entries, projections, pairs) = match arguments.device {
+        Some(_) => (arguments.set.entries(), Vec::new(), Vec::new()),
+        None => (beside_pytorch(), projections(), pairs()),
     };
-    let chosen = named(entries, projections, &arguments.only)?;
+    let chosen = named(entries, projections, pairs, &arguments.only)?;
     warn_if_busy();
     match arguments.device {
         Some(runtime) => {

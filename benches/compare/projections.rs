@@ -78,7 +78,8 @@ impl Projection {
     }
 }
 
-fn uniform(shape: [usize; 2], salt: u32, size: f32) -> TensorData {
+/// Numbers uniform in [-size, size).
+pub fn uniform(shape: [usize; 2], salt: u32, size: f32) -> TensorData {
     let number = |index| (hash(index ^ salt) >> 8) as f32 / 16_777_216.0 * 2.0 - 1.0;
     let count = (shape[0] * shape[1]) as u32;
     TensorData::new(

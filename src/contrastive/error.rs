@@ -205,7 +205,7 @@ pub enum ContrastiveError {
         rows: usize,
     },
     /// Parts of a request or options that do not go together.
-    #[error("contrastive loss: {part} do not go with {form}: {instead}")]
+    #[error("contrastive loss: {part} cannot go with {form}: {instead}")]
     Combination {
         /// What was asked for.
         part: &'static str,
@@ -350,7 +350,11 @@ pub(super) fn check_positive(field: &'static str, value: f64) -> Result<(), Cont
 }
 
 /// Error of a value of a loss's configuration.
-pub(super) fn invalid(field: &'static str, value: String, expected: &'static str) -> ContrastiveError {
+pub(super) fn invalid(
+    field: &'static str,
+    value: String,
+    expected: &'static str,
+) -> ContrastiveError {
     ContrastiveError::InvalidConfig {
         part: "contrastive loss",
         field,

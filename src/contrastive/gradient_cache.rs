@@ -1,7 +1,7 @@
 //! Gradients of a batch that is too large for one graph: embeddings without a graph, the loss and the gradients of the
 //! embeddings, then each piece once more with its graph.
 
-use burn::tensor::{Device, Gradients, GradientCheckpointingStrategy, Tensor};
+use burn::tensor::{Device, GradientCheckpointingStrategy, Gradients, Tensor};
 
 use super::autodiff::in_autodiff;
 
@@ -99,7 +99,10 @@ impl GradientCache {
         mut embed: impl FnMut(usize) -> [Tensor<2>; T],
         loss: impl FnOnce([Tensor<2>; T]) -> Tensor<1>,
     ) -> CachedLoss<T> {
-        assert!(pieces > 0, "gradient cache: there are no pieces, expected at least one");
+        assert!(
+            pieces > 0,
+            "gradient cache: there are no pieces, expected at least one"
+        );
         let mut strategy = None;
         let embedded: Vec<[Tensor<2>; T]> = (0..pieces)
             .map(|piece| {
@@ -166,11 +169,7 @@ impl<const T: usize> CachedLoss<T> {
     /// # Panics
     ///
     /// If there is no such piece, or if the embeddings have another shape than before.
-    pub fn replay(
-        &self,
-        piece: usize,
-        embed: impl FnOnce(usize) -> [Tensor<2>; T],
-    ) -> Tensor<1> {
+    pub fn replay(&self, piece: usize, embed: impl FnOnce(usize) -> [Tensor<2>; T]) -> Tensor<1> {
         let count = self.slopes.len();
         assert!(
             piece < count,

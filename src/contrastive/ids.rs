@@ -24,6 +24,13 @@ impl SampleIds {
         }
     }
 
+    /// Ids of both sides as one batch.
+    pub(super) fn one_after_the_other(self) -> Result<Self, ContrastiveError> {
+        check_id_dtypes(&self.queries, &self.negatives)?;
+        let both = Tensor::cat(vec![self.queries, self.negatives], 0);
+        Ok(Self::same(both))
+    }
+
     /// Checks the ids beside rows and keys on the device, and converts them. `of` names the keys.
     pub(super) fn given(
         &self,

@@ -1,7 +1,9 @@
 //! Contrastive loss: the cross-entropy of similarities, whose matrix exists in chunks of rows only.
 
+mod apart;
 mod comparison;
 mod config;
+mod log_q;
 mod logits;
 mod losses;
 mod request;

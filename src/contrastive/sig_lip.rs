@@ -305,6 +305,10 @@ impl<B: CrossEntropyBackend> SigLipLoss<B> {
             }
         };
         let columns = keys.dims()[0];
+        if columns == 0 {
+            let queries = query.dims()[0];
+            return Err(ContrastiveError::NoKeys { queries });
+        }
         let similarities = ProjectedTensors {
             hidden: query.into_dispatch(),
             weight: keys.transpose().into_dispatch(),

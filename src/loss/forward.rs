@@ -165,9 +165,7 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 B::check(&sparse.shares, Role::Targets)?;
                 self.check_call(&logits, &target, &device, check)?;
             }
-            TargetClasses::Indices(_)
-            | TargetClasses::Projected(_)
-            | TargetClasses::Alike(_) => {
+            TargetClasses::Indices(_) | TargetClasses::Projected(_) | TargetClasses::Alike(_) => {
                 self.check_call(&logits, &target, &device, check)?;
             }
         }

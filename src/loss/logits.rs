@@ -9,7 +9,8 @@ use crate::dispatch::device::{self, device_of};
 use crate::dispatch::fallback;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Excluded, Geometry, Ids, Inputs, Logits, MaybeFloat, Projection, Role, Targets, accumulation_dtype,
+    Excluded, Geometry, Ids, Inputs, Logits, MaybeFloat, Projection, Role, Targets,
+    accumulation_dtype,
 };
 use crate::portable::chunks;
 
@@ -277,7 +278,11 @@ impl ProjectedTensors {
     }
 
     /// Number of the columns that are alike to each row and not excluded, of rows in one dimension.
-    pub(crate) fn alike_counts(&self, rows: &Tensor<1, Int>, columns: &Tensor<1, Int>) -> Tensor<1> {
+    pub(crate) fn alike_counts(
+        &self,
+        rows: &Tensor<1, Int>,
+        columns: &Tensor<1, Int>,
+    ) -> Tensor<1> {
         let plain = GivenLogits::projected(self.clone()).without_autodiff();
         let GivenLogits::Projected(plain) = plain else {
             unreachable!("the logits are projected");

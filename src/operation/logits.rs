@@ -226,7 +226,9 @@ impl<B: Backend> Excluded<B> {
             ids: self.ids.change(change)?,
             unlike: self.unlike.change(change)?,
             columns: columns.transpose()?.into(),
-            above: self.above.change(|above| change.float(above, Role::Bound))?,
+            above: self
+                .above
+                .change(|above| change.float(above, Role::Bound))?,
         })
     }
 }

@@ -133,7 +133,10 @@ impl LogitsMetadata {
         match self {
             Self::Tensor(logits) => logits.clone(),
             Self::Projected(projection) => {
-                let lead = projection.leading.spec().map_or(0, |leading| leading.shape[1]);
+                let lead = projection
+                    .leading
+                    .spec()
+                    .map_or(0, |leading| leading.shape[1]);
                 let classes = lead + projection.weight.shape[1];
                 let shape = Shape::new([projection.hidden.shape[0], classes]);
                 TensorSpec::new(shape, projection.hidden.dtype)

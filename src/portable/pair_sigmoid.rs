@@ -66,9 +66,7 @@ pub(crate) fn forward<B: Backend>(
                 _ => B::float_div_scalar(sum_all::<B>(losses), divisor),
             }
         }
-        Divisor::Tensor(divisor) => {
-            B::float_div(sum_all::<B>(losses), divisor.clone())
-        }
+        Divisor::Tensor(divisor) => B::float_div(sum_all::<B>(losses), divisor.clone()),
     };
     let saved = match wanted.gradients.any() {
         false => Saved::Nothing,
@@ -139,7 +137,8 @@ fn signs<B: Backend>(
                 indices: &options.ignore_indices,
                 weights: None,
             };
-            let counting = Counting::<B>::new(indices.clone(), rows.clone(), Some(shape[1]), ignored);
+            let counting =
+                Counting::<B>::new(indices.clone(), rows.clone(), Some(shape[1]), ignored);
             let ones = full::<B>(rows.clone(), 1.0, &device, float);
             let ones = counting.settle(ones, rows);
             let zeros = full::<B>(shape, 0.0, &device, float);

@@ -56,7 +56,8 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     flate2::read::GzDecoder::new(&compressed[..])
         .read_to_string(&mut json)
         .expect("the fixtures are gzip");
-    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that contrasts.py writes")
+    serde_json::from_str(&json)
+        .expect("the fixtures are JSON of the shape that contrasts.py writes")
 });
 
 /// Leaves of a case.
@@ -177,9 +178,8 @@ impl Case {
             None => contrast,
             Some(log_q) => {
                 let dtype = leaves.tensors[0].dtype();
-                let tensor = |values: &Vec<f64>| {
-                    float_tensor::<1>(values, &[values.len()], (device, dtype))
-                };
+                let tensor =
+                    |values: &Vec<f64>| float_tensor::<1>(values, &[values.len()], (device, dtype));
                 contrast.with_log_q(log_q.iter().map(tensor).collect())
             }
         };
@@ -212,7 +212,9 @@ impl Case {
 
     fn per_row(&self, loss: &Loss, leaves: &Leaves, device: &Device) -> Tensor<1> {
         match loss {
-            Loss::InfoNce(loss) => loss.forward_contrast_no_reduction(self.contrast(leaves, device)),
+            Loss::InfoNce(loss) => {
+                loss.forward_contrast_no_reduction(self.contrast(leaves, device))
+            }
             Loss::SigLip(loss) => {
                 let positives = match self.form.as_str() {
                     "sig_lip" => {
@@ -283,7 +285,12 @@ impl Case {
         }
         let expected = [self.log_scale_grad, self.bias_grad];
         for (found, expected) in found.iter().zip(expected) {
-            assert_numbers(&format!("{name}: parameters"), &[*found], &[expected], 2.0 * allowed);
+            assert_numbers(
+                &format!("{name}: parameters"),
+                &[*found],
+                &[expected],
+                2.0 * allowed,
+            );
         }
     }
 }

@@ -48,7 +48,9 @@ fn labels(a: Tensor<2>, sup_con: SupCon) -> Tensor<1> {
 
 const FORMS: [Form; 11] = [
     ("one-sided", |a, b| in_batch(a, b, InBatch::OneSided, false)),
-    ("symmetric", |a, b| in_batch(a, b, InBatch::Symmetric, false)),
+    ("symmetric", |a, b| {
+        in_batch(a, b, InBatch::Symmetric, false)
+    }),
     ("symmetric with ids, margin and bound", |a, b| {
         in_batch(a, b, InBatch::Symmetric, true)
     }),
@@ -65,7 +67,8 @@ const FORMS: [Form; 11] = [
         let device = a.device();
         let loss = config().with_margin(0.1).init(&device);
         let positive = ids(&device);
-        loss.forward_contrast_no_reduction(Contrast::pairs(a, b, positive)).mean()
+        loss.forward_contrast_no_reduction(Contrast::pairs(a, b, positive))
+            .mean()
     }),
     ("labels, out", |a, _| labels(a, SupCon::Out)),
     ("labels, in", |a, _| labels(a, SupCon::In)),
@@ -78,12 +81,16 @@ const FORMS: [Form; 11] = [
     }),
     ("sigmoid", |a, b| {
         let device = a.device();
-        let loss = SigLipLossConfig::new().with_chunk_bytes(CHUNK).init(&device);
+        let loss = SigLipLossConfig::new()
+            .with_chunk_bytes(CHUNK)
+            .init(&device);
         loss.forward(a, b)
     }),
     ("sigmoid of labels", |a, b| {
         let device = a.device();
-        let loss = SigLipLossConfig::new().with_chunk_bytes(CHUNK).init(&device);
+        let loss = SigLipLossConfig::new()
+            .with_chunk_bytes(CHUNK)
+            .init(&device);
         let positives = Positives::Labels {
             rows: ids(&device),
             keys: ids(&device),

@@ -17,9 +17,9 @@ use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyTarget, NegativeQueueConfig,
 };
 
+mod contrast;
 #[allow(dead_code)] // These tests do not read `held`.
 mod counting;
-mod contrast;
 mod projection;
 
 /// Runs one test at a time, because the counters belong to the process.

@@ -5,6 +5,7 @@ mod linear;
 mod process;
 #[cfg(target_arch = "x86_64")]
 mod row_floor;
+mod sigmoid;
 mod table;
 mod tolerance;
 
@@ -67,6 +68,10 @@ impl Request<'_> {
         report.table(&linear::head(), &chosen.projections, |projection| {
             linear::row(projection, &mut pytorch, self.plan, self.quartiles)
                 .map_err(|error| format!("{projection} is not timed, because {error}"))
+        })?;
+        report.table(&sigmoid::head(), &chosen.pairs, |pairs| {
+            sigmoid::row(pairs, &mut pytorch, self.plan, self.quartiles)
+                .map_err(|error| format!("{pairs} is not timed, because {error}"))
         })?;
         report.close()
     }

@@ -18,6 +18,7 @@ import time
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 LOGITS, TARGETS, SHARES = 0x10000001, 0x20000002, 0x30000003  # entries.rs has the same numbers
 INPUT, WEIGHT = 0x40000004, 0x50000005  # projections.rs has the same numbers
+ROWS, KEYS = 0x60000006, 0x70000007  # pairs.rs has the same numbers
 REST_WINDOW = 0.005
 REST_WINDOWS = 400
 
@@ -84,12 +85,13 @@ def forward_backward(logits, targets):
     return seconds, loss
 
 
+def numbers(shape, salt):
+    bits = hashes(math.prod(shape), salt) >> 8
+    return (bits.to(torch.float32) / 2**24 * 2 - 1).reshape(shape)
+
+
 @functools.lru_cache(maxsize=1)
 def projection(rows, features, classes, weight_size):
-    def numbers(shape, salt):
-        bits = hashes(math.prod(shape), salt) >> 8
-        return (bits.to(torch.float32) / 2**24 * 2 - 1).reshape(shape)
-
     weight = (numbers((features, classes), WEIGHT) * weight_size).T.contiguous()
     targets = hashes(rows, TARGETS) % classes
     return numbers((rows, features), INPUT).requires_grad_(), weight.requires_grad_(), targets
@@ -132,6 +134,37 @@ def answer_projection(request):
     return {**summary(loss, gradient, request["probes"]), "memory": memory}
 
 
+@functools.lru_cache(maxsize=1)
+def views(rows, features):
+    return [numbers((rows, features), salt).requires_grad_() for salt in (ROWS, KEYS)]
+
+
+def sigmoid_pairs(a, b):
+    """The sigmoid loss of all pairs as its paper writes it, with scale and bias as they begin."""
+    a.grad = b.grad = None
+    scale = torch.tensor(10.0).log().requires_grad_()
+    bias = torch.tensor(-10.0, requires_grad=True)
+    start = time.perf_counter()
+    first, second = (torch.nn.functional.normalize(view, dim=1) for view in (a, b))
+    logits = first @ second.T * scale.exp() + bias
+    labels = 2 * torch.eye(len(a)) - 1
+    loss = -torch.nn.functional.logsigmoid(labels * logits).sum() / len(a)
+    loss.backward()
+    return time.perf_counter() - start, loss
+
+
+def answer_pairs(request):
+    given = views(request["pairs_of"], request["features"])
+    if request["task"] == "time":
+        sigmoid_pairs(*given)
+        seconds = [sigmoid_pairs(*given)[0] for _ in range(request["repetitions"])]
+        rest()
+        return {"seconds": seconds}
+    loss = sigmoid_pairs(*given)[1].item()
+    gradient = torch.cat([view.grad.flatten() for view in given])
+    return summary(loss, gradient, request["probes"])
+
+
 def summary(loss, gradient, probes):
     gradient_sum = gradient.abs().sum(dtype=torch.float64).item()
     probes = gradient[torch.tensor(probes, dtype=torch.int64)].tolist()
@@ -152,6 +185,8 @@ def rest():
 def answer(request):
     if "method" in request:
         return answer_projection(request)
+    if "pairs_of" in request:
+        return answer_pairs(request)
     logits, targets = data(tuple(request["shape"]), request["kind"], request["dtype"])
     backward = request["phase"] == "forward-backward"
     logits = logits.detach().requires_grad_(backward)

@@ -3,8 +3,8 @@
 use super::*;
 use crate::operation::{
     Excluded, ExcludedMetadata, GradientsMetadata, Ids, IdsMetadata, InputValues, InputsMetadata,
-    LogitsMetadata, MaybeFloatMetadata, MaybeIntMetadata, Projection, ProjectionMetadata, RowOutputsMetadata, RowReductionMetadata, SavedMetadata,
-    TargetsMetadata, metadata,
+    LogitsMetadata, MaybeFloatMetadata, MaybeIntMetadata, Projection, ProjectionMetadata,
+    RowOutputsMetadata, RowReductionMetadata, SavedMetadata, TargetsMetadata, metadata,
 };
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::ops::IntTensorOps;

@@ -189,9 +189,7 @@ fn excluded<A: Arithmetic, B: HostBackend>(excluded: Excluded<B>) -> ExcludedPai
 fn same_ids<B: HostBackend>(ids: Ids<B>) -> Option<SameIds> {
     match ids {
         Ids::Nothing => None,
-        Ids::Given { rows, columns } => {
-            Some(SameIds::new(ints::<B>(rows), &ints::<B>(columns)))
-        }
+        Ids::Given { rows, columns } => Some(SameIds::new(ints::<B>(rows), &ints::<B>(columns))),
     }
 }
 

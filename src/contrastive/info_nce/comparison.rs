@@ -7,16 +7,14 @@
 //! classes:  the positive,  the row's own negatives,  the keys
 //! ```
 
-use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor};
 
 use super::InfoNceLoss;
 use super::config::{InBatch, SupCon};
+use super::log_q::LogQ;
 use super::request::{Contrast, Form, OwnNegatives};
 use crate::contrastive::error::ContrastiveError;
-use crate::contrastive::features::{
-    Named, check_beside, check_rows, check_with_positive, in_f32_at_least, similarity_of_rows,
-};
+use crate::contrastive::features::{Named, check_beside, check_rows, check_with_positive};
 use crate::contrastive::ids::{SampleIds, check_id_dtypes, check_ids};
 use crate::contrastive::positives::{PositiveKeys, Positives, check_numbers};
 use crate::dispatch::CrossEntropyBackend;
@@ -43,25 +41,40 @@ pub(super) struct Classes {
 }
 
 /// Rows of one positive each.
-struct Single {
+pub(super) struct Single {
     /// Queries over the temperature.
-    query: Tensor<2>,
-    keys: Tensor<2>,
-    own: Own,
-    ids: Option<SampleIds>,
-    negatives: Option<OwnNegatives>,
+    pub(super) query: Tensor<2>,
+    pub(super) keys: Tensor<2>,
+    pub(super) positive: Positive,
+    pub(super) ids: Option<SampleIds>,
+    pub(super) negatives: Option<OwnNegatives>,
     /// Logarithm of the probability that a key is drawn.
-    log_q: Option<Tensor<1>>,
-    /// The row is a key itself, which it is not compared with.
-    itself: bool,
+    pub(super) log_q: Option<Tensor<1>>,
+    /// Whether the row is a key itself, which it is not compared with.
+    pub(super) itself: bool,
 }
 
 /// The positives of rows of one positive each.
-enum Own {
-    /// Features that are not among the keys, with what is subtracted from their logits.
+pub(super) enum Positive {
+    /// Features that are not among the keys, and the logarithms of the probabilities that they are drawn.
     Apart(Tensor<2>, Option<Tensor<1>>),
     /// The keys with these numbers.
     Keys(Tensor<1, Int>),
+}
+
+impl Single {
+    /// Rows of which nothing else is known.
+    fn new(query: Tensor<2>, keys: Tensor<2>, positive: Positive) -> Self {
+        Self {
+            query,
+            keys,
+            positive,
+            ids: None,
+            negatives: None,
+            log_q: None,
+            itself: false,
+        }
+    }
 }
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
@@ -84,16 +97,15 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 negatives,
             } => {
                 check_with_positive(&query, &positive, &negatives)?;
-                let single = Single {
-                    query: self.scaled(self.normalised(query)),
-                    own: Own::Apart(self.normalised(positive), log_q.next()),
-                    keys: self.normalised(negatives),
+                let [query, positive, negatives] =
+                    [query, positive, negatives].map(|features| self.normalised(features));
+                let positive = Positive::Apart(positive, log_q.next());
+                Ok(vec![self.single(Single {
                     ids,
                     negatives: own_negatives,
                     log_q: log_q.next(),
-                    itself: false,
-                };
-                Ok(vec![self.single(single)?])
+                    ..Single::new(self.scaled(query), negatives, positive)
+                })?])
             }
             Form::InBatch { a, b } => {
                 check_rows(Named::new("a", &a), Named::new("b", &b))?;
@@ -108,23 +120,20 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 positive,
             } => {
                 check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
-                let single = Single {
-                    query: self.scaled(self.normalised(query)),
-                    own: Own::Keys(positive),
-                    keys: self.normalised(keys),
+                let [query, keys] = [query, keys].map(|features| self.normalised(features));
+                Ok(vec![self.single(Single {
                     ids,
                     negatives: own_negatives,
                     log_q: log_q.next(),
-                    itself: false,
-                };
-                Ok(vec![self.single(single)?])
+                    ..Single::new(self.scaled(query), keys, Positive::Keys(positive))
+                })?])
             }
             Form::Labels {
                 features,
                 labels,
                 memory,
             } => {
-                no_parts_of_one_positive(&ids, &own_negatives)?;
+                self.no_parts_of_one_positive(&ids, &own_negatives)?;
                 self.labels(features, labels, memory, &mut log_q)
             }
             Form::Several {
@@ -132,7 +141,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 keys,
                 positives,
             } => {
-                no_parts_of_one_positive(&ids, &own_negatives)?;
+                self.no_parts_of_one_positive(&ids, &own_negatives)?;
                 check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
                 let query = self.scaled(self.normalised(query));
                 let keys = self.normalised(keys);
@@ -150,7 +159,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     ) -> Result<Vec<Comparison>, ContrastiveError> {
         let rows = a.dims()[0] as i64;
         let device = a.device().without_autodiff();
-        let themselves = || Own::Keys(Tensor::arange(0..rows, &device));
+        let themselves = || Positive::Keys(Tensor::arange(0..rows, &device));
         if negatives.is_some() && self.settings.in_batch != InBatch::OneSided {
             return Err(ContrastiveError::Combination {
                 part: "own negatives",
@@ -160,13 +169,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }
         let one_sided = |query: Tensor<2>, keys: Tensor<2>, ids, negatives, log_q| {
             self.single(Single {
-                query: self.scaled(query),
-                own: themselves(),
-                keys,
                 ids,
                 negatives,
                 log_q,
-                itself: false,
+                ..Single::new(self.scaled(query), keys, themselves())
             })
         };
         match self.settings.in_batch {
@@ -180,27 +186,26 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 Ok(vec![there, one_sided(b, a, turned, None, log_q_a)?])
             }
             InBatch::NtXent => {
-                let both = Tensor::cat(vec![a, b], 0);
-                let first = Tensor::<1, Int>::arange(0..rows, &device);
-                let others = Tensor::cat(vec![first.clone() + rows, first], 0);
-                let ids = ids.map(|ids| {
-                    SampleIds::same(Tensor::cat(vec![ids.queries, ids.negatives], 0))
-                });
-                let log_q = match (log_q_a, log_q_b) {
-                    (Some(a), Some(b)) => Some(Tensor::cat(vec![a, b], 0)),
-                    _ => None,
-                };
+                let themselves = Tensor::<1, Int>::arange(0..rows, &device);
                 Ok(vec![self.single(Single {
-                    query: self.scaled(both.clone()),
-                    own: Own::Keys(others),
-                    keys: both,
-                    ids,
-                    negatives: None,
-                    log_q,
+                    ids: ids.map(SampleIds::one_after_the_other).transpose()?,
+                    log_q: match (log_q_a, log_q_b) {
+                        (Some(a), Some(b)) => Some(Tensor::cat(vec![a, b], 0)),
+                        _ => None,
+                    },
                     itself: true,
+                    ..self.nt_xent(a, b, themselves)
                 })?])
             }
         }
+    }
+
+    /// Both views as one batch, whose rows have the same row of the other view as their positive.
+    fn nt_xent(&self, a: Tensor<2>, b: Tensor<2>, themselves: Tensor<1, Int>) -> Single {
+        let rows = a.dims()[0] as i64;
+        let both = Tensor::cat(vec![a, b], 0);
+        let others = Tensor::cat(vec![themselves.clone() + rows, themselves], 0);
+        Single::new(self.scaled(both.clone()), both, Positive::Keys(others))
     }
 
     fn single(&self, single: Single) -> Result<Comparison, ContrastiveError> {
@@ -210,9 +215,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         let ids = match &single.ids {
             None => Ids::Nothing,
             Some(ids) => {
-                let of = match single.own {
-                    Own::Apart(..) => "negatives",
-                    Own::Keys(_) => "keys",
+                let of = match single.positive {
+                    Positive::Apart(..) => "negatives",
+                    Positive::Keys(_) => "keys",
                 };
                 ids.given(rows, (keys, of), &device)?
             }
@@ -224,7 +229,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             && single.negatives.is_none()
             && self.settings.margin == 0.0
             && self.settings.exclude_above.is_none();
-        if let (true, Own::Keys(positive)) = (is_plain, &single.own) {
+        if let (true, Positive::Keys(positive)) = (is_plain, &single.positive) {
             let target = Target::of_indices(positive.clone());
             let mut similarities = self.similarities(single.query, single.keys, single.log_q);
             similarities.excluded.columns = itself.map(Tensor::into_dispatch).into();
@@ -235,163 +240,11 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 inside: None,
             });
         }
-        if let Own::Keys(positive) = &single.own {
+        if let Positive::Keys(positive) = &single.positive {
             let loss: CrossEntropyLoss<B> = self.settings.loss();
             check_numbers(&loss, positive, [rows, keys], &device)?;
         }
         self.apart(single, ids, itself)
-    }
-
-    /// Comparison whose positive is the first class.
-    fn apart(
-        &self,
-        single: Single,
-        ids: Ids<Dispatch>,
-        itself: Option<Tensor<2, Int>>,
-    ) -> Result<Comparison, ContrastiveError> {
-        let Single {
-            query, keys, own, ..
-        } = single;
-        let device = query.device().without_autodiff();
-        let (rows, count) = (query.dims()[0], keys.dims()[0]);
-        let (features, less, key, target) = match own {
-            Own::Apart(positive, log_q) => {
-                let target = Tensor::<1, Int>::zeros([rows], &device);
-                (positive, log_q, None, target)
-            }
-            Own::Keys(positive) => {
-                let dtype = Tensor::<1, Int>::zeros([0], &device).dtype();
-                let positive = positive.without_autodiff().cast(dtype);
-                let none = positive.clone().lower_elem(0);
-                let bad = positive.clone().greater_equal_elem(count as i64);
-                let place = positive.clone().clamp(0, count as i64 - 1);
-                // -100 is ignored, a number that is no key makes the row NaN.
-                let target = Tensor::<1, Int>::zeros([rows], &device).mask_where(none, positive.clone());
-                let target = target.mask_fill(bad, i32::MAX);
-                let less = single.log_q.clone().map(|log_q| log_q.select(0, place.clone()));
-                let features = match rows {
-                    // Some backends cannot select nothing.
-                    0 => query.clone(),
-                    _ => keys.clone().select(0, place),
-                };
-                (features, less, Some(positive), target)
-            }
-        };
-        let similarity = similarity_of_rows(query.clone(), features);
-        let bound = self.bound(&similarity);
-        let own = match single.negatives {
-            None => None,
-            Some(negatives) => Some(self.own_logits(&query, negatives, bound.clone())?),
-        };
-        let positive = self.less_margin(similarity);
-        let positive = match less {
-            None => positive,
-            Some(log_q) => positive.clone() - log_q.cast(positive.dtype()),
-        };
-        let positive = positive.unsqueeze_dim::<2>(1);
-        let own_count = own.as_ref().map_or(0, |own| own.dims()[1]);
-        let leading = match own {
-            Some(own) if own_count > 0 && rows > 0 => Tensor::cat(vec![positive, own], 1),
-            _ => positive,
-        };
-        let columns: Vec<_> = key
-            .clone()
-            .map(|key| key.unsqueeze_dim::<2>(1))
-            .into_iter()
-            .chain(itself)
-            .collect();
-        let columns = (!columns.is_empty()).then(|| Tensor::cat(columns, 1));
-        let mut similarities = self.similarities(query, keys, single.log_q);
-        similarities.leading = Some(leading.into_dispatch());
-        similarities.excluded = Excluded {
-            ids,
-            columns: columns.map(Tensor::into_dispatch).into(),
-            above: bound.map(Tensor::into_dispatch).into(),
-            ..Excluded::default()
-        };
-        Ok(Comparison {
-            similarities,
-            target: Target::of_indices(target),
-            classes: key.map(|positive| Classes {
-                positive,
-                own: own_count,
-                keys: count,
-            }),
-            inside: None,
-        })
-    }
-
-    /// Largest logit that a negative may have.
-    fn bound(&self, similarity: &Tensor<1>) -> Option<Tensor<1>> {
-        let above = self.settings.exclude_above?;
-        let similarity = similarity.clone();
-        let scaled = self.times_scale(above, &similarity);
-        Some((similarity + scaled).without_autodiff())
-    }
-
-    /// Similarities of positives, less the margin.
-    fn less_margin(&self, similarity: Tensor<1>) -> Tensor<1> {
-        match self.settings.margin {
-            0.0 => similarity,
-            margin => {
-                let margin = self.times_scale(margin, &similarity);
-                similarity - margin
-            }
-        }
-    }
-
-    /// Logits of the rows' own negatives, `[rows, n]`.
-    fn own_logits(
-        &self,
-        query: &Tensor<2>,
-        negatives: OwnNegatives,
-        bound: Option<Tensor<1>>,
-    ) -> Result<Tensor<2>, ContrastiveError> {
-        let OwnNegatives { features, mask } = negatives;
-        let ([rows, length], [given, own, features_of]) = (query.dims(), features.dims());
-        if given != rows || features_of != length {
-            return Err(ContrastiveError::OwnNegatives {
-                negatives: [given, own, features_of],
-                expected: [rows, own, length],
-            });
-        }
-        if let Some(mask) = &mask
-            && mask.dims() != [rows, own]
-        {
-            return Err(ContrastiveError::OwnNegativesMask {
-                mask: mask.dims(),
-                expected: [rows, own],
-            });
-        }
-        let flat = in_f32_at_least(features.reshape([rows * own, length]));
-        check_beside(Named::new("query", query), Named::new("own negatives", &flat))?;
-        if rows * own * length == 0 {
-            return Ok(Tensor::zeros([rows, own], (&query.device(), query.dtype())));
-        }
-        // What fills a row up may be of any numbers.
-        let left_out = mask.map(|mask| mask.bool_not());
-        let flat = match &left_out {
-            None => flat,
-            Some(left_out) => {
-                let of_features = left_out.clone().reshape([rows * own, 1]);
-                flat.mask_fill(of_features.expand([rows * own, length]), 0.0)
-            }
-        };
-        let features = self.normalised(flat).reshape([rows, own, length]);
-        let logits = features.matmul(query.clone().unsqueeze_dim::<3>(2));
-        let logits = logits.squeeze_dim::<2>(2);
-        let logits = match left_out {
-            None => logits,
-            Some(left_out) => logits.mask_fill(left_out, f64::NEG_INFINITY),
-        };
-        Ok(match bound {
-            None => logits,
-            Some(bound) => {
-                let bound = bound.unsqueeze_dim::<2>(1).expand([rows, own]);
-                let above = logits.clone().without_autodiff().greater(bound);
-                logits.mask_fill(above, f64::NEG_INFINITY)
-            }
-        })
     }
 
     fn labels(
@@ -404,8 +257,16 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         let rows = features.dims()[0];
         check_ids(&labels, "rows", rows, &features.device())?;
         if let Some((keys, labels_of_keys)) = &memory {
-            check_beside(Named::new("features", &features), Named::new("memory", keys))?;
-            check_ids(labels_of_keys, "keys of the memory", keys.dims()[0], &features.device())?;
+            check_beside(
+                Named::new("features", &features),
+                Named::new("memory", keys),
+            )?;
+            check_ids(
+                labels_of_keys,
+                "keys of the memory",
+                keys.dims()[0],
+                &features.device(),
+            )?;
             check_id_dtypes(&labels, labels_of_keys)?;
         }
         let features = self.normalised(features);
@@ -469,7 +330,29 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         }])
     }
 
-    fn similarities(
+    /// Refuses what has no meaning where a row has several positives.
+    fn no_parts_of_one_positive(
+        &self,
+        ids: &Option<SampleIds>,
+        own_negatives: &Option<OwnNegatives>,
+    ) -> Result<(), ContrastiveError> {
+        let given = [
+            ("ids", ids.is_some()),
+            ("own negatives", own_negatives.is_some()),
+            ("`margin`", self.settings.margin != 0.0),
+            ("`exclude_above`", self.settings.exclude_above.is_some()),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((part, _)) => Err(ContrastiveError::Combination {
+                part,
+                form: "several positives of a row",
+                instead: "that belongs to the forms of one positive: `moco`, `in_batch`, `pairs`",
+            }),
+        }
+    }
+
+    pub(super) fn similarities(
         &self,
         query: Tensor<2>,
         keys: Tensor<2>,
@@ -485,72 +368,4 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             chunk: self.settings.chunk,
         }
     }
-}
-
-/// The given logarithms of probabilities, one after the other.
-struct LogQ(std::vec::IntoIter<Tensor<1>>);
-
-impl LogQ {
-    fn new(given: Option<Vec<Tensor<1>>>, form: &Form) -> Result<Self, ContrastiveError> {
-        let Some(given) = given else {
-            return Ok(Self(Vec::new().into_iter()));
-        };
-        let (device, sizes) = match form {
-            Form::Moco {
-                query,
-                positive,
-                negatives,
-            } => (
-                query.device(),
-                vec![("positive", positive.dims()[0]), ("negatives", negatives.dims()[0])],
-            ),
-            Form::InBatch { a, b } => {
-                (a.device(), vec![("a", a.dims()[0]), ("b", b.dims()[0])])
-            }
-            Form::Pairs { keys, .. } | Form::Several { keys, .. } => {
-                (keys.device(), vec![("keys", keys.dims()[0])])
-            }
-            Form::Labels {
-                features, memory, ..
-            } => {
-                let mut sizes = vec![("features", features.dims()[0])];
-                sizes.extend(memory.as_ref().map(|(keys, _)| ("memory", keys.dims()[0])));
-                (features.device(), sizes)
-            }
-        };
-        let lengths: Vec<usize> = given.iter().map(|log_q| log_q.dims()[0]).collect();
-        let expected: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
-        let is_there = given.iter().all(|log_q| {
-            log_q.device().without_autodiff() == device.clone().without_autodiff()
-        });
-        if lengths != expected || !is_there {
-            return Err(ContrastiveError::LogQ {
-                given: lengths,
-                tensors: sizes.iter().map(|(name, _)| *name).collect(),
-                expected,
-            });
-        }
-        let constants = given.into_iter().map(Tensor::without_autodiff);
-        Ok(Self(constants.collect::<Vec<_>>().into_iter()))
-    }
-
-    fn next(&mut self) -> Option<Tensor<1>> {
-        self.0.next()
-    }
-}
-
-fn no_parts_of_one_positive(
-    ids: &Option<SampleIds>,
-    own_negatives: &Option<OwnNegatives>,
-) -> Result<(), ContrastiveError> {
-    let part = match (ids, own_negatives) {
-        (None, None) => return Ok(()),
-        (Some(_), _) => "ids",
-        (None, Some(_)) => "own negatives",
-    };
-    Err(ContrastiveError::Combination {
-        part,
-        form: "several positives of a row",
-        instead: "they belong to the forms of one positive: `moco`, `in_batch`, `pairs`",
-    })
 }

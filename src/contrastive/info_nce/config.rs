@@ -170,7 +170,11 @@ impl InfoNceLossConfig {
         if let Some(above) = self.exclude_above
             && !(above as f32).is_finite()
         {
-            return Err(invalid("exclude_above", above.to_string(), "a finite number"));
+            return Err(invalid(
+                "exclude_above",
+                above.to_string(),
+                "a finite number",
+            ));
         }
         if matches!(self.reduction, Reduction::BatchMean) {
             return Err(invalid(

@@ -101,8 +101,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 .map(Tensor::<1>::from_dispatch)
         };
         let (all, of_positives) = (lse(similarities)?, lse(positives)?);
-        let numbers = counts.clamp_min(1.0).log();
-        let numbers = numbers.cast(all.dtype());
+        let numbers = counts.clamp_min(1.0).cast(all.dtype()).log();
         Ok((all - of_positives + numbers, counted))
     }
 }
@@ -116,7 +115,10 @@ impl Classes {
         let own = self.own as i64;
         let dtype = classes.dtype();
         let is_positive = classes.clone().equal_elem(0);
-        let is_own = classes.clone().greater_elem(0).bool_and(classes.clone().lower_equal_elem(own));
+        let is_own = classes
+            .clone()
+            .greater_elem(0)
+            .bool_and(classes.clone().lower_equal_elem(own));
         let is_key = classes.clone().greater_elem(own);
         let keys = classes.clone() - (own + 1);
         let of_own = classes.clone() + (self.keys as i64 - 1);

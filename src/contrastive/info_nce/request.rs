@@ -154,11 +154,7 @@ impl Contrast {
 
     /// Adds negatives `[N, M, F]` of each row alone, such as the hard negatives of a query. `mask` `[N, M]` is true where
     /// there is a negative; without a mask all are.
-    pub fn with_own_negatives(
-        self,
-        features: Tensor<3>,
-        mask: Option<Tensor<2, Bool>>,
-    ) -> Self {
+    pub fn with_own_negatives(self, features: Tensor<3>, mask: Option<Tensor<2, Bool>>) -> Self {
         Self {
             own_negatives: Some(OwnNegatives { features, mask }),
             ..self

@@ -125,8 +125,7 @@ impl<A: Float> Sums<A> {
             let e = (-x.abs()).exp::<FMA>();
             let is_above = x > A::ZERO;
             self.above[lane] = self.above[lane] + if is_above { x } else { A::ZERO };
-            self.product[lane] =
-                self.product[lane].mul_add::<FMA>(e, self.product[lane] + e);
+            self.product[lane] = self.product[lane].mul_add::<FMA>(e, self.product[lane] + e);
             let part = if is_above { A::ONE } else { e };
             slopes[lane] = part / (A::ONE + e);
         }
@@ -149,13 +148,17 @@ mod tests {
 
     fn definition(x: f64) -> (f64, f64) {
         let e = (-x.abs()).exp();
-        (x.max(0.0) + e.ln_1p(), if x < 0.0 { e } else { 1.0 } / (1.0 + e))
+        (
+            x.max(0.0) + e.ln_1p(),
+            if x < 0.0 { e } else { 1.0 } / (1.0 + e),
+        )
     }
 
     #[test]
     fn losses_and_slopes_are_those_of_the_definition_also_where_pairs_are_told_apart_well() {
         let (rows, columns) = (3, 5 * LANES * RUN / 4 + 7);
-        let number = |at: usize, row: usize| (at * 7919 % 4001) as f64 / 60.0 - 33.0 - 20.0 * row as f64;
+        let number =
+            |at: usize, row: usize| (at * 7919 % 4001) as f64 / 60.0 - 33.0 - 20.0 * row as f64;
         let of_row = |row| (0..columns).map(move |at| number(at, row) as f32);
         let mut logits: Vec<f32> = (0..rows).flat_map(of_row).collect();
         let scales = [1.0, -0.5, 3.0];
@@ -170,15 +173,26 @@ mod tests {
             let x: Vec<f64> = of_row(row).map(f64::from).collect();
             let mut expected = 0.0;
             for (column, &x) in x.iter().enumerate() {
-                let sign = if together(row).contains(&column) { -1.0 } else { 1.0 };
+                let sign = if together(row).contains(&column) {
+                    -1.0
+                } else {
+                    1.0
+                };
                 let (loss, slope) = definition(sign * x);
                 expected += loss;
                 let slope = sign * slope * f64::from(scales[row]);
                 let found = f64::from(logits[row * columns + column]);
-                assert!((found - slope).abs() <= 4e-7 * slope.abs(), "{x}: {found} for {slope}");
+                assert!(
+                    (found - slope).abs() <= 4e-7 * slope.abs(),
+                    "{x}: {found} for {slope}"
+                );
             }
             let off = (losses[row] - expected).abs();
-            assert!(off <= 2e-6 * expected, "row {row}: {} for {expected}", losses[row]);
+            assert!(
+                off <= 2e-6 * expected,
+                "row {row}: {} for {expected}",
+                losses[row]
+            );
         }
     }
 

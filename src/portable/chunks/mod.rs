@@ -287,14 +287,10 @@ impl<'a, B: Backend> Chunks<'a, B> {
                     let hidden = window::<B>(teacher.hidden.clone(), rows);
                     Targets::Distributions(logits::<B>(teacher, hidden, rows))
                 }
-                Targets::Alike(ids) => {
-                    Targets::Distributions(match self.options.value {
-                        RowValue::PairSigmoid => {
-                            pairs::alike_ones::<B>(self.projection, ids, rows).0
-                        }
-                        _ => pairs::alike::<B>(self.projection, ids, rows),
-                    })
-                }
+                Targets::Alike(ids) => Targets::Distributions(match self.options.value {
+                    RowValue::PairSigmoid => pairs::alike_ones::<B>(self.projection, ids, rows).0,
+                    _ => pairs::alike::<B>(self.projection, ids, rows),
+                }),
             },
             row_weights: match &self.inputs.row_weights {
                 MaybeFloat::None => MaybeFloat::None,

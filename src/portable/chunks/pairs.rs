@@ -73,10 +73,7 @@ pub(super) fn alike<B: Backend>(
 }
 
 /// Number of columns that are alike, of every row `[rows]`, some rows at a time.
-pub(crate) fn alike_counts<B: Backend>(
-    projection: &Projection<B>,
-    ids: &Ids<B>,
-) -> FloatTensor<B> {
+pub(crate) fn alike_counts<B: Backend>(projection: &Projection<B>, ids: &Ids<B>) -> FloatTensor<B> {
     let rows = projection.hidden.shape()[0];
     let mut counts: Vec<_> = ranges(rows, projection.rows_per_chunk)
         .map(|chunk| {
@@ -105,8 +102,7 @@ pub(super) fn alike_ones<B: Backend>(
         Some(same) if shape.num_elements() > 0 => same,
         _ => return (zeros(shape), zeros(Shape::new([rows.len(), 1]))),
     };
-    // Dispatch gives the default dtype.
-    let ones = cast::<B>(B::bool_into_float(same, float), float);
+    let ones = B::bool_into_float(same, float);
     let ones = match same_ids::<B>(&projection.excluded.ids, rows) {
         None => ones,
         Some(excluded) => B::float_mask_fill(ones, excluded, 0.0.into()),

@@ -1,8 +1,8 @@
-//! The results of every method of `InfoNceLoss`, and of a loss over `moco_logits`.
+//! The results of every method of `InfoNceLoss` and of `SigLipLoss`, and of a loss over `moco_logits`.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
-use burn_cross_entropy::contrastive::{InBatch, SampleIds};
+use burn_cross_entropy::contrastive::{Contrast, InBatch, Positives, SampleIds, SigLipLossConfig};
 use burn_cross_entropy::{
     CrossEntropyBackend, CrossEntropyLossConfig, InfoNceLoss, InfoNceLossConfig, moco_logits,
 };
@@ -55,6 +55,7 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
     ] {
         let loss = config.init_for::<B>(device);
         add_losses(results, kind, &loss, device);
+        add_requests(results, kind, &loss, device);
         add_views::<B>(results, kind, &config, device);
         results.add(&format!("{kind}: scale"), loss.scale(device));
         let temperature = TensorData::from([loss.temperature()]);
@@ -64,6 +65,7 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
         let clamped = loss.clamp_scale().scale(device);
         results.add(&format!("{kind}: clamp_scale"), clamped);
     }
+    add_sig_lip::<B>(results, chunk_bytes, device);
     let leaves = [rows(5, 1, device), rows(5, 2, device), rows(7, 3, device)];
     let [query, positive, negatives] = leaves.clone();
     let logits = moco_logits(query, positive, negatives, 0.3);
@@ -137,6 +139,92 @@ fn add_losses<B: CrossEntropyBackend>(
     let [q, p, n] = given();
     let output = loss.try_forward_with_output(q, p, n).expect(FITS);
     results.add_output(&name("try_forward_with_output"), output, &of_leaves);
+}
+
+/// Adds the methods over a request, and over labels.
+fn add_requests<B: CrossEntropyBackend>(
+    results: &mut Results,
+    kind: &str,
+    loss: &InfoNceLoss<B>,
+    device: &Device,
+) {
+    let name = |method: &str| format!("{kind}: {method}");
+    let leaves = [rows(5, 1, device), rows(5, 2, device), rows(7, 3, device)];
+    let of_leaves = |of: &Gradients| with_temperature(loss, &leaves, of);
+    let contrast = || {
+        let [q, p, n] = leaves.clone();
+        let own = rows(10, 4, device).reshape([5, 2, FEATURES]);
+        let log_q = [5, 7].map(|count| rows(count, 5, device).sum_dim(1).squeeze_dim(1));
+        Contrast::moco(q, p, n)
+            .with_ids(ids(device))
+            .with_own_negatives(own, None)
+            .with_log_q(log_q.map(Tensor::without_autodiff).into())
+    };
+    let labels = || ints([1, 2, 1, 1, 2], device);
+    let mut add = |method: &str, value: Tensor<1>| {
+        results.add_with_gradients(&name(method), value, &of_leaves);
+    };
+    add("forward_contrast", loss.forward_contrast(contrast()));
+    let value = loss.try_forward_contrast(contrast()).expect(FITS);
+    add("try_forward_contrast", value);
+    let rows_of = loss.forward_contrast_no_reduction(contrast());
+    add("forward_contrast_no_reduction", rows_of);
+    let rows_of = loss.try_forward_contrast_no_reduction(contrast());
+    add("try_forward_contrast_no_reduction", rows_of.expect(FITS));
+    let q = || leaves[0].clone();
+    add("forward_labels", loss.forward_labels(q(), labels()));
+    let value = loss.try_forward_labels(q(), labels()).expect(FITS);
+    add("try_forward_labels", value);
+
+    let output = loss.forward_contrast_with_output(contrast());
+    results.add_output(&name("forward_contrast_with_output"), output, &of_leaves);
+    let output = loss.try_forward_contrast_with_output(contrast());
+    results.add_output(
+        &name("try_forward_contrast_with_output"),
+        output.expect(FITS),
+        &of_leaves,
+    );
+}
+
+/// Adds the methods of the sigmoid loss.
+fn add_sig_lip<B: CrossEntropyBackend>(results: &mut Results, chunk_bytes: usize, device: &Device) {
+    let loss = SigLipLossConfig::new()
+        .with_chunk_bytes(chunk_bytes)
+        .init_for::<B>(device);
+    let leaves = [rows(5, 1, device), rows(5, 2, device), rows(7, 3, device)];
+    let of_leaves = |of: &Gradients| {
+        let mut all = gradients(&leaves, of);
+        let mut of_parameter = OfTemperature(of, None);
+        loss.visit(&mut of_parameter);
+        all.push(("the bias", of_parameter.1));
+        all
+    };
+    let mut add = |method: &str, value: Tensor<1>| {
+        results.add_with_gradients(&format!("sigmoid: {method}"), value, &of_leaves);
+    };
+    let positives = || Positives::Labels {
+        rows: ints([1, 2, 1, 1, 2], device),
+        keys: ints([3, 2, 1, 1, 2, 0, 0], device),
+    };
+    let [a, b, keys] = leaves.clone();
+    add("forward", loss.forward(a.clone(), b.clone()));
+    add("try_forward", loss.try_forward(a.clone(), b).expect(FITS));
+    let positive = || ints([6, -100, 2, 0, 0], device);
+    let value = loss.forward_pairs(a.clone(), keys.clone(), positive());
+    add("forward_pairs", value);
+    let value = loss.try_forward_pairs(a.clone(), keys.clone(), positive());
+    add("try_forward_pairs", value.expect(FITS));
+    let value = loss.forward_positives(a.clone(), keys.clone(), positives());
+    add("forward_positives", value);
+    let value = loss.try_forward_positives(a.clone(), keys.clone(), positives());
+    add("try_forward_positives", value.expect(FITS));
+    let value = loss.forward_positives_no_reduction(a, keys, positives());
+    add("forward_positives_no_reduction", value);
+    let parameters = [loss.scale(), loss.bias()];
+    results.0.push((
+        "sigmoid: scale and bias".to_string(),
+        Some(TensorData::from(parameters)),
+    ));
 }
 
 /// Adds the methods over two views.

@@ -46,9 +46,7 @@ fn reported_numbers_come_out(device: &Device) {
 /// A row without a positive is ignored: no part of the mean, no gradient. Where no row has one, the mean is over nothing.
 fn rows_without_a_positive_are_ignored(device: &Device) {
     for sup_con in [SupCon::Out, SupCon::In] {
-        let loss = InfoNceLossConfig::new()
-            .with_sup_con(sup_con)
-            .init(device);
+        let loss = InfoNceLossConfig::new().with_sup_con(sup_con).init(device);
         let features = of([[1.0, 0.2], [0.3, 1.0], [-1.0, 0.5]], device).require_grad();
         let labels = |labels: &[i64]| Contrast::labels(features.clone(), ints(labels, device));
         let rows = numbers(loss.forward_contrast_no_reduction(labels(&[1, 2, 1])));
@@ -60,7 +58,9 @@ fn rows_without_a_positive_are_ignored(device: &Device) {
         assert!(numbers(nobody.clone())[0].is_nan());
         let rows = loss.forward_contrast_no_reduction(labels(&[1, 2, 3]));
         assert_eq!(numbers(rows.clone()), [0.0; 3]);
-        let gradient = features.grad(&rows.sum().backward()).expect("it is tracked");
+        let gradient = features
+            .grad(&rows.sum().backward())
+            .expect("it is tracked");
         assert_eq!(numbers(gradient), [0.0; 6]);
     }
 }
@@ -69,9 +69,7 @@ fn rows_without_a_positive_are_ignored(device: &Device) {
 fn one_class_and_one_row(device: &Device) {
     let allowed = behind_products(1e-6, device);
     for sup_con in [SupCon::Out, SupCon::In] {
-        let loss = InfoNceLossConfig::new()
-            .with_sup_con(sup_con)
-            .init(device);
+        let loss = InfoNceLossConfig::new().with_sup_con(sup_con).init(device);
         let same = Tensor::<2>::ones([5, 3], device);
         let value = loss.forward_labels(same, ints(&[7; 5], device));
         let expected = match sup_con {
@@ -88,7 +86,8 @@ fn one_class_and_one_row(device: &Device) {
 
 /// The order of a batch does not matter: each row keeps its loss.
 fn the_order_of_a_batch_does_not_matter(device: &Device) {
-    let random = |rows: usize| Tensor::<2>::random([rows, 4], Distribution::Normal(0.0, 1.0), device);
+    let random =
+        |rows: usize| Tensor::<2>::random([rows, 4], Distribution::Normal(0.0, 1.0), device);
     let (features, memory) = (random(9), random(6));
     let labels = ints(&[2, 0, 2, 5, 0, 2, 9, 0, 7], device);
     let of_memory = ints(&[7, 0, 3, 2, 2, 8], device);
@@ -114,7 +113,8 @@ fn the_order_of_a_batch_does_not_matter(device: &Device) {
 
 /// The three ways to tell positives are the same positives.
 fn labels_numbers_and_masks_agree(device: &Device) {
-    let random = |rows: usize| Tensor::<2>::random([rows, 4], Distribution::Normal(0.0, 1.0), device);
+    let random =
+        |rows: usize| Tensor::<2>::random([rows, 4], Distribution::Normal(0.0, 1.0), device);
     let (query, keys) = (random(3), random(5));
     let loss = plain(0.3, device);
     let run = |positives| {
@@ -142,9 +142,19 @@ fn labels_numbers_and_masks_agree(device: &Device) {
 fn half_precision_and_filled_rows(device: &Device) {
     let dtype = DType::BF16;
     let half = |x: Tensor<2>| x.cast(dtype);
-    let random = |rows: usize| half(Tensor::random([rows, 4], Distribution::Normal(0.0, 1.0), device));
+    let random = |rows: usize| {
+        half(Tensor::random(
+            [rows, 4],
+            Distribution::Normal(0.0, 1.0),
+            device,
+        ))
+    };
     let (query, positive, negatives) = (random(3).require_grad(), random(3), random(5));
-    let own = half(Tensor::<2>::random([6, 4], Distribution::Normal(0.0, 1.0), device));
+    let own = half(Tensor::<2>::random(
+        [6, 4],
+        Distribution::Normal(0.0, 1.0),
+        device,
+    ));
     let there = mask(&[1, 0, 1, 1, 0, 1], 3, device);
     let loss = plain(0.1, device);
     let run = |own: Tensor<2>| {
@@ -169,7 +179,9 @@ fn half_precision_and_filled_rows(device: &Device) {
 /// A queue that keeps labels as ids is a memory across batches.
 fn a_queue_is_a_memory_with_labels(device: &Device) {
     let plain_device = device.clone().without_autodiff();
-    let mut queue = NegativeQueueConfig::new(4, 2).with_ids(true).init(&plain_device);
+    let mut queue = NegativeQueueConfig::new(4, 2)
+        .with_ids(true)
+        .init(&plain_device);
     let loss = plain(1.0, device);
     let features = || of([[1.0, 0.0], [0.0, 1.0]], device);
     let contrast = |queue: &burn_cross_entropy::NegativeQueue| {
@@ -184,7 +196,12 @@ fn a_queue_is_a_memory_with_labels(device: &Device) {
     // The first row has the memory's first key as its positive, and two negatives: ln(1 + 1/e + 1/e^2).
     let rows = numbers(loss.forward_contrast_no_reduction(contrast(&queue)));
     let expected = ((-1f64).exp() + (-2f64).exp()).ln_1p();
-    assert_numbers("rows", &rows, &[expected, 0.0], behind_products(1e-6, device));
+    assert_numbers(
+        "rows",
+        &rows,
+        &[expected, 0.0],
+        behind_products(1e-6, device),
+    );
 }
 
 /// A learnable scale stays between its bounds, also at the lower one, and keeps a gradient there.
@@ -202,8 +219,13 @@ fn a_learnt_temperature_has_two_bounds(device: &Device) {
     use burn::module::Module;
     loss.visit(&mut super::OfParameters(&gradients, &mut found));
     assert!(found[0] != 0.0 && found[0].is_finite());
-    let below = InfoNceLossConfig::new().with_learnable(true).with_temperature(2.0).with_min_scale(1.0);
-    let error = below.try_init_for::<burn::backend::Dispatch>(device).expect_err("it is below");
+    let below = InfoNceLossConfig::new()
+        .with_learnable(true)
+        .with_temperature(2.0)
+        .with_min_scale(1.0);
+    let error = below
+        .try_init_for::<burn::backend::Dispatch>(device)
+        .expect_err("it is below");
     assert!(error.to_string().contains("`min_scale`"), "{error}");
 }
 
@@ -226,10 +248,24 @@ fn errors_say_what_to_do(device: &Device) {
     assert!(error.contains("`InBatch::OneSided`"), "{error}");
     let labels = ints(&[1, 2, 3], device);
     let error = text(Contrast::labels(ones(3), labels.clone()).with_own_negatives(own(), None));
-    assert!(error.contains("own negatives do not go with several positives"), "{error}");
+    assert!(
+        error.contains("own negatives cannot go with several positives"),
+        "{error}"
+    );
     let ids = SampleIds::same(labels.clone());
     let error = text(Contrast::labels(ones(3), labels.clone()).with_ids(ids));
-    assert!(error.contains("ids do not go with several positives"), "{error}");
+    assert!(
+        error.contains("ids cannot go with several positives"),
+        "{error}"
+    );
+    let with_margin = InfoNceLossConfig::new().with_margin(0.1).init(device);
+    let error = with_margin
+        .try_forward_labels(ones(3), labels.clone())
+        .expect_err("a margin is of one positive");
+    assert!(
+        error.to_string().contains("`margin` cannot go with"),
+        "{error}"
+    );
     let error = text(Contrast::labels(ones(4), labels.clone()));
     assert!(error.contains("there are 3 ids for 4 rows"), "{error}");
     let error = text(moco().with_log_q(vec![Tensor::ones([5], device)]));
@@ -245,7 +281,9 @@ fn errors_say_what_to_do(device: &Device) {
     let error = text(pairs.clone().with_ids(ids));
     assert!(error.contains("there are 3 ids for 5 keys"), "{error}");
     let margin = InfoNceLossConfig::new().with_margin(-1.0);
-    let error = margin.try_init_for::<burn::backend::Dispatch>(device).expect_err("it is below 0");
+    let error = margin
+        .try_init_for::<burn::backend::Dispatch>(device)
+        .expect_err("it is below 0");
     assert!(error.to_string().contains("`margin` is -1"), "{error}");
 }
 
@@ -255,13 +293,23 @@ fn a_number_that_is_no_key_is_an_error(device: &Device) {
     let ones = |rows| Tensor::<2>::ones([rows, 2], device);
     let pairs = Contrast::pairs(ones(3), ones(5), ints(&[0, 5, 2], device));
     for loss in [&plain(1.0, device), &with_margin] {
-        let error = loss.try_forward_contrast(pairs.clone()).expect_err("5 is no key");
-        assert!(error.to_string().contains("`positive` of row 1 is 5"), "{error}");
+        let error = loss
+            .try_forward_contrast(pairs.clone())
+            .expect_err("5 is no key");
+        assert!(
+            error.to_string().contains("`positive` of row 1 is 5"),
+            "{error}"
+        );
     }
     let several: Tensor<2, Int> = ints(&[0, -100, 1, 2, 7, 4], device).reshape([3, 2]);
     let contrast = Contrast::several(ones(3), ones(5), Positives::Indices(several));
-    let error = plain(1.0, device).try_forward_contrast(contrast).expect_err("7 is no key");
-    assert!(error.to_string().contains("`positive` of row 2 is 7"), "{error}");
+    let error = plain(1.0, device)
+        .try_forward_contrast(contrast)
+        .expect_err("7 is no key");
+    assert!(
+        error.to_string().contains("`positive` of row 2 is 7"),
+        "{error}"
+    );
 }
 
 tests_on! {

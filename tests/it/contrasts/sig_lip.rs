@@ -24,7 +24,11 @@ fn confident_pairs_keep_their_digits(device: &Device) {
     // Similarities 20 and -20 of the first row, -30 and 30 of the second; each belongs to the one above 0.
     let positive = ints(&[0, 1], device);
     let value = loss.forward_pairs(query.clone(), keys.clone(), positive);
-    let gradient = numbers(query.grad(&value.clone().backward()).expect("it is tracked"));
+    let gradient = numbers(
+        query
+            .grad(&value.clone().backward())
+            .expect("it is tracked"),
+    );
     let (small, smaller) = ((-20f64).exp(), (-30f64).exp());
     let expected = small.ln_1p() + smaller.ln_1p();
     assert_numbers("loss", &numbers(value), &[expected], 1e-5);
@@ -36,7 +40,8 @@ fn confident_pairs_keep_their_digits(device: &Device) {
 
 /// The pairs do not know of each other: the sum over a batch is that of its parts.
 fn the_loss_of_a_batch_is_that_of_its_parts(device: &Device) {
-    let random = |rows: usize| Tensor::<2>::random([rows, 5], Distribution::Normal(0.0, 1.0), device);
+    let random =
+        |rows: usize| Tensor::<2>::random([rows, 5], Distribution::Normal(0.0, 1.0), device);
     let (query, keys) = (random(7), random(11));
     let loss = apart(2.0, -1.0)
         .with_reduction(burn::nn::loss::Reduction::Sum)
@@ -52,7 +57,12 @@ fn the_loss_of_a_batch_is_that_of_its_parts(device: &Device) {
         numbers(loss.forward_positives(query, keys, positives))[0]
     };
     let parts = of(0..3, 0..4) + of(0..3, 4..11) + of(3..7, 0..4) + of(3..7, 4..11);
-    assert_numbers("sum", &[of(0..7, 0..11)], &[parts], behind_products(1e-5, device));
+    assert_numbers(
+        "sum",
+        &[of(0..7, 0..11)],
+        &[parts],
+        behind_products(1e-5, device),
+    );
 }
 
 /// A row may belong to no key and a key to no row; without rows the mean is over nothing, without keys there is nothing
@@ -73,7 +83,10 @@ fn rows_and_keys_may_belong_to_nothing(device: &Device) {
         let error = loss
             .try_forward_pairs(zeros(2), zeros(5), ints(&[0, 5], device))
             .expect_err("5 is no key");
-        assert!(error.to_string().contains("`positive` of row 1 is 5"), "{error}");
+        assert!(
+            error.to_string().contains("`positive` of row 1 is 5"),
+            "{error}"
+        );
     }
 }
 
