@@ -292,6 +292,7 @@ where
     RowLosses<D>: Losses,
 {
     let Logits { leaf, given } = logits;
+    let targets_gradient_of = targets_gradient_of.filter(|_| !asked.is_of_logits());
     let inputs =
         || [Some(&leaf), targets_gradient_of.as_ref()].map(|input| input.map(Tensor::to_data));
     let before = inputs();
