@@ -5,109 +5,80 @@
 //! them. A gradient is a sum whose terms may cancel, so it is measured by their size and not by its own.
 
 use burn::tensor::{DType, Device};
+use burn_cross_entropy::RowFactor;
 
 use crate::common::details::{RowNumbers, agrees, compare, divisors, largest_of};
 use crate::common::oracle::{self, RowDetails};
 use crate::common::problem::{Outcome, Problem, Targets, is_batch_mean, is_sum};
+use crate::common::row_value::Asked;
 use crate::common::smallest_of;
+use crate::common::teacher::Teacher;
 use crate::common::tolerance::{self, OfLargest, Tolerance};
 use crate::projected::{Found, Projected};
+use crate::projection::Case;
+use crate::slopes::{ERRORS_OF_FACTOR, Slope, Taught, error_of, slopes};
 
 /// The relative error of an exponential beyond which its digits say nothing.
 const MOST_ERROR: f64 = 0.01;
 
 pub struct Bounds<'a> {
     projected: &'a Projected,
+    /// The problem over the logits, as it is asked: with the probabilities of a teacher, and the options that apply.
+    problem: Problem,
     dtype: DType,
     exact: Outcome,
+    /// The value of each row by itself.
+    of_rows: Vec<f64>,
     rows: Vec<RowDetails>,
     /// The error of the logits of each row, in units in the last place of 1.
     errors: Vec<f64>,
+    of_teacher: Taught<'a>,
     /// The gradients of the logits.
     slopes: Vec<Slope>,
     /// The gradients of the logits under an upstream gradient of 1.
     unit_slopes: Vec<Slope>,
 }
 
-/// A gradient: a sum, the size of its terms, and the same times the error of the logits.
-#[derive(Clone, Copy, Default)]
-struct Slope {
-    value: f64,
-    terms: f64,
-    errors: f64,
-}
-
-impl Slope {
-    fn add(&mut self, slope: Self, factor: f64) {
-        self.value += slope.value * factor;
-        self.terms += slope.terms * factor.abs();
-        self.errors += slope.errors * factor.abs();
-    }
-
-    fn is_finite(self) -> bool {
-        [self.value, self.terms, self.errors]
-            .iter()
-            .all(|number| number.is_finite())
-    }
-}
-
-/// The error of the logits of a row: sums of as many products as there are features.
-fn error_of(projected: &Projected, row: usize) -> f64 {
-    let (features, classes) = (projected.features, projected.problem.classes());
-    let size = |class: usize| -> f64 {
-        let product = |feature: usize| {
-            projected.input[row * features + feature] * projected.weight[feature * classes + class]
-        };
-        let bias = projected.bias.as_ref().map_or(0.0, |bias| bias[class]);
-        let terms = (0..features).map(product).chain([bias]);
-        terms.map(f64::abs).filter(|term| term.is_finite()).sum()
-    };
-    let largest = (0..classes).map(size).fold(0.0, f64::max);
-    (features + 2) as f64 * largest
-}
-
-fn slopes(problem: &Problem, errors: &[f64]) -> (Outcome, Vec<Slope>) {
-    let exact = oracle::solve(problem);
-    // The derivative of the penalty has the log-sum-exp as a factor, whose error counts where it is 0, too.
-    let penalty = 2.0 * problem.config.z_loss * problem.config.logit_scale;
-    let classes = problem.classes();
-    let slope = |at: usize| {
-        let row = at / classes;
-        let upstream = problem.upstream[if problem.unreduced { row } else { 0 }];
-        let value = exact.logits_gradient[at];
-        let terms = value.abs() + exact.terms.logits_gradient[at] + penalty * upstream.abs();
-        Slope {
-            value,
-            terms,
-            errors: terms * errors[row],
-        }
-    };
-    let slopes = (0..problem.logits.len()).map(slope).collect();
-    (exact, slopes)
-}
-
 impl<'a> Bounds<'a> {
-    pub fn new(projected: &'a Projected, dtype: DType) -> Self {
-        let problem = &projected.problem;
+    pub fn new(case: &'a Case) -> Self {
+        let (projected, asked) = (&case.projected, case.asked);
+        let given = &projected.problem;
+        let of_teacher = Taught::new(case);
+        let plain = match asked {
+            Asked::LogProb => of_teacher.teacher.map(Teacher::plain),
+            _ => of_teacher.teacher.cloned(),
+        };
+        let over_shares = plain.map_or_else(|| given.clone(), |teacher| teacher.problem(given));
+        let problem = asked.problem(&over_shares);
         let errors: Vec<f64> = (0..problem.rows())
             .map(|row| error_of(projected, row))
             .collect();
-        let (exact, slopes_given) = slopes(problem, &errors);
+        let with = (&errors[..], &of_teacher);
+        let (exact, slopes_given) = slopes(&problem, asked, with);
         let mut unit = problem.clone();
         unit.upstream.fill(1.0);
+        let (_, unit_slopes) = slopes(&unit, asked, with);
+        unit.unreduced = true;
+        unit.upstream = vec![1.0; unit.rows()];
         Self {
             projected,
-            dtype,
+            dtype: case.form.dtype,
             exact,
-            rows: oracle::details(problem),
+            of_rows: of_teacher.solve(asked, &unit).loss,
+            rows: match of_teacher.teacher {
+                Some(teacher) => teacher.details(&problem),
+                None => oracle::details(&problem),
+            },
             slopes: slopes_given,
-            unit_slopes: slopes(&unit, &errors).1,
+            unit_slopes,
             errors,
+            of_teacher,
+            problem,
         }
     }
 
-    fn problem(&self) -> &'a Problem {
-        &self.projected.problem
+    fn problem(&self) -> &Problem {
+        &self.problem
     }
 
     fn row(&self, row: usize) -> std::ops::Range<usize> {
@@ -136,10 +107,11 @@ impl<'a> Bounds<'a> {
         self.rows[row].rank < 0
     }
 
-    /// Whether the error of the logits leaves the exponentials no digits.
+    /// Whether the error of the logits, or of a teacher's, leaves the exponentials no digits.
     fn is_vague(&self, row: usize) -> bool {
-        let scale = self.problem().config.logit_scale;
-        self.errors[row] * self.arithmetic().terms * scale > MOST_ERROR
+        let error =
+            (self.errors[row] * self.problem().config.logit_scale).max(self.of_teacher.errors[row]);
+        self.of_teacher.is_ambiguous[row] || error * self.arithmetic().terms > MOST_ERROR
     }
 
     /// Whether the gradients of a row can be compared number by number: also the logits' own, between two
@@ -198,7 +170,8 @@ impl<'a> Bounds<'a> {
                 found.is_nan() == expected.is_nan()
             } else {
                 let slopes = counted().flat_map(|row| self.row(*row));
-                let (mut errors, mut logarithms) = (0.0, 0.0);
+                let of_rows: f64 = counted().map(|row| self.error_of_loss(*row)).sum();
+                let (mut errors, mut logarithms) = (of_rows / self.divisor(), 0.0);
                 for at in slopes {
                     errors += self.unit_slopes[at].errors;
                     if !self.problem().config.logits {
@@ -218,6 +191,29 @@ impl<'a> Bounds<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What a factor adds to the error of a row's loss, and what the errors of a teacher's shares make of it: the loss
+    /// and the entropy are sums over them.
+    fn error_of_loss(&self, row: usize) -> f64 {
+        let (loss, weight) = (self.of_rows[row].abs(), self.problem().row_weight(row));
+        let of_factor = match self.problem().config.row_factor {
+            RowFactor::None => 0.0,
+            _ => ERRORS_OF_FACTOR * self.errors[row] * self.problem().config.logit_scale * loss,
+        };
+        let entropy = 1.0 + (self.problem().classes() as f64).ln();
+        let error = of_factor + self.of_teacher.errors[row] * (loss + weight * entropy);
+        if error.is_finite() { error } else { 0.0 }
+    }
+
+    /// The divisor of the losses, or 1 where that is 0.
+    fn divisor(&self) -> f64 {
+        let problem = self.problem();
+        if problem.unreduced || is_sum(&problem.config) || is_batch_mean(&problem.config) {
+            return 1.0;
+        }
+        let [total, _] = divisors(problem);
+        if total == 0.0 { 1.0 } else { total }
     }
 
     fn dtype_of_loss(&self) -> DType {
@@ -316,11 +312,7 @@ impl<'a> Bounds<'a> {
         }
         let weights = problem.config.weight.iter().flatten();
         let largest = weights.fold(1.0, |largest: f64, weight| largest.max(f64::from(*weight)));
-        let divisor =
-            match problem.unreduced || is_sum(&problem.config) || is_batch_mean(&problem.config) {
-                true => 1.0,
-                false => divisors(problem)[0].max(1.0),
-            };
+        let largest = largest * problem.row_weight(row) / self.divisor();
         let scale = problem.config.logit_scale;
         let error = 2.0 * (self.errors[row] * scale + self.projected.features as f64 + 2.0);
         for at in self.row(row) {
@@ -331,8 +323,7 @@ impl<'a> Bounds<'a> {
                 } else {
                     0.0
                 },
-                errors: self.exact.terms.targets_gradient[at]
-                    + error * upstream.abs() * largest / divisor,
+                errors: self.exact.terms.targets_gradient[at] + error * upstream.abs() * largest,
             };
             if !self.holds(found[at], slope) {
                 return Err(format!(
@@ -346,12 +337,18 @@ impl<'a> Bounds<'a> {
 
     /// Finds the first difference of what a call gives for every row.
     pub fn compare_rows(&self, mut found: RowNumbers) -> Result<(), String> {
-        let mut rows = oracle::details(self.problem());
+        let mut rows = self.rows.clone();
         let scale = self.problem().config.logit_scale;
         for (row, expected) in rows.iter_mut().enumerate() {
             let error = 2.0 * (self.errors[row] * scale + self.projected.features as f64 + 2.0);
+            let of_shares = self.of_teacher.errors[row] * expected.log_prob.abs();
             expected.terms += error;
-            expected.log_prob_terms += error * self.shares_of(row).max(1.0);
+            expected.log_prob_terms += error * self.shares_of(row).max(1.0)
+                + if of_shares.is_finite() {
+                    of_shares
+                } else {
+                    0.0
+                };
             expected.max_log_prob_terms += error;
             if self.is_vague(row) {
                 for (found, expected) in [
@@ -372,6 +369,10 @@ impl<'a> Bounds<'a> {
             }
             if self.may_change_places(row) {
                 found.predicted[row] = expected.predicted;
+                found.rank[row] = expected.rank;
+            }
+            if self.may_have_another_target(row) {
+                found.target[row] = expected.target;
                 found.rank[row] = expected.rank;
             }
         }
@@ -398,6 +399,24 @@ impl<'a> Bounds<'a> {
             Targets::Indices(_) => 1.0,
             Targets::Distributions(shares) => shares[self.row(row)].iter().sum(),
         }
+    }
+
+    /// Whether two shares of a teacher are so close to each other that their roundings decide which is the largest.
+    fn may_have_another_target(&self, row: usize) -> bool {
+        let Some(teacher) = self.of_teacher.teacher else {
+            return false;
+        };
+        let Targets::Distributions(shares) = &self.problem().targets else {
+            return false;
+        };
+        let shares = &shares[self.row(row)];
+        let largest = shares.iter().copied().fold(0.0, f64::max);
+        let margin = self.arithmetic().terms * 4.0 * (self.of_teacher.errors[row] + 2.0);
+        let near = shares
+            .iter()
+            .filter(|share| **share >= largest * (1.0 - margin));
+        let is_near = self.of_teacher.is_projected && near.count() > 1;
+        is_near || teacher.is_tied(&self.projected.problem, row)
     }
 
     /// Whether two logits of the row are so close to each other that their roundings decide on their order.

@@ -11,8 +11,12 @@ pub mod expected;
 pub mod oracle;
 #[path = "../../tests/it/common/problem.rs"]
 pub mod problem;
+#[path = "../../tests/it/common/row_value.rs"]
+pub mod row_value;
 #[path = "../../tests/it/common/run.rs"]
 pub mod run;
+#[path = "../../tests/it/common/teacher.rs"]
+pub mod teacher;
 #[path = "../../tests/it/common/tolerance.rs"]
 pub mod tolerance;
 #[path = "../../tests/it/common/values.rs"]

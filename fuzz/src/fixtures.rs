@@ -5,11 +5,15 @@ use std::io::Read;
 
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
-use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, InfoNceLossConfig};
+use burn_cross_entropy::{
+    CrossEntropyLossConfig, EmptyReduction, InfoNceLossConfig, RowFactor, SmoothingOver,
+};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
 use crate::common::problem::{Problem, Targets};
+use crate::common::row_value::Asked;
+use crate::common::teacher::Teacher;
 use crate::options::{is_probability, is_share};
 use crate::projected::Projected;
 use crate::{contrastive, loss, projection};
@@ -42,12 +46,33 @@ enum Target {
     Soft { soft: Vec<Number> },
 }
 
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    #[default]
+    Classes,
+    Others,
+    Valid,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Factor {
+    Focal(f64),
+    Poly(f64),
+    Probability,
+}
+
 /// The options under the names that the scripts write.
 #[derive(Deserialize)]
 struct Options {
-    target: Target,
+    target: Option<Target>,
     weight: Option<Vec<f32>>,
     label_smoothing: f64,
+    #[serde(default)]
+    smoothing_over: Over,
+    row_factor: Option<Factor>,
+    row_weights: Option<Vec<f64>>,
     ignore_indices: Vec<i64>,
     reduction: String,
     logit_scale: f64,
@@ -73,6 +98,17 @@ impl Options {
                 _ => EmptyReduction::Nan,
             });
         config.label_smoothing = self.label_smoothing;
+        config.smoothing_over = match self.smoothing_over {
+            Over::Classes => SmoothingOver::Classes,
+            Over::Others => SmoothingOver::OtherClasses,
+            Over::Valid => SmoothingOver::ValidClasses,
+        };
+        config.row_factor = match self.row_factor {
+            None => RowFactor::None,
+            Some(Factor::Focal(gamma)) => RowFactor::Focal { gamma },
+            Some(Factor::Poly(epsilon)) => RowFactor::Poly { epsilon },
+            Some(Factor::Probability) => RowFactor::TargetProbability,
+        };
         config.logit_scale = self.logit_scale;
         config.logit_softcap = self.logit_softcap;
         config.z_loss = self.z_loss;
@@ -86,14 +122,15 @@ impl Options {
             class_dim,
             logits: vec![0.0; shape.iter().product()],
             targets: match &self.target {
-                Target::Indices { indices } => Targets::Indices(indices.clone()),
-                Target::Soft { soft } => Targets::Distributions(values(soft)),
+                Some(Target::Indices { indices }) => Targets::Indices(indices.clone()),
+                Some(Target::Soft { soft }) => Targets::Distributions(values(soft)),
+                None => Targets::Distributions(vec![]),
             },
-            row_weights: None,
+            row_weights: self.row_weights.clone(),
             config: self.config(),
             tracked_targets: match &self.target {
-                Target::Indices { .. } => true,
-                Target::Soft { .. } => self.target_grad.is_some(),
+                Some(Target::Indices { .. }) => true,
+                _ => self.target_grad.is_some(),
             },
             unreduced: self.reduction == "none",
             upstream: self.upstream.clone(),
@@ -109,6 +146,45 @@ struct Loss {
     #[serde(flatten)]
     options: Options,
     probabilities: bool,
+}
+
+/// Logits beside those of a teacher, or with a value that has no target.
+#[derive(Deserialize)]
+struct Taught {
+    value: String,
+    shape: Vec<usize>,
+    logits: Vec<f64>,
+    teacher: Option<Vec<f64>>,
+    temperature: f64,
+    squared: bool,
+    divergence: bool,
+    #[serde(flatten)]
+    options: Options,
+}
+
+impl Taught {
+    fn case(&self, dtype: DType) -> loss::Case {
+        let mut problem = self.options.problem(&self.shape, 1);
+        problem.logits = self.logits.clone();
+        if self.teacher.is_none() {
+            problem.targets = Targets::Indices(vec![0; problem.rows()]);
+            problem.tracked_targets = true;
+        }
+        loss::Case {
+            asked: match self.value.as_str() {
+                "entropy" => Asked::Entropy,
+                "lse" => Asked::LogSumExp,
+                _ => Asked::Loss,
+            },
+            teacher: self.teacher.clone().map(|logits| Teacher {
+                logits,
+                temperature: self.temperature,
+                is_squared: self.squared,
+                is_divergence: self.divergence,
+            }),
+            ..loss::Case::plain(problem, dtype)
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -155,7 +231,14 @@ const DTYPES: [DType; 2] = [DType::F32, DType::F64];
 
 /// All problems over logits, but the few with shares or probabilities that the targets do not draw.
 pub fn losses() -> Vec<loss::Case> {
-    let fixtures: Vec<Loss> = read(include_bytes!("../../tests/fixtures/cases.json.gz"));
+    let mut fixtures: Vec<Loss> = read(include_bytes!("../../tests/fixtures/cases.json.gz"));
+    fixtures.extend(read::<Loss>(include_bytes!(
+        "../../tests/fixtures/extras.json.gz"
+    )));
+    let taught: Vec<Taught> = read(include_bytes!("../../tests/fixtures/teachers.json.gz"));
+    let taught = taught
+        .iter()
+        .flat_map(|taught| DTYPES.map(|dtype| taught.case(dtype)));
     let problem = |fixture: &Loss| {
         let mut problem = fixture.options.problem(&fixture.shape, fixture.class_dim);
         problem.config.logits = !fixture.probabilities;
@@ -168,12 +251,17 @@ pub fn losses() -> Vec<loss::Case> {
             Targets::Indices(_) => true,
             Targets::Distributions(shares) => shares.iter().all(|share| is_share(*share)),
         };
-        are_shares && (problem.config.logits || problem.logits.iter().all(|x| is_probability(*x)))
+        let is_smoothed = problem.config.label_smoothing != 0.0;
+        let is_times_probability = problem.config.row_factor == RowFactor::TargetProbability;
+        are_shares
+            && !(is_smoothed && is_times_probability)
+            && (problem.config.logits || problem.logits.iter().all(|x| is_probability(*x)))
     };
     let problems = fixtures.iter().map(problem);
     problems
         .filter(is_drawn)
         .flat_map(|problem| DTYPES.map(|dtype| loss::Case::plain(problem.clone(), dtype)))
+        .chain(taught)
         .collect()
 }
 
@@ -191,10 +279,15 @@ pub fn projections() -> Vec<projection::Case> {
         projected.project();
         projected
     };
-    let projected = fixtures.into_iter().map(projected);
-    projected
-        .flat_map(|projected| DTYPES.map(|dtype| projection::Case::plain(projected.clone(), dtype)))
-        .collect()
+    let projected: Vec<Projected> = fixtures.into_iter().map(projected).collect();
+    let plain = projected.iter().flat_map(|projected| {
+        DTYPES.map(|dtype| projection::Case::plain(projected.clone(), dtype))
+    });
+    let others = projected.iter().enumerate().map(|(at, projected)| {
+        let case = projection::Case::plain(projected.clone(), DTYPES[at % 2]);
+        case.asked_otherwise(at)
+    });
+    plain.chain(others).collect()
 }
 
 impl Contrast {

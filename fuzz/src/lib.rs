@@ -3,8 +3,11 @@
 //! | Module | Content |
 //! |---|---|
 //! | [`code`] | numbers and choices as bytes, in both directions |
+//! | [`options`], [`asked`] | what problems over logits and over a projection have in common |
 //! | [`loss`] | logits, targets and options; the oracle is that of the crate's tests, with some [`excuses`] |
-//! | [`projection`] | the same with a projection that makes the logits; [`bounds`] says how far off a result may be |
+//! | [`values`] | entropies and log-sum-exps, compared with their definitions |
+//! | [`projection`] | the same with a projection that makes the logits; [`bounds`] and [`slopes`] say how far off a result may be |
+//! | [`projected_call`] | the tensors of such a problem |
 //! | [`contrastive`] | queries, positives and negatives; [`by_hand`] has its loss and gradients |
 //! | [`fixtures`] | the cases that PyTorch computed, as problems |
 //! | [`randomness`] | hash maps that have the same order in every run |
@@ -13,6 +16,7 @@ use std::fmt::Debug;
 
 use burn::tensor::Device;
 
+mod asked;
 mod bounds;
 pub mod by_hand;
 pub mod code;
@@ -22,8 +26,11 @@ mod excuses;
 pub mod fixtures;
 pub mod loss;
 mod options;
+mod projected_call;
 pub mod projection;
 mod randomness;
+mod slopes;
+mod values;
 
 #[allow(dead_code, reason = "the tests use all of it")]
 #[path = "../../tests/it/linear/projected.rs"]

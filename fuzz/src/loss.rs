@@ -1,18 +1,24 @@
 //! Problems over logits.
 
+use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device};
 use burn_cross_entropy::{CrossEntropyLossConfig, RowFactor};
 
+use crate::asked::{code_asked, code_teacher, fit_shares};
 use crate::code::{Code, Reader, Writer, eighths, shares};
+use crate::common::details::Details;
 use crate::common::expected::{Dtypes, Expected};
 use crate::common::problem::{Outcome, Problem, Targets};
-use crate::common::run::{Form, Layout};
+use crate::common::row_value::Asked;
+use crate::common::run::{Call, Form, Layout};
+use crate::common::teacher::Teacher;
 use crate::common::{details, oracle, run};
 use crate::excuses::Excuses;
 use crate::options::{
     FLOATS, code_options, code_row_factor, code_row_weights, code_smoothing_over, code_targets,
     code_upstream, fit_weights, has_wrong_index, is_probability,
 };
+use crate::values;
 
 /// Most logits of a problem: a few blocks of rows with few classes, or a few rows of many, and a fraction of a
 /// millisecond for the oracle.
@@ -34,6 +40,9 @@ const INTS: [DType; 8] = [
 #[derive(Clone)]
 pub struct Case {
     pub problem: Problem,
+    pub asked: Asked,
+    /// The target, in place of the problem's own.
+    pub teacher: Option<Teacher>,
     pub form: Form,
 }
 
@@ -48,7 +57,9 @@ impl std::fmt::Debug for Case {
         formatter
             .debug_struct("Case")
             .field("form", &self.form)
+            .field("asked", &self.asked)
             .field("problem", &problem)
+            .field("teacher", &self.teacher)
             .field("targets", &self.problem.targets)
             .field("logits", &self.problem.logits)
             .finish()
@@ -71,6 +82,8 @@ impl Case {
                 unreduced: false,
                 upstream: vec![1.0],
             },
+            asked: Asked::Loss,
+            teacher: None,
             form: Form::default(),
         }
     }
@@ -84,7 +97,11 @@ impl Case {
             int: Some(DType::I64),
             ..Form::default()
         };
-        Self { problem, form }
+        Self {
+            problem,
+            form,
+            ..Self::smallest()
+        }
     }
 
     pub fn decode(bytes: &[u8]) -> Self {
@@ -102,13 +119,37 @@ impl Case {
     fn code(&mut self, code: &mut impl Code) {
         self.code_shape(code);
         self.code_form(code);
-        let Self { problem, form } = self;
+        let Self {
+            problem,
+            form,
+            asked,
+            teacher,
+        } = self;
+        let shares_dtype = form.shares.unwrap_or(form.float);
         code_options(code, problem, form.float);
+        code_asked(code, asked, problem);
         code_upstream(code, problem, form.float);
-        code_targets(code, problem, form.shares.unwrap_or(form.float));
-        code_row_weights(code, problem);
+        code_targets(code, problem, teacher, shares_dtype);
+        code_row_weights(code, problem, form.float);
         code_row_factor(code, problem);
         code_smoothing_over(code, problem);
+        if let Some(teacher) = teacher {
+            code_teacher(code, teacher, problem);
+        }
+        self.code_logits(code);
+        if let Some(teacher) = &mut self.teacher {
+            teacher.logits.resize(self.problem.logits.len(), 0.0);
+            for logit in &mut teacher.logits {
+                code.number(logit, shares_dtype, eighths);
+                *logit = possible_logit(*logit, f32::MAX.into(), false);
+            }
+            fit_shares(teacher, &self.problem, self.form.float);
+        }
+        self.fit_ints();
+    }
+
+    fn code_logits(&mut self, code: &mut impl Code) {
+        let Self { problem, form, .. } = self;
         problem.logits.resize(problem.shape.iter().product(), 0.0);
         let is_capped = problem.config.logit_softcap.is_some();
         // The z-loss has the square of a logit, and need not be right where that is beyond f32. A factor may make a
@@ -118,7 +159,8 @@ impl Case {
             problem.config.row_factor = RowFactor::None;
         }
         let has_factor = problem.config.row_factor != RowFactor::None;
-        let largest = match problem.config.z_loss != 0.0 || is_smoothed && has_factor {
+        let is_squared = problem.config.z_loss != 0.0 || self.teacher.is_some();
+        let largest = match is_squared || is_smoothed && has_factor {
             false => f64::from(f32::MAX),
             true => 2f64.powi(40),
         };
@@ -133,7 +175,6 @@ impl Case {
                 }
             }
         }
-        self.fit_ints();
     }
 
     fn code_shape(&mut self, code: &mut impl Code) {
@@ -223,45 +264,118 @@ impl Case {
     ///
     /// The first difference.
     pub fn check(&self, device: &Device) -> Result<(), String> {
-        let Self { problem, form } = self;
+        let Self { problem, asked, .. } = self;
         if has_wrong_index(problem) {
-            return match run::try_solve_in(problem, *form, device) {
-                Err(_) => Ok(()),
-                Ok(_) => Err("an index of no class was computed".to_string()),
+            // Only the loss has a form that returns its errors.
+            let is_computed =
+                *asked == Asked::Loss && run::try_solve_in(problem, self.form, device).is_ok();
+            return match is_computed {
+                true => Err("an index of no class was computed".to_string()),
+                false => Ok(()),
             };
         }
         let finite = self.with_finite_upstream();
-        if problem.upstream != finite.upstream {
-            self.check_ignored(&run::solve_in(problem, *form, device))?;
+        if asked.is_of_logits() {
+            let plain = asked.problem(&finite);
+            let (found, expected) = (self.found(&finite, device), asked.solve(&plain));
+            return values::compare(&plain, &found, &expected, self.form.float);
         }
-        let outcome = oracle::solve(&finite);
-        let rows = oracle::details(&finite);
+        if problem.upstream != finite.upstream {
+            self.check_ignored(&self.found(problem, device))?;
+        }
+        let teacher = match asked {
+            Asked::Loss => self.teacher.clone(),
+            _ => self.teacher.as_ref().map(Teacher::plain),
+        };
+        self.check_finite(&finite, teacher.as_ref(), device)
+    }
+
+    /// Compares the crate with the oracle where all upstream gradients are finite.
+    fn check_finite(
+        &self,
+        given: &Problem,
+        teacher: Option<&Teacher>,
+        device: &Device,
+    ) -> Result<(), String> {
+        let float = self.form.float;
+        let over_shares = teacher.map_or_else(|| given.clone(), |teacher| teacher.problem(given));
+        let problem = self.asked.problem(&over_shares);
+        let solve = |problem: &Problem| match teacher {
+            Some(teacher) => teacher.solve(problem),
+            None => oracle::solve(problem),
+        };
+        let outcome = solve(&problem);
+        let rows = match teacher {
+            Some(teacher) => teacher.details(&problem),
+            None => oracle::details(&problem),
+        };
         let expected = Expected {
-            problem: &finite,
+            problem: &problem,
             outcome: &outcome,
             rows: &rows,
+            solve: &solve,
         };
         let dtypes = Dtypes {
-            logits: form.float,
-            shares: form.shares.unwrap_or(form.float),
+            logits: float,
+            shares: self.form.shares.unwrap_or(float),
         };
         let excuses = Excuses {
-            problem: &finite,
+            problem: &problem,
             expected: &outcome,
-            float: form.float,
+            float,
         };
-        let mut found = run::solve_in(&finite, *form, device);
+        let mut found = self.found(given, device);
+        if let Some(teacher) = teacher {
+            teacher.undo(given, &mut found.loss);
+        }
         if expected.compare(&found, dtypes).is_err() {
             excuses.loss_and_gradients(&mut found);
             expected.compare(&found, dtypes)?;
         }
-        let mut found = details::of(&finite, *form, device);
+        if self.asked != Asked::Loss {
+            return Ok(());
+        }
+        let mut found = self.found_details(given, teacher, device);
         if expected.compare_details(&found, dtypes).is_err() {
             excuses.details(&mut found, &rows);
+            let excused = |row: &usize| teacher.is_some_and(|own| own.is_tied(given, *row));
+            for row in (0..rows.len()).filter(excused) {
+                found.rows.target[row] = rows[row].target;
+                found.rows.rank[row] = rows[row].rank;
+            }
             let difference = expected.compare_details(&found, dtypes);
             return difference.map_err(|difference| format!("with details: {difference}"));
         }
         Ok(())
+    }
+
+    /// What the crate computes.
+    fn found(&self, problem: &Problem, device: &Device) -> Outcome {
+        let call = Call {
+            asked: self.asked,
+            teacher: self.teacher.as_ref(),
+        };
+        let found = run::try_call(problem, self.form, call, device);
+        found.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The details, those of a teacher as of the problem over its probabilities.
+    fn found_details(
+        &self,
+        given: &Problem,
+        teacher: Option<&Teacher>,
+        device: &Device,
+    ) -> Details {
+        let mut found = details::beside(teacher, given, self.form, device);
+        if let Some(teacher) = teacher {
+            let mut reduced = given.clone();
+            reduced.unreduced = false;
+            teacher.undo(&reduced, &mut found.loss);
+            reduced.config.reduction = Reduction::Mean;
+            teacher.undo(&reduced, &mut found.normalized.0);
+            found.upstream *= teacher.square();
+        }
+        found
     }
 
     fn with_finite_upstream(&self) -> Problem {

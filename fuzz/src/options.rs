@@ -6,6 +6,7 @@ use burn_cross_entropy::{EmptyReduction, RowFactor, SmoothingOver};
 
 use crate::code::{Code, shares};
 use crate::common::problem::{Problem, Targets};
+use crate::common::teacher::Teacher;
 
 /// The dtypes of logits, features and distributions.
 pub const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
@@ -69,6 +70,9 @@ fn possible_weight(number: f64, dtype: DType) -> f32 {
 pub fn fit_weights(problem: &mut Problem, dtype: DType) {
     for weight in problem.config.weight.iter_mut().flatten() {
         *weight = possible_weight(f64::from(*weight), dtype);
+    }
+    for weight in problem.row_weights.iter_mut().flatten() {
+        *weight = possible_weight(*weight, dtype).into();
     }
 }
 
@@ -160,14 +164,49 @@ pub fn code_upstream(code: &mut impl Code, problem: &mut Problem, dtype: DType) 
     }
 }
 
-/// The targets of all rows. An index may be that of no class.
-pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: DType) {
-    let mut is_soft = matches!(problem.targets, Targets::Distributions(_));
-    code.flag(&mut is_soft);
+/// The kinds of targets.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Indices,
+    Distributions,
+    Taught,
+}
+
+/// The targets of all rows, but for the logits of a teacher: then there are no distributions. An index may be that of
+/// no class.
+pub fn code_targets(
+    code: &mut impl Code,
+    problem: &mut Problem,
+    teacher: &mut Option<Teacher>,
+    shares_dtype: DType,
+) {
+    let mut kind = match (&problem.targets, &teacher) {
+        (_, Some(_)) => Kind::Taught,
+        (Targets::Indices(_), None) => Kind::Indices,
+        (Targets::Distributions(_), None) => Kind::Distributions,
+    };
+    code.one_of(
+        &mut kind,
+        &[Kind::Indices, Kind::Distributions, Kind::Taught],
+    );
+    if kind == Kind::Taught && !problem.config.logits {
+        kind = Kind::Distributions;
+    }
+    *teacher = (kind == Kind::Taught).then(|| teacher.take().unwrap_or(Teacher::SMALLEST));
     let (rows, classes) = (problem.rows(), problem.classes());
-    match (is_soft, &problem.targets) {
-        (true, Targets::Indices(_)) => problem.targets = Targets::Distributions(Vec::new()),
-        (false, Targets::Distributions(_)) => problem.targets = Targets::Indices(Vec::new()),
+    match (kind, &problem.targets) {
+        (Kind::Taught, _) => {
+            problem.targets = Targets::Distributions(Vec::new());
+            problem.config.ignore_indices = vec![-100];
+            problem.tracked_targets = false;
+            return;
+        }
+        (Kind::Distributions, Targets::Indices(_)) => {
+            problem.targets = Targets::Distributions(Vec::new());
+        }
+        (Kind::Indices, Targets::Distributions(_)) => {
+            problem.targets = Targets::Indices(Vec::new());
+        }
         _ => {}
     }
     match &mut problem.targets {
@@ -181,7 +220,6 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
         Targets::Distributions(values) => {
             // Other targets to ignore are refused beside distributions.
             problem.config.ignore_indices = vec![-100];
-            problem.config.row_factor = RowFactor::None;
             code.flag(&mut problem.tracked_targets);
             values.resize(rows * classes, 0.0);
             for share in values {
@@ -196,12 +234,13 @@ pub fn code_targets(code: &mut impl Code, problem: &mut Problem, shares_dtype: D
 
 /// The factor of the rows' losses by the probability of their targets. Sizes and options are known.
 pub fn code_row_factor(code: &mut impl Code, problem: &mut Problem) {
-    const FACTORS: [RowFactor; 5] = [
+    const FACTORS: [RowFactor; 6] = [
         RowFactor::None,
         RowFactor::Focal { gamma: 2.0 },
         RowFactor::Focal { gamma: 0.5 },
         RowFactor::Poly { epsilon: 1.5 },
         RowFactor::TargetProbability,
+        RowFactor::Focal { gamma: 3.25 },
     ];
     let has_indices = matches!(problem.targets, Targets::Indices(_));
     code.one_of(&mut problem.config.row_factor, &FACTORS);
@@ -230,7 +269,7 @@ pub fn code_smoothing_over(code: &mut impl Code, problem: &mut Problem) {
 }
 
 /// The weights of the rows, if there are such. None is negative: with those a divisor could cancel.
-pub fn code_row_weights(code: &mut impl Code, problem: &mut Problem) {
+pub fn code_row_weights(code: &mut impl Code, problem: &mut Problem, dtype: DType) {
     let rows = problem.rows();
     let mut is_weighted = problem.row_weights.is_some();
     code.flag(&mut is_weighted);
@@ -239,7 +278,9 @@ pub fn code_row_weights(code: &mut impl Code, problem: &mut Problem) {
         let mut weights = weights;
         weights.resize(rows, 1.0);
         for weight in &mut weights {
-            code.one_of(weight, &[1.0, 0.0, 0.5, 3.0]);
+            code.option(weight, &[1.0, 0.0, 0.5, 3.0], |weight| {
+                weight == f64::from(possible_weight(weight, dtype))
+            });
         }
         weights
     });

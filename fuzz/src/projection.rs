@@ -1,17 +1,22 @@
 //! Problems whose logits a projection makes.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_cross_entropy::{CrossEntropyLossConfig, ProjectedLogits};
+use burn::nn::loss::Reduction;
+use burn::tensor::{DType, Device};
+use burn_cross_entropy::{CrossEntropyLossConfig, RowFactor};
 
+use crate::asked::{code_asked, code_teacher, fit_shares};
 use crate::bounds::Bounds;
-use crate::code::{Code, Reader, Writer, thirty_seconds};
-use crate::common::details::{RowNumbers, Rows};
+use crate::code::{Code, Reader, Writer, eighths, thirty_seconds};
 use crate::common::problem::{Problem, Targets};
-use crate::common::run::{Layout, float_tensor};
+use crate::common::row_value::Asked;
+use crate::common::run::Layout;
+use crate::common::teacher::Teacher;
 use crate::options::{
-    FLOATS, code_options, code_targets, code_upstream, fit_weights, has_wrong_index,
+    FLOATS, code_options, code_row_factor, code_row_weights, code_smoothing_over, code_targets,
+    code_upstream, fit_weights, has_wrong_index,
 };
 use crate::projected::{Form, Projected};
+use crate::projected_call::{Computed, computed};
 
 /// Most logits, and most features of a row.
 const MOST_LOGITS: usize = 1024;
@@ -22,6 +27,13 @@ const MOST_FEATURES: usize = 40;
 pub struct Case {
     pub projected: Projected,
     pub form: Form,
+    /// Whether distributions are given as sparse ones.
+    pub is_sparse: bool,
+    pub asked: Asked,
+    /// The target, in place of the problem's own.
+    pub teacher: Option<Teacher>,
+    /// The projection of the teacher's logits, where they are no tensor.
+    pub taught_by: Option<Projected>,
 }
 
 /// The long lists of numbers come last; the logits are products.
@@ -36,14 +48,30 @@ impl std::fmt::Debug for Case {
         formatter
             .debug_struct("Case")
             .field("form", &self.form)
+            .field("is_sparse", &self.is_sparse)
+            .field("asked", &self.asked)
             .field("features", &projected.features)
             .field("problem", &problem)
             .field("targets", &projected.problem.targets)
             .field("bias", &projected.bias)
             .field("input", &projected.input)
             .field("weight", &projected.weight)
+            .field("teacher", &self.teacher)
+            .field("taught_by", &self.taught_by.as_ref().map(numbers_of))
             .finish()
     }
+}
+
+/// The features, the input, the weight and the bias.
+fn numbers_of(projected: &Projected) -> (usize, [&Vec<f64>; 2], &Option<Vec<f64>>) {
+    let Projected {
+        features,
+        input,
+        weight,
+        bias,
+        ..
+    } = projected;
+    (*features, [input, weight], bias)
 }
 
 impl Case {
@@ -68,6 +96,10 @@ impl Case {
                 problem,
             },
             form: Form::chunked(None),
+            is_sparse: false,
+            asked: Asked::Loss,
+            teacher: None,
+            taught_by: None,
         }
     }
 
@@ -77,13 +109,61 @@ impl Case {
             dtype,
             ..Form::chunked(None)
         };
-        Self { projected, form }
+        Self {
+            projected,
+            form,
+            ..Self::smallest()
+        }
+    }
+
+    /// The same numbers under one of the questions that the fixtures do not ask, so that the fuzzer begins with each.
+    pub fn asked_otherwise(mut self, at: usize) -> Self {
+        let problem = &mut self.projected.problem;
+        let has_logits = problem.config.logits;
+        match at % 6 {
+            0 => self.asked = Asked::LogProb,
+            1 if has_logits => self.asked = Asked::Entropy,
+            2 if has_logits => self.asked = Asked::LogSumExp,
+            3 | 4 if has_logits => self = self.with_teacher(at),
+            _ => {
+                let weights = [0.5, 0.0, 3.0, 1.0].into_iter().cycle();
+                problem.row_weights = Some(weights.take(problem.rows()).collect());
+                self.is_sparse = true;
+            }
+        }
+        let problem = &mut self.projected.problem;
+        if self.asked != Asked::Loss {
+            problem.unreduced = true;
+            problem.config.reduction = Reduction::Mean;
+            problem.upstream.resize(problem.rows(), -1.75);
+        }
+        self
+    }
+
+    /// The student's own logits at another temperature as a teacher, as a tensor or as a projection.
+    fn with_teacher(mut self, at: usize) -> Self {
+        let problem = &mut self.projected.problem;
+        problem.targets = Targets::Distributions(vec![]);
+        problem.config.ignore_indices = vec![-100];
+        problem.tracked_targets = false;
+        let can_diverge = problem.config.weight.is_none() && problem.config.label_smoothing == 0.0;
+        let logits = problem.logits.iter().map(|x| f64::from(*x as f32));
+        self.teacher = Some(Teacher {
+            logits: logits.collect(),
+            temperature: 2.5,
+            is_squared: true,
+            is_divergence: can_diverge,
+        });
+        self.taught_by = (at % 6 == 3).then(|| self.projected.clone());
+        self.fit_teacher();
+        self
     }
 
     pub fn decode(bytes: &[u8]) -> Self {
         let mut case = Self::smallest();
         case.code(&mut Reader::new(bytes));
         case.projected.project();
+        case.fit_teacher();
         case
     }
 
@@ -106,15 +186,106 @@ impl Case {
         code.one_of(&mut self.form.layout, &layouts);
         let chunks = [None, Some(1), Some(7), Some(3), Some(64)];
         code.one_of(&mut self.form.chunk, &chunks);
+        let dtype = self.form.dtype;
         let problem = &mut self.projected.problem;
-        code_options(code, problem, self.form.dtype);
+        code_options(code, problem, dtype);
         for index in &mut problem.config.ignore_indices {
             // A number of the default integers.
             *index = i64::from(*index as i32);
         }
-        code_upstream(code, problem, self.form.dtype);
-        code_targets(code, problem, self.form.dtype);
+        code_asked(code, &mut self.asked, problem);
+        code_upstream(code, problem, dtype);
+        code_targets(code, problem, &mut self.teacher, dtype);
+        code.flag(&mut self.is_sparse);
+        code_row_weights(code, problem, dtype);
+        code_row_factor(code, problem);
+        code_smoothing_over(code, problem);
+        // A factor of a tiny probability beside a huge smoothed loss is not promised.
+        if problem.config.label_smoothing != 0.0 && problem.config.logit_scale > 2f64.powi(20) {
+            problem.config.row_factor = RowFactor::None;
+        }
+        self.code_teacher(code);
         self.code_numbers(code);
+        self.code_taught(code);
+    }
+
+    /// A teacher without its numbers, and the size of its projection.
+    fn code_teacher(&mut self, code: &mut impl Code) {
+        let problem = &mut self.projected.problem;
+        let Some(teacher) = &mut self.teacher else {
+            self.taught_by = None;
+            return;
+        };
+        code_teacher(code, teacher, problem);
+        let mut is_projected = self.taught_by.is_some();
+        code.flag(&mut is_projected);
+        if !is_projected {
+            self.taught_by = None;
+            return;
+        }
+        let mut taught_by = self.taught_by.take().unwrap_or(Projected {
+            input: vec![],
+            weight: vec![],
+            bias: None,
+            features: 1,
+            problem: problem.clone(),
+        });
+        code.size(&mut taught_by.features);
+        taught_by.features = taught_by.features.clamp(1, MOST_FEATURES);
+        let mut has_bias = taught_by.bias.is_some();
+        code.flag(&mut has_bias);
+        let bias = taught_by.bias.take().unwrap_or_default();
+        taught_by.bias = has_bias.then_some(bias);
+        self.taught_by = Some(taught_by);
+    }
+
+    /// The numbers of a teacher. Those of a projection are small, but for spoiled rows and masks.
+    fn code_taught(&mut self, code: &mut impl Code) {
+        let dtype = self.form.dtype;
+        let problem = &self.projected.problem;
+        let (rows, classes) = (problem.rows(), problem.classes());
+        let Some(teacher) = &mut self.teacher else {
+            return;
+        };
+        let Some(taught_by) = &mut self.taught_by else {
+            teacher.logits.resize(rows * classes, 0.0);
+            for logit in &mut teacher.logits {
+                code.number(logit, dtype, eighths);
+                if logit.is_finite() && logit.abs() > f64::from(f32::MAX) {
+                    *logit = f64::from(f32::MAX).copysign(*logit);
+                }
+            }
+            return;
+        };
+        let features = taught_by.features;
+        let mut numbers = |values: &mut Vec<f64>, length: usize, may_spoil: bool| {
+            values.resize(length, 0.0);
+            for value in values {
+                code.number(value, dtype, thirty_seconds);
+                if value.is_finite() && value.abs() > 4.0 || !value.is_finite() && !may_spoil {
+                    *value = 0.5;
+                }
+            }
+        };
+        numbers(&mut taught_by.input, rows * features, true);
+        numbers(&mut taught_by.weight, features * classes, false);
+        if let Some(bias) = &mut taught_by.bias {
+            numbers(bias, classes, true);
+        }
+    }
+
+    /// The logits of a teacher, after those of the student.
+    fn fit_teacher(&mut self) {
+        let problem = &self.projected.problem;
+        match (&mut self.teacher, &mut self.taught_by) {
+            (Some(teacher), Some(taught_by)) => {
+                taught_by.problem = problem.clone();
+                taught_by.project();
+                teacher.logits.clone_from(&taught_by.problem.logits);
+            }
+            (Some(teacher), None) => fit_shares(teacher, problem, self.form.dtype),
+            _ => {}
+        }
     }
 
     /// Rows in one dimension or two, features, classes.
@@ -195,53 +366,16 @@ impl Case {
         if has_wrong_index(&self.projected.problem) {
             return Ok(());
         }
-        let bounds = Bounds::new(&self.projected, self.form.dtype);
-        bounds.compare(&self.projected.found(self.form, device))?;
-        if !self
-            .projected
-            .problem
-            .upstream
-            .iter()
-            .all(|upstream| upstream.is_finite())
+        let bounds = Bounds::new(self);
+        let Computed { mut found, rows } = computed(self, device);
+        if self.asked == Asked::Loss
+            && let Some(teacher) = &self.teacher
         {
-            return Ok(());
+            teacher.undo(&self.projected.problem, &mut found.loss);
         }
-        let difference = bounds.compare_rows(self.found_rows(device));
+        bounds.compare(&found)?;
+        let difference = rows.map_or(Ok(()), |rows| bounds.compare_rows(rows));
         difference.map_err(|difference| format!("with details: {difference}"))
-    }
-
-    fn found_rows(&self, device: &Device) -> RowNumbers {
-        let Projected {
-            input,
-            weight,
-            bias,
-            features,
-            problem,
-        } = &self.projected;
-        let (rows, classes) = (problem.rows(), problem.classes());
-        let options = (device, self.form.dtype);
-        let bias = bias
-            .as_ref()
-            .map(|bias| float_tensor::<1>(bias, &[classes], options));
-        let input = float_tensor::<2>(input, &[rows, *features], options);
-        let weight = float_tensor::<2>(weight, &[*features, classes], options);
-        let logits = ProjectedLogits::new(input, weight).with_bias(bias);
-        let logits = match self.form.chunk {
-            Some(rows) => logits.with_chunk_rows(rows),
-            None => logits,
-        };
-        let loss = problem.config.clone().with_class_dim(1).init(device);
-        let output = match &problem.targets {
-            Targets::Indices(indices) => {
-                let data = TensorData::new(indices.clone(), [rows]);
-                loss.forward_with_entropy(logits, Tensor::<1, Int>::from_data(data, device))
-            }
-            Targets::Distributions(shares) => {
-                let shares = float_tensor::<2>(shares, &[rows, classes], options);
-                loss.forward_with_entropy(logits, shares)
-            }
-        };
-        output.into_details().rows
     }
 }
 

@@ -194,6 +194,21 @@ impl GivenLogits {
         }
     }
 
+    /// The same logits, whose arithmetic is in f64 where that beside this dtype is.
+    pub(super) fn in_arithmetic_beside(self, dtype: DType) -> Self {
+        let wide = |tensor| Dispatch::float_cast(tensor, DType::F64.into());
+        match self {
+            logits if dtype != DType::F64 || logits.tensor().dtype() == dtype => logits,
+            Self::Tensor(logits) => Self::Tensor(wide(logits)),
+            Self::Projected(projection) => Self::projected(ProjectedTensors {
+                hidden: wide(projection.hidden),
+                weight: wide(projection.weight),
+                bias: projection.bias.map(wide),
+                ..*projection
+            }),
+        }
+    }
+
     /// Shape of the logits.
     pub(super) fn shape(&self) -> Shape {
         match self {

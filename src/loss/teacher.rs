@@ -2,7 +2,7 @@
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Dispatch, DispatchTensor, TensorMetadata};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::checks::{check_target_shape, device_of};
 use super::config::Settings;
@@ -205,10 +205,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         let (loss, target) = self.beside_teacher(&logits, &teacher, row_weights.clone())?;
         let reduction = request.reduction.clone();
         let class_dim = self.class_dim_of(&logits)?;
+        let dtype = logits.tensor().dtype();
         let computed = loss.compute(logits, target, request)?;
         let (mut value, mut z_loss) = (computed.loss, computed.z_loss);
         if teacher.is_divergence {
-            let entropy = self.teacher_entropy(&teacher, class_dim, row_weights, reduction)?;
+            let beside = (class_dim, dtype);
+            let entropy = self.teacher_entropy(&teacher, beside, row_weights, reduction)?;
             let entropy = Dispatch::float_cast(entropy, value.dtype().into());
             let entropy = with_autodiff_of(&value, entropy);
             value = Dispatch::float_sub(value, entropy);
@@ -225,11 +227,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         })
     }
 
-    /// Entropies of the teacher's distributions, reduced as the losses. `class_dim` is the student's.
+    /// Entropies of the teacher's distributions, reduced as the losses, beside a student of this class dimension and
+    /// dtype.
     fn teacher_entropy(
         &self,
         teacher: &Teacher,
-        class_dim: usize,
+        (class_dim, dtype): (usize, DType),
         row_weights: Option<DispatchTensor>,
         reduction: RequestedReduction,
     ) -> Result<DispatchTensor, CrossEntropyError> {
@@ -238,16 +241,17 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             ..self.settings.of_teacher_entropy(teacher.temperature)
         };
         let loss = Self::from_parts(None, settings);
-        let rows = loss.rows_of(&teacher.logits)?;
+        let logits = teacher.logits.clone().in_arithmetic_beside(dtype);
+        let rows = loss.rows_of(&logits)?;
         let target = Target {
             row_weights,
-            ..Target::of_first_class(&rows, &device_of(teacher.logits.tensor()))
+            ..Target::of_first_class(&rows, &device_of(logits.tensor()))
         };
         let request = Request {
             reduction,
             outputs: Outputs::None,
         };
-        Ok(loss.compute(teacher.logits.clone(), target, request)?.loss)
+        Ok(loss.compute(logits, target, request)?.loss)
     }
 
     fn check_teacher(&self, teacher: &Teacher) -> Result<(), CrossEntropyError> {

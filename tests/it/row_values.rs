@@ -9,129 +9,42 @@ use burn_cross_entropy::{
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
 use crate::common::portably;
-use crate::common::problem::{Outcome, Problem, Terms};
+use crate::common::problem::{Outcome, Problem};
+use crate::common::row_value::Asked;
 use crate::common::run::{self, Losses, f32_tensor, float_tensor, labels, numbers};
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::Projected;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Value {
-    Entropy,
-    Lse,
-}
+const VALUES: [Asked; 2] = [Asked::Entropy, Asked::LogSumExp];
 
-const VALUES: [Value; 2] = [Value::Entropy, Value::Lse];
-
-impl Value {
-    fn of<const D: usize>(
-        self,
-        loss: &CrossEntropyLoss,
-        logits: impl LogitsSource<D>,
-    ) -> RowLosses<D>
-    where
-        Tensor<D>: LogitsRank,
-    {
-        match self {
-            Self::Entropy => loss.entropy(logits),
-            Self::Lse => loss.lse(logits),
-        }
-    }
-}
-
-/// A logit after scale and softcap, and the slope of these.
-fn transformed(config: &CrossEntropyLossConfig, logit: f64) -> (f64, f64) {
-    let scaled = logit * config.logit_scale;
-    match config.logit_softcap {
-        Some(cap) if scaled.is_finite() => {
-            let bent = (scaled / cap).tanh();
-            (cap * bent, config.logit_scale * (1.0 - bent * bent))
-        }
-        Some(_) => (scaled, 0.0),
-        None => (scaled, config.logit_scale),
+fn of<const D: usize>(
+    asked: Asked,
+    loss: &CrossEntropyLoss,
+    logits: impl LogitsSource<D>,
+) -> RowLosses<D>
+where
+    Tensor<D>: LogitsRank,
+{
+    match asked {
+        Asked::Entropy => loss.entropy(logits),
+        _ => loss.lse(logits),
     }
 }
 
 /// The values and their gradients for the problem's upstream gradient of each row, by the definitions.
-fn defined(value: Value, problem: &Problem) -> Outcome {
-    let mut outcome = Outcome {
-        loss: Vec::new(),
-        logits_gradient: vec![0.0; problem.logits.len()],
-        targets_gradient: None,
-        terms: Terms {
-            logits_gradient: vec![0.0; problem.logits.len()],
-            ..Terms::default()
-        },
-    };
-    for row in 0..problem.rows() {
-        let places: Vec<usize> = (0..problem.classes())
-            .map(|class| problem.at(row, class))
-            .collect();
-        let scores: Vec<(f64, f64)> = places
-            .iter()
-            .map(|&at| transformed(&problem.config, problem.logits[at]))
-            .collect();
-        let largest = scores
-            .iter()
-            .map(|(x, _)| *x)
-            .fold(f64::NEG_INFINITY, f64::max);
-        let first = scores
-            .iter()
-            .position(|(x, _)| *x == largest)
-            .expect("it is one");
-        let of_others = |at: usize| {
-            if at == first {
-                0.0
-            } else {
-                (scores[at].0 - largest).exp()
-            }
-        };
-        let others: f64 = (0..scores.len()).map(of_others).sum();
-        let lse = largest + others.ln_1p();
-        let surprisal = |x: f64| (largest - x) + others.ln_1p();
-        let p = |x: f64| (x - largest).exp() / (1.0 + others);
-        let term = |x: f64| {
-            if p(x) == 0.0 {
-                0.0
-            } else {
-                p(x) * surprisal(x)
-            }
-        };
-        let entropy: f64 = scores.iter().map(|(x, _)| term(*x)).sum();
-        let (result, size) = match value {
-            Value::Entropy => (entropy, largest.abs()),
-            Value::Lse => (lse, largest.abs() + others.ln_1p()),
-        };
-        outcome.loss.push(result);
-        outcome.terms.loss.push(size);
-        for (&at, &(x, slope)) in places.iter().zip(&scores) {
-            let scale = slope * problem.upstream[row];
-            let (gradient, distance) = match value {
-                Value::Lse => (p(x), 1.0),
-                Value::Entropy if p(x) == 0.0 => (0.0, 0.0),
-                Value::Entropy => (p(x) * (surprisal(x) - entropy), surprisal(x) + entropy),
-            };
-            outcome.logits_gradient[at] = gradient * scale;
-            // Logits are rounded where they are scaled or capped, and a difference hands the rounding on.
-            let rounding = if p(x) == 0.0 {
-                0.0
-            } else {
-                1.0 + x.abs() + largest.abs()
-            };
-            outcome.terms.logits_gradient[at] = p(x) * distance.max(1.0) * scale.abs() * rounding;
-        }
-    }
-    outcome
+fn defined(asked: Asked, problem: &Problem) -> Outcome {
+    asked.solve(&asked.problem(problem))
 }
 
 /// Values and gradients from the crate, for logits of rank `D`.
-fn computed<const D: usize>(value: Value, problem: &Problem, options: (&Device, DType)) -> Outcome
+fn computed<const D: usize>(value: Asked, problem: &Problem, options: (&Device, DType)) -> Outcome
 where
     Tensor<D>: LogitsRank,
     RowLosses<D>: Losses,
 {
     let values =
-        |loss: &CrossEntropyLoss, logits| value.of::<D>(loss, logits).weighed(&problem.upstream);
+        |loss: &CrossEntropyLoss, logits| of::<D>(value, loss, logits).weighed(&problem.upstream);
     run::over_a_leaf(problem, options, values).0
 }
 
@@ -226,8 +139,8 @@ fn the_portable_path_agrees(device: &Device) {
             let problem = Problem::random(shape, class_dim, false, 3).with_config(change);
             for problem in kinds(problem.unreduced()) {
                 for (value, name) in [
-                    (Value::Entropy, RowValue::Entropy),
-                    (Value::Lse, RowValue::LogSumExp),
+                    (Asked::Entropy, RowValue::Entropy),
+                    (Asked::LogSumExp, RowValue::LogSumExp),
                 ] {
                     let device = device.clone().without_autodiff();
                     let found = portably::value_of_rows(name, &problem, &device);
@@ -278,9 +191,8 @@ fn projections_agree(device: &Device) {
             if let Some(rows) = chunk {
                 logits = logits.with_chunk_rows(rows);
             }
-            let (values, objective) = value
-                .of::<2>(&loss, logits)
-                .weighed(&projected.problem.upstream);
+            let (values, objective) =
+                of::<2>(value, &loss, logits).weighed(&projected.problem.upstream);
             let gradients = objective.backward();
             let allowed = behind_products(2e-5, device);
             assert_numbers("value", &values, &expected.loss, allowed);
@@ -334,20 +246,20 @@ fn the_edges_are_defined(device: &Device) {
     for value in VALUES {
         let loss = CrossEntropyLossConfig::new().init(device);
         let leaf = f32_tensor(rows.as_flattened(), [6, 3], device).require_grad();
-        let values = value.of::<2>(&loss, leaf.clone());
+        let values = of::<2>(value, &loss, leaf.clone());
         let found = numbers(values.clone());
         let gradient = numbers(leaf.grad(&values.sum().backward()).expect("tracked"));
         let expected = match value {
-            Value::Entropy => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 0.0, 0.0],
-            Value::Lse => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 1000.0, 3.0],
+            Asked::Entropy => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 0.0, 0.0],
+            _ => [2f64.ln(), f64::NAN, f64::NAN, f64::NAN, 1000.0, 3.0],
         };
         for (row, (found, expected)) in found.iter().zip(expected).enumerate() {
             let is_same = (found - expected).abs() < 1e-6 || found.is_nan() && expected.is_nan();
             assert!(is_same, "{value:?} of row {row}: {found} for {expected}");
         }
         let expected: [f64; 9] = match value {
-            Value::Entropy => [0.0; 9],
-            Value::Lse => [0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+            Asked::Entropy => [0.0; 9],
+            _ => [0.5, 0.5, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
         };
         let found = [&gradient[..3], &gradient[12..]].concat();
         assert_numbers("gradient", &found, &expected, 1e-6);

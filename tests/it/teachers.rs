@@ -8,65 +8,39 @@ use burn_cross_entropy::{
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
-use crate::common::oracle;
-use crate::common::problem::{Outcome, Problem, Targets};
+use crate::common::problem::{Outcome, Problem};
 use crate::common::run::{self, Losses, f32_tensor, float_tensor, numbers, row_shape};
+use crate::common::teacher::Teacher;
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::{Projected, chunks};
 
-/// What is asked of a teacher.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    temperature: f64,
-    is_squared: bool,
-    is_divergence: bool,
-}
-
-const PLAIN: Asked = Asked {
-    temperature: 1.0,
-    is_squared: false,
-    is_divergence: false,
-};
-const WARM: Asked = Asked {
+const PLAIN: Teacher = Teacher::SMALLEST;
+const WARM: Teacher = Teacher {
+    logits: Vec::new(),
     temperature: 2.5,
     is_squared: true,
     is_divergence: false,
 };
-const DIVERGENCE: Asked = Asked {
+const DIVERGENCE: Teacher = Teacher {
+    logits: Vec::new(),
     temperature: 0.7,
     is_squared: true,
     is_divergence: true,
 };
 
-impl Asked {
-    fn target<L>(self, logits: L) -> TeacherLogits<L> {
-        let target = TeacherLogits::new(logits).with_temperature(self.temperature);
-        let target = match self.is_squared {
-            true => target.with_squared_temperature(),
-            false => target,
-        };
-        match self.is_divergence {
-            true => target.with_kl_divergence(),
-            false => target,
-        }
-    }
-}
-
 /// A problem whose target is a teacher's logits.
 struct Taught {
     problem: Problem,
-    teacher: Vec<f64>,
-    asked: Asked,
+    teacher: Teacher,
 }
 
 impl Taught {
-    fn random(shape: &[usize], asked: Asked, seed: u64) -> Self {
-        let teacher = Problem::random(shape, 1, false, seed + 1000);
+    fn random(shape: &[usize], asked: Teacher, seed: u64) -> Self {
+        let logits = Problem::random(shape, 1, false, seed + 1000).logits;
         Self {
             problem: Problem::random(shape, 1, false, seed),
-            teacher: teacher.logits,
-            asked,
+            teacher: Teacher { logits, ..asked },
         }
     }
 
@@ -75,85 +49,19 @@ impl Taught {
         self
     }
 
-    /// The teacher's probabilities at the temperature, and their entropy for each row.
-    fn shares(&self) -> (Vec<f64>, Vec<f64>) {
-        let (mut shares, mut entropies) = (vec![0.0; self.teacher.len()], Vec::new());
-        for row in 0..self.problem.rows() {
-            let places = || (0..self.problem.classes()).map(|class| self.problem.at(row, class));
-            let x = |at: usize| self.teacher[at] / self.asked.temperature;
-            let largest = places().map(x).fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = places().map(|at| (x(at) - largest).exp()).sum();
-            let mut entropy = 0.0;
-            for at in places() {
-                shares[at] = (x(at) - largest).exp() / sum;
-                if shares[at] > 0.0 {
-                    entropy += shares[at] * (largest + sum.ln() - x(at));
-                }
-            }
-            entropies.push(entropy);
-        }
-        (shares, entropies)
-    }
-
-    /// Loss and gradient by the oracle, for distributions over logits that are divided by the temperature.
+    /// Loss and gradient by the oracle over the teacher's probabilities.
     fn expected(&self) -> Outcome {
-        let Asked {
-            temperature,
-            is_squared,
-            is_divergence,
-        } = self.asked;
-        let (shares, entropies) = self.shares();
-        let config = &self.problem.config;
-        let scale = config.logit_scale / temperature;
-        let softcap = config.logit_softcap.map(|cap| cap / temperature);
-        let problem = Problem {
-            targets: Targets::Distributions(shares),
-            tracked_targets: false,
-            ..self.problem.clone()
+        let Self { problem, teacher } = self;
+        let mut outcome = teacher.solve(&teacher.problem(problem));
+        let entropies = match teacher.is_divergence {
+            true => teacher.entropies(problem),
+            false => vec![0.0; outcome.loss.len()],
         };
-        let problem = problem
-            .with_config(|config| config.with_logit_scale(scale).with_logit_softcap(softcap));
-        let mut outcome = oracle::solve(&problem);
-        if is_divergence {
-            let weighed = |row: usize| entropies[row] * problem.row_weight(row);
-            let rows = 0..problem.rows();
-            if problem.unreduced {
-                outcome
-                    .loss
-                    .iter_mut()
-                    .zip(rows)
-                    .for_each(|(loss, row)| *loss -= weighed(row));
-            } else {
-                let total: f64 = rows.clone().map(|row| problem.row_weight(row)).sum();
-                let divisor = match &problem.config.reduction {
-                    Reduction::Sum => 1.0,
-                    Reduction::BatchMean => problem.shape[0] as f64,
-                    _ => total,
-                };
-                outcome.loss[0] -= rows.map(weighed).sum::<f64>() / divisor;
-            }
-            // A divergence is a difference of two numbers of this size.
-            let size = entropies
-                .iter()
-                .fold(0.0f64, |size, entropy| size.max(*entropy))
-                + 10.0;
-            outcome.terms.loss = vec![8.0 * size * problem.rows() as f64; outcome.loss.len()];
-        }
-        if is_squared {
-            let square = temperature * temperature;
-            let numbers = [
-                &mut outcome.loss,
-                &mut outcome.logits_gradient,
-                &mut outcome.terms.loss,
-                &mut outcome.terms.logits_gradient,
-            ];
-            for number in numbers.into_iter().flatten() {
-                *number *= square;
-            }
-        }
-        // The shares are rounded exponentials.
-        for (at, terms) in outcome.terms.logits_gradient.iter_mut().enumerate() {
-            *terms += 8.0 * outcome.logits_gradient[at].abs();
+        let Outcome { loss, terms, .. } = &mut outcome;
+        for ((loss, terms), entropy) in loss.iter_mut().zip(&mut terms.loss).zip(entropies) {
+            // A divergence is a difference of two numbers, each with as many digits as a loss.
+            *terms = teacher.square() * (*terms + 8.0 * (*loss + entropy));
+            *loss = teacher.square() * (*loss - entropy);
         }
         outcome
     }
@@ -165,8 +73,8 @@ impl Taught {
         TeacherLogits<Tensor<D>>: CrossEntropyTarget<D>,
     {
         let options = (device, float);
-        let teacher = float_tensor::<D>(&self.teacher, &self.problem.shape, options);
-        self.computed(self.asked.target(teacher), options)
+        let logits = float_tensor::<D>(&self.teacher.logits, &self.problem.shape, options);
+        self.computed(self.teacher.target(logits), options)
     }
 
     fn computed<const D: usize>(
@@ -193,7 +101,11 @@ impl Taught {
             _ => self.found::<4>(float, device),
         };
         let Problem { shape, config, .. } = &self.problem;
-        let name = format!("{:?}, {shape:?}, {config:?}, {float:?}", self.asked);
+        let asked = Teacher {
+            logits: Vec::new(),
+            ..self.teacher.clone()
+        };
+        let name = format!("{asked:?}, {shape:?}, {config:?}, {float:?}");
         tolerance::assert_close(&name, &self.problem, &found, &self.expected(), float);
     }
 }
@@ -222,7 +134,7 @@ fn teachers_agree_with_their_probabilities(device: &Device) {
     };
     for (at, shape) in shapes.iter().enumerate() {
         for asked in [PLAIN, WARM, DIVERGENCE] {
-            let of = || Taught::random(shape, asked, at as u64);
+            let of = || Taught::random(shape, asked.clone(), at as u64);
             of().assert_agrees(DType::F32, device);
             of().with(Problem::unreduced)
                 .assert_agrees(DType::F32, device);
@@ -248,7 +160,7 @@ fn every_dtype_agrees(device: &Device) {
         }
         for shape in [&[9, 130][..], &[70, 6]] {
             let mut taught = Taught::random(shape, WARM, 5);
-            for logits in [&mut taught.teacher, &mut taught.problem.logits] {
+            for logits in [&mut taught.teacher.logits, &mut taught.problem.logits] {
                 logits
                     .iter_mut()
                     .for_each(|logit| *logit = rounded(*logit, float));
@@ -262,13 +174,14 @@ fn every_dtype_agrees(device: &Device) {
 fn row_weights_apply(device: &Device) {
     for asked in [WARM, DIVERGENCE] {
         for unreduced in [false, true] {
-            let taught = Taught::random(&[11, 70], asked, 7).with(Problem::with_row_weights);
+            let taught =
+                Taught::random(&[11, 70], asked.clone(), 7).with(Problem::with_row_weights);
             let taught = match unreduced {
                 true => taught.with(Problem::unreduced),
                 false => taught,
             };
             let options = (device, DType::F32);
-            let teacher = float_tensor::<2>(&taught.teacher, &[11, 70], options);
+            let teacher = float_tensor::<2>(&taught.teacher.logits, &[11, 70], options);
             let weights = taught
                 .problem
                 .row_weights
@@ -298,8 +211,10 @@ fn projections_agree(device: &Device) {
             };
             let taught = Taught {
                 problem: change(student.problem.clone()),
-                teacher: teacher.problem.logits.clone(),
-                asked,
+                teacher: Teacher {
+                    logits: teacher.problem.logits.clone(),
+                    ..asked.clone()
+                },
             };
             let expected = taught.expected();
             let of_input: Vec<f64> = (0..ROWS * 11)
@@ -346,7 +261,7 @@ fn projections_agree(device: &Device) {
                     let weight = tensor(&teacher.weight, [5, CLASSES]).require_grad();
                     ProjectedLogits::new(hidden, weight).with_bias(bias(&teacher))
                 };
-                let whole = || tensor(&taught.teacher, [ROWS, CLASSES]);
+                let whole = || tensor(&taught.teacher.logits, [ROWS, CLASSES]);
                 let weights = taught.problem.row_weights.as_ref();
                 let weights = weights.map(|weights| float_tensor::<1>(weights, &[ROWS], options));
                 let loss = taught.problem.config.init(device);
@@ -406,7 +321,7 @@ fn a_student_that_agrees_has_nothing_to_learn(device: &Device) {
 /// Outputs, log-probabilities and the divisors of a mean are those of the distribution.
 fn outputs_are_those_of_the_distribution(device: &Device) {
     let taught = Taught::random(&[6, 37], WARM, 9);
-    let (shares, _) = taught.shares();
+    let shares = taught.teacher.shares(&taught.problem);
     let options = (device, DType::F32);
     let tensor = |values: &[f64]| float_tensor::<2>(values, &[6, 37], options);
     let loss = CrossEntropyLossConfig::new().init(device);
@@ -414,7 +329,7 @@ fn outputs_are_those_of_the_distribution(device: &Device) {
         .with_logit_scale(1.0 / 2.5)
         .init(device);
     let logits = || tensor(&taught.problem.logits);
-    let target = || WARM.target(tensor(&taught.teacher));
+    let target = || WARM.target(tensor(&taught.teacher.logits));
     let found = loss.forward_with_entropy(logits(), target());
     let expected = warm.forward_with_entropy(logits(), tensor(&shares));
     let near = |found: Tensor<1>, expected: Tensor<1>, allowed| {
@@ -451,14 +366,19 @@ fn sequences_agree_with_their_rows(device: &Device) {
     let sequences = |values: &[f64], last: usize| float_tensor::<3>(values, &[2, 5, last], options);
     let rows = loss.forward(
         ProjectedLogits::new(flat(&projected.input, 6), weight.clone()),
-        DIVERGENCE.target(flat(&taught.teacher, 37)),
+        DIVERGENCE.target(flat(&taught.teacher.logits, 37)),
     );
     let logits = || ProjectedLogits::new(sequences(&projected.input, 6), weight.clone());
-    let of_tensor = loss.forward(logits(), DIVERGENCE.target(sequences(&taught.teacher, 37)));
+    let of_tensor = loss.forward(
+        logits(),
+        DIVERGENCE.target(sequences(&taught.teacher.logits, 37)),
+    );
     let allowed = behind_products(1e-5, device);
     assert_numbers("loss", &numbers(of_tensor), &numbers(rows), allowed);
-    let unreduced =
-        loss.forward_no_reduction(logits(), DIVERGENCE.target(sequences(&taught.teacher, 37)));
+    let unreduced = loss.forward_no_reduction(
+        logits(),
+        DIVERGENCE.target(sequences(&taught.teacher.logits, 37)),
+    );
     assert_eq!(unreduced.dims(), [2, 5]);
     let of_itself = || DIVERGENCE.target(logits());
     assert_eq!(numbers(loss.total_weight(of_itself())), [10.0]);
@@ -466,14 +386,15 @@ fn sequences_agree_with_their_rows(device: &Device) {
     assert!(numbers(normalized)[0].abs() < 1e-4);
 }
 
-/// A teacher of another dtype, f64 included, is brought into that of the arithmetic.
+/// A teacher of another dtype, f64 included, is brought into that of the arithmetic: a student in f64 has all of its
+/// digits.
 fn a_teacher_may_have_another_dtype(device: &Device) {
     let taught = Taught::random(&[6, 37], DIVERGENCE, 5);
     let expected = taught.expected();
     for [student, teacher] in [[DType::F32, DType::F64], [DType::F64, DType::F32]] {
-        let teacher = float_tensor::<2>(&taught.teacher, &[6, 37], (device, teacher));
+        let teacher = float_tensor::<2>(&taught.teacher.logits, &[6, 37], (device, teacher));
         let found = taught.computed(DIVERGENCE.target(teacher), (device, student));
-        let tolerance = tolerance::of(DType::F32);
+        let tolerance = tolerance::of(student);
         let compared = tolerance::compare(&taught.problem, &found, &expected, tolerance);
         compared.expect("they agree");
     }
@@ -481,7 +402,7 @@ fn a_teacher_may_have_another_dtype(device: &Device) {
 
 fn what_has_no_meaning_is_refused(device: &Device) {
     let logits = || f32_tensor(&[0.0; 6], [2, 3], device);
-    let refused = |config: CrossEntropyLossConfig, asked: Asked| {
+    let refused = |config: CrossEntropyLossConfig, asked: Teacher| {
         let error = config
             .init(device)
             .try_forward(logits(), asked.target(logits()));
@@ -495,7 +416,7 @@ fn what_has_no_meaning_is_refused(device: &Device) {
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         refused(
             config(),
-            Asked {
+            Teacher {
                 temperature,
                 ..PLAIN
             },

@@ -8,7 +8,8 @@ use burn_cross_entropy::{
 
 use super::oracle::RowDetails;
 use super::problem::{Problem, Targets};
-use super::run::{Form, arranged, float_tensor, numbers, row_shape, weight_dtype};
+use super::run::{Form, arranged, float_tensor, numbers, row_shape, teacher_tensor, weight_dtype};
+use super::teacher::Teacher;
 use super::tolerance::Tolerance;
 
 /// The numbers of every row.
@@ -41,6 +42,16 @@ pub struct Details {
 
 /// Computes the details of a problem.
 pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
+    beside(None, problem, form, device)
+}
+
+/// Computes the details of a problem, with the logits of a teacher, if there is one, in place of its targets.
+pub fn beside(
+    teacher: Option<&Teacher>,
+    problem: &Problem,
+    form: Form,
+    device: &Device,
+) -> Details {
     macro_rules! weighed {
         ($rank:literal, $rows:literal, $targets:expr) => {
             match &problem.row_weights {
@@ -54,7 +65,12 @@ pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
         };
     }
     macro_rules! at_rank {
-        ($rank:literal, $rows:literal) => {
+        ($rank:literal, $rows:literal) => {{
+            if let Some(teacher) = teacher {
+                let target =
+                    teacher.target(teacher_tensor::<$rank>(teacher, problem, form, device));
+                return weighed!($rank, $rows, target);
+            }
             match &problem.targets {
                 Targets::Distributions(shares) => {
                     let dtype = form.shares.unwrap_or(form.float);
@@ -72,7 +88,7 @@ pub fn of(problem: &Problem, form: Form, device: &Device) -> Details {
                     weighed!($rank, $rows, targets)
                 }
             }
-        };
+        }};
     }
     match problem.shape.len() {
         1 => at_rank!(1, 1),

@@ -22,6 +22,8 @@ pub struct Expected<'a> {
     pub problem: &'a Problem,
     pub outcome: &'a Outcome,
     pub rows: &'a [RowDetails],
+    /// What is right for the same problem with another reduction.
+    pub solve: &'a dyn Fn(&Problem) -> Outcome,
 }
 
 /// The dtypes of the two gradients.
@@ -40,7 +42,7 @@ impl Dtypes {
     }
 
     /// The largest number of the loss and of the details.
-    fn limit(self) -> f64 {
+    pub fn limit(self) -> f64 {
         match self.logits {
             DType::F64 => f64::MAX,
             _ => largest_of(DType::F32),
@@ -48,7 +50,7 @@ impl Dtypes {
     }
 
     /// The tolerance of the loss and of the logits' gradient. In f64 the oracle's own rounding counts too.
-    fn tolerance(self) -> Tolerance {
+    pub fn tolerance(self) -> Tolerance {
         let tolerance = tolerance::of(self.logits);
         match self.logits {
             DType::F64 => Tolerance {
@@ -265,8 +267,9 @@ impl Expected<'_> {
             };
             let expected = Expected {
                 problem,
-                outcome: &oracle::solve(problem),
+                outcome: &(self.solve)(problem),
                 rows: self.rows,
+                solve: self.solve,
             };
             let result = expected.compare(&found, dtypes);
             result.map_err(|difference| format!("{name}: {difference}"))?;

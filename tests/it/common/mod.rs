@@ -13,6 +13,8 @@ pub mod output;
 pub mod portably;
 pub mod problem;
 pub mod random;
+pub mod row_value;
 pub mod run;
+pub mod teacher;
 pub mod tolerance;
 pub mod values;

@@ -8,14 +8,14 @@ use super::problem::{
 };
 
 /// The numbers of one row.
-struct Row {
+pub(super) struct Row {
     /// Scaled and capped logits, or probabilities.
-    values: Vec<f64>,
+    pub(super) values: Vec<f64>,
     /// The derivatives `d values / d logits`.
-    slopes: Vec<f64>,
+    pub(super) slopes: Vec<f64>,
     /// Factors by which the relative error of a logit grows in its slope. The slope of `tanh(v)` is about
     /// `exp(-2 |v|)`, and its relative error is `2 |v|` times that of `v`.
-    conditions: Vec<f64>,
+    pub(super) conditions: Vec<f64>,
     /// The target as a distribution.
     target: Vec<f64>,
     /// The weight of the row in the mean of the losses, and in that of the z-losses.
@@ -414,7 +414,7 @@ impl Parts<'_> {
 }
 
 /// The details of a row besides its loss.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RowDetails {
     pub lse: f64,
     pub log_prob: f64,
@@ -517,7 +517,7 @@ fn max_log_prob(surprisal: &[f64], lse: f64) -> f64 {
     numbers.copied().reduce(f64::min).map_or(f64::NAN, |s| -s)
 }
 
-fn row_of(problem: &Problem, row: usize) -> Row {
+pub(super) fn row_of(problem: &Problem, row: usize) -> Row {
     let config = &problem.config;
     let classes = problem.classes();
     let scale = config.logit_scale;
@@ -572,7 +572,7 @@ fn row_of(problem: &Problem, row: usize) -> Row {
 
 /// The error of a row's logits in units in the last place of 1; the exponential turns it into a relative
 /// error. It is 0 where logits are not rounded before the largest is subtracted.
-fn roundings(problem: &Problem, values: &[f64]) -> f64 {
+pub(super) fn roundings(problem: &Problem, values: &[f64]) -> f64 {
     let scaled = problem.config.logit_scale.log2().fract() != 0.0;
     if !scaled && problem.config.logit_softcap.is_none() {
         return 0.0;
@@ -587,16 +587,16 @@ fn roundings(problem: &Problem, values: &[f64]) -> f64 {
     4.0 * largest
 }
 
-struct Softmax {
+pub(super) struct Softmax {
     /// `-ln p` of every class.
-    surprisal: Vec<f64>,
+    pub(super) surprisal: Vec<f64>,
     /// The log-sum-exp; 0 for probabilities.
     lse: f64,
     /// The size of the two terms of the log-sum-exp.
     lse_terms: f64,
 }
 
-fn softmax(values: &[f64], logits: bool) -> Softmax {
+pub(super) fn softmax(values: &[f64], logits: bool) -> Softmax {
     if !logits {
         return Softmax {
             surprisal: values.iter().map(|s| -s.ln()).collect(),

@@ -511,6 +511,7 @@ impl Case {
             problem: &problem,
             outcome: &exact,
             rows: &rows,
+            solve: &oracle::solve,
         };
         let mut differences = Vec::new();
         let mut note = |name: &str, result: Result<(), String>| {

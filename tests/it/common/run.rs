@@ -10,6 +10,8 @@ use burn_cross_entropy::{
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Outcome, Problem, Targets, Terms};
+use super::row_value::Asked;
+use super::teacher::Teacher;
 use super::{oracle, tolerance};
 
 /// The layout of a tensor in memory.
@@ -64,6 +66,21 @@ impl Default for Form {
     }
 }
 
+/// What is computed of a problem.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    pub asked: Asked,
+    /// The logits whose probabilities are the target, in place of the problem's own targets.
+    pub teacher: Option<&'a Teacher>,
+}
+
+impl Call<'_> {
+    pub const LOSS: Call<'static> = Call {
+        asked: Asked::Loss,
+        teacher: None,
+    };
+}
+
 /// Asserts that the crate agrees with the oracle.
 #[track_caller]
 pub fn assert_agrees(problem: &Problem, form: Form, device: &Device) {
@@ -92,16 +109,27 @@ pub fn try_solve_in(
     form: Form,
     device: &Device,
 ) -> Result<Outcome, CrossEntropyError> {
+    try_call(problem, form, Call::LOSS, device)
+}
+
+/// What a call computes, and its gradients, or the crate's error. Log-probabilities come with the sign of a loss.
+pub fn try_call(
+    problem: &Problem,
+    form: Form,
+    call: Call<'_>,
+    device: &Device,
+) -> Result<Outcome, CrossEntropyError> {
+    let asked = (problem, call.asked);
     macro_rules! weighed {
         ($rank:literal, $rows:literal, $logits:expr, $targets:expr, $tracked:expr) => {{
             match &problem.row_weights {
-                None => run::<$rank>(problem, $logits, $targets, $tracked, device),
+                None => run::<$rank>(asked, $logits, $targets, $tracked, device),
                 Some(weights) => {
                     let dtype = weight_dtype(form.float);
                     let shape = row_shape(problem);
                     let weights = float_tensor::<$rows>(weights, &shape, (device, dtype));
                     let targets = $targets.weighted(weights);
-                    run::<$rank>(problem, $logits, targets, $tracked, device)
+                    run::<$rank>(asked, $logits, targets, $tracked, device)
                 }
             }
         }};
@@ -109,6 +137,11 @@ pub fn try_solve_in(
     macro_rules! at_rank {
         ($rank:literal, $rows:literal) => {{
             let logits = Logits::<$rank>::new(problem, form, device);
+            if let Some(teacher) = call.teacher {
+                let target =
+                    teacher.target(teacher_tensor::<$rank>(teacher, problem, form, device));
+                return weighed!($rank, $rows, logits, target, None);
+            }
             match &problem.targets {
                 Targets::Distributions(shares) if form.sparse => {
                     let dtype = form.shares.unwrap_or(form.float);
@@ -176,8 +209,20 @@ pub fn try_solve_in(
     }
 }
 
+/// The logits of a teacher, in the form of distributions.
+pub fn teacher_tensor<const D: usize>(
+    teacher: &Teacher,
+    problem: &Problem,
+    form: Form,
+    device: &Device,
+) -> Tensor<D> {
+    let options = (device, form.shares.unwrap_or(form.float));
+    let logits = float_tensor::<D>(&teacher.logits, &problem.shape, options);
+    arranged(logits, form.target_layout)
+}
+
 /// For each element the place of one of the same row: the classes of row `r` begin with class `r`.
-fn turned(problem: &Problem) -> Vec<usize> {
+pub fn turned(problem: &Problem) -> Vec<usize> {
     let mut places = vec![0; problem.logits.len()];
     let classes = problem.classes();
     for row in 0..problem.rows() {
@@ -188,7 +233,7 @@ fn turned(problem: &Problem) -> Vec<usize> {
     places
 }
 
-fn class_of(problem: &Problem, place: usize) -> usize {
+pub fn class_of(problem: &Problem, place: usize) -> usize {
     place / problem.inner() % problem.classes()
 }
 
@@ -236,7 +281,7 @@ impl<const D: usize> Logits<D> {
 }
 
 fn run<const D: usize>(
-    problem: &Problem,
+    (problem, asked): (&Problem, Asked),
     logits: Logits<D>,
     targets: impl CrossEntropyTarget<D>,
     targets_gradient_of: Option<Tensor<D>>,
@@ -247,17 +292,12 @@ where
     RowLosses<D>: Losses,
 {
     let Logits { leaf, given } = logits;
+    let targets_gradient_of = targets_gradient_of.filter(|_| !asked.is_of_logits());
     let inputs =
         || [Some(&leaf), targets_gradient_of.as_ref()].map(|input| input.map(Tensor::to_data));
     let before = inputs();
     let loss = problem.config.init(device);
-    let (values, objective) = if problem.unreduced {
-        let losses = loss.try_forward_no_reduction(given, targets)?;
-        losses.weighed(&problem.upstream)
-    } else {
-        let loss = loss.try_forward(given, targets)?;
-        loss.weighed(&problem.upstream)
-    };
+    let (values, objective) = try_values(problem, asked, &loss, given, targets)?;
     let gradients = objective.backward();
     assert!(before == inputs(), "the loss wrote over its inputs");
     let gradient = |tensor: &Tensor<D>| {
@@ -271,6 +311,33 @@ where
         logits_gradient: gradient(&leaf),
         targets_gradient: targets_gradient_of.as_ref().map(gradient),
         terms: Terms::default(),
+    })
+}
+
+/// What is asked of a problem, and the objective to differentiate. Log-probabilities come with the sign of a loss.
+pub fn try_values<const D: usize>(
+    problem: &Problem,
+    asked: Asked,
+    loss: &CrossEntropyLoss,
+    logits: impl LogitsSource<D>,
+    targets: impl CrossEntropyTarget<D>,
+) -> Result<(Vec<f64>, Tensor<1>), CrossEntropyError>
+where
+    Tensor<D>: LogitsRank,
+    RowLosses<D>: Losses,
+{
+    let upstream = &problem.upstream;
+    Ok(match asked {
+        Asked::Loss if !problem.unreduced => loss.try_forward(logits, targets)?.weighed(upstream),
+        Asked::Loss => loss
+            .try_forward_no_reduction(logits, targets)?
+            .weighed(upstream),
+        Asked::LogProb => {
+            let (values, objective) = loss.log_prob(logits, targets).weighed(upstream);
+            (values.into_iter().map(|value| -value).collect(), objective)
+        }
+        Asked::Entropy => loss.entropy(logits).weighed(upstream),
+        Asked::LogSumExp => loss.lse(logits).weighed(upstream),
     })
 }
 
