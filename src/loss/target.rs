@@ -140,6 +140,15 @@ pub enum TargetClasses {
 pub struct SparseTensors {
     pub(super) classes: DispatchTensor,
     pub(super) shares: DispatchTensor,
+    pub(super) tail: Option<Tail>,
+}
+
+/// The share that the classes besides a row's entries have together.
+#[derive(Clone)]
+pub enum Tail {
+    Given(DispatchTensor),
+    /// What the entries leave of 1.
+    Rest,
 }
 
 /// Teacher, with its logits as a call takes them.

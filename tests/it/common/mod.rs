@@ -14,5 +14,6 @@ pub mod portably;
 pub mod problem;
 pub mod random;
 pub mod run;
+pub mod tails;
 pub mod tolerance;
 pub mod values;
