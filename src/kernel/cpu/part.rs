@@ -469,7 +469,12 @@ impl<A: HalfRows> Constants<'_, A> {
         let sparse = match &self.sparse {
             Some(sparse) if !sparse.has_tails() => sparse,
             _ => {
-                return part.store_lanes(self.targets_geometry(), rows, gradient, self.instructions);
+                return part.store_lanes(
+                    self.targets_geometry(),
+                    rows,
+                    gradient,
+                    self.instructions,
+                );
             }
         };
         let length = sparse.geometry.classes * LANES;
