@@ -20,8 +20,8 @@ use super::target::{CrossEntropyTarget, SparseTensors, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction, Targets, Ties,
-    Wanted, WantedGradients, row_shape,
+    InputValues, Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction,
+    Targets, Ties, Wanted, WantedGradients, row_shape,
 };
 
 /// The cross-entropy between logits and targets.

@@ -18,7 +18,7 @@ use burn::tensor::{FloatDType, Shape, Slice};
 
 use super::call::{Call, Rows, Scores};
 use super::counting::{Counting, Ignored};
-use super::elementary::{cast, full, is_minus_infinity, log1p};
+use super::elementary::{cast, data, is_minus_infinity, log1p};
 use super::sparse::Entries;
 use crate::operation::{
     Forward, Geometry, Gradients, Inputs, MaybeFloat, Options, RowOutputs, Targets,
@@ -115,7 +115,8 @@ pub(crate) fn rest_of_shares<B: Backend>(
     let mut of_tail = shape.clone();
     of_tail[options.class_dim] = 1;
     if shape.num_elements() == 0 {
-        return full::<B>(of_tail, 1.0, &shares.device(), float);
+        // CubeCL cannot fill tensors without elements.
+        return data::<B>(of_tail, 1.0, &shares.device(), float);
     }
     let entries = Geometry::new(&shape, options.class_dim).full();
     let ignored = Ignored {

@@ -274,7 +274,7 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
                 largest = entry.logit;
             }
         }
-        let is_in_rest = !rest.is_empty() && !(largest > rest.maximum);
+        let is_in_rest = !rest.is_empty() && rest.maximum >= largest;
         let maximum = if is_in_rest { rest.maximum } else { largest };
         let offset = self.scale.offset(maximum);
         let [mut all, mut beside, mut shares] = [Total::<A, 1>::new(); 3];
