@@ -116,6 +116,17 @@ pub enum CrossEntropyError {
         /// The factor.
         factor: RowFactor,
     },
+    /// An option needs a number of each class, but the target has a tail, which stands for many of them.
+    #[error(
+        "cross-entropy: `{option}` is configured, but the target has a tail, the share that all classes besides a row's \
+         entries have together; {instead}, and leave the option at its default"
+    )]
+    OptionBesideTail {
+        /// Name of the option.
+        option: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// The entropy or the log-sum-exp of probabilities was asked for.
     #[error(
         "cross-entropy: `entropy` and `lse` are of logits, but `logits` is false, so the input holds probabilities; \

@@ -45,8 +45,11 @@ impl CrossEntropyOperation for CubeBackend {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
-                let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
-                Operands::new(logits, inputs, &options, wanted).forward()
+                let plain = |logits, inputs| {
+                    let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
+                    Operands::new(logits, inputs, &options, wanted).forward()
+                };
+                portable::forward_with_tails::<Self>(logits, inputs, &options, plain)
             }
             Logits::Projected(projection) => {
                 chunks::forward::<Self, Fused>(projection, inputs, &options, wanted)
@@ -80,9 +83,12 @@ impl CrossEntropyOperation for CubeBackend {
             let saved = Saved::Logits(Logits::Tensor(logits));
             return portable::cross_entropy_backward(saved, inputs, upstream, &options, wanted);
         }
-        let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
-        let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
-        portable::of_entries(entries, operands.gradients(statistics, upstream))
+        let plain = |logits, inputs, upstream| {
+            let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
+            let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
+            portable::of_entries(entries, operands.gradients(statistics, upstream))
+        };
+        portable::backward_with_tails(logits, inputs, upstream, &options, wanted, plain)
     }
 }
 

@@ -71,7 +71,7 @@ impl PositiveKeys {
             Self::Labels([rows, keys]) => Target::alike(rows, keys),
             Self::Indices(indices) => {
                 let (shares, weights) = equal_shares(indices.clone().greater_equal_elem(0).float());
-                Target::sparse(indices, shares).with_row_weights(weights)
+                Target::sparse(indices, shares, None).with_row_weights(weights)
             }
             Self::Mask(mask) => {
                 let (shares, weights) = equal_shares(mask.float());
@@ -86,7 +86,7 @@ impl PositiveKeys {
             Self::Labels([rows, keys]) => Target::alike(rows, keys),
             Self::Indices(indices) => {
                 let ones = indices.ones_like().float();
-                Target::sparse(indices, ones)
+                Target::sparse(indices, ones, None)
             }
             Self::Mask(mask) => Target::of_distributions(mask.float()),
         }

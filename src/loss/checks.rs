@@ -4,7 +4,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Dispatch, DispatchAutodiffContext, DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 
-use super::target::{Target, TargetClasses};
+use super::target::{Tail, Target, TargetClasses};
 pub(super) use crate::dispatch::device::device_of;
 use crate::dispatch::device::{self, HostCheck};
 use crate::error::CrossEntropyError;
@@ -23,10 +23,14 @@ pub(super) fn check_target_shape(
             if given.num_dims() == expected.num_dims() {
                 expected[class_dim] = given[class_dim];
             }
-            // Classes and shares have one shape.
-            match given == expected {
-                true => (classes.shape(), given),
-                false => (given, expected),
+            // Classes and shares have one shape, and a tail has one number for each row.
+            match &sparse.tail {
+                _ if given != expected => (given, expected),
+                Some(Tail::Given(tail)) if classes.shape() == given => {
+                    expected[class_dim] = 1;
+                    (tail.shape(), expected)
+                }
+                _ => (classes.shape(), given),
             }
         }
         TargetClasses::Teacher(teacher) => (teacher.logits().shape(), logits.clone()),

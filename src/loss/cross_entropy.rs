@@ -20,8 +20,8 @@ use super::target::{CrossEntropyTarget, SparseTensors, Target, TargetClasses};
 use crate::dispatch::CrossEntropyBackend;
 use crate::error::{CrossEntropyError, ProjectionError};
 use crate::operation::{
-    Ids, Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs, RowReduction, RowValue,
-    Targets, Ties, Wanted, WantedGradients, row_shape,
+    Ids, InputValues, Inputs, Logits, MaybeFloat, Outputs, Role, RowFactor, RowOutputs,
+    RowReduction, RowValue, Targets, Ties, Wanted, WantedGradients, row_shape,
 };
 
 /// The cross-entropy between logits and targets.
@@ -310,10 +310,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             targets: match target.classes {
                 TargetClasses::Indices(indices) => Targets::Indices(indices),
                 TargetClasses::Distributions(targets) => Targets::Distributions(targets),
-                TargetClasses::Sparse(sparse) => Targets::Sparse {
-                    classes: sparse.classes,
-                    shares: sparse.shares,
-                },
+                TargetClasses::Sparse(sparse) => {
+                    sparse.into_targets(&self.settings.options(class_dim, classes)?)
+                }
                 TargetClasses::Projected(teacher) => Targets::Projected(teacher.of_teacher()),
                 TargetClasses::Alike(alike) => Targets::Alike(Ids::Given {
                     rows: alike.rows,
@@ -394,8 +393,11 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             TargetClasses::Sparse(sparse) => {
                 self.check_factor_of_distributions()?;
                 let mut tensors = logits.tensors();
-                tensors.push(("target shares", &sparse.shares));
+                tensors.extend(sparse.of_shares().map(|tensor| ("target shares", tensor)));
                 check_same_checkpointing(&tensors)?;
+                if sparse.tail.is_some() {
+                    self.check_options_of_tail()?;
+                }
                 let weights = target.row_weights.as_ref();
                 self.check_sparse(sparse, weights, &shape, class_dim, check)?;
             }
@@ -429,10 +431,12 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
         class_dim: usize,
         check: RangeCheck,
     ) -> Result<(), CrossEntropyError> {
-        let SparseTensors { classes, shares } = sparse;
+        let classes = &sparse.classes;
         let device = device_of(classes);
-        check_same_device(&device, shares, Role::Targets)?;
-        check_float_dtype("target shares", shares.dtype(), &device)?;
+        for shares in sparse.of_shares() {
+            check_same_device(&device, shares, Role::Targets)?;
+            check_float_dtype("target shares", shares.dtype(), &device)?;
+        }
         let of_classes = Target {
             row_weights: row_weights.map(|weights| of_entries(weights, classes, class_dim)),
             ..Target::new(TargetClasses::Indices(classes.clone()))
@@ -509,6 +513,27 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
             RowFactor::None => Ok(()),
             factor => Err(CrossEntropyError::FactorOfDistributions { factor }),
         }
+    }
+
+    /// Refuses what would ask for a number of each class that a tail stands for.
+    fn check_options_of_tail(&self) -> Result<(), CrossEntropyError> {
+        let settings = &self.settings;
+        let (option, instead) = if settings.values == InputValues::Probabilities {
+            (
+                "logits = false",
+                "give logits, or the logarithms of the probabilities",
+            )
+        } else if self.weight.is_some() {
+            (
+                "weight",
+                "multiply the shares and the tail by their weights",
+            )
+        } else if settings.label_smoothing != 0.0 {
+            ("label_smoothing", "smooth the shares and the tail")
+        } else {
+            return Ok(());
+        };
+        Err(CrossEntropyError::OptionBesideTail { option, instead })
     }
 
     /// Refuses targets to ignore that somebody has configured, beside distributions: they would do nothing.

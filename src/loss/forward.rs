@@ -162,7 +162,9 @@ impl<B: CrossEntropyBackend> CrossEntropyLoss<B> {
                 self.check_call(&logits, &target, &device, check)?;
             }
             TargetClasses::Sparse(ref sparse) => {
-                B::check(&sparse.shares, Role::Targets)?;
+                for tensor in sparse.of_shares() {
+                    B::check(tensor, Role::Targets)?;
+                }
                 self.check_call(&logits, &target, &device, check)?;
             }
             TargetClasses::Indices(_) | TargetClasses::Projected(_) | TargetClasses::Alike(_) => {

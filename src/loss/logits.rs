@@ -430,11 +430,10 @@ impl ProjectedTensors {
                     Targets::Distributions(Dispatch::float_reshape(targets, rows))
                 }
                 Targets::Sparse { classes, shares } => {
-                    let entries = shares.shape();
-                    let entries = Shape::new([outer, entries[entries.num_dims() - 1]]);
+                    let of_rows = |shape: Shape| Shape::new([outer, shape[shape.num_dims() - 1]]);
                     Targets::Sparse {
-                        classes: Dispatch::int_reshape(classes, entries.clone()),
-                        shares: Dispatch::float_reshape(shares, entries),
+                        classes: Dispatch::int_reshape(classes.clone(), of_rows(classes.shape())),
+                        shares: Dispatch::float_reshape(shares.clone(), of_rows(shares.shape())),
                     }
                 }
                 made @ (Targets::Projected(_) | Targets::Alike(_)) => made,

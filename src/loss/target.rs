@@ -142,6 +142,15 @@ pub enum TargetClasses {
 pub struct SparseTensors {
     pub(super) classes: DispatchTensor,
     pub(super) shares: DispatchTensor,
+    pub(super) tail: Option<Tail>,
+}
+
+/// The share that the classes besides a row's entries have together.
+#[derive(Clone)]
+pub enum Tail {
+    Given(DispatchTensor),
+    /// What the entries leave of 1.
+    Rest,
 }
 
 /// Ids of the rows and of the columns of a projection.
@@ -188,11 +197,16 @@ impl Target {
         Self::new(TargetClasses::Distributions(distributions.into_dispatch()))
     }
 
-    /// Makes a target of a few classes of each row and their shares.
-    pub(crate) fn sparse<const D: usize>(classes: Tensor<D, Int>, shares: Tensor<D>) -> Self {
+    /// Makes a target of a few classes of each row, their shares, and maybe a share of the others.
+    pub(crate) fn sparse<const D: usize>(
+        classes: Tensor<D, Int>,
+        shares: Tensor<D>,
+        tail: Option<Tail>,
+    ) -> Self {
         Self::new(TargetClasses::Sparse(Box::new(SparseTensors {
             classes: classes.without_autodiff().into_dispatch(),
             shares: shares.into_dispatch(),
+            tail,
         })))
     }
 

@@ -21,7 +21,8 @@ pub enum Targets<B: Backend> {
     Sparse {
         /// Classes; ignored targets have no share.
         classes: IntTensor<B>,
-        /// Shares.
+        /// Shares. Where there is one more than there are classes, the last is the tail: the share that all classes
+        /// besides the row's entries have together.
         shares: FloatTensor<B>,
     },
     /// A projection that makes the logits of a teacher, for the rows of a projection that makes the logits.
@@ -32,6 +33,12 @@ pub enum Targets<B: Backend> {
 }
 
 impl<B: Backend> Targets<B> {
+    /// Whether sparse distributions have tails. There are none without rows.
+    pub(crate) fn have_tails(&self) -> bool {
+        let count = |shape: Shape| shape.num_elements();
+        matches!(self, Self::Sparse { classes, shares } if count(classes.shape()) != count(shares.shape()))
+    }
+
     /// Dtype of the distributions.
     pub(crate) fn distributions_dtype(&self) -> Option<DType> {
         match self {

@@ -51,6 +51,7 @@ pub(crate) mod pair_sigmoid;
 mod row_value;
 mod shard;
 mod sparse;
+mod tail;
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
@@ -66,6 +67,8 @@ pub(crate) use self::shard::{
 };
 use self::sparse::Entries;
 pub(crate) use self::sparse::densified;
+pub(crate) use self::tail::{backward as backward_with_tails, forward as forward_with_tails};
+pub(crate) use self::tail::{rest_of_shares, with_tails};
 use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, RowValue, Saved, Wanted, WantedGradients,
 };
@@ -82,8 +85,11 @@ pub fn cross_entropy<B: Backend>(
             pair_sigmoid::forward::<B>(logits, inputs, options, wanted, pair_sigmoid::pairs::<B>)
         }
         Logits::Tensor(logits) => {
-            let (inputs, _) = densified::<B>(inputs, &logits, options);
-            loss::loss(logits, inputs, options, wanted)
+            let plain = |logits, inputs| {
+                let (inputs, _) = densified::<B>(inputs, &logits, options);
+                loss::loss(logits, inputs, options, wanted)
+            };
+            forward_with_tails::<B>(logits, inputs, options, plain)
         }
         Logits::Projected(projection) => {
             chunks::forward::<B, Portable>(projection, inputs, options, wanted)
@@ -103,23 +109,31 @@ pub fn cross_entropy_backward<B: Backend>(
         Saved::Nothing => Gradients::default(),
         Saved::Statistics {
             logits, statistics, ..
-        } => {
-            let (inputs, entries) = densified::<B>(inputs, &logits, options);
-            let statistics = Some(statistics);
-            let gradients =
-                gradient::gradients(logits, statistics, inputs, upstream, options, wanted);
-            of_entries(entries, gradients)
-        }
+        } => backward_over_logits(logits, Some(statistics), inputs, upstream, options, wanted),
         Saved::Logits(Logits::Tensor(logits)) => {
-            let (inputs, entries) = densified::<B>(inputs, &logits, options);
-            let gradients = gradient::gradients(logits, None, inputs, upstream, options, wanted);
-            of_entries(entries, gradients)
+            backward_over_logits(logits, None, inputs, upstream, options, wanted)
         }
         Saved::Logits(Logits::Projected(projection)) => {
             chunks::backward::<B, Portable>(projection, inputs, upstream, options, wanted)
         }
         Saved::Gradients { gradients, .. } => chunks::multiplied(gradients, &upstream),
     }
+}
+
+fn backward_over_logits<B: Backend>(
+    logits: FloatTensor<B>,
+    statistics: Option<FloatTensor<B>>,
+    inputs: Inputs<B>,
+    upstream: FloatTensor<B>,
+    options: &Options,
+    wanted: WantedGradients,
+) -> Gradients<B> {
+    let plain = |logits, inputs, upstream| {
+        let (inputs, entries) = densified::<B>(inputs, &logits, options);
+        let gradients = gradient::gradients(logits, statistics, inputs, upstream, options, wanted);
+        of_entries(entries, gradients)
+    };
+    backward_with_tails::<B>(logits, inputs, upstream, options, wanted, plain)
 }
 
 /// The gradients with those of the shares of sparse distributions, where these were made dense.

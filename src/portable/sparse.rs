@@ -1,9 +1,9 @@
 //! Sparse distributions: a few classes of each row with their shares, made dense, and the gradients of the shares
 //! from those of the dense distributions.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, IndexingUpdateOp, Shape};
+use burn::tensor::{BoolDType, FloatDType, IndexingUpdateOp, Shape};
 
 use super::counting::{Counting, Ignored, RowWeights};
 use super::elementary::cast;
@@ -56,6 +56,36 @@ pub(crate) fn densified<B: Backend>(
 }
 
 impl<B: Backend> Entries<B> {
+    /// Entries of sparse distributions without tails.
+    pub(super) fn of(inputs: &Inputs<B>, logits: &FloatTensor<B>, options: &Options) -> Self {
+        let Targets::Sparse { classes, shares } = &inputs.targets else {
+            unreachable!("the distributions are sparse");
+        };
+        Self::new(
+            classes.clone(),
+            shares,
+            logits,
+            &inputs.row_weights,
+            options,
+        )
+    }
+
+    /// Mask of the classes that are an entry of their row, `[outer, classes, inner]`.
+    pub(super) fn mask(&self, float: FloatDType, bool: BoolDType) -> BoolTensor<B> {
+        let (device, of_entries) = (self.counting.index.device(), self.geometry().full());
+        let marks = Geometry::new(&self.logits, self.class_dim).full();
+        let marks = B::float_zeros(marks, &device, float);
+        let marks = if of_entries.num_elements() == 0 {
+            marks
+        } else {
+            let ones = B::float_ones(of_entries, &device, float);
+            let ones = B::float_mask_fill(ones, self.counting.dropped(), 0.0.into());
+            let index = self.counting.index.clone();
+            B::float_scatter(1, marks, index, ones, IndexingUpdateOp::Add)
+        };
+        B::float_greater_elem(marks, 0.0.into(), bool)
+    }
+
     fn new(
         classes: IntTensor<B>,
         shares: &FloatTensor<B>,

@@ -39,6 +39,7 @@ mod seeds;
 mod shards;
 mod smoothing;
 mod sparse;
+mod tail;
 mod teacher_fixtures;
 mod teachers;
 mod threads;

@@ -177,23 +177,26 @@ enum Other {
     Pairs,
 }
 
-/// Sparse distributions with so many entries, all at class 0.
-fn sparse(entries: &Shape) -> Targets<CubeBackend> {
+/// Sparse distributions with so many entries, all at class 0, and with so many shares.
+fn sparse(entries: &Shape, shares: &Shape) -> Targets<CubeBackend> {
     let Targets::Indices(classes) = indices(entries) else {
         unreachable!("they are indices");
     };
     Targets::Sparse {
         classes,
-        shares: zeros(entries, FloatDType::F32),
+        shares: zeros(shares, FloatDType::F32),
     }
 }
 
 #[test]
 fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
-    for reduction in reductions() {
+    let with_tails = reductions().into_iter().map(|reduction| (reduction, 3));
+    let without = reductions().into_iter().map(|reduction| (reduction, 2));
+    for (reduction, shares) in without.chain(with_tails) {
+        let targets = sparse(&Shape::new([2, 2, 5]), &Shape::new([2, shares, 5]));
         let inputs = Inputs {
             reduction,
-            ..Inputs::new(sparse(&Shape::new([2, 2, 5])))
+            ..Inputs::new(targets)
         };
         let wanted = Wanted {
             outputs: Outputs::Rows,
@@ -251,7 +254,7 @@ fn what_fusion_is_told_of_a_projection_is_what_comes() {
                             rows: ids(4),
                             columns: ids(5),
                         }),
-                        Other::Sparse => sparse(&Shape::new([4, 2])),
+                        Other::Sparse => sparse(&Shape::new([4, 2]), &Shape::new([4, 3])),
                         Other::Teacher => Targets::Projected(Projection {
                             bias: MaybeFloat::None,
                             ..projection.clone()

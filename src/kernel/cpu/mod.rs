@@ -13,6 +13,7 @@
 //! | `multiply` | the upstream gradient |
 //! | `projection`, `products` | the projection before the loss, chunk by chunk |
 //! | `pairs`, `pair_sigmoid` | pairs of its rows and columns; a loss of each pair apart |
+//! | `tail` | the loss of sparse distributions whose other classes have a share together |
 //! | `constants`, `rows`, `shares`, `targets`, `sparse`, `blocks` | the facts that the maths is about |
 //! | `storage`, `number`, `ahead` | layouts and dtypes; what is fetched before it is read |
 //! | `halves`, `half_instructions` | rows in half precision; their instructions |
@@ -56,6 +57,7 @@ mod softcap;
 mod softmax;
 mod sparse;
 mod storage;
+mod tail;
 mod targets;
 mod threads;
 mod unit;

@@ -10,8 +10,9 @@ use super::halves::HalfRows;
 use super::row_value::TeacherShares;
 use super::rows::{Losses, OutputLines, RowOutputs, Rows};
 use super::shares::Shares;
-use super::sparse::EntriesOfRow;
+use super::sparse::{EntriesOfRow, SparseRows};
 use super::storage::Part;
+use super::tail::TailRows;
 use super::targets::RowTargets;
 use super::unit::Unit;
 use crate::operation::{Geometry, InputValues, Outputs};
@@ -96,6 +97,7 @@ pub(super) struct Scratch<A> {
     /// Gradient of the shares of sparse distributions.
     entries: Vec<A>,
     entries_of_row: EntriesOfRow<A>,
+    tails: TailRows<A>,
     evens: Vec<A>,
 }
 
@@ -108,6 +110,7 @@ impl<A: Float> Scratch<A> {
             targets_gradient: Vec::new(),
             entries: Vec::new(),
             entries_of_row: EntriesOfRow::new(),
+            tails: TailRows::new(),
             evens: Vec::new(),
         }
     }
@@ -182,9 +185,12 @@ impl<A: HalfRows> Constants<'_, A> {
             targets_gradient,
             entries,
             entries_of_row,
+            tails,
             evens,
         } = scratch;
-        let are_apart = self.outputs == Outputs::None
+        let has_tails = self.has_tails();
+        let are_apart = !has_tails
+            && self.outputs == Outputs::None
             && task.targets_gradient.is_none()
             && self.values != InputValues::Probabilities;
         let entries_of_row = match &self.sparse {
@@ -195,17 +201,16 @@ impl<A: HalfRows> Constants<'_, A> {
             _ => None,
         };
         let distribution = match &entries_of_row {
-            Some(_) => None,
-            None => self.distribution_of_row(row, task.distributions, distribution),
+            None if !has_tails => self.distribution_of_row(row, task.distributions, distribution),
+            _ => None,
         };
         let mut unit = Unit {
             rows: self.rows(row..row + 1, resolved),
             shares: self.shares_of(distribution),
             entries: entries_of_row,
+            tails: self.resolved_tails(row..row + 1, tails),
             evens: self.evens_in(evens, geometry.classes),
-            targets_gradient: task
-                .targets_gradient
-                .is_some()
+            targets_gradient: (task.targets_gradient.is_some() && !has_tails)
                 .then(|| sized(targets_gradient, geometry.classes)),
             wants_gradient: task.output.is_some(),
             outputs: None,
@@ -219,10 +224,46 @@ impl<A: HalfRows> Constants<'_, A> {
         if let Some(outputs) = &unit.outputs {
             self.note(outputs, &losses, row..row + 1, resolved, task);
         }
-        if let Some(part) = &mut task.targets_gradient {
-            self.store_targets_gradient_of_row(row, targets_gradient, part, entries);
+        let scale = unit.rows.scale;
+        match &mut task.targets_gradient {
+            Some(part) if has_tails => {
+                let place = sized(entries, self.targets_geometry().classes);
+                self.collect_with_tails(row..row + 1, tails, &scale, place);
+                part.store_row(self.targets_geometry(), row, place, self.instructions);
+            }
+            Some(part) => self.store_targets_gradient_of_row(row, targets_gradient, part, entries),
+            None => {}
         }
         losses
+    }
+
+    /// Whether the rows have tails.
+    fn has_tails(&self) -> bool {
+        self.sparse.as_ref().is_some_and(SparseRows::has_tails)
+    }
+
+    /// Entries and tails of the rows of a unit, where they have tails.
+    fn resolved_tails<'s>(
+        &self,
+        rows: Range<usize>,
+        tails: &'s mut TailRows<A>,
+    ) -> Option<&'s mut TailRows<A>> {
+        let sparse = self.sparse.as_ref().filter(|sparse| sparse.has_tails())?;
+        sparse.resolve_with_tails(rows, tails);
+        Some(tails)
+    }
+
+    /// Writes the gradients of the shares of a unit whose rows have tails.
+    fn collect_with_tails<const W: usize>(
+        &self,
+        rows: Range<usize>,
+        tails: &TailRows<A>,
+        scale: &[A; W],
+        place: &mut [A],
+    ) {
+        if let Some(sparse) = &self.sparse {
+            sparse.collect_with_tails(rows, tails, scale, place, self.rule.row_weights);
+        }
     }
 
     /// Distribution of a row, where there is one; `numbers` holds it unless it can be read where it lies.
@@ -352,9 +393,11 @@ impl<A: HalfRows> Constants<'_, A> {
             distribution,
             targets_gradient,
             entries,
+            tails,
             evens,
             ..
         } = scratch;
+        let has_tails = self.has_tails();
         let x = sized(x, length);
         match (&task.logits, &task.output) {
             (Some(part), _) | (None, Some(part)) => {
@@ -362,12 +405,18 @@ impl<A: HalfRows> Constants<'_, A> {
             }
             (None, None) => unreachable!("the logits are read or written over"),
         }
-        let distribution = (task.distributions.is_some() || self.sparse.is_some())
+        let has_distributions = task.distributions.is_some() || self.sparse.is_some();
+        let distribution = (has_distributions && !has_tails)
             .then(|| self.distributions_in_lanes(rows.clone(), task, sized(distribution, length)));
+        // With tails the gradient of the shares, else that of the distributions.
+        let of_targets_of_unit = match has_tails {
+            true => self.targets_geometry().classes * LANES,
+            false => unit_length,
+        };
         let mut targets_gradient = task
             .targets_gradient
             .is_some()
-            .then(|| sized(targets_gradient, length));
+            .then(|| sized(targets_gradient, length / unit_length * of_targets_of_unit));
         let units = length / unit_length;
         for (at, first) in rows.clone().step_by(LANES).enumerate() {
             let here = at * unit_length..(at + 1) * unit_length;
@@ -378,9 +427,10 @@ impl<A: HalfRows> Constants<'_, A> {
                 rows: self.rows(rows.clone(), &resolved),
                 shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
                 entries: None,
+                tails: self.resolved_tails(rows.clone(), tails),
                 evens: self.evens_in(evens, unit_length),
-                targets_gradient: targets_gradient
-                    .as_mut()
+                targets_gradient: (targets_gradient.as_mut())
+                    .filter(|_| !has_tails)
                     .map(|numbers| &mut numbers[here.clone()]),
                 wants_gradient: task.output.is_some(),
                 outputs: None,
@@ -390,7 +440,13 @@ impl<A: HalfRows> Constants<'_, A> {
             if let Some(outputs) = &unit.outputs {
                 self.note(outputs, &losses, rows.clone(), &resolved, task);
             }
-            let of_targets = targets_gradient.as_mut().map(|all| &mut all[here]);
+            let scale = unit.rows.scale;
+            let of_targets = targets_gradient.as_mut();
+            let mut of_targets =
+                of_targets.map(|all| &mut all[at * of_targets_of_unit..][..of_targets_of_unit]);
+            if let (true, Some(place)) = (has_tails, &mut of_targets) {
+                self.collect_with_tails(rows.clone(), tails, &scale, place);
+            }
             let gradients = [Some(x), of_targets];
             self.settle(rows.clone(), &resolved, gradients, &mut losses);
             self.gather(&losses, rows, task, sum);
@@ -410,8 +466,16 @@ impl<A: HalfRows> Constants<'_, A> {
         part: &mut Part<'_>,
         entries: &mut Vec<A>,
     ) {
-        let Some(sparse) = &self.sparse else {
-            return part.store_lanes(&self.geometry, rows, gradient, self.instructions);
+        let sparse = match &self.sparse {
+            Some(sparse) if !sparse.has_tails() => sparse,
+            _ => {
+                return part.store_lanes(
+                    self.targets_geometry(),
+                    rows,
+                    gradient,
+                    self.instructions,
+                );
+            }
         };
         let length = sparse.geometry.classes * LANES;
         let units = gradient.chunks_exact(self.geometry.classes * LANES);

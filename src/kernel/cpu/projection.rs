@@ -229,8 +229,8 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         }
     }
 
-    /// Number of entries of a row of sparse distributions.
-    fn entries(&self, sparse: &Sparse<'_>) -> usize {
+    /// Number of shares of a row of sparse distributions.
+    fn shares(&self, sparse: &Sparse<'_>) -> usize {
         let logits = Geometry {
             outer: self.rows,
             classes: self.classes,
@@ -365,7 +365,7 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let first = chunk.row(0);
         let width = match self.targets {
             Targets::Indices(_) => 1,
-            Targets::Sparse(sparse) => self.entries(&sparse),
+            Targets::Sparse(sparse) => self.shares(&sparse),
             Targets::Distributions(_) => classes,
         };
         let of_targets = first * width..(first + rows) * width;
@@ -478,11 +478,12 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 scattered.shares = shares.gather(rows, self.classes, Instructions::best());
             }
             Targets::Sparse(sparse) => {
-                let count = self.entries(&sparse);
+                let shares = self.shares(&sparse);
+                let count = shares - usize::from(sparse.has_tail());
                 let of_row = |row: &usize| row * count..(row + 1) * count;
                 let entries: Vec<usize> = rows.iter().flat_map(of_row).collect();
                 scattered.classes = sparse.classes.gather(&entries);
-                scattered.shares = sparse.shares.gather(rows, count, Instructions::best());
+                scattered.shares = sparse.shares.gather(rows, shares, Instructions::best());
             }
         }
         scattered
@@ -508,10 +509,13 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
                 Targets::Distributions(shares.window(window))
             }
             (Targets::Distributions(_), Chunk::Scattered(_)) => Targets::Distributions(shares),
-            (Targets::Sparse(sparse), Chunk::Together(_)) => Targets::Sparse(Sparse {
-                classes: sparse.classes.window(window.clone()),
-                shares: sparse.shares.window(window),
-            }),
+            (Targets::Sparse(sparse), Chunk::Together(rows)) => {
+                let count = self.shares(&sparse) - usize::from(sparse.has_tail());
+                Targets::Sparse(Sparse {
+                    classes: (sparse.classes).window(rows.start * count..rows.end * count),
+                    shares: sparse.shares.window(window),
+                })
+            }
             (Targets::Sparse(_), Chunk::Scattered(_)) => {
                 Targets::Sparse(Sparse { classes, shares })
             }

@@ -175,8 +175,8 @@ impl<A: Float, const W: usize> Task for TeacherShares<'_, A, W> {
 }
 
 /// Multiplies exponentials by a factor of each row.
-struct Multiplied<'a, A, const W: usize> {
-    factor: &'a [A; W],
+pub(super) struct Multiplied<'a, A, const W: usize> {
+    pub(super) factor: &'a [A; W],
 }
 
 impl<A: Float, const W: usize> Visitor<A> for Multiplied<'_, A, W> {

@@ -316,13 +316,24 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
 
     #[inline(always)]
     pub(super) fn sums<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
-        let mut largest = Largest([-A::INFINITY; LANES]);
-        x.show(&mut largest);
-        let maximum = fold_maximum::<A, W>(largest.0);
+        let maximum = maxima_of::<A, W>(x);
         match self.shares {
             None => self.sums_below::<FMA, false>(x, maximum),
             Some(_) => self.sums_below::<FMA, true>(x, maximum),
         }
+    }
+
+    /// Sums of rows of which no class may be left: there the maximum is 0, and the others are -1, so that the sum with
+    /// the maximum's own 1 is 0.
+    #[inline(always)]
+    pub(super) fn sums_of_rest<const FMA: bool>(&self, x: &mut impl Blocks<A>) -> Sums<A, W> {
+        let mut maximum = maxima_of::<A, W>(x);
+        for maximum in &mut maximum {
+            if *maximum == -A::INFINITY {
+                *maximum = A::ZERO;
+            }
+        }
+        self.sums_below::<FMA, false>(x, maximum)
     }
 
     #[inline(always)]
@@ -440,6 +451,14 @@ impl<A: Float, const W: usize> Softmax<'_, A, W> {
         };
         x.finish(&mut visitor);
     }
+}
+
+/// Largest logit of each row.
+#[inline(always)]
+fn maxima_of<A: Float, const W: usize>(x: &impl Blocks<A>) -> [A; W] {
+    let mut largest = Largest([-A::INFINITY; LANES]);
+    x.show(&mut largest);
+    fold_maximum::<A, W>(largest.0)
 }
 
 /// Largest logit of each lane.

@@ -4,15 +4,17 @@
 
 use std::ops::Range;
 
-use super::blocks::{LANES, at};
+use super::blocks::at;
 use super::float::Float;
-use super::shares::Shares;
+use super::shares::{Shares, share_slope};
+use super::tail::TailRows;
 use super::targets::{Sparse, Target, TargetRule};
 use crate::operation::Geometry;
 
 /// Sparse distributions of a call. An ignored class has no share, and one that is none makes its row NaN.
 pub(crate) struct SparseRows<'a> {
     pub(super) sparse: Sparse<'a>,
+    /// Geometry of the shares.
     pub(super) geometry: Geometry,
     pub(super) rule: TargetRule<'a>,
 }
@@ -66,37 +68,65 @@ impl SparseRows<'_> {
     ) {
         entries.classes.clear();
         entries.shares.clear();
-        for entry in self.entries(row) {
-            let (class, share) = match self.sparse.classes.target(entry, &self.rule) {
-                Target::Class(class) => (class, A::of(self.sparse.shares.number(entry))),
-                Target::Ignored => continue,
-                Target::Bad => (0, A::of(f64::NAN)),
-            };
+        for (class, share) in self.shares_of(row) {
             let weight = shares.weights.map_or(A::ONE, |weights| weights[class]);
             entries.classes.push(class);
             entries.shares.push(shares.remaining * share * weight);
         }
     }
 
-    /// Places of the entries of a row.
-    fn entries(&self, row: usize) -> impl Iterator<Item = usize> {
-        let Geometry { classes, inner, .. } = self.geometry;
-        let (outer, position) = (row / inner, row % inner);
-        (0..classes).map(move |entry| (outer * classes + entry) * inner + position)
+    /// Resolves the entries and the tails of the rows of a unit.
+    pub(super) fn resolve_with_tails<A: Float>(&self, rows: Range<usize>, tails: &mut TailRows<A>) {
+        tails.clear();
+        for row in rows {
+            let tail = self.place(row, self.geometry.classes - 1, self.geometry.classes);
+            let tail = A::of(self.sparse.shares.number(tail));
+            tails.add(self.shares_of(row), tail);
+        }
+    }
+
+    /// Whether there is a share for the classes that are no entry.
+    pub(super) fn has_tails(&self) -> bool {
+        self.sparse.has_tail()
+    }
+
+    /// Number of entries of a row, without the tail.
+    fn count(&self) -> usize {
+        self.geometry.classes - usize::from(self.has_tails())
+    }
+
+    /// Place of one of so many numbers of a row.
+    fn place(&self, row: usize, nth: usize, of: usize) -> usize {
+        let inner = self.geometry.inner;
+        (row / inner * of + nth) * inner + row % inner
+    }
+
+    /// Target of each entry of a row, and the place of its share.
+    fn entries(&self, row: usize) -> impl Iterator<Item = (Target, usize)> {
+        let count = self.count();
+        (0..count).map(move |nth| {
+            let class = self.place(row, nth, count);
+            let target = self.sparse.classes.target(class, &self.rule);
+            (target, self.place(row, nth, self.geometry.classes))
+        })
+    }
+
+    /// Classes of a row with their shares; a share at class 0 that is NaN stands for one that is no class.
+    fn shares_of<A: Float>(&self, row: usize) -> impl Iterator<Item = (usize, A)> {
+        self.entries(row)
+            .filter_map(|(target, place)| match target {
+                Target::Class(class) => Some((class, A::of(self.sparse.shares.number(place)))),
+                Target::Ignored => None,
+                Target::Bad => Some((0, A::of(f64::NAN))),
+            })
     }
 
     /// Writes the distributions of the rows of a unit. A class that a row has twice has both shares.
     pub(super) fn spread<A: Float, const W: usize>(&self, rows: Range<usize>, place: &mut [A]) {
         place.fill(A::ZERO);
         for (lane, row) in rows.enumerate() {
-            for entry in self.entries(row) {
-                match self.sparse.classes.target(entry, &self.rule) {
-                    Target::Class(class) => {
-                        place[at::<W>(class, lane)] += A::of(self.sparse.shares.number(entry));
-                    }
-                    Target::Ignored => {}
-                    Target::Bad => place[at::<W>(0, lane)] = A::of(f64::NAN),
-                }
+            for (class, share) in self.shares_of(row) {
+                place[at::<W>(class, lane)] += share;
             }
         }
     }
@@ -111,16 +141,43 @@ impl SparseRows<'_> {
     ) {
         for (lane, row) in rows.enumerate() {
             let is_ignored = row_weights.is_some_and(|weights| weights[row] == A::ZERO);
-            for (nth, entry) in self.entries(row).enumerate() {
-                let slope = match self.sparse.classes.target(entry, &self.rule) {
+            for (nth, (target, _)) in self.entries(row).enumerate() {
+                place[at::<W>(nth, lane)] = match target {
                     Target::Class(class) => gradient[at::<W>(class, lane)],
                     Target::Ignored => A::ZERO,
                     Target::Bad if is_ignored => A::ZERO,
                     Target::Bad => A::of(f64::NAN),
                 };
-                let width = if W == 1 { 1 } else { LANES };
-                place[nth * width + lane] = slope;
             }
+        }
+    }
+
+    /// Writes the gradients of the shares of a unit whose rows have tails; `scale` is the factor of each row's.
+    pub(super) fn collect_with_tails<A: Float, const W: usize>(
+        &self,
+        rows: Range<usize>,
+        tails: &TailRows<A>,
+        scale: &[A; W],
+        place: &mut [A],
+        row_weights: Option<&[A]>,
+    ) {
+        let count = self.count();
+        for (lane, row) in rows.enumerate() {
+            if row_weights.is_some_and(|weights| weights[row] == A::ZERO) {
+                for nth in 0..=count {
+                    place[at::<W>(nth, lane)] = A::ZERO;
+                }
+                continue;
+            }
+            let slope = |surprisal| share_slope(A::ONE, scale[lane], surprisal);
+            for (nth, (target, _)) in self.entries(row).enumerate() {
+                place[at::<W>(nth, lane)] = match target {
+                    Target::Class(class) => slope(tails.surprisal(lane, class)),
+                    Target::Ignored => A::ZERO,
+                    Target::Bad => A::of(f64::NAN),
+                };
+            }
+            place[at::<W>(count, lane)] = slope(tails.surprisal_of_tail(lane));
         }
     }
 }

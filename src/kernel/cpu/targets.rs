@@ -34,7 +34,8 @@ impl<'a> Targets<'a> {
     }
 }
 
-/// A few classes per row and their shares, each `[outer, entries, inner]`.
+/// A few classes per row and their shares, each `[outer, entries, inner]`. With a tail there is one share more, the
+/// last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sparse<'a> {
     pub(crate) classes: Indices<'a>,
@@ -42,7 +43,12 @@ pub(crate) struct Sparse<'a> {
 }
 
 impl Sparse<'_> {
-    /// Geometry of the entries beside logits of a geometry.
+    /// Whether there is a share for the classes that are no entry.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.shares.len() > self.classes.len()
+    }
+
+    /// Geometry of the shares beside logits of a geometry.
     pub(crate) fn geometry(&self, logits: &Geometry) -> Geometry {
         Geometry {
             classes: self.shares.len() / logits.rows().max(1),
@@ -120,6 +126,10 @@ macro_rules! over_indices {
 }
 
 impl<'a> Indices<'a> {
+    pub(crate) fn len(&self) -> usize {
+        over_indices!(self, indices => indices.len())
+    }
+
     /// Indices of consecutive rows.
     pub(crate) fn window(self, rows: Range<usize>) -> Indices<'a> {
         match self {

@@ -12,6 +12,7 @@ use super::rows::{Losses, RowOutputs, Rows};
 use super::shares::{Evens, Shares};
 use super::softcap::{Bend, Softcap, Unbend};
 use super::sparse::EntriesOfRow;
+use super::tail::{TailLosses, TailRows};
 use crate::operation::{InputValues, Outputs, RowValue, Ties};
 
 /// Numbers of one unit besides its logits.
@@ -20,6 +21,8 @@ pub(crate) struct Unit<'a, A, const W: usize> {
     pub(super) shares: Option<Shares<'a, A>>,
     /// Entries of a sparse distribution that is not spread over the classes.
     pub(super) entries: Option<&'a mut EntriesOfRow<A>>,
+    /// Entries and tails of sparse distributions that have tails.
+    pub(super) tails: Option<&'a mut TailRows<A>>,
     /// Place of the even shares, where masked classes have none.
     pub(super) evens: Option<&'a mut [A]>,
     /// Place of the gradient of the distributions.
@@ -41,7 +44,7 @@ enum Numbers<'x, A> {
 
 impl<A: Float> Constants<'_, A> {
     /// Computes the losses. The gradient, if it is wanted, replaces the logits (or probabilities) `x`.
-    /// Otherwise a softcap overwrites `x` too.
+    /// Otherwise a softcap and tails overwrite `x` too.
     pub(super) fn write<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
@@ -55,11 +58,11 @@ impl<A: Float> Constants<'_, A> {
             self.instructions.run(Bend { softcap, x });
         }
         let given = softcap.is_some().then_some(&**spare);
-        if !unit.wants_gradient {
+        if !unit.wants_gradient && unit.tails.is_none() {
             return self.losses(unit, Numbers::Read(x), given);
         }
         let losses = self.losses(unit, Numbers::Replaced(x), given);
-        if let Some(softcap) = softcap {
+        if let Some(softcap) = softcap.filter(|_| unit.wants_gradient) {
             self.instructions.run(Unbend {
                 softcap,
                 logits: spare,
@@ -76,13 +79,22 @@ impl<A: Float> Constants<'_, A> {
         x: &[A],
         spare: &mut Vec<A>,
     ) -> Losses<A, W> {
-        let Some(softcap) = self.softcap() else {
+        let softcap = self.softcap();
+        let has_tails = unit.tails.is_some();
+        if softcap.is_none() && !has_tails {
             return self.losses(unit, Numbers::Read(x), None);
-        };
+        }
         spare.clear();
         spare.extend_from_slice(x);
-        self.instructions.run(Bend { softcap, x: spare });
-        self.losses(unit, Numbers::Read(spare), Some(x))
+        if let Some(softcap) = softcap {
+            self.instructions.run(Bend { softcap, x: spare });
+        }
+        let given = softcap.is_some().then_some(x);
+        let numbers = match has_tails {
+            true => Numbers::Replaced(spare),
+            false => Numbers::Read(spare),
+        };
+        self.losses(unit, numbers, given)
     }
 
     fn softcap(&self) -> Option<Softcap<A>> {
@@ -100,18 +112,19 @@ impl<A: Float> Constants<'_, A> {
     fn losses<const W: usize>(
         &self,
         unit: &mut Unit<'_, A, W>,
-        x: Numbers<'_, A>,
+        mut x: Numbers<'_, A>,
         given: Option<&[A]>,
     ) -> Losses<A, W> {
         let Unit {
             rows,
             shares,
             entries,
+            tails,
             evens,
             targets_gradient,
+            wants_gradient,
             outputs,
             ahead,
-            ..
         } = unit;
         let shares = self.over_valid::<W>(*shares, evens.take(), x.numbers());
         let rows = &*rows;
@@ -135,6 +148,15 @@ impl<A: Float> Constants<'_, A> {
                     entries,
                     ..self.softmax(rows, shares, scale, *ahead)
                 };
+                if let (Some(tails), Numbers::Replaced(x)) = (tails, &mut x) {
+                    *outputs = self.outputs(loss, tails.largest(), x, given);
+                    return self.instructions.run(TailLosses {
+                        softmax: loss,
+                        tails,
+                        x,
+                        wants_gradient: *wants_gradient,
+                    });
+                }
                 *outputs = self.outputs(loss, class, x.numbers(), given);
                 match self.value {
                     RowValue::Loss => self.finish(loss, targets_gradient, x),
@@ -185,6 +207,7 @@ impl<A: Float> Constants<'_, A> {
             && self.outputs == Outputs::None
             && self.over_valid.is_none()
             && unit.entries.is_none()
+            && unit.tails.is_none()
             && self.value == RowValue::Loss;
         match self.values {
             InputValues::Logits {

@@ -15,6 +15,7 @@ pub mod problem;
 pub mod random;
 pub mod row_value;
 pub mod run;
+pub mod tails;
 pub mod teacher;
 pub mod tolerance;
 pub mod values;
