@@ -1,6 +1,6 @@
 //! Which keys belong to a row, where several may.
 
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::error::ContrastiveError;
 use super::ids::{check_id_dtypes, check_ids};
@@ -65,16 +65,16 @@ impl PositiveKeys {
         })
     }
 
-    /// Target whose positives have equal shares; a row without positives is ignored.
-    pub(super) fn shared(self) -> Target {
+    /// Target whose positives have equal shares of a dtype; a row without positives is ignored.
+    pub(super) fn shared(self, dtype: DType) -> Target {
         match self {
             Self::Labels([rows, keys]) => Target::alike(rows, keys),
             Self::Indices(indices) => {
-                let (shares, weights) = equal_shares(indices.clone().greater_equal_elem(0).float());
+                let (shares, weights) = equal_shares(indices.clone().greater_equal_elem(0).float().cast(dtype));
                 Target::sparse(indices, shares, None).with_row_weights(weights)
             }
             Self::Mask(mask) => {
-                let (shares, weights) = equal_shares(mask.float());
+                let (shares, weights) = equal_shares(mask.float().cast(dtype));
                 Target::of_distributions(shares).with_row_weights(weights)
             }
         }
@@ -131,7 +131,8 @@ fn equal_shares(ones: Tensor<2>) -> (Tensor<2>, Tensor<1>) {
     let [rows, columns] = ones.dims();
     if rows * columns == 0 {
         let device = ones.device();
-        return (ones, Tensor::zeros([rows], &device));
+        let none = Tensor::zeros([rows], (&device, ones.dtype()));
+        return (ones, none);
     }
     let counts = ones.clone().sum_dim(1);
     let shares = ones / counts.clone().clamp_min(1.0);

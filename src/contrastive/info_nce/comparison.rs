@@ -305,6 +305,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     ) -> Result<Vec<Comparison>, ContrastiveError> {
         let device = query.device();
         let (rows, count) = (query.dims()[0], keys.dims()[0]);
+        let dtype = query.dtype();
         let similarities = self.similarities(query, keys, log_q);
         let of_labels = matches!(positives, Positives::Labels { .. });
         if self.settings.sup_con == SupCon::In && !of_labels {
@@ -324,7 +325,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         };
         Ok(vec![Comparison {
             similarities,
-            target: positives.shared(),
+            target: positives.shared(dtype),
             classes: None,
             inside,
         }])

@@ -412,10 +412,14 @@ impl<A: HalfRows> ProjectedCall<'_, A> {
         let (classes, of_row) = match self.targets {
             Targets::Indices(indices) => (indices, row..row + 1),
             Targets::Sparse(sparse) => {
-                let count = self.entries(&sparse);
+                let count = self.shares(&sparse);
                 (sparse.classes, row * count..(row + 1) * count)
             }
-            Targets::Distributions(_) => unreachable!("pairs belong together or not"),
+            Targets::Distributions(shares) => {
+                let columns = 0..self.classes;
+                let belongs = |column: &usize| shares.number(row * self.classes + column) != 0.0;
+                return columns.filter(belongs).collect();
+            }
         };
         let mut together: Vec<usize> = of_row
             .filter_map(|at| match classes.target(at, &rule) {

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use burn_cross_entropy::contrastive::{Positives, SigLipLossConfig};
 
-use super::ints;
+use super::{ints, mask};
 use crate::common::backends::{is_host, tests_on};
 use crate::common::run::numbers;
 use crate::common::tolerance::{assert_numbers, behind_products};
@@ -65,6 +65,30 @@ fn the_loss_of_a_batch_is_that_of_its_parts(device: &Device) {
     );
 }
 
+/// The three ways to tell what belongs together agree.
+fn labels_numbers_and_masks_agree(device: &Device) {
+    let random =
+        |rows: usize| Tensor::<2>::random([rows, 5], Distribution::Normal(0.0, 1.0), device);
+    let (query, keys) = (random(3), random(5));
+    let loss = apart(2.0, -1.0).init(device);
+    let run = |positives| {
+        let rows = loss.forward_positives_no_reduction(query.clone(), keys.clone(), positives);
+        numbers(rows)
+    };
+    let by_label = run(Positives::Labels {
+        rows: ints(&[1, 2, 3], device),
+        keys: ints(&[2, 1, 4, 1, 1], device),
+    });
+    // A key that stands twice belongs once.
+    let of_rows = [4, 1, 3, 4, 0, -100, -100, -100, -100, -100, -100, -100];
+    let by_number = run(Positives::Indices(ints(&of_rows, device).reshape([3, 4])));
+    let there = [0, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let by_mask = run(Positives::Mask(mask(&there, 3, device)));
+    let allowed = behind_products(1e-6, device);
+    assert_numbers("by number", &by_number, &by_label, allowed);
+    assert_numbers("by mask", &by_mask, &by_label, allowed);
+}
+
 /// A row may belong to no key and a key to no row; without rows the mean is over nothing, without keys there is nothing
 /// to ask.
 fn rows_and_keys_may_belong_to_nothing(device: &Device) {
@@ -116,6 +140,7 @@ tests_on! {
     products: [
         confident_pairs_keep_their_digits,
         the_loss_of_a_batch_is_that_of_its_parts,
+        labels_numbers_and_masks_agree,
         rows_and_keys_may_belong_to_nothing,
         the_ends_of_the_range,
     ],
