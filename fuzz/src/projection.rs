@@ -196,6 +196,11 @@ impl Case {
         code_asked(code, &mut self.asked, problem);
         code_upstream(code, problem, dtype);
         code_targets(code, problem, &mut self.teacher, dtype);
+        if let Targets::Indices(indices) = &mut problem.targets {
+            indices
+                .iter_mut()
+                .for_each(|index| *index = i64::from(*index as i32));
+        }
         code.flag(&mut self.is_sparse);
         code_row_weights(code, problem, dtype);
         code_row_factor(code, problem);
@@ -381,5 +386,39 @@ impl Case {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::projected::Found;
+
     crate::code::has_bytes!(super::Case, crate::fixtures::projections(), 160);
+
+    /// One number that is off by a part in 500 is a difference, whatever is asked.
+    #[test]
+    fn the_bounds_leave_no_room_for_another_number() {
+        let device = Device::flex().autodiff();
+        for case in crate::fixtures::projections() {
+            let bounds = Bounds::new(&case);
+            let compared = |spoil: fn(&mut Found) -> &mut Vec<f64>, factor: f64| {
+                let mut found = computed(&case, &device).found;
+                if let (Asked::Loss, Some(teacher)) = (case.asked, &case.teacher) {
+                    teacher.undo(&case.projected.problem, &mut found.loss);
+                }
+                let sizes = spoil(&mut found).iter_mut();
+                let largest = sizes.max_by(|a, b| a.abs().total_cmp(&b.abs()))?;
+                let is_number = largest.is_finite() && largest.abs() > 1e-3;
+                *largest *= factor;
+                is_number.then(|| bounds.compare(&found))
+            };
+            for spoil in [
+                (|found| &mut found.loss) as fn(&mut Found) -> &mut Vec<f64>,
+                |found| &mut found.input,
+                |found| &mut found.weight,
+            ] {
+                if let Some(right) = compared(spoil, 1.0) {
+                    right.expect("the crate agrees");
+                    let wrong = compared(spoil, 1.002).expect("the same number");
+                    wrong.expect_err("this number is not right");
+                }
+            }
+        }
+    }
 }
