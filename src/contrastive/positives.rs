@@ -70,7 +70,8 @@ impl PositiveKeys {
         match self {
             Self::Labels([rows, keys]) => Target::alike(rows, keys),
             Self::Indices(indices) => {
-                let (shares, weights) = equal_shares(indices.clone().greater_equal_elem(0).float().cast(dtype));
+                let (shares, weights) =
+                    equal_shares(indices.clone().greater_equal_elem(0).float().cast(dtype));
                 Target::sparse(indices, shares, None).with_row_weights(weights)
             }
             Self::Mask(mask) => {

@@ -605,7 +605,6 @@ fn what_does_not_fit_a_tail_is_refused(device: &Device) {
 tests_on! {
     every_backend: [
         the_tail_is_one_class_of_all_others,
-        tails_behind_projections_agree,
         known_numbers_of_tails_come_out,
         extreme_tails_keep_their_digits,
         the_edges_of_tails_are_defined,
@@ -614,6 +613,7 @@ tests_on! {
         outputs_beside_tails_are_those_of_the_logits,
         what_does_not_fit_a_tail_is_refused,
     ],
+    products: [tails_behind_projections_agree],
     host: [tails_in_every_dtype_agree],
     cubecl: [tails_in_every_dtype_agree],
 }

@@ -99,12 +99,12 @@ const FORMS: [Form; 11] = [
     }),
 ];
 
-fn every_form_holds_less_than_two_chunks(device: &Device) {
+fn forms_hold_less_than_two_chunks(forms: &[Form], device: &Device) {
     let random = || {
         Tensor::<2>::random([ROWS, FEATURES], Distribution::Normal(0.0, 1.0), device).require_grad()
     };
     let (a, b) = (random(), random());
-    for (name, form) in FORMS {
+    for (name, form) in forms {
         let run = || {
             let value = form(a.clone(), b.clone());
             (value.clone(), value.backward())
@@ -123,12 +123,18 @@ fn every_form_holds_less_than_two_chunks(device: &Device) {
 #[test]
 fn flex_every_form_holds_less_than_two_chunks() {
     let _alone = alone();
-    every_form_holds_less_than_two_chunks(&Device::flex().autodiff());
+    forms_hold_less_than_two_chunks(&FORMS, &Device::flex().autodiff());
 }
 
+/// The forms differ above the backend, and what a backend does itself is the same for three of them.
 #[cfg(feature = "ndarray")]
 #[test]
-fn ndarray_every_form_holds_less_than_two_chunks() {
+fn ndarray_forms_hold_less_than_two_chunks() {
     let _alone = alone();
-    every_form_holds_less_than_two_chunks(&Device::ndarray().autodiff());
+    let forms = FORMS
+        .into_iter()
+        .filter(|(name, _)| ["momentum", "labels, out", "sigmoid"].contains(name));
+    let forms: Vec<Form> = forms.collect();
+    assert_eq!(forms.len(), 3);
+    forms_hold_less_than_two_chunks(&forms, &Device::ndarray().autodiff());
 }
