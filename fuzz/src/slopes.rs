@@ -108,6 +108,8 @@ pub fn slopes(
     (errors, taught): (&[f64], &Taught),
 ) -> (Outcome, Vec<Slope>) {
     let exact = taught.solve(asked, problem);
+    // Those of a teacher's shares are errors, and no sizes.
+    let sizes = asked.solve(problem).terms.logits_gradient;
     let config = &problem.config;
     // The derivative of the penalty has the log-sum-exp as a factor, whose error counts where it is 0, too.
     let penalty = 2.0 * config.z_loss * config.logit_scale;
@@ -120,12 +122,13 @@ pub fn slopes(
         let row = at / classes;
         let upstream = problem.upstream[if problem.unreduced { row } else { 0 }];
         let value = exact.logits_gradient[at];
-        let terms = value.abs() + exact.terms.logits_gradient[at] + penalty * upstream.abs();
+        let terms = value.abs() + sizes[at] + penalty * upstream.abs();
+        let of_shares = exact.terms.logits_gradient[at] - sizes[at];
         let error = errors[row] * config.logit_scale.max(1.0) * of_factor + taught.errors[row];
         Slope {
             value,
             terms,
-            errors: terms * error,
+            errors: terms * error + of_shares.max(0.0),
         }
     };
     let slopes = (0..problem.logits.len()).map(slope).collect();

@@ -154,10 +154,12 @@ impl Teacher {
             of_rows.push(factor * (self.error_of_loss(problem, row) + of_shares * (1.0 + entropy)));
             let upstream = problem.upstream[if problem.unreduced { row } else { 0 }];
             let scale = (upstream * factor * problem.config.logit_scale / divisor).abs();
-            for (class, (q, error)) in shares.iter().zip(&errors).enumerate() {
+            let surprisal = oracle::softmax(&oracle::row_of(problem, row).values, true).surprisal;
+            for class in 0..problem.classes() {
                 // The sum of the shares is a factor of all classes' probabilities.
-                outcome.terms.logits_gradient[problem.at(row, class)] +=
-                    scale * (q * error + of_shares);
+                let of_sum = (-surprisal[class]).exp() * of_shares;
+                let terms = shares[class] * errors[class] + of_sum;
+                outcome.terms.logits_gradient[problem.at(row, class)] += scale * terms;
             }
         }
         match problem.unreduced {
