@@ -12,6 +12,7 @@ pub type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 pub const FONT: &str = "sans-serif";
 /// Plotters sets vertically centred text this many pixels too high.
+#[allow(dead_code)] // Not every example centres text.
 pub const RAISED: i32 = 4;
 
 /// Lets `draw` fill a white area and writes it to `path` as a picture.

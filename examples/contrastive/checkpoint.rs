@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoder::Encoder;
 use crate::folders;
-use crate::method::{Method, MomentumSide};
+use crate::method::Objective;
 use crate::settings::Settings;
 use crate::train::{Progress, Trainer};
 
 /// The trained encoder, which is what other programs want: a record of `encoder::Encoder`.
 const ENCODER: &str = "encoder.bpk";
-const MOMENTUM_SIDE: &str = "momentum.bpk";
+const OBJECTIVE: &str = "objective.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
+const OBJECTIVE_OPTIMIZER: &str = "objective-optimizer.bpk";
 const RUN: &str = "run.json";
 
 /// The checkpoint of an output folder: a folder with one file for each part of the run.
@@ -37,8 +38,9 @@ pub struct Saved {
     pub settings: Settings,
     pub progress: Progress,
     pub optimizer: OptimizerRecord,
+    pub objective_optimizer: OptimizerRecord,
     encoder: ModuleRecord,
-    momentum_side: Option<ModuleRecord>,
+    objective: ModuleRecord,
 }
 
 impl Checkpoint {
@@ -75,16 +77,19 @@ impl Checkpoint {
                 .into_record()
                 .save(folder.join(ENCODER))
                 .map_err(in_words)?;
-            if let Some(side) = &trainer.momentum_side {
-                side.clone()
-                    .into_record()
-                    .save(folder.join(MOMENTUM_SIDE))
-                    .map_err(in_words)?;
-            }
             trainer
-                .optimizer
-                .save(folder.join(OPTIMIZER))
-                .map_err(in_words)
+                .objective
+                .clone()
+                .into_record()
+                .save(folder.join(OBJECTIVE))
+                .map_err(in_words)?;
+            for (optimizer, name) in [
+                (&trainer.optimizer, OPTIMIZER),
+                (&trainer.objective_optimizer, OBJECTIVE_OPTIMIZER),
+            ] {
+                optimizer.save(folder.join(name)).map_err(in_words)?;
+            }
+            Ok(())
         })
         .map_err(|reason| format!("the checkpoint cannot be saved: {reason}"))
     }
@@ -112,16 +117,17 @@ fn read(folder: &Path) -> Result<Saved, String> {
         ModuleRecord::load(folder.join(name))
             .map_err(|error| format!("{name}: {}", in_words(error)))
     };
-    let has_momentum_side = run.settings.method == Method::Moco;
+    let optimizer = |name| {
+        OptimizerRecord::load(folder.join(name))
+            .map_err(|error| format!("{name}: {}", in_words(error)))
+    };
     Ok(Saved {
         settings: run.settings,
         progress: run.progress,
         encoder: module(ENCODER)?,
-        momentum_side: has_momentum_side
-            .then(|| module(MOMENTUM_SIDE))
-            .transpose()?,
-        optimizer: OptimizerRecord::load(folder.join(OPTIMIZER))
-            .map_err(|error| format!("{OPTIMIZER}: {}", in_words(error)))?,
+        objective: module(OBJECTIVE)?,
+        optimizer: optimizer(OPTIMIZER)?,
+        objective_optimizer: optimizer(OBJECTIVE_OPTIMIZER)?,
     })
 }
 
@@ -133,18 +139,11 @@ impl Saved {
             .map_err(does_not_fit)
     }
 
-    /// The momentum encoder and the queue with the saved values, if the run has them.
-    pub fn momentum_side(
-        &self,
-        side: Option<MomentumSide>,
-    ) -> Result<Option<MomentumSide>, String> {
-        match (side, &self.momentum_side) {
-            (Some(side), Some(record)) => side
-                .try_load_record(record.clone())
-                .map(Some)
-                .map_err(does_not_fit),
-            (side, _) => Ok(side),
-        }
+    /// The objective with the saved values.
+    pub fn objective(&self, objective: Objective) -> Result<Objective, String> {
+        objective
+            .try_load_record(self.objective.clone())
+            .map_err(does_not_fit)
     }
 }
 

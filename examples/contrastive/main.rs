@@ -26,6 +26,7 @@ mod log;
 mod method;
 mod pca;
 mod pictures;
+#[path = "../common/probe.rs"]
 mod probe;
 #[path = "../common/random.rs"]
 mod random;
@@ -48,12 +49,14 @@ use crate::report::{Baselines, Report};
 use crate::settings::Settings;
 use crate::train::{Ending, Trainer};
 
-/// Learn to recognise images without labels, by contrasting them: momentum contrast (MoCo) or SimCLR.
+/// Learn to recognise images by contrasting them: without labels by momentum contrast (MoCo), SimCLR or SigLIP,
+/// with labels by SupCon.
 ///
-/// Two random views of an image are pulled together and pushed away from other images: a cross-entropy loss
-/// in which the positive is at index 0, so that every label is 0. The result is measured with 10 labelled
-/// images per class and by a linear probe, and compared with raw pixels and the untrained encoder. Without
-/// --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part of the program.
+/// Two random views of an image are pulled together and pushed away from other images. With moco, the default,
+/// that is a cross-entropy loss in which the positive is at index 0, so that every label is 0. The result is
+/// measured with 10 labelled images per class and by a linear probe, and compared with raw pixels and the
+/// untrained encoder. Without --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part of
+/// the program.
 #[derive(Parser)]
 #[command(name = "contrastive", version)]
 struct Arguments {
@@ -122,11 +125,15 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     files::make_folder(&arguments.output)?;
     let protocol = Protocol::new(&dataset);
     println!(
-        "{} images of {} x {} pixels to learn from without labels, {} held out for the accuracy; \
+        "{} images of {} x {} pixels to learn from {} labels, {} held out for the accuracy; \
          {} parameters; backend {}.",
         dataset.training.len(),
         dataset.size.height,
         dataset.size.width,
+        match trainer.settings.method.sees_labels() {
+            true => "with their",
+            false => "without",
+        },
         dataset.held_out.len(),
         trainer.encoder.parameters(),
         arguments.backend,
@@ -136,8 +143,12 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
         trainer.restore(saved)?;
         println!("{}", where_it_goes_on(&trainer));
     }
-    let images = &dataset.training.images;
-    let ending = trainer.train(images, &protocol, &arguments.output, &interrupted)?;
+    let ending = trainer.train(
+        &dataset.training,
+        &protocol,
+        &arguments.output,
+        &interrupted,
+    )?;
     finish(
         &trainer,
         (&dataset, &protocol),
@@ -199,6 +210,8 @@ fn finish(
     let encoder = &trainer.encoder;
     let (embeddings, trained) = measure(encoder, Layer::Embedding, protocol)?;
     let report = Report {
+        method: trainer.settings.method,
+        learnt: trainer.objective.learnt(),
         baselines,
         trained_features: measure(encoder, Layer::Features, protocol)?.1,
         trained,

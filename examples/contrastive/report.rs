@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::data::{Part, Size};
 use crate::evaluate::{DRAWS, LABELLED_PER_CLASS, Measured, NEIGHBOURS, Represented, nearest};
 use crate::files::replace_file;
+use crate::method::Method;
 use crate::pictures;
 use crate::train::Epoch;
 
@@ -25,6 +26,9 @@ pub struct Baselines {
 
 /// The results of a run, finished or not.
 pub struct Report<'a> {
+    pub method: Method,
+    /// What was learnt besides the encoder, in words.
+    pub learnt: Option<String>,
     pub baselines: &'a Baselines,
     pub trained_features: Measured,
     pub trained: Measured,
@@ -98,7 +102,9 @@ impl Report<'_> {
         let of = |measured: Measured| measured.neighbours.mean;
         let trained = of(self.trained);
         let best = of(self.baselines.raw_pixels).max(of(self.baselines.untrained_features));
-        let found = if trained > best {
+        let found = if trained > best && self.method.sees_labels() {
+            "Having seen the labels of all training images, the encoder places images of one class near each other"
+        } else if trained > best {
             "Without having seen a label, the encoder places images of one class near each other"
         } else {
             "The encoder is not yet better than both the pixels and the untrained encoder; more --epochs may help"
@@ -112,6 +118,9 @@ impl Report<'_> {
             percent(of(self.baselines.untrained_features)),
             percent(self.same_class),
         );
+        if let Some(learnt) = &self.learnt {
+            println!("Learnt with the encoder: {learnt}.");
+        }
         println!();
         let others = [
             (SUMMARY, "the table above"),

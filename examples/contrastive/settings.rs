@@ -16,7 +16,7 @@ pub struct Settings {
     #[command(flatten)]
     pub source: Source,
 
-    /// Source of the negatives.
+    /// Way to contrast.
     #[arg(long, value_enum, default_value_t = Method::Moco)]
     pub method: Method,
 
@@ -36,9 +36,10 @@ pub struct Settings {
     #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
     pub momentum_schedule: Schedule,
 
-    /// Divisor of the logits. Lower values look more at the closest negatives.
-    #[arg(long, value_name = "T", default_value_t = 0.2)]
-    pub temperature: f64,
+    /// Divisor of the logits. Lower values look more at the closest negatives. siglip starts from it and learns
+    /// another [default: 0.2 for moco and simclr, 0.1 for supcon and siglip].
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
 
     /// Images in a step.
     #[arg(long, value_name = "N", default_value_t = 128)]
@@ -59,6 +60,12 @@ impl Settings {
         }
     }
 
+    /// The temperature, by default the method's.
+    pub fn temperature(&self) -> f64 {
+        self.temperature
+            .unwrap_or_else(|| self.method.temperature())
+    }
+
     /// Refuses values that leave nothing to train.
     pub fn check(&self, training_images: usize) -> Result<(), String> {
         if self.epochs == 0 {
@@ -69,7 +76,7 @@ impl Settings {
         }
         let least = match self.method {
             Method::Moco => 1,
-            Method::Simclr => 2,
+            Method::Simclr | Method::Supcon | Method::Siglip => 2,
         };
         if training_images < least {
             return Err(format!(
@@ -132,7 +139,7 @@ impl Settings {
             ("queue", self.queue.to_string()),
             ("momentum", self.momentum.to_string()),
             ("momentum-schedule", name(self.momentum_schedule)),
-            ("temperature", self.temperature.to_string()),
+            ("temperature", self.temperature().to_string()),
             ("batch", self.batch.to_string()),
             ("seed", self.seed.to_string()),
         ]
@@ -143,6 +150,24 @@ impl Settings {
 fn name(value: impl ValueEnum) -> String {
     let value = value.to_possible_value();
     value.map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+#[cfg(test)]
+impl Settings {
+    /// The settings of a short run by this method.
+    pub fn of(method: Method) -> Self {
+        Self {
+            source: Source::default(),
+            method,
+            epochs: 2,
+            queue: 40,
+            momentum: 0.9,
+            momentum_schedule: Schedule::Constant,
+            temperature: None,
+            batch: 32,
+            seed: 5,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +203,12 @@ mod tests {
                 "from 2 to 300",
             ),
             (&["--method", "simclr"], 1, "--method simclr needs 2"),
+            (
+                &["--method", "siglip", "--batch", "1"],
+                300,
+                "from 2 to 300",
+            ),
+            (&["--method", "supcon"], 1, "--method supcon needs 2"),
             (&["--momentum", "1.1"], 300, "--momentum is 1.1"),
             (&["--momentum", "NaN"], 300, "--momentum is NaN"),
         ] {
@@ -202,7 +233,13 @@ mod tests {
             let error = settings.continuing(&saved, &matches).unwrap_err();
             assert!(error.contains(&format!("not {option} {value}")), "{error}");
         }
-        for options in [&[][..], &["--batch", "64"], &["--epochs", "9"]] {
+        // The last is the temperature of moco.
+        for options in [
+            &[][..],
+            &["--batch", "64"],
+            &["--epochs", "9"],
+            &["--temperature", "0.2"],
+        ] {
             let (settings, matches) = given(options);
             assert_eq!(settings.continuing(&saved, &matches).as_ref(), Ok(&saved));
         }

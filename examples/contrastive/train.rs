@@ -3,21 +3,20 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
-use burn_cross_entropy::InfoNceLoss;
 use burn_cross_entropy::contrastive::MomentumSchedule;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::augment;
 use crate::checkpoint::{Checkpoint, Saved};
-use crate::data::{self, Image, Size};
+use crate::data::{self, Image, Part, Size};
 use crate::display::Display;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::Protocol;
 use crate::log::TrainingLog;
-use crate::method::{self, Keys, Method, MomentumSide, Schedule};
+use crate::method::{Batch, Objective, Schedule};
 use crate::random::generator;
 use crate::settings::Settings;
 
@@ -65,10 +64,10 @@ pub struct Trainer {
     pub settings: Settings,
     pub progress: Progress,
     pub encoder: Encoder,
-    /// The momentum encoder and the queue; only momentum contrast has them.
-    pub momentum_side: Option<MomentumSide>,
+    pub objective: Objective,
     pub optimizer: ModuleOptimizer,
-    loss: InfoNceLoss,
+    /// The optimizer of the loss's own parameters, which siglip alone has. Weight decay would pull them to 0.
+    pub objective_optimizer: ModuleOptimizer,
     size: Size,
     device: Device,
 }
@@ -76,18 +75,15 @@ pub struct Trainer {
 impl Trainer {
     pub fn new(settings: Settings, size: Size, device: &Device) -> Result<Self, String> {
         let encoder = Encoder::new(size, settings.seed, &device.clone().autodiff());
-        let momentum_side = || MomentumSide::new(&encoder, settings.queue, device);
         Ok(Self {
             progress: Progress::default(),
-            momentum_side: (settings.method == Method::Moco)
-                .then(momentum_side)
-                .transpose()?,
+            objective: Objective::new(&settings, &encoder, device)?,
             encoder,
             optimizer: AdamWConfig::new()
                 .with_weight_decay(WEIGHT_DECAY)
                 .with_epsilon(1e-8)
                 .init(),
-            loss: method::loss(settings.temperature, device)?,
+            objective_optimizer: AdamConfig::new().with_epsilon(1e-8).init(),
             size,
             device: device.clone(),
             settings,
@@ -97,31 +93,33 @@ impl Trainer {
     /// Restores everything that was saved.
     pub fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.progress = saved.progress.clone();
-        self.momentum_side = saved.momentum_side(self.momentum_side.take())?;
+        self.objective = saved.objective(self.objective.clone())?;
         self.encoder = saved.encoder(self.encoder.clone())?;
-        self.optimizer = self.optimizer.clone().load_record(saved.optimizer);
+        let load = |optimizer: &ModuleOptimizer, record| optimizer.clone().load_record(record);
+        self.optimizer = load(&self.optimizer, saved.optimizer);
+        self.objective_optimizer = load(&self.objective_optimizer, saved.objective_optimizer);
         Ok(())
     }
 
     /// Trains up to the last epoch or the interruption, and leaves a checkpoint and a log.
     pub fn train(
         &mut self,
-        images: &[Image],
+        training: &Part,
         protocol: &Protocol,
         output: &Path,
         interrupted: &AtomicBool,
     ) -> Result<Ending, String> {
         let checkpoint = Checkpoint::in_folder(output);
         let mut log = TrainingLog::in_folder(output, &self.progress.history)?;
-        let display = Display::new(self, images.len() / self.settings.batch);
+        let display = Display::new(self, training.len() / self.settings.batch);
         let evaluate_every = (self.settings.epochs / EVALUATIONS).max(1);
         while self.progress.epochs_done() < self.settings.epochs {
-            let order = self.shuffled(images.len());
+            let order = self.shuffled(training.len());
             for batch in order
                 .chunks_exact(self.settings.batch)
                 .skip(self.progress.losses.len())
             {
-                let loss = self.step(images, batch)?;
+                let loss = self.step(training, batch)?;
                 self.progress.losses.push(loss);
                 display.step_done(loss);
                 if interrupted.load(Ordering::SeqCst) {
@@ -132,7 +130,7 @@ impl Trainer {
             }
             let epoch = self.progress.epochs_done() + 1;
             let evaluate = epoch.is_multiple_of(evaluate_every) || epoch == self.settings.epochs;
-            let measured = self.close_epoch(evaluate.then_some(protocol), images.len())?;
+            let measured = self.close_epoch(evaluate.then_some(protocol), training.len())?;
             log.add(epoch, &measured)?;
             if evaluate {
                 display.evaluated(epoch, &measured);
@@ -163,29 +161,27 @@ impl Trainer {
     }
 
     /// Makes one step on the images with these numbers, and returns the loss.
-    fn step(&mut self, images: &[Image], batch: &[usize]) -> Result<f64, String> {
-        let steps = images.len() / self.settings.batch;
+    fn step(&mut self, training: &Part, batch: &[usize]) -> Result<f64, String> {
+        let steps = training.len() / self.settings.batch;
         let done = self.steps_done(steps);
-        let query = self.encoder.forward(self.views(images, batch, 0));
-        let other = self.views(images, batch, 1);
-        let keys = self.momentum_side.as_ref().map(|side| Keys {
-            rows: side.encoder.forward(other.clone()),
-            images: side.numbers(batch),
-        });
-        let loss = match (&self.momentum_side, &keys) {
-            (Some(side), Some(keys)) => side.loss(&self.loss, query, keys),
-            _ => self
-                .loss
-                .forward_in_batch(query, self.encoder.forward(other)),
+        let labels: Vec<usize> = batch.iter().map(|&at| training.labels[at]).collect();
+        let batch = Batch {
+            views: [0, 1].map(|which| self.views(&training.images, batch, which)),
+            images: batch,
+            labels: &labels,
         };
+        let (loss, keys) = self.objective.loss(&self.encoder, batch);
 
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.encoder);
+        let mut gradients = loss.backward();
         let rate = self.learning_rate(done, steps);
-        self.encoder = self.optimizer.step(rate, self.encoder.clone(), gradients);
-        if let (Some(side), Some(keys)) = (self.momentum_side.take(), keys) {
-            let momentum = self.momentum(done, steps);
-            self.momentum_side = Some(side.follow(&self.encoder, momentum, keys));
-        }
+        let of_encoder = GradientsParams::from_module(&mut gradients, &self.encoder);
+        let of_objective = GradientsParams::from_module(&mut gradients, &self.objective);
+        self.encoder = self.optimizer.step(rate, self.encoder.clone(), of_encoder);
+        let momentum = self.momentum(done, steps);
+        self.objective = self
+            .objective_optimizer
+            .step(rate, self.objective.clone(), of_objective)
+            .follow(&self.encoder, momentum, keys);
 
         let loss: f32 = loss
             .try_into_scalar()

@@ -4,6 +4,7 @@ use plotters::prelude::*;
 
 use super::{LABEL, TITLE};
 use crate::canvas::{Area, Drawn, FONT};
+use crate::method::Method;
 use crate::report::Report;
 
 /// Height and width of a logit.
@@ -32,7 +33,12 @@ fn extent(similarities: &[Vec<f32>]) -> (i32, i32) {
 
 /// Draws both matrices: blue where query and key are similar, orange where they are opposite.
 pub fn draw(report: &Report, area: &Area) -> Drawn {
-    let title = "Similarity of each query (row) to the keys (columns): the label of every row is 0";
+    let title = match report.method {
+        Method::Moco => {
+            "Similarity of each query (row) to the keys (columns): the label of every row is 0"
+        }
+        _ => "Similarity of each view (row) to its other view (column 0) and to other images",
+    };
     area.draw(&Text::new(title, (LEFT, 24), (FONT, TITLE).into_font()))?;
     let (_, width) = extent(&report.similarities);
     draw_matrix(

@@ -6,6 +6,7 @@ use super::*;
 use crate::data::{Dataset, Source};
 use crate::encoder::EMBEDDING;
 use crate::files::TestFolder;
+use crate::method::Method;
 
 fn few_digits() -> Dataset {
     let mut dataset = data::load(&Source {
@@ -17,27 +18,17 @@ fn few_digits() -> Dataset {
     dataset
 }
 
-fn settings(method: Method) -> Settings {
-    Settings {
-        source: Source::default(),
-        method,
-        epochs: 2,
-        queue: 40,
-        momentum: 0.9,
-        momentum_schedule: Schedule::Constant,
-        temperature: 0.2,
-        batch: 32,
-        seed: 5,
-    }
-}
-
 /// Trains on few digits, to the end or to the first step.
 fn train(trainer: &mut Trainer, dataset: &Dataset, output: &Path, interrupted: bool) -> Ending {
-    let images = &dataset.training.images;
     let interrupted = AtomicBool::new(interrupted);
     std::fs::create_dir_all(output).unwrap();
     trainer
-        .train(images, &Protocol::new(dataset), output, &interrupted)
+        .train(
+            &dataset.training,
+            &Protocol::new(dataset),
+            output,
+            &interrupted,
+        )
         .unwrap()
 }
 
@@ -80,7 +71,7 @@ fn an_interrupted_and_resumed_run_is_the_run_without_interruption(name: &str, se
 
 #[test]
 fn an_interrupted_and_resumed_run_of_moco_is_the_run_without_interruption() {
-    let settings = settings(Method::Moco);
+    let settings = Settings::of(Method::Moco);
     an_interrupted_and_resumed_run_is_the_run_without_interruption("moco", settings);
 }
 
@@ -88,27 +79,66 @@ fn an_interrupted_and_resumed_run_of_moco_is_the_run_without_interruption() {
 fn an_interrupted_and_resumed_run_with_growing_momentum_is_the_run_without_interruption() {
     let settings = Settings {
         momentum_schedule: Schedule::Cosine,
-        ..settings(Method::Moco)
+        ..Settings::of(Method::Moco)
     };
     an_interrupted_and_resumed_run_is_the_run_without_interruption("cosine", settings);
 }
 
 #[test]
 fn an_interrupted_and_resumed_run_of_simclr_is_the_run_without_interruption() {
-    let settings = settings(Method::Simclr);
+    let settings = Settings::of(Method::Simclr);
     an_interrupted_and_resumed_run_is_the_run_without_interruption("simclr", settings);
+}
+
+#[test]
+fn an_interrupted_and_resumed_run_of_supcon_is_the_run_without_interruption() {
+    let settings = Settings::of(Method::Supcon);
+    an_interrupted_and_resumed_run_is_the_run_without_interruption("supcon", settings);
+}
+
+#[test]
+fn an_interrupted_and_resumed_run_of_siglip_is_the_run_without_interruption() {
+    let settings = Settings::of(Method::Siglip);
+    an_interrupted_and_resumed_run_is_the_run_without_interruption("siglip", settings);
+}
+
+/// Scale and bias of siglip, and none for the other methods.
+fn parameters_of_the_loss(trainer: &Trainer) -> Option<[f64; 2]> {
+    match &trainer.objective {
+        Objective::Siglip(loss) => Some([loss.scale(), loss.bias()]),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_scale_and_the_bias_of_siglip_are_trained_and_come_back_from_a_checkpoint() {
+    let dataset = few_digits();
+    let folder = TestFolder::new("scale");
+    let new = || trainer(Settings::of(Method::Siglip), &dataset);
+    let mut trained = new();
+    let before = parameters_of_the_loss(&trained).unwrap();
+    train(&mut trained, &dataset, &folder.0, false);
+    let after = parameters_of_the_loss(&trained).unwrap();
+    for (before, after) in before.iter().zip(after) {
+        assert!((before - after).abs() > 1e-4, "{before} {after}");
+    }
+    let mut restored = new();
+    restored
+        .restore(Checkpoint::in_folder(&folder.0).load().unwrap())
+        .unwrap();
+    assert_eq!(parameters_of_the_loss(&restored), Some(after));
 }
 
 #[test]
 fn the_same_seed_gives_the_same_bits_and_another_does_not() {
     let dataset = few_digits();
     let folder = TestFolder::new("seeds");
-    for method in [Method::Moco, Method::Simclr] {
+    for method in [Method::Moco, Method::Simclr, Method::Supcon, Method::Siglip] {
         let of = |seed| {
             let settings = Settings {
                 seed,
                 epochs: 1,
-                ..settings(method)
+                ..Settings::of(method)
             };
             let mut trainer = trainer(settings, &dataset);
             train(&mut trainer, &dataset, &folder.0, false);
@@ -125,7 +155,7 @@ fn the_momentum_grows_to_1_over_the_whole_run_or_stays() {
     let of = |momentum_schedule| {
         let settings = Settings {
             momentum_schedule,
-            ..settings(Method::Moco)
+            ..Settings::of(Method::Moco)
         };
         let trainer = trainer(settings, &few_digits());
         // The run has 2 epochs of 4 steps.
@@ -143,19 +173,23 @@ fn the_dtype_of_the_numbers_of_images_in_the_queue_is_kept_and_changes_nothing()
     let dataset = few_digits();
     let folder = TestFolder::new("dtypes");
     let of = |dtype: DType| {
-        let mut other = trainer(settings(Method::Moco), &dataset);
-        let side = other.momentum_side.as_mut().unwrap();
+        let mut other = trainer(Settings::of(Method::Moco), &dataset);
         let ids = Tensor::<1, Int>::arange(0..7, &other.device).cast(dtype);
-        side.queue
-            .push_with_ids(Tensor::ones([7, EMBEDDING], &other.device), ids);
+        let keys = Tensor::ones([7, EMBEDDING], &other.device);
+        let Objective::Moco(side) = &mut other.objective else {
+            panic!("the objective of moco has a queue");
+        };
+        side.queue.push_with_ids(keys, ids);
         let checkpoint = Checkpoint::in_folder(&folder.0);
         checkpoint.save(&other).unwrap();
 
-        let mut trainer = trainer(settings(Method::Moco), &dataset);
+        let mut trainer = trainer(Settings::of(Method::Moco), &dataset);
         trainer.restore(checkpoint.load().unwrap()).unwrap();
         train(&mut trainer, &dataset, &folder.0, false);
-        let queue = &trainer.momentum_side.as_ref().unwrap().queue;
-        assert_eq!(queue.ids().unwrap().dtype(), dtype);
+        let Objective::Moco(side) = &trainer.objective else {
+            panic!("the objective of moco has a queue");
+        };
+        assert_eq!(side.queue.ids().unwrap().dtype(), dtype);
         trainer.progress.history
     };
     assert_eq!(of(DType::I32), of(DType::I64));
