@@ -8,6 +8,8 @@ use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{CrossEntropyLoss, RangeCheck, Target};
 
 /// Positives of rows that may have several.
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Positives {
     /// The keys with the label of the row.
@@ -25,6 +27,8 @@ pub enum Positives {
 }
 
 /// Positives that fit rows and keys.
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum PositiveKeys {
     Labels([Tensor<1, Int>; 2]),
     Indices(Tensor<2, Int>),

@@ -55,6 +55,8 @@ pub struct SparseDistribution<const D: usize> {
     tail: Option<TailOf<D>>,
 }
 
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 enum TailOf<const D: usize> {
     Given(Tensor<D>),

@@ -146,6 +146,8 @@ pub struct SparseTensors {
 }
 
 /// The share that the classes besides a row's entries have together.
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Tail {
     Given(DispatchTensor),

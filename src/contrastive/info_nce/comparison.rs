@@ -55,6 +55,8 @@ pub(super) struct Single {
 }
 
 /// The positives of rows of one positive each.
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Positive {
     /// Features that are not among the keys, and the logarithms of the probabilities that they are drawn.
     Apart(Tensor<2>, Option<Tensor<1>>),

@@ -124,7 +124,7 @@ impl<A: Float> Sums<A> {
             let x = block[lane];
             let e = (-x.abs()).exp::<FMA>();
             let is_above = x > A::ZERO;
-            self.above[lane] = self.above[lane] + if is_above { x } else { A::ZERO };
+            self.above[lane] += if is_above { x } else { A::ZERO };
             self.product[lane] = self.product[lane].mul_add::<FMA>(e, self.product[lane] + e);
             let part = if is_above { A::ONE } else { e };
             slopes[lane] = part / (A::ONE + e);
