@@ -8,8 +8,11 @@ use burn_cross_entropy::{
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
+use crate::common::details;
+use crate::common::expected::{Dtypes, Expected};
 use crate::common::problem::{Outcome, Problem};
-use crate::common::run::{self, Losses, f32_tensor, float_tensor, numbers, row_shape};
+use crate::common::row_value::Asked;
+use crate::common::run::{self, Call, Form, Losses, f32_tensor, float_tensor, numbers, row_shape};
 use crate::common::teacher::Teacher;
 use crate::common::tolerance::{self, assert_numbers, behind_products};
 use crate::common::values::rounded;
@@ -386,6 +389,40 @@ fn sequences_agree_with_their_rows(device: &Device) {
     assert!(numbers(normalized)[0].abs() < 1e-4);
 }
 
+/// What comes with a loss, the loss over a normalizer, and log-probabilities, against the oracle.
+fn details_and_log_probabilities_agree(device: &Device) {
+    let form = Form::default();
+    for asked in [WARM, DIVERGENCE] {
+        let taught = Taught::random(&[9, 37], asked, 6).with(Problem::with_row_weights);
+        let Taught { problem, teacher } = taught;
+        let over_shares = teacher.problem(&problem);
+        let rows = teacher.details(&over_shares);
+        assert!((0..rows.len()).all(|row| !teacher.is_tied(&problem, row)));
+        let mut found = details::beside(Some(&teacher), &problem, form, device);
+        teacher.undo(&problem, &mut found.loss);
+        teacher.undo(&problem, &mut found.normalized.0);
+        found.upstream *= teacher.square();
+        let expected = Expected {
+            problem: &over_shares,
+            outcome: &teacher.solve(&over_shares),
+            rows: &rows,
+            solve: &|problem| teacher.solve(problem),
+        };
+        let compared = expected.compare_details(&found, Dtypes::both(DType::F32));
+        compared.expect("they agree");
+
+        let (problem, asked) = (problem.unreduced(), Asked::LogProb);
+        let over_shares = asked.problem(&teacher.plain().problem(&problem));
+        let call = Call {
+            asked,
+            teacher: Some(&teacher),
+        };
+        let found = run::try_call(&problem, form, call, device).expect("it has a meaning");
+        let expected = teacher.solve(&over_shares);
+        tolerance::assert_close("log_prob", &over_shares, &found, &expected, DType::F32);
+    }
+}
+
 /// A teacher of another dtype, f64 included, is brought into that of the arithmetic: a student in f64 has all of its
 /// digits.
 fn a_teacher_may_have_another_dtype(device: &Device) {
@@ -453,6 +490,7 @@ tests_on! {
     cubecl: [every_dtype_agrees],
     one_of_each_kind: [
         outputs_are_those_of_the_distribution,
+        details_and_log_probabilities_agree,
         what_has_no_meaning_is_refused,
     ],
 }
