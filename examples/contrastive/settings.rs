@@ -37,7 +37,7 @@ pub struct Settings {
     pub momentum_schedule: Schedule,
 
     /// Divisor of the logits. Lower values look more at the closest negatives. siglip starts from it and learns
-    /// another [default: 0.2 for moco and simclr, 0.1 for supcon and siglip].
+    /// another [default: 0.2, for supcon 0.1].
     #[arg(long, value_name = "T")]
     pub temperature: Option<f64>,
 

@@ -40,21 +40,28 @@ pub fn draw(report: &Report, area: &Area) -> Drawn {
         _ => "Similarity of each view (row) to its other view (column 0) and to other images",
     };
     area.draw(&Text::new(title, (LEFT, 24), (FONT, TITLE).into_font()))?;
+    // With labels some of the other images are positives, too.
+    let columns = match report.method.sees_labels() {
+        true => ["the other view", "other images"],
+        false => ["the positive", "the negatives"],
+    };
     let (_, width) = extent(&report.similarities);
-    draw_matrix(
-        area,
-        &report.baselines.similarities,
-        LEFT,
-        "before the training",
-    )?;
+    let before = &report.baselines.similarities;
+    draw_matrix(area, before, columns, (LEFT, "before the training"))?;
     let left = LEFT + width + BETWEEN;
     let key = "blue: alike (1), white: 0, orange: opposite (-1)";
     let below = TOP + CELL * report.similarities.len() as i32 + 54;
     area.draw(&Text::new(key, (LEFT, below), (FONT, LABEL).into_font()))?;
-    draw_matrix(area, &report.similarities, left, "after the training")
+    let after = &report.similarities;
+    draw_matrix(area, after, columns, (left, "after the training"))
 }
 
-fn draw_matrix(area: &Area, similarities: &[Vec<f32>], left: i32, name: &str) -> Drawn {
+fn draw_matrix(
+    area: &Area,
+    similarities: &[Vec<f32>],
+    [first, others]: [&str; 2],
+    (left, name): (i32, &str),
+) -> Drawn {
     let text = |text: &str, place: (i32, i32)| {
         area.draw(&Text::new(
             text.to_string(),
@@ -74,9 +81,9 @@ fn draw_matrix(area: &Area, similarities: &[Vec<f32>], left: i32, name: &str) ->
     let bottom = TOP + CELL * rows;
     let frame = [(left - 3, TOP - 3), (left + CELL, bottom)];
     area.draw(&Rectangle::new(frame, BLACK.stroke_width(2)))?;
-    text("0: the positive", (left, bottom + 14))?;
-    let negatives = format!("1 to {}: the negatives", (width - GAP) / CELL - 1);
-    text(&negatives, (at_column(left, 1) + 6 * CELL, bottom + 14))?;
+    text(&format!("0: {first}"), (left, bottom + 14))?;
+    let others = format!("1 to {}: {others}", (width - GAP) / CELL - 1);
+    text(&others, (at_column(left, 1) + 6 * CELL, bottom + 14))?;
     Ok(())
 }
 
