@@ -134,7 +134,9 @@ impl GradientCache {
             std::array::from_fn(|tower| {
                 let from = starts[tower];
                 starts[tower] += piece[tower].dims()[0];
-                of_leaves[tower].clone().narrow(0, from, starts[tower] - from)
+                of_leaves[tower]
+                    .clone()
+                    .narrow(0, from, starts[tower] - from)
             })
         });
         CachedLoss {
