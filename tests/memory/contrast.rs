@@ -55,7 +55,7 @@ const FORMS: [Form; 11] = [
         in_batch(a, b, InBatch::Symmetric, true)
     }),
     ("NT-Xent of half the rows", |a, b| {
-        let half = |x: Tensor<2>| x.slice([0..ROWS / 2]);
+        let half = |x: Tensor<2>| x.narrow(0, 0, ROWS / 2);
         let loss = config().with_in_batch(InBatch::NtXent).init(&a.device());
         loss.forward_in_batch(half(a), half(b))
     }),
