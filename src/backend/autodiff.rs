@@ -130,7 +130,7 @@ impl<B: CrossEntropyOperation, C: CheckpointStrategy> Change<Autodiff<B, C>, B> 
     ) -> Result<FloatTensor<B>, Infallible> {
         if matches!(
             role,
-            Role::Teacher | Role::ClassWeights | Role::RowWeights | Role::Divisors
+            Role::Teacher | Role::Bound | Role::ClassWeights | Role::RowWeights | Role::Divisors
         ) {
             return Ok(tensor.into_primitive());
         }

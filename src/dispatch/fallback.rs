@@ -12,8 +12,8 @@ use burn::tensor::{FloatDType, Shape};
 
 use crate::operation::shard::ShardCall;
 use crate::operation::{
-    Change, Forward, Inputs, Logits, Options, Projection, Role, Saved, Wanted, WantedGradients,
-    accumulation_dtype,
+    Change, Forward, Inputs, Logits, Options, Projection, Role, RowValue, Saved, Wanted,
+    WantedGradients, accumulation_dtype,
 };
 use crate::portable::{self, chunks};
 
@@ -132,7 +132,8 @@ fn counted(
     inputs: &Inputs<Dispatch>,
     options: &Options,
 ) -> Projection<Dispatch> {
-    if projection.hidden.shape()[0] == 0 {
+    // Pairs count in every row.
+    if projection.hidden.shape()[0] == 0 || options.value == RowValue::PairSigmoid {
         return projection;
     }
     let classes = projection.classes();
