@@ -3,6 +3,8 @@
 
 use burn::tensor::DType;
 
+#[path = "../../tests/it/common/archive.rs"]
+pub mod archive;
 #[path = "../../tests/it/common/details.rs"]
 pub mod details;
 #[path = "../../tests/it/common/expected.rs"]

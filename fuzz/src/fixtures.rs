@@ -1,8 +1,6 @@
 //! The cases that PyTorch computed for the crate's tests (tests/fixtures), as problems in f32 and in f64. Only
 //! the problems are read here: what is right comes from the oracle.
 
-use std::io::Read;
-
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
 use burn_cross_entropy::{
@@ -11,6 +9,7 @@ use burn_cross_entropy::{
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
+use crate::common::archive;
 use crate::common::problem::{Problem, Targets};
 use crate::common::row_value::Asked;
 use crate::common::teacher::Teacher;
@@ -219,12 +218,7 @@ struct Contrast {
 }
 
 fn read<T: DeserializeOwned>(compressed: &[u8]) -> Vec<T> {
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(compressed)
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json)
-        .expect("the fixtures are JSON of the shape that their scripts write")
+    archive::read(compressed, "its script")
 }
 
 const DTYPES: [DType; 2] = [DType::F32, DType::F64];

@@ -108,7 +108,7 @@ pub fn slopes(
     (errors, taught): (&[f64], &Taught),
 ) -> (Outcome, Vec<Slope>) {
     let exact = taught.solve(asked, problem);
-    // Those of a teacher's shares are errors, and no sizes.
+    // Roundings of a teacher's shares count as errors below, and not as terms of the sums.
     let sizes = asked.solve(problem).terms.logits_gradient;
     let config = &problem.config;
     // The derivative of the penalty has the log-sum-exp as a factor, whose error counts where it is 0, too.

@@ -95,7 +95,7 @@ pub(super) fn check_beside(one: Named<'_>, other: Named<'_>) -> Result<(), Contr
 
 /// Rows of length 1. Those without a normal number of f32 are left as they are, with the gradient of what is
 /// left as it is: that of a direction would be infinite there.
-pub(super) fn unit_length(features: Tensor<2>) -> Tensor<2> {
+fn unit_length(features: Tensor<2>) -> Tensor<2> {
     // Some backends cannot sum over tensors without elements.
     if features.shape().num_elements() == 0 {
         return features;
@@ -139,6 +139,15 @@ pub(super) fn in_f32_at_least(features: Tensor<2>) -> Tensor<2> {
     match features.dtype() {
         DType::F16 | DType::BF16 => features.cast(DType::F32),
         _ => features,
+    }
+}
+
+/// Features in f32 at least, of length 1 where that is wanted.
+pub(super) fn normalised(features: Tensor<2>, normalize: bool) -> Tensor<2> {
+    let features = in_f32_at_least(features);
+    match normalize {
+        true => unit_length(features),
+        false => features,
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::config::{InBatch, InfoNceLossConfig, SupCon};
 pub use self::logits::moco_logits;
 pub use self::request::Contrast;
 use super::error::{ContrastiveError, unwrap};
-use super::features::{in_f32_at_least, unit_length};
+use super::features::normalised;
 use super::ids::SampleIds;
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::CrossEntropyOutput;
@@ -426,11 +426,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// Features in f32 at least, of length 1 where that is wanted.
     fn normalised(&self, features: Tensor<2>) -> Tensor<2> {
-        let features = in_f32_at_least(features);
-        match self.settings.normalize {
-            true => unit_length(features),
-            false => features,
-        }
+        normalised(features, self.settings.normalize)
     }
 }
 

@@ -11,6 +11,7 @@ mod gradient_cache;
 mod ids;
 mod info_nce;
 mod momentum;
+mod parameter;
 mod positives;
 mod queue;
 mod schedule;

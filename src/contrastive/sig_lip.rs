@@ -11,7 +11,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use self::config::Settings;
 pub use self::config::SigLipLossConfig;
 use super::error::{ContrastiveError, unwrap};
-use super::features::{Named, check_beside, check_rows, in_f32_at_least, unit_length};
+use super::features::{Named, check_beside, check_rows, normalised};
+use super::parameter::on_device;
 use super::positives::{PositiveKeys, Positives};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{
@@ -287,11 +288,8 @@ impl<B: CrossEntropyBackend> SigLipLoss<B> {
         reduction: RequestedReduction,
     ) -> Result<Tensor<1>, ContrastiveError> {
         check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
-        let [query, keys] = [query, keys].map(in_f32_at_least);
-        let [query, keys] = [query, keys].map(|features| match self.settings.normalize {
-            true => unit_length(features),
-            false => features,
-        });
+        let [query, keys] =
+            [query, keys].map(|features| normalised(features, self.settings.normalize));
         let (dtype, device) = (query.dtype(), query.device());
         let bias = match &self.bias {
             None => Tensor::full([1], self.settings.bias, (&device, dtype)),
@@ -321,12 +319,5 @@ impl<B: CrossEntropyBackend> SigLipLoss<B> {
         let logits = GivenLogits::projected(similarities);
         let computed = loss.compute(logits, target, Request::loss(reduction))?;
         Ok(Tensor::from_dispatch(computed.loss))
-    }
-}
-
-fn on_device(parameter: Tensor<1>, device: &Device) -> Tensor<1> {
-    match parameter.device().without_autodiff() == device.clone().without_autodiff() {
-        true => parameter,
-        false => parameter.to_device(device),
     }
 }

@@ -6,21 +6,22 @@ mod edges;
 mod outputs;
 mod sig_lip;
 
-use std::io::Read;
 use std::sync::LazyLock;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::nn::loss::Reduction;
-use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Gradients, Tensor};
 use burn_cross_entropy::contrastive::{
     Contrast, InBatch, Positives, SampleIds, SigLipLoss, SigLipLossConfig, SupCon,
 };
 use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 use serde::Deserialize;
 
+use crate::common::archive;
 use crate::common::backends::{is_host, tests_on};
 use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
+use crate::info_nce::{OfParameters, ints};
 
 #[derive(Deserialize)]
 struct Case {
@@ -52,12 +53,7 @@ struct Case {
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     let compressed = include_bytes!("../fixtures/contrasts.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json)
-        .expect("the fixtures are JSON of the shape that contrasts.py writes")
+    archive::read(compressed, "contrasts.py")
 });
 
 /// Leaves of a case.
@@ -293,22 +289,6 @@ impl Case {
             );
         }
     }
-}
-
-/// Collects the gradients of parameters.
-struct OfParameters<'a>(&'a Gradients, &'a mut Vec<f64>);
-
-impl ModuleVisitor for OfParameters<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad(self.0).expect("it is a parameter");
-        assert_eq!(gradient.dtype(), DType::F32);
-        self.1.extend(numbers(gradient));
-    }
-}
-
-fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
-    let data = TensorData::new(values.to_vec(), [values.len()]);
-    Tensor::from_data(data, &device.clone().without_autodiff())
 }
 
 fn mask(values: &[i64], rows: usize, device: &Device) -> Tensor<2, Bool> {

@@ -1,7 +1,6 @@
 //! Compares every backend with every case that PyTorch computed in f64 (tests/fixtures/generate.py, and extras.py
 //! for what its `cross_entropy` has no option for).
 
-use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
@@ -9,6 +8,7 @@ use burn::tensor::{DType, Device};
 use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, RowFactor, SmoothingOver};
 use serde::{Deserialize, Deserializer};
 
+use crate::common::archive;
 use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::{oracle, run, tolerance};
@@ -142,16 +142,9 @@ static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
         include_bytes!("../fixtures/cases.json.gz"),
         include_bytes!("../fixtures/extras.json.gz"),
     ];
+    let read = |file: &[u8]| archive::read::<Vec<Case>>(file, "generate.py or extras.py");
     files.into_iter().flat_map(read).collect()
 });
-
-fn read(compressed: &[u8]) -> Vec<Case> {
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(compressed)
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that the scripts write")
-}
 
 pub fn values(numbers: &[Number]) -> Vec<f64> {
     numbers.iter().map(|number| number.0).collect()

@@ -226,7 +226,7 @@ impl Problem {
         }
         if self.config.learnable {
             let mut found = Vec::new();
-            burn::module::Module::visit(&loss, &mut Gradients(&gradients, &mut found));
+            burn::module::Module::visit(&loss, &mut OfParameters(&gradients, &mut found));
             let name = format!("{name}: temperature");
             assert_numbers(&name, &found, &[expected.of_scale], allowed.gradient);
         }
@@ -241,9 +241,9 @@ struct Expected {
 }
 
 /// Collects the gradients of parameters.
-struct Gradients<'a>(&'a burn::tensor::Gradients, &'a mut Vec<f64>);
+pub struct OfParameters<'a>(pub &'a burn::tensor::Gradients, pub &'a mut Vec<f64>);
 
-impl burn::module::ModuleVisitor for Gradients<'_> {
+impl burn::module::ModuleVisitor for OfParameters<'_> {
     fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
         let gradient = param.val().grad(self.0).expect("it is a parameter");
         assert_eq!(gradient.dtype(), DType::F32);
@@ -251,7 +251,7 @@ impl burn::module::ModuleVisitor for Gradients<'_> {
     }
 }
 
-fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
+pub fn ints(values: &[i64], device: &Device) -> Tensor<1, Int> {
     let data = TensorData::new(values.to_vec(), [values.len()]);
     Tensor::from_data(data, &device.clone().without_autodiff())
 }

@@ -2,7 +2,6 @@
 //! (tests/fixtures/onnx_cases.py).
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
@@ -10,6 +9,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::CrossEntropyLossConfig;
 use serde::Deserialize;
 
+use crate::common::archive;
 use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets};
 use crate::common::run::{Form, float_tensor, numbers, row_shape};
@@ -52,12 +52,7 @@ struct Case {
 
 static FILE: LazyLock<File> = LazyLock::new(|| {
     let compressed = include_bytes!("../fixtures/onnx.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json)
-        .expect("the fixtures are JSON of the shape that onnx_cases.py writes")
+    archive::read(compressed, "onnx_cases.py")
 });
 
 impl Float32 {

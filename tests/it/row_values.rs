@@ -4,7 +4,7 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Tensor};
 use burn_cross_entropy::operation::RowValue;
 use burn_cross_entropy::{
-    CrossEntropyLoss, CrossEntropyLossConfig, LogitsRank, LogitsSource, ProjectedLogits, RowLosses,
+    CrossEntropyLoss, CrossEntropyLossConfig, LogitsRank, LogitsSource, RowLosses,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
@@ -179,18 +179,7 @@ fn projections_agree(device: &Device) {
             let projected = Projected::random([22, 11, 37], false, 3).with(Problem::unreduced);
             let expected = defined(value, &projected.problem);
             let loss = CrossEntropyLossConfig::new().init(device);
-            let leaf = |values: &[f64], shape: [usize; 2]| {
-                float_tensor::<2>(values, &shape, (device, DType::F32)).require_grad()
-            };
-            let input = leaf(&projected.input, [22, 11]);
-            let weight = leaf(&projected.weight, [11, 37]);
-            let bias = projected.bias.as_ref().expect("it has one");
-            let bias = float_tensor::<1>(bias, &[37], (device, DType::F32));
-            let mut logits =
-                ProjectedLogits::new(input.clone(), weight.clone()).with_bias(Some(bias));
-            if let Some(rows) = chunk {
-                logits = logits.with_chunk_rows(rows);
-            }
+            let ([input, weight], logits) = projected.leaves(chunk, device);
             let (values, objective) =
                 of::<2>(value, &loss, logits).weighed(&projected.problem.upstream);
             let gradients = objective.backward();

@@ -3,8 +3,8 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, ProjectedLogits,
-    RowFactor, RowLosses, SparseDistribution, TargetTensor,
+    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowFactor,
+    RowLosses, SparseDistribution, TargetTensor,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
@@ -275,20 +275,9 @@ fn projections_agree(device: &Device) {
             let expected = dense.expected();
             let allowed = behind_products(4e-5, device);
             for chunk in chunks(device) {
-                let leaf = |values: &[f64], shape: &[usize]| {
-                    float_tensor::<2>(values, shape, options).require_grad()
-                };
-                let input = leaf(&projected.input, &[ROWS, 11]);
-                let weight = leaf(&projected.weight, &[11, CLASSES]);
-                let bias = projected.bias.as_ref().expect("it has one");
-                let bias = float_tensor::<1>(bias, &[CLASSES], options);
-                let logits = ProjectedLogits::new(input.clone(), weight.clone());
-                let logits = logits.with_bias(Some(bias));
-                let logits = match chunk {
-                    Some(rows) => logits.with_chunk_rows(rows),
-                    None => logits,
-                };
-                let shares = leaf(&entries.shares, &[ROWS, COUNT]);
+                let ([input, weight], logits) = projected.leaves(chunk, device);
+                let shares =
+                    float_tensor::<2>(&entries.shares, &[ROWS, COUNT], options).require_grad();
                 let target = entries.target(shares.clone());
                 let loss = entries.problem.config.init(device);
                 let weights = entries.problem.row_weights.as_ref();

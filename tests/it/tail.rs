@@ -3,8 +3,8 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, ProjectedLogits,
-    RowLosses, SparseDistribution, TargetTensor, WeightedTarget,
+    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses,
+    SparseDistribution, TargetTensor, WeightedTarget,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
@@ -205,19 +205,7 @@ fn tails_behind_projections_agree(device: &Device) {
             let expected = tailed.solve();
             let allowed = behind_products(4e-5, device);
             for chunk in chunks(device) {
-                let leaf = |values: &[f64], shape: &[usize]| {
-                    float_tensor::<2>(values, shape, options).require_grad()
-                };
-                let input = leaf(&projected.input, &[ROWS, 11]);
-                let weight = leaf(&projected.weight, &[11, CLASSES]);
-                let bias = projected.bias.as_ref().expect("it has one");
-                let bias = float_tensor::<1>(bias, &[CLASSES], options);
-                let logits = ProjectedLogits::new(input.clone(), weight.clone());
-                let logits = logits.with_bias(Some(bias));
-                let logits = match chunk {
-                    Some(rows) => logits.with_chunk_rows(rows),
-                    None => logits,
-                };
+                let ([input, weight], logits) = projected.leaves(chunk, device);
                 let leaves = tailed.leaves::<2>(Tracked::Both, options);
                 let (problem, target) = (&tailed.problem, tailed.target(&leaves));
                 let loss = problem.config.init(device);

@@ -1,6 +1,5 @@
 //! Compares distillation, entropy and log-sum-exp with what PyTorch computed in f64 (tests/fixtures/teachers.py).
 
-use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Device, Tensor};
@@ -10,6 +9,7 @@ use burn_cross_entropy::{
 };
 use serde::Deserialize;
 
+use crate::common::archive;
 use crate::common::backends::tests_on;
 use crate::common::problem::{Outcome, Problem, Targets, Terms};
 use crate::common::run::{self, Losses, float_tensor, row_shape};
@@ -35,12 +35,8 @@ struct Case {
 }
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
-    let compressed: &[u8] = include_bytes!("../fixtures/teachers.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(compressed)
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that the script writes")
+    let compressed = include_bytes!("../fixtures/teachers.json.gz");
+    archive::read(compressed, "teachers.py")
 });
 
 impl Case {

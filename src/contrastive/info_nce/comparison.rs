@@ -12,7 +12,7 @@ use burn::tensor::{Int, Tensor};
 use super::InfoNceLoss;
 use super::config::{InBatch, SupCon};
 use super::log_q::LogQ;
-use super::request::{Contrast, Form, OwnNegatives};
+use super::request::{Contrast, Form, Memory, OwnNegatives};
 use crate::contrastive::error::ContrastiveError;
 use crate::contrastive::features::{Named, check_beside, check_rows, check_with_positive};
 use crate::contrastive::ids::{SampleIds, check_id_dtypes, check_ids};
@@ -90,8 +90,16 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             ids,
             own_negatives,
             log_q,
+            memory,
         } = contrast;
-        let mut log_q = LogQ::new(log_q, &form)?;
+        if memory.is_some() && !matches!(form, Form::Labels { .. }) {
+            return Err(ContrastiveError::Combination {
+                part: "a memory with labels",
+                form: "rows without labels",
+                instead: "use `Contrast::labels`, or give keys without labels to `Contrast::moco`",
+            });
+        }
+        let mut log_q = LogQ::new(log_q, &form, memory.as_ref())?;
         match form {
             Form::Moco {
                 query,
@@ -130,11 +138,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                     ..Single::new(self.scaled(query), keys, Positive::Keys(positive))
                 })?])
             }
-            Form::Labels {
-                features,
-                labels,
-                memory,
-            } => {
+            Form::Labels { features, labels } => {
                 self.no_parts_of_one_positive(&ids, &own_negatives)?;
                 self.labels(features, labels, memory, &mut log_q)
             }
@@ -253,7 +257,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         &self,
         features: Tensor<2>,
         labels: Tensor<1, Int>,
-        memory: Option<(Tensor<2>, Tensor<1, Int>)>,
+        memory: Option<Memory>,
         log_q: &mut LogQ,
     ) -> Result<Vec<Comparison>, ContrastiveError> {
         let rows = features.dims()[0];

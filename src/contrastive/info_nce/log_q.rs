@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::request::Form;
+use super::request::{Form, Memory};
 use crate::contrastive::error::ContrastiveError;
 
 /// The given logarithms of probabilities, one after the other.
@@ -12,6 +12,7 @@ impl LogQ {
     pub(super) fn new(
         given: Option<Vec<Tensor<1>>>,
         form: &Form,
+        memory: Option<&Memory>,
     ) -> Result<Self, ContrastiveError> {
         let Some(given) = given else {
             return Ok(Self(Vec::new().into_iter()));
@@ -32,11 +33,9 @@ impl LogQ {
             Form::Pairs { keys, .. } | Form::Several { keys, .. } => {
                 (keys.device(), vec![("keys", keys.dims()[0])])
             }
-            Form::Labels {
-                features, memory, ..
-            } => {
+            Form::Labels { features, .. } => {
                 let mut sizes = vec![("features", features.dims()[0])];
-                sizes.extend(memory.as_ref().map(|(keys, _)| ("memory", keys.dims()[0])));
+                sizes.extend(memory.map(|(keys, _)| ("memory", keys.dims()[0])));
                 (features.device(), sizes)
             }
         };

@@ -48,8 +48,14 @@ pub struct Contrast {
     pub(super) ids: Option<SampleIds>,
     pub(super) own_negatives: Option<OwnNegatives>,
     pub(super) log_q: Option<Vec<Tensor<1>>>,
+    pub(super) memory: Option<Memory>,
 }
 
+/// Keys of earlier steps, and their labels.
+pub(super) type Memory = (Tensor<2>, Tensor<1, Int>);
+
+// A call moves it a few times, and a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub(super) enum Form {
     Moco {
@@ -69,7 +75,6 @@ pub(super) enum Form {
     Labels {
         features: Tensor<2>,
         labels: Tensor<1, Int>,
-        memory: Option<(Tensor<2>, Tensor<1, Int>)>,
     },
     Several {
         query: Tensor<2>,
@@ -94,6 +99,7 @@ impl Contrast {
             ids: None,
             own_negatives: None,
             log_q: None,
+            memory: None,
         }
     }
 
@@ -123,11 +129,7 @@ impl Contrast {
     /// Compares the rows `[N, F]` of a batch with each other: those of the same label are positives, and a row is never
     /// compared with itself.
     pub fn labels(features: Tensor<2>, labels: Tensor<1, Int>) -> Self {
-        Self::of(Form::Labels {
-            features,
-            labels,
-            memory: None,
-        })
+        Self::of(Form::Labels { features, labels })
     }
 
     /// Compares rows `[N, F]` with keys `[K, F]`, of which several may be positives of a row. A row without a positive is
@@ -199,18 +201,10 @@ impl Contrast {
     /// and negatives of the rows, and no rows themselves.
     ///
     /// Source: Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, <https://arxiv.org/abs/1912.06798>.
-    ///
-    /// # Panics
-    ///
-    /// If the request has no labels: a memory goes with [`labels`](Self::labels).
-    pub fn with_memory(mut self, keys: Tensor<2>, labels: Tensor<1, Int>) -> Self {
-        match &mut self.form {
-            Form::Labels { memory, .. } => *memory = Some((keys, labels)),
-            _ => panic!(
-                "contrastive loss: a memory with labels goes with a request of `Contrast::labels`; for keys without \
-                 labels use `Contrast::moco`"
-            ),
+    pub fn with_memory(self, keys: Tensor<2>, labels: Tensor<1, Int>) -> Self {
+        Self {
+            memory: Some((keys, labels)),
+            ..self
         }
-        self
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use super::InfoNceLoss;
 use crate::contrastive::autodiff::in_autodiff;
 use crate::contrastive::features::over;
+use crate::contrastive::parameter::on_device;
 use crate::dispatch::CrossEntropyBackend;
 
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
@@ -24,11 +25,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 (free - beyond).exp()
             }
         };
-        let is_there = scale.device().without_autodiff() == device.clone().without_autodiff();
-        match is_there {
-            true => scale,
-            false => scale.to_device(device),
-        }
+        on_device(scale, device)
     }
 
     /// Temperature that is in use. Waits for the device where the temperature is learnt.

@@ -4,8 +4,7 @@ use super::ahead::Ahead;
 use super::factor::Factor;
 use super::float::Float;
 use super::rows::Rows;
-use super::shares::Shares;
-use super::sparse::Entries;
+use super::shares::{Entries, Shares};
 use crate::operation::ScaleSteps;
 
 /// `W` rows of logits, see [`blocks`](super::blocks).

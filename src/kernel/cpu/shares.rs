@@ -22,6 +22,16 @@ pub(crate) struct Shares<'a, A> {
     pub(crate) classes: usize,
 }
 
+/// Entries of a sparse distribution in one row, beside its logits.
+#[derive(Clone, Copy)]
+pub(crate) struct Entries<'a, A> {
+    pub(super) classes: &'a [usize],
+    /// Shares as they are in the loss.
+    pub(super) shares: &'a [A],
+    /// Logits of the classes.
+    pub(super) logits: &'a [A],
+}
+
 impl<A: Float> Shares<'_, A> {
     /// Shares of the distribution alone, if there is a distribution and smoothing or weights change it.
     pub(crate) fn apart_from_distribution(self) -> Option<Self> {

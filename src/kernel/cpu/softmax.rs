@@ -28,8 +28,7 @@ use super::logits::Softmax;
 use super::row_loss::RowLoss;
 use super::row_value::entropy_of;
 use super::rows::Losses;
-use super::shares::{Shares, share_slope};
-use super::sparse::Entries;
+use super::shares::{Entries, Shares, share_slope};
 
 impl<A: Float, const W: usize> RowLoss<A, W> for Softmax<'_, A, W> {
     fn with_distribution_alone(self) -> Option<Self> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::blocks::at;
 use super::float::Float;
-use super::shares::{Shares, share_slope};
+use super::shares::{Entries, Shares, share_slope};
 use super::tail::TailRows;
 use super::targets::{Sparse, Target, TargetRule};
 use crate::operation::Geometry;
@@ -17,16 +17,6 @@ pub(crate) struct SparseRows<'a> {
     /// Geometry of the shares.
     pub(super) geometry: Geometry,
     pub(super) rule: TargetRule<'a>,
-}
-
-/// Entries of one row beside its logits.
-#[derive(Clone, Copy)]
-pub(crate) struct Entries<'a, A> {
-    pub(super) classes: &'a [usize],
-    /// Shares as they are in the loss.
-    pub(super) shares: &'a [A],
-    /// Logits of the classes.
-    pub(super) logits: &'a [A],
 }
 
 /// Memory for the entries of one row.

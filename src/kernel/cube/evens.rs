@@ -7,9 +7,9 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::group::Group;
 use super::launch::{Buffer, Call};
-use super::plan::{Along, Tile};
+use super::numbers::{sum_over_row, write_number};
+use super::plan::Tile;
 use super::spec::{Uniforms, UniformsLaunch, span};
 use super::sum::{ones, zeros};
 use super::targets::masked_number;
@@ -40,32 +40,8 @@ fn evens_of_rows<F: Float, A: Float, N: Size>(
         }
         base += comptime!(tile.units as usize);
     }
-    let lanes = N::value().comptime();
-    match comptime!(tile.along) {
-        Along::Positions =>
-        {
-            #[unroll]
-            for lane in 0..lanes {
-                if span.exists {
-                    evens[span.slot * lanes + lane] = numbers.even.get::<A>() / count.extract(lane);
-                }
-            }
-        }
-        Along::Classes => {
-            let mut of_unit = A::new(0.0);
-            #[unroll]
-            for lane in 0..lanes {
-                of_unit += count.extract(lane);
-            }
-            let mut sums = Sequence::<A>::new();
-            sums.push(of_unit);
-            let mut group = Group::<A>::new(comptime!(tile.group()));
-            let sums = group.sums(sums);
-            if span.unit == 0 && span.exists {
-                evens[span.slot] = numbers.even.get::<A>() / sums[0];
-            }
-        }
-    }
+    let number = Vector::new(numbers.even.get::<A>()) / sum_over_row::<A, N>(count, tile);
+    write_number::<A, N>(number, &span, evens, tile);
 }
 
 impl Call<'_> {

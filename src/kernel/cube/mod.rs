@@ -12,7 +12,7 @@
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
 //! | [`pairs`] | a loss of each pair of a row and a column apart |
-//! | [`lanes`], [`group`] | numbers of a row in the lanes of a vector, and in the units of a group |
+//! | [`lanes`], [`group`], [`numbers`] | numbers of a row in the lanes of a vector, in the units of a group; one of a row |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
 //! | [`plan`], [`spec`], [`layout`] | who computes which rows; arguments of the kernels; places in memory |
 //!
@@ -30,6 +30,7 @@ mod group;
 mod lanes;
 mod launch;
 mod layout;
+mod numbers;
 mod outputs;
 mod pairs;
 pub(crate) mod plan;

@@ -13,9 +13,9 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::ln_1p;
-use super::group::Group;
 use super::launch::{Buffer, Call};
-use super::plan::{Along, Tile};
+use super::numbers::{sum_over_row, write_number};
+use super::plan::Tile;
 use super::spec::{Uniforms, UniformsLaunch, span};
 use super::sum::zeros;
 use super::walk::RowPlace;
@@ -63,32 +63,8 @@ fn pairs_of_rows<A: Float, N: Size>(
         base += comptime!(tile.units as usize);
     }
     loss += of_product::<A, N>(product) + above;
-    let lanes = N::value().comptime();
-    match comptime!(tile.along) {
-        Along::Positions =>
-        {
-            #[unroll]
-            for lane in 0..lanes {
-                if span.exists {
-                    losses[span.slot * lanes + lane] = loss.extract(lane);
-                }
-            }
-        }
-        Along::Classes => {
-            let mut of_unit = A::new(0.0);
-            #[unroll]
-            for lane in 0..lanes {
-                of_unit += loss.extract(lane);
-            }
-            let mut sums = Sequence::<A>::new();
-            sums.push(of_unit);
-            let mut group = Group::<A>::new(comptime!(tile.group()));
-            let sums = group.sums(sums);
-            if span.unit == 0 && span.exists {
-                losses[span.slot] = sums[0];
-            }
-        }
-    }
+    let number = sum_over_row::<A, N>(loss, tile);
+    write_number::<A, N>(number, &span, losses, tile);
 }
 
 /// Logarithm of a product, of which 1 was taken off.

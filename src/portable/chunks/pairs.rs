@@ -45,7 +45,7 @@ pub(super) fn excluded<B: Backend>(
         None => logits,
         Some(same) => B::float_mask_fill(logits, B::bool_not(same), f64::NEG_INFINITY.into()),
     };
-    at_columns::<B>(logits, &excluded.columns, rows, f64::NEG_INFINITY)
+    without_columns::<B>(logits, &excluded.columns, rows)
 }
 
 /// Distributions of a chunk: equal shares of the columns that have the id of the row and are not excluded. Shape
@@ -107,7 +107,7 @@ pub(super) fn alike_ones<B: Backend>(
         None => ones,
         Some(excluded) => B::float_mask_fill(ones, excluded, 0.0.into()),
     };
-    let ones = at_columns::<B>(ones, &projection.excluded.columns, rows, f64::NEG_INFINITY);
+    let ones = without_columns::<B>(ones, &projection.excluded.columns, rows);
     let ones = B::float_clamp_min(ones, 0.0.into());
     let counts = B::float_sum_dim(ones.clone(), 1);
     (ones, counts)
@@ -133,13 +133,11 @@ fn same_ids<B: Backend>(ids: &Ids<B>, rows: &Range<usize>) -> Option<BoolTensor<
     ))
 }
 
-/// Adds a number at some columns of each row. Adding minus infinity excludes them, also where a column stands
-/// twice.
-fn at_columns<B: Backend>(
+/// Excludes some columns of each row: minus infinity is added to them, which may be added twice.
+fn without_columns<B: Backend>(
     tensor: FloatTensor<B>,
     columns: &MaybeInt<B>,
     rows: &Range<usize>,
-    number: f64,
 ) -> FloatTensor<B> {
     let MaybeInt::Some(columns) = columns else {
         return tensor;
@@ -151,7 +149,7 @@ fn at_columns<B: Backend>(
     let none = B::int_lower_elem(columns.clone(), 0i64.into(), bool_dtype);
     let index: IntTensor<B> = B::int_mask_fill(columns, none.clone(), 0i64.into());
     let float: FloatDType = tensor.dtype().into();
-    let numbers = TensorData::full_dtype(index.shape(), number, float.into());
+    let numbers = TensorData::full_dtype(index.shape(), f64::NEG_INFINITY, float.into());
     let numbers = B::float_from_data(numbers, &device);
     let numbers = B::float_mask_fill(numbers, none, 0.0.into());
     let index = cast_int::<B>(index, index_dtype::<B>(&device));

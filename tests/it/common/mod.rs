@@ -1,6 +1,7 @@
 //! The parts that all tests share: the problem of a test, the backends it runs on, the oracle and its second
 //! form, the tolerances.
 
+pub mod archive;
 pub mod backends;
 pub mod details;
 pub mod double_double;

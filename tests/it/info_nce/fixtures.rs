@@ -1,7 +1,6 @@
 //! Compares every case that PyTorch computed in f64 (tests/fixtures/contrastive.py): the loss, and the
 //! gradients of all tensors and of the temperature.
 
-use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::nn::loss::Reduction;
@@ -11,6 +10,7 @@ use burn_cross_entropy::contrastive::InBatch;
 use serde::Deserialize;
 
 use super::{Expected, FEATURES, Form, NEGATIVE_IDS, POSITIVES, Problem, QUERY_IDS};
+use crate::common::archive;
 use crate::common::backends::{is_host, tests_on};
 use crate::common::tolerance::assert_numbers;
 
@@ -34,12 +34,7 @@ struct Case {
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     let compressed = include_bytes!("../../fixtures/contrastive.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json)
-        .expect("the fixtures are JSON of the shape that contrastive.py writes")
+    archive::read(compressed, "contrastive.py")
 });
 
 impl Case {

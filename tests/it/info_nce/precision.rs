@@ -12,7 +12,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 
-use super::{FORMS, Form, Gradients, Problem};
+use super::{FORMS, Form, OfParameters, Problem};
 use crate::common::run::numbers;
 use crate::common::tolerance::assert_numbers;
 
@@ -79,7 +79,7 @@ fn assert_half(name: &str, problem: &Problem, dtype: DType, device: &Device) {
     }
     if problem.config.learnable {
         let mut found = Vec::new();
-        burn::module::Module::visit(&loss, &mut Gradients(&gradients, &mut found));
+        burn::module::Module::visit(&loss, &mut OfParameters(&gradients, &mut found));
         assert_numbers(
             &format!("{name}: temperature"),
             &found,

@@ -5,7 +5,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::InfoNceLossConfig;
 
-use super::{Form, Gradients, Problem};
+use super::{Form, OfParameters, Problem};
 use crate::common::backends::tests_on;
 use crate::common::tolerance::{assert_numbers, behind_products};
 
@@ -22,7 +22,7 @@ fn the_temperature_is_bounded(device: &Device) {
     let mut problem = Problem::new(Form::Momentum, InfoNceLossConfig::new());
     problem.log_scale = 20f64.ln();
     let value = problem.run(&warmer, &problem.leaves(device)) * problem.upstream;
-    Module::visit(&warmer, &mut Gradients(&value.backward(), &mut found));
+    Module::visit(&warmer, &mut OfParameters(&value.backward(), &mut found));
     let (_, expected) = problem.gradients();
     let allowed = behind_products(2e-5, device);
     assert_numbers("temperature", &found, &[expected], allowed);

@@ -1,13 +1,13 @@
 //! Compares every case that PyTorch computed in f64 (tests/fixtures/linear.py): loss and all three gradients,
 //! in chunks of every size.
 
-use std::io::Read;
 use std::sync::LazyLock;
 
 use burn::tensor::{DType, Device};
 use serde::Deserialize;
 
 use super::projected::{Form, Found, Projected, chunks};
+use crate::common::archive;
 use crate::common::backends::{is_host, tests_on};
 use crate::common::problem::Problem;
 use crate::fixtures::{Number, Options, targets, values};
@@ -33,11 +33,7 @@ struct Case {
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| {
     let compressed = include_bytes!("../../fixtures/linear.json.gz");
-    let mut json = String::new();
-    flate2::read::GzDecoder::new(&compressed[..])
-        .read_to_string(&mut json)
-        .expect("the fixtures are gzip");
-    serde_json::from_str(&json).expect("the fixtures are JSON of the shape that linear.py writes")
+    archive::read(compressed, "linear.py")
 });
 
 impl Case {

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
     CrossEntropyTarget, LinearCrossEntropyLoss, LinearCrossEntropyLossConfig, LogitsRank,
-    RowLosses, TargetTensor, WeightedTarget,
+    ProjectedLogits, RowLosses, TargetTensor, WeightedTarget,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -70,6 +70,29 @@ pub fn chunks(device: &Device) -> Vec<Option<usize>> {
 }
 
 impl Projected {
+    /// Input and weight as leaves in f32, with the logits that they make in chunks.
+    pub fn leaves(
+        &self,
+        chunk: Option<usize>,
+        device: &Device,
+    ) -> ([Tensor<2>; 2], ProjectedLogits<2>) {
+        let options = (device, DType::F32);
+        let [rows, classes] = [self.problem.rows(), self.problem.classes()];
+        let leaf = |values: &[f64], shape: [usize; 2]| {
+            float_tensor::<2>(values, &shape, options).require_grad()
+        };
+        let input = leaf(&self.input, [rows, self.features]);
+        let weight = leaf(&self.weight, [self.features, classes]);
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| float_tensor::<1>(bias, &[classes], options));
+        let logits = ProjectedLogits::new(input.clone(), weight.clone()).with_bias(bias);
+        let logits = match chunk {
+            Some(rows) => logits.with_chunk_rows(rows),
+            None => logits,
+        };
+        ([input, weight], logits)
+    }
+
     pub fn random([rows, features, classes]: [usize; 3], soft: bool, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut numbers = |count: usize, size: f32| -> Vec<f64> {
