@@ -14,6 +14,7 @@ use crate::common::row_value::Asked;
 use crate::common::smallest_of;
 use crate::common::teacher::Teacher;
 use crate::common::tolerance::{self, OfLargest, Tolerance};
+use crate::excuses::is_factor_vague;
 use crate::projected::{Found, Projected};
 use crate::projection::Case;
 use crate::slopes::{ERRORS_OF_FACTOR, Slope, Taught, error_of, slopes};
@@ -107,11 +108,14 @@ impl<'a> Bounds<'a> {
         self.rows[row].rank < 0
     }
 
-    /// Whether the error of the logits, or of a teacher's, leaves the exponentials no digits.
+    /// Whether the error of the logits, or of a teacher's, leaves the exponentials no digits, or the range of f32 the
+    /// factor none.
     fn is_vague(&self, row: usize) -> bool {
         let error =
             (self.errors[row] * self.problem().config.logit_scale).max(self.of_teacher.errors[row]);
-        self.of_teacher.is_ambiguous[row] || error * self.arithmetic().terms > MOST_ERROR
+        self.of_teacher.is_ambiguous[row]
+            || error * self.arithmetic().terms > MOST_ERROR
+            || is_factor_vague(&self.problem, &self.rows[row], self.dtype_of_loss())
     }
 
     /// Whether the gradients of a row can be compared number by number: also the logits' own, between two

@@ -4,6 +4,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
+use burn_cross_entropy::RowFactor;
 
 use crate::common::details::{Details, largest_of};
 use crate::common::oracle::{self, RowDetails};
@@ -17,11 +18,24 @@ const TINY: f64 = 1e-30;
 /// confident ones as 31 (docs/correctness.md).
 const ROUNDINGS: f64 = 32.0;
 
+/// A loss under a factor whose digits are excused is below.
+const SMALL: f64 = 1e-10;
+
 /// What is expected of a problem, in logits of a dtype.
 pub struct Excuses<'a> {
     pub problem: &'a Problem,
     pub expected: &'a Outcome,
+    pub rows: &'a [RowDetails],
     pub float: DType,
+}
+
+/// Whether a factor makes an ordinary number of what is as good as 0 in f32: the missing probability of a target, raised
+/// to a power below 1.
+pub fn is_factor_vague(problem: &Problem, row: &RowDetails, float: DType) -> bool {
+    match problem.config.row_factor {
+        RowFactor::Focal { gamma } => float != DType::F64 && gamma < 1.0 && -row.log_prob < TINY,
+        _ => false,
+    }
 }
 
 /// Excuses the rounding of a normalizer, which is in f32 for every dtype. It has two numbers, for the loss and the
@@ -71,13 +85,18 @@ impl Excuses<'_> {
         Excuses {
             problem,
             expected,
+            rows: self.rows,
             float: self.float,
         }
     }
 
     fn loss(&self, found: &mut [f64]) {
+        let is_vague = (0..self.rows.len()).any(|row| self.is_factor_vague(row));
         for (found, expected) in found.iter_mut().zip(&self.expected.loss) {
             self.tiny(found, *expected);
+            if is_vague && found.abs() < SMALL && expected.abs() < SMALL {
+                *found = *expected;
+            }
         }
         self.beyond(found);
     }
@@ -94,6 +113,14 @@ impl Excuses<'_> {
                 found[at] = expected * if is_beyond { f64::INFINITY } else { 1.0 };
             }
         }
+        for row in (0..self.problem.rows()).filter(|row| self.is_factor_vague(*row)) {
+            for at in (0..self.problem.classes()).map(|class| self.problem.at(row, class)) {
+                let expected = self.expected.logits_gradient[at];
+                if found[at].abs() < SMALL && expected.abs() < SMALL {
+                    found[at] = expected;
+                }
+            }
+        }
         let terms = &self.expected.terms.logits_gradient;
         let expected = self.expected.logits_gradient.iter().zip(terms);
         for (at, (found, (expected, terms))) in found.iter_mut().zip(expected).enumerate() {
@@ -103,6 +130,10 @@ impl Excuses<'_> {
                 *found = *expected;
             }
         }
+    }
+
+    fn is_factor_vague(&self, row: usize) -> bool {
+        is_factor_vague(self.problem, &self.rows[row], self.float)
     }
 
     /// Whether the factor of a row's probabilities is beyond f32: the sum of the weighted shares, times the scale

@@ -322,6 +322,7 @@ impl Case {
         let excuses = Excuses {
             problem: &problem,
             expected: &outcome,
+            rows: &rows,
             float,
         };
         let mut found = self.found(given, device);
