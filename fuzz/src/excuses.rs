@@ -81,7 +81,7 @@ impl Excuses<'_> {
         divided(gradient, &mean.logits_gradient);
     }
 
-    fn of<'b>(&self, problem: &'b Problem, expected: &'b Outcome) -> Excuses<'b> {
+    fn of<'b>(&'b self, problem: &'b Problem, expected: &'b Outcome) -> Excuses<'b> {
         Excuses {
             problem,
             expected,
