@@ -8,24 +8,16 @@ use burn_cross_entropy::contrastive::{Contrast, Positives, SampleIds};
 use burn_cross_entropy::contrastive::{SigLipLoss, SigLipLossConfig};
 use burn_cross_entropy::{InfoNceLoss, InfoNceLossConfig};
 
-/// The digits in English, German, French, Spanish, Danish and Finnish, without accents. A word that two
-/// languages share stands once.
-pub const WORDS: [&[&str]; 10] = [
-    &["zero", "null", "cero", "nul", "nolla"],
-    &["one", "eins", "un", "uno", "en", "yksi"],
-    &["two", "zwei", "deux", "dos", "to", "kaksi"],
-    &["three", "drei", "trois", "tres", "tre", "kolme"],
-    &["four", "vier", "quatre", "cuatro", "fire", "nelja"],
-    &["five", "funf", "cinq", "cinco", "fem", "viisi"],
-    &["six", "sechs", "seis", "seks", "kuusi"],
-    &["seven", "sieben", "sept", "siete", "syv", "seitseman"],
-    &["eight", "acht", "huit", "ocho", "otte", "kahdeksan"],
-    &["nine", "neun", "neuf", "nueve", "ni", "yhdeksan"],
-];
 const LETTERS: usize = 26;
 /// Letters of the longest word.
 const PLACES: usize = 9;
 const EMBEDDING: usize = 32;
+
+/// The words for each digit.
+pub fn vocabulary() -> Vec<Vec<&'static str>> {
+    let lines = include_str!("../data/words.txt").lines();
+    lines.map(|line| line.split(' ').collect()).collect()
+}
 
 /// Words as one tensor of [words, letters, places]: 1 where the letter is at the place.
 pub fn one_hot(words: &[&str], device: &Device) -> Tensor<3> {
@@ -35,8 +27,10 @@ pub fn one_hot(words: &[&str], device: &Device) -> Tensor<3> {
             values[usize::from(letter - b'a') * PLACES + place] = 1.0;
         }
     }
-    let shape = [words.len(), LETTERS, PLACES];
-    Tensor::from_data(TensorData::new(values, shape), device)
+    Tensor::from_data(
+        TensorData::new(values, [words.len(), LETTERS, PLACES]),
+        device,
+    )
 }
 
 /// A tower for images, a tower for words, and both losses, of which a run uses one.
@@ -66,14 +60,18 @@ impl Towers {
 
     /// Embeds images [n, 1, 8, 8] as unit vectors.
     pub fn images(&self, images: Tensor<4>) -> Tensor<2> {
-        let maps = relu(self.strokes.forward(images));
-        unit_length(self.of_image.forward(maps.flatten(1, 3)))
+        unit_length(
+            self.of_image
+                .forward(relu(self.strokes.forward(images)).flatten(1, 3)),
+        )
     }
 
     /// Embeds words [n, letters, places] as unit vectors.
     pub fn words(&self, words: Tensor<3>) -> Tensor<2> {
-        let maps = relu(self.syllables.forward(words));
-        unit_length(self.of_word.forward(maps.flatten(1, 2)))
+        unit_length(
+            self.of_word
+                .forward(relu(self.syllables.forward(words)).flatten(1, 2)),
+        )
     }
 
     /// The loss of embedded images and words, of which the same rows are pairs, with the digit of each pair.
@@ -85,16 +83,8 @@ impl Towers {
         }
         // Every word of the batch that fits the image belongs to it: digits are labels.
         let (rows, keys) = (digits.clone(), digits);
-        let positives = Positives::Labels { rows, keys };
-        self.siglip.forward_positives(a, b, positives)
-    }
-
-    /// The learnt temperature; CLIP's starts at 0.07, SigLIP's at 0.1.
-    pub fn temperature(&self, name: &str) -> f64 {
-        match name {
-            "clip" => self.clip.temperature(),
-            _ => 1.0 / self.siglip.scale(),
-        }
+        self.siglip
+            .forward_positives(a, b, Positives::Labels { rows, keys })
     }
 }
 

@@ -30,6 +30,10 @@ use crate::operation::{
 use crate::portable::pair_sigmoid::Pairs;
 use crate::portable::{self, chunks};
 
+mod entries;
+
+use entries::OfEntries;
+
 impl CrossEntropyOperation for CubeBackend {
     fn cross_entropy(
         logits: Logits<Self>,
@@ -45,7 +49,13 @@ impl CrossEntropyOperation for CubeBackend {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
-                let plain = |logits, inputs| {
+                let plain = |logits: CubeTensor, inputs| {
+                    if entries::are_taken(&logits.shape(), &inputs, &options, wanted) {
+                        let of_rows = entries::options_of(&options);
+                        let operands =
+                            Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
+                        return operands.forward();
+                    }
                     let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
                     Operands::new(logits, inputs, &options, wanted).forward()
                 };
@@ -83,9 +93,23 @@ impl CrossEntropyOperation for CubeBackend {
             let saved = Saved::Logits(Logits::Tensor(logits));
             return portable::cross_entropy_backward(saved, inputs, upstream, &options, wanted);
         }
-        let plain = |logits, inputs, upstream| {
+        // A forward over dense distributions has left more numbers per row.
+        let of_entries = options.statistics_per_row(false);
+        let wanted_of_loss = Wanted::gradients(wanted);
+        let is_over_entries =
+            entries::are_taken(&logits.shape(), &inputs, &options, wanted_of_loss)
+                && statistics
+                    .as_ref()
+                    .is_some_and(|(statistics, _)| statistics.shape()[0] == of_entries);
+        let plain = |logits: CubeTensor, inputs, upstream| {
+            let wanted = wanted_of_loss;
+            if is_over_entries {
+                let of_rows = entries::options_of(&options);
+                let operands = Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
+                return operands.gradients(statistics, upstream);
+            }
             let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
-            let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
+            let operands = Operands::new(logits, inputs, &options, wanted);
             portable::of_entries(entries, operands.gradients(statistics, upstream))
         };
         portable::backward_with_tails(logits, inputs, upstream, &options, wanted, plain)
@@ -139,6 +163,8 @@ struct Operands<'a> {
     weighed: Weighed,
     /// Largest class of each distribution, for the outputs of rows.
     labels: Option<CubeTensor>,
+    /// Entries of sparse distributions that index targets stand for.
+    entries: Option<OfEntries>,
     reduction: Reduction,
     /// Dtype of the arithmetic.
     arithmetic: FloatDType,
@@ -169,6 +195,7 @@ impl<'a> Operands<'a> {
             options,
             wanted,
             labels,
+            entries: None,
             reduction: match inputs.reduction {
                 RowReduction::None => Reduction::PerRow,
                 RowReduction::Mean => Reduction::Mean,
@@ -192,6 +219,7 @@ impl<'a> Operands<'a> {
                 classes: inputs.weights.as_option().is_some(),
                 rows: inputs.row_weights.as_option().is_some(),
                 evens: false,
+                entries: false,
             },
             weights: in_one([inputs.weights, inputs.row_weights], arithmetic),
             arithmetic,
@@ -319,17 +347,24 @@ impl<'a> Operands<'a> {
         };
         let buffer = |destination: &Destination| destination.buffer(&self);
         let destinations = [&logits_gradient, &targets_gradient];
-        call.gradients(
-            &from_forward,
-            destinations.map(|destination| destination.as_ref().map(buffer)),
-        );
+        let places = destinations.map(|destination| destination.as_ref().map(buffer));
+        let of_logits = places[0].clone();
+        if places.iter().any(Option::is_some) {
+            call.gradients(&from_forward, places);
+        }
+        if let (Some(entries), Some(place)) = (&self.entries, of_logits) {
+            call.gradient_at_entries(&entries.resolved, &from_forward, &place);
+        }
+        let of_entries = (self.entries.as_ref())
+            .filter(|_| wanted.targets)
+            .map(|entries| entries.gradient(&call, &from_forward, &self.logits));
         drop(call);
         let logits = logits_gradient.map(|destination| destination.finish(self.logits));
         let targets = match (targets_gradient, self.targets) {
             (Some(destination), TargetTensor::Distributions(targets)) => {
                 Some(destination.finish(targets))
             }
-            _ => None,
+            _ => of_entries,
         };
         Gradients::of_loss(logits, targets)
     }
@@ -498,7 +533,8 @@ fn without_rows(
     options: &Options,
     wanted: Wanted,
 ) -> Forward<CubeBackend> {
-    let is_distribution = !matches!(inputs.targets, Targets::Indices(_));
+    let is_distribution = !matches!(inputs.targets, Targets::Indices(_))
+        && !entries::are_taken(&logits.shape(), &inputs, options, wanted);
     let numbers = options.statistics_per_row(is_distribution);
     let logits = Logits::Tensor(logits);
     let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);

@@ -211,6 +211,13 @@ fn sparse_distributions_agree_with_dense_ones(device: &Device) {
         every()
             .with(Problem::unreduced)
             .assert_agrees(DType::F32, device);
+        // Kernels that take the entries one by one know no label smoothing.
+        let without_smoothing = |config: CrossEntropyLossConfig| config.with_label_smoothing(0.0);
+        let unsmoothed = || every().with(|problem| problem.with_config(without_smoothing));
+        unsmoothed().assert_agrees(DType::F32, device);
+        unsmoothed()
+            .with(Problem::unreduced)
+            .assert_agrees(DType::F32, device);
         for reduction in [Reduction::Sum, Reduction::BatchMean] {
             let change = |config: CrossEntropyLossConfig| config.with_reduction(reduction);
             of().with(|problem| problem.with_config(change))
@@ -300,6 +307,58 @@ fn projections_agree(device: &Device) {
             }
         }
     }
+}
+
+/// Rows that have been learned, or whose entries are masked: what is left of a difference keeps its digits.
+fn hard_rows_keep_their_digits(device: &Device) {
+    const CLASSES: usize = 130;
+    let mut problem = Problem::random(&[4, CLASSES], 1, true, 11).unreduced();
+    problem.logits.iter_mut().for_each(|logit| *logit /= 8.0);
+    problem.targets = Targets::Distributions(vec![0.0; 4 * CLASSES]);
+    let mut entries = Entries {
+        problem,
+        count: 3,
+        classes: vec![7, 19, 40, 7, 19, 40, 7, 7, 129, 5, IGNORED, 6],
+        shares: vec![
+            1.0, 0.0, 0.0, 0.75, 0.25, 0.0, 0.5, 0.5, 0.0, 0.25, 0.75, 0.5,
+        ],
+    };
+    let logits = &mut entries.problem.logits;
+    // All of the first row is its first entry's, and of the third, where two entries are of that class. Two classes
+    // share the second. In the last the classes of no share are masked, and one of the entries.
+    logits[7] = 40.0;
+    [logits[CLASSES + 7], logits[CLASSES + 19]] = [30.0, 30.0];
+    logits[2 * CLASSES + 7] = 45.0;
+    logits[2 * CLASSES + 129] = f64::NEG_INFINITY;
+    logits[3 * CLASSES + 8..4 * CLASSES].fill(f64::NEG_INFINITY);
+    let Targets::Distributions(dense) = &mut entries.problem.targets else {
+        unreachable!("they are distributions");
+    };
+    for (at, class) in entries.classes.iter().enumerate() {
+        if *class != IGNORED {
+            dense[at / 3 * CLASSES + *class as usize] += entries.shares[at];
+        }
+    }
+    let found = entries.found::<2, 1>((device, DType::F32));
+    let expected = oracle::solve(&entries.problem);
+    let pairs = |found: &[f64], expected: &[f64], name: &str| {
+        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let allowed = 2e-5 * expected.abs().max(1e-30);
+            assert!(
+                found == expected || (found - expected).abs() <= allowed,
+                "{name} {at} is {found:e}, expected {expected:e}"
+            );
+        }
+    };
+    pairs(&found.loss, &expected.loss, "loss");
+    for row in [0, 2, 3] {
+        let of_row = row * CLASSES..(row + 1) * CLASSES;
+        let [found, expected] = [&found, &expected].map(|outcome| &outcome.logits_gradient);
+        pairs(&found[of_row.clone()], &expected[of_row], "gradient");
+    }
+    let of_shares = found.targets_gradient.expect("they are tracked");
+    let dense = expected.targets_gradient.expect("they are tracked");
+    pairs(&of_shares, &entries.of_dense(&dense, 0.0), "share");
 }
 
 /// One entry with a share of 1 is an index.
@@ -395,6 +454,28 @@ fn what_does_not_fit_is_refused(device: &Device) {
             "{rows:?}"
         );
     }
+    // So many classes that kernels take the entries one by one.
+    let indices = [0, 70, 1, 2];
+    if !is_host(device) {
+        let leaf = Tensor::<2>::zeros([2, 70], device).require_grad();
+        let shares = shares([2, 2]).require_grad();
+        let target = SparseDistribution::new(ints(&indices, [2, 2]), shares.clone());
+        let rows = loss.forward_no_reduction(leaf.clone(), target);
+        let gradients = rows.clone().sum().backward();
+        let rows = numbers(rows);
+        let of_logits = numbers(leaf.grad(&gradients).expect("it is tracked"));
+        let of_shares = numbers(shares.grad(&gradients).expect("it is tracked"));
+        assert!(rows[0].is_nan() && (rows[1] - 2.0 * 70f64.ln()).abs() < 1e-5);
+        assert!(of_logits[..70].iter().all(|slope| slope.is_nan()));
+        assert!((of_logits[71] - (2.0 / 70.0 - 1.0)).abs() < 1e-6);
+        let [first, bad, ..] = of_shares[..] else {
+            panic!("there are four shares");
+        };
+        assert!(
+            bad.is_nan() && (first - 70f64.ln()).abs() < 1e-5,
+            "{of_shares:?}"
+        );
+    }
     // A row of weight 0 may hold anything.
     let weights = Tensor::<1>::from_floats([0.0, 1.0], device);
     let weighed = loss.forward(logits(), bad().weighted(weights));
@@ -439,6 +520,7 @@ tests_on! {
     every_backend: [
         sparse_distributions_agree_with_dense_ones,
         projections_agree,
+        hard_rows_keep_their_digits,
         one_entry_is_an_index,
         what_does_not_fit_is_refused,
     ],

@@ -408,7 +408,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
         let row = RowOfLane::<A> {
             row,
-            share: share_of_target::<A, P, I, N>(inputs, &target, numbers),
+            share: share_of_target::<A, P, I, N>(inputs, row, &target, uniforms),
             scale,
             penalty_scale,
             lane,
@@ -526,7 +526,7 @@ fn set<T: Scalar, N: Size>(
 #[cube]
 impl<A: Float> FromForward<A> {
     /// Factor of the gradient of a row's loss (`term` 0) or z-loss (1); 0 where the divisor is 0.
-    fn scale_of_row(&self, row: usize, #[comptime] term: usize) -> A {
+    pub(super) fn scale_of_row(&self, row: usize, #[comptime] term: usize) -> A {
         #[comptime]
         match &self.divisors {
             ComptimeOption::Some(divisors) => {

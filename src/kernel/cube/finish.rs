@@ -52,6 +52,8 @@ pub(crate) struct OfTarget<A: Float> {
     pub(crate) ranked_class: u32,
     /// Share that an index target adds to its class.
     pub(crate) share: A,
+    /// What a row's entries add to its loss, where it has such.
+    pub(crate) further: A,
     pub(crate) class_weight: A,
     pub(crate) row_weight: A,
 }
@@ -148,6 +150,9 @@ impl<A: Float> Finished<A> {
         let gap = select(logit == sums.maximum, zero, below.extract(0usize));
         let total = share + sums.at_maximum + sums.elsewhere;
         self.loss = sums.gaps + select(share == zero, zero, share * gap) + total * above;
+        if comptime!(spec.has_entries) {
+            self.loss += given.further;
+        }
         self.others = others;
         self.lse = sums.maximum * scale_of_scores::<A>(numbers, spec) + above;
         self.max_log_prob = zero - above;

@@ -145,10 +145,15 @@ fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     } else {
         let target = target_of::<A, P, I, K, N>(inputs, place.row, extent);
         let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
-        let share = share_of_target::<A, P, I, N>(inputs, &target, &uniforms.numbers);
+        let share = share_of_target::<A, P, I, N>(inputs, place.row, &target, uniforms);
+        let further = match comptime!(spec.has_entries) {
+            true => inputs.number_of_entries(place.row, 1usize, extent),
+            false => A::new(0.0),
+        };
         let given = OfTarget::<A> {
             logit,
             share,
+            further,
             ranked_class: class_to_rank::<A, P, I, N>(inputs, place.row, target.class),
             class_weight: inputs.weight(target.class as usize),
             row_weight: inputs.row_weight(place.row, extent.classes),

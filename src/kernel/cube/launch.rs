@@ -67,7 +67,7 @@ impl FromForwardBuffers {
         ]
     }
 
-    fn arguments<A: Float>(&self) -> FromForwardLaunch<A> {
+    pub(super) fn arguments<A: Float>(&self) -> FromForwardLaunch<A> {
         FromForwardLaunch::new(
             self.statistics.as_ref().map(Buffer::argument).into(),
             self.divisors.as_ref().map(Buffer::argument).into(),
@@ -459,7 +459,7 @@ impl Call<'_> {
         }
     }
 
-    fn spec(&self, plan: &Plan) -> Spec {
+    pub(super) fn spec(&self, plan: &Plan) -> Spec {
         Spec {
             tile: plan.tile,
             values: match self.options.values {
@@ -474,6 +474,7 @@ impl Call<'_> {
             is_spread: self.options.is_spread(self.has_distributions()),
             has_distributions: self.has_distributions(),
             has_row_weights: self.weighed.rows,
+            has_entries: self.weighed.entries,
             outputs: self.options.computed_outputs(self.wanted.outputs),
             target_loses: self.wanted.outputs != Outputs::None
                 && self.options.ties != Ties::ByClass,
@@ -580,7 +581,7 @@ impl Call<'_> {
         }
     }
 
-    fn indices(&self) -> Option<&Buffer> {
+    pub(super) fn indices(&self) -> Option<&Buffer> {
         match &self.targets {
             Targets::Indices(indices) => Some(indices),
             Targets::Distributions(_) => None,
@@ -608,7 +609,7 @@ impl Call<'_> {
     }
 
     /// The ignored indices that the targets can hold.
-    fn ignored(&self) -> SequenceArg<InputScalar> {
+    pub(super) fn ignored(&self) -> SequenceArg<InputScalar> {
         let ElemRange { least, most } = range_of(self.index());
         let ignored = self.options.ignore_indices.iter().copied();
         ignored
@@ -618,7 +619,7 @@ impl Call<'_> {
             .collect()
     }
 
-    fn dtypes(&self) -> [ElemType; 5] {
+    pub(super) fn dtypes(&self) -> [ElemType; 5] {
         let targets = self.distributions().unwrap_or(&self.logits).buffer.dtype;
         [
             self.logits.buffer.dtype,

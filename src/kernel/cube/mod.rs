@@ -11,6 +11,7 @@
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
+//! | [`entries`] | sparse distributions, before and after the kernels over the rows |
 //! | [`pairs`] | a loss of each pair of a row and a column apart |
 //! | [`lanes`], [`group`], [`numbers`] | numbers of a row in the lanes of a vector, in the units of a group; one of a row |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
@@ -22,6 +23,7 @@
 
 mod backward;
 mod elementary;
+mod entries;
 mod evens;
 mod factor;
 mod finish;
@@ -42,6 +44,7 @@ mod targets;
 mod totals;
 mod walk;
 
+pub(crate) use entries::Entries;
 pub(crate) use launch::{
     Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, Targets,
 };

@@ -68,6 +68,8 @@ pub(crate) struct Spec {
     /// Whether the targets are distributions.
     pub(crate) has_distributions: bool,
     pub(crate) has_row_weights: bool,
+    /// Whether the index targets stand for the entries of sparse distributions.
+    pub(crate) has_entries: bool,
     pub(crate) outputs: Outputs,
     /// Whether the target is behind equal scores; of no meaning without outputs.
     pub(crate) target_loses: bool,

@@ -4,7 +4,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::plan::Along;
-use super::spec::{Extent, Numbers};
+use super::spec::{Extent, Numbers, Uniforms};
 use super::sum::zeros;
 
 /// Inputs of a kernel besides the logits.
@@ -14,8 +14,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) indices: ComptimeOption<Box<[I]>>,
     /// One number per logit.
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
-    /// One number per class, then one per row, then the even share of each row's valid classes, as far as there are
-    /// such. One buffer, because WebGPU guarantees few of them.
+    /// One number per class, then one per row, then the even share of each row's valid classes, or the two numbers that
+    /// a row has of its entries, as far as there are such. One buffer, because WebGPU guarantees few of them.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     #[cube(comptime)]
     pub(crate) weighed: Weighed,
@@ -32,6 +32,9 @@ pub(crate) struct Weighed {
     pub(crate) rows: bool,
     /// Whether the label smoothing gives masked classes nothing, and each row has an even share of its own.
     pub(crate) evens: bool,
+    /// Whether a row's index target is that of its entries with the largest logit, and its share and what is to be added
+    /// to its loss are those of all, see [`entries`](super::entries).
+    pub(crate) entries: bool,
 }
 
 /// Target of a row, resolved by the target rule.
@@ -94,14 +97,19 @@ pub(crate) fn target_of<A: Float, P: Float, I: Int, K: Int, N: Size>(
 #[cube]
 pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
     inputs: &Inputs<A, P, I, N>,
+    row: usize,
     target: &Target,
-    numbers: &Numbers,
+    uniforms: &Uniforms,
 ) -> A {
     #[comptime]
     match &inputs.indices {
-        ComptimeOption::Some(_) => {
-            numbers.remaining.get::<A>() * inputs.weight(target.class as usize)
-        }
+        ComptimeOption::Some(_) => match comptime!(inputs.weighed.entries) {
+            true => inputs.number_of_entries(row, 0usize, &uniforms.extent),
+            false => {
+                let remaining = uniforms.numbers.remaining.get::<A>();
+                remaining * inputs.weight(target.class as usize)
+            }
+        },
         ComptimeOption::None => A::new(0.0),
     }
 }
@@ -182,7 +190,22 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         evens
     }
 
+    /// Number that a row has of its entries: the sum of their shares, or what is to be added to its loss.
+    pub(crate) fn number_of_entries(
+        &self,
+        row: usize,
+        #[comptime] line: usize,
+        extent: &Extent,
+    ) -> A {
+        self.further_number(line * extent.rows + row, extent)
+    }
+
     fn even_of_row(&self, row: usize, extent: &Extent) -> A {
+        self.further_number(row, extent)
+    }
+
+    /// Number behind the weights of classes and rows.
+    fn further_number(&self, at: usize, extent: &Extent) -> A {
         let mut first = 0usize.runtime();
         if comptime!(self.weighed.classes) {
             first += extent.classes;
@@ -192,7 +215,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
         #[comptime]
         match &self.weights {
-            ComptimeOption::Some(weights) => weights[first + row],
+            ComptimeOption::Some(weights) => weights[first + at],
             ComptimeOption::None => A::new(0.0),
         }
     }

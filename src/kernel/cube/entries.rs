@@ -1,0 +1,400 @@
+//! Sparse distributions by their entries, without dense ones: what the kernels over the rows cannot know of a few
+//! classes is computed before them and after them.
+//!
+//! With `y[j]` and `s[j]` the entries of a row, `A` the sum of their shares, and `h` the entry of the largest logit:
+//!
+//! ```text
+//! loss  = A (lse - x[y[h]]) + sum_j s[j] (x[y[h]] - x[y[j]])
+//! dx[c] = A p[c] - sum_{y[j] = c} s[j]
+//! ```
+//!
+//! The first term and `A p` are those of an index target with a share of its own, and nothing cancels in the sum. The
+//! gradients at the entries are written over those that come with `A p`. There a class of more than half the
+//! probability needs the shares of the other classes, as for every target. The gradient of a share is `lse - x[y[j]]`.
+
+use burn_cubecl::cubecl;
+use cubecl::ir::{ElemType, IntKind};
+use cubecl::prelude::*;
+
+use super::backward::FromForward;
+use super::elementary::{ln_1p, tanh_slope};
+use super::launch::{Buffer, Call, FromForwardBuffers, Full, GradientBuffer};
+use super::layout::{place_of_class, start_of_row, strides_in_vectors};
+use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch, Values, ZLoss};
+use super::state::{scale_of_scores, scaled_difference, scores};
+use super::targets::target_of_row;
+
+/// Units of a cube.
+const UNITS: u32 = 64;
+
+/// Class of an entry that is ignored.
+const IGNORED: i32 = -1;
+
+/// Class of an entry that is neither a class nor ignored.
+const BAD: i32 = -2;
+
+/// Numbers of a launch besides the buffers.
+#[derive(CubeType, CubeLaunch)]
+struct Given {
+    /// Number of entries of a row.
+    count: usize,
+    ignored: Sequence<InputScalar>,
+}
+
+/// Resolved entries of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Entries {
+    count: usize,
+    /// `[rows]`, the class of each row's entry `h`; then `[rows, count]`, the classes of the entries, [`IGNORED`] where
+    /// one is ignored and [`BAD`] where it is neither a class nor ignored. I32.
+    pub(crate) classes: Buffer,
+    /// `[2, rows]`, each row's `A` and `sum_j s[j] (x[y[h]] - x[y[j]])`; then `[3, rows, count]`, the logits of the
+    /// entries, the weights of their classes, and the products of weights and shares. In the dtype of the arithmetic.
+    pub(crate) numbers: Buffer,
+}
+
+/// Resolves the entries of one row in each unit.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+    logits: &[Vector<F, N>],
+    indices: &[I],
+    shares: &[P],
+    weights: ComptimeOption<&[A]>,
+    classes: &mut [i32],
+    numbers_of_entries: &mut [A],
+    given: Given,
+    uniforms: Uniforms,
+    #[comptime] spec: Spec,
+    #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
+) {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let row = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
+    if row >= extent.rows {
+        terminate!();
+    }
+    let (zero, count) = (A::new(0.0), given.count);
+    let of_row = start_of_row(row, extent.inner, &extent.logits, true);
+    let first = row / extent.inner * count * extent.inner + row % extent.inner;
+    let logits_of_entries = 2 * extent.rows + row * count;
+    let weights_of_entries = logits_of_entries + extent.rows * count;
+    let shares_of_entries = weights_of_entries + extent.rows * count;
+    let mut largest = numbers.lowest.get::<A>();
+    let mut class_of_largest = 0i32.runtime();
+    let mut has_entry = false.runtime();
+    let mut total = zero;
+    for at in 0..count {
+        let place = first + at * extent.inner;
+        let target = target_of_row::<I, K>(indices, place, extent.classes, &given.ignored);
+        let class = target.class as usize;
+        let logit =
+            Vector::<A, N>::cast_from(logits[place_of_class(of_row, class, &extent.logits)]);
+        let x = scores::<A, A, N>(logit, numbers, spec.values).extract(0usize);
+        let mut weight = A::new(1.0);
+        #[comptime]
+        if let ComptimeOption::Some(weights) = &weights {
+            weight = weights[class];
+        }
+        let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
+        let share = select(target.counts, weight * A::cast_from(shares[place]), dropped);
+        if target.counts && (x > largest || !has_entry) {
+            largest = x;
+            class_of_largest = i32::cast_from(target.class);
+            has_entry = true.runtime();
+        }
+        total += share;
+        let other = select(target.is_bad, BAD.runtime(), IGNORED.runtime());
+        let class = select(target.counts, i32::cast_from(target.class), other);
+        classes[extent.rows + row * count + at] = class;
+        numbers_of_entries[logits_of_entries + at] = logit.extract(0usize);
+        numbers_of_entries[weights_of_entries + at] = weight;
+        numbers_of_entries[shares_of_entries + at] = share;
+    }
+    let mut further = zero;
+    for at in 0..count {
+        let share = numbers_of_entries[shares_of_entries + at];
+        let logit = numbers_of_entries[logits_of_entries + at];
+        let x = scores::<A, A, N>(Vector::new(logit), numbers, spec.values);
+        // Equal infinities are not subtracted: the difference would be NaN.
+        let gap = scaled_difference::<A, N>(Vector::new(largest), x, numbers, comptime!(&spec));
+        let gap = select(x.extract(0usize) == largest, zero, gap.extract(0usize));
+        further += select(share == zero, zero, share * gap);
+    }
+    classes[row] = class_of_largest;
+    numbers_of_entries[row] = total;
+    numbers_of_entries[extent.rows + row] = further;
+}
+
+/// What the gradients at the entries of a row share.
+#[derive(CubeType)]
+struct RowOfEntries<A: Float> {
+    maximum: A,
+    others: A,
+    /// Factors of the gradients of the row's loss and z-loss, with the row's weight.
+    scale: A,
+    penalty_scale: A,
+    /// Whether the row's weight is not 0.
+    weighs: bool,
+}
+
+#[cube]
+impl<A: Float> RowOfEntries<A> {
+    fn new(
+        from_forward: &FromForward<A>,
+        row_weights: ComptimeOption<&[A]>,
+        row: usize,
+        rows: usize,
+    ) -> RowOfEntries<A> {
+        let mut weight = A::new(1.0);
+        #[comptime]
+        if let ComptimeOption::Some(row_weights) = row_weights {
+            weight = row_weights[row];
+        }
+        let mut maximum = A::new(0.0);
+        let mut others = A::new(0.0);
+        #[comptime]
+        if let ComptimeOption::Some(statistics) = &from_forward.statistics {
+            maximum = statistics[row];
+            others = statistics[rows + row];
+        }
+        RowOfEntries::<A> {
+            maximum,
+            others,
+            scale: from_forward.scale_of_row(row, 0usize) * weight,
+            penalty_scale: from_forward.scale_of_row(row, 1usize) * weight,
+            weighs: weight != A::new(0.0),
+        }
+    }
+}
+
+/// Writes the gradient of the logits at the class of one entry in each unit. Entries of one class write one number.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn gradient_at_entries<F: Float, A: Float, N: Size>(
+    classes: &[i32],
+    numbers_of_entries: &[A],
+    row_weights: ComptimeOption<&[A]>,
+    from_forward: FromForward<A>,
+    gradient: &mut [F],
+    given: Given,
+    uniforms: Uniforms,
+    #[comptime] spec: Spec,
+    #[define(F, A)] _dtypes: [ElemType; 2],
+) {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let (zero, one) = (A::new(0.0), A::new(1.0));
+    let entry = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let (count, rows) = (given.count, extent.rows);
+    if entry >= rows * count {
+        terminate!();
+    }
+    let row = entry / count;
+    let class = classes[rows + entry];
+    if class < 0 {
+        terminate!();
+    }
+    let shares_of_entries = 2 * rows + 2 * rows * count;
+    let mut share = zero;
+    let mut elsewhere = zero;
+    for at in row * count..(row + 1) * count {
+        let other = numbers_of_entries[shares_of_entries + at];
+        if classes[rows + at] == class {
+            share += other;
+        } else {
+            elsewhere += other;
+        }
+    }
+    let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
+    let logit = Vector::<A, N>::new(numbers_of_entries[2 * rows + entry]);
+    let x = scores::<A, A, N>(logit, numbers, spec.values);
+    let maximum = Vector::new(of_row.maximum);
+    let gap = scaled_difference::<A, N>(x, maximum, numbers, comptime!(&spec));
+    let exponential = gap.exp().extract(0usize);
+    let inverse = one / (one + of_row.others);
+    let inner = scale_of_scores::<A>(numbers, comptime!(&spec));
+    let mut pull = zero;
+    if comptime!(spec.z_loss != ZLoss::Off) {
+        let lse = of_row.maximum * inner + ln_1p::<A>(of_row.others);
+        pull = A::new(2.0) * numbers.z_loss.get::<A>() * lse * of_row.penalty_scale * inverse;
+    }
+    let (total, scale) = (share + elsewhere, of_row.scale);
+    let mut slope = exponential * (total * scale * inverse + pull) - share * scale;
+    if of_row.others < one && x.extract(0usize) == of_row.maximum {
+        slope = (elsewhere - total * of_row.others * inverse) * scale + pull;
+    }
+    slope *= inner;
+    if comptime!(spec.values == Values::Capped) {
+        let bend = Vector::new(numbers.bend.get::<A>());
+        slope = slope * tanh_slope::<A, N>(logit * bend).extract(0usize) * numbers.scale.get::<A>();
+    }
+    let slope = select(of_row.weighs, slope, zero);
+    let start = start_of_row(row, extent.inner, &extent.gradient, true);
+    gradient[place_of_class(start, class as usize, &extent.gradient)] = F::cast_from(slope);
+}
+
+/// Writes the gradient of the share of one entry in each unit.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn gradient_of_shares<A: Float, P: Float, N: Size>(
+    classes: &[i32],
+    numbers_of_entries: &[A],
+    row_weights: ComptimeOption<&[A]>,
+    from_forward: FromForward<A>,
+    gradient: &mut [P],
+    given: Given,
+    uniforms: Uniforms,
+    #[comptime] spec: Spec,
+    #[define(A, P)] _dtypes: [ElemType; 2],
+) {
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let zero = A::new(0.0);
+    let entry = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let (count, rows) = (given.count, extent.rows);
+    if entry >= rows * count {
+        terminate!();
+    }
+    let row = entry / count;
+    let class = classes[rows + entry];
+    let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
+    let logit = Vector::<A, N>::new(numbers_of_entries[2 * rows + entry]);
+    let x = scores::<A, A, N>(logit, numbers, spec.values);
+    let maximum = Vector::new(of_row.maximum);
+    let gap = scaled_difference::<A, N>(maximum, x, numbers, comptime!(&spec)).extract(0usize);
+    // Equal infinities are not subtracted: the difference would be NaN.
+    let gap = select(x.extract(0usize) == of_row.maximum, zero, gap);
+    let surprisal = gap + ln_1p::<A>(of_row.others);
+    let factor = numbers_of_entries[2 * rows + rows * count + entry];
+    let scaled = factor * of_row.scale;
+    let infinite = zero - numbers.lowest.get::<A>();
+    let is_nothing = factor == zero || scaled == zero && surprisal == infinite;
+    let slope = select(is_nothing, zero, scaled * surprisal);
+    let slope = select(class == BAD.runtime(), numbers.nan.get::<A>(), slope);
+    let counts = of_row.weighs && class != IGNORED.runtime();
+    let inner = extent.inner;
+    let place = (row / inner * count + entry % count) * inner + row % inner;
+    gradient[place] = P::cast_from(select(counts, slope, zero));
+}
+
+impl Call<'_> {
+    /// Resolves the entries of sparse distributions, whose classes are the index targets of this call, `count` for each
+    /// row, with these shares.
+    pub(crate) fn entries(&self, shares: &Buffer, count: usize) -> Entries {
+        let rows = self.geometry.rows();
+        let new = |dtype: ElemType, length: usize| Buffer::new(&self.client, dtype, length);
+        let entries = Entries {
+            count,
+            classes: new(IntKind::I32.into(), (1 + count) * rows),
+            numbers: new(self.arithmetic(), (2 + 3 * count) * rows),
+        };
+        let indices = self.indices().expect("the entries have classes");
+        let spec = self.spec(&self.plan([]));
+        let [logits, arithmetic, _, index, comparison] = self.dtypes();
+        // SAFETY: units beyond the rows do nothing, and classes are clamped to those of a row, whatever the targets
+        // hold.
+        unsafe {
+            entries_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(rows.div_ceil(UNITS as usize)),
+                CubeDim::new_1d(UNITS),
+                self.address_type([shares.length, entries.numbers.length]),
+                1,
+                self.logits.buffer.argument(),
+                indices.argument(),
+                shares.argument(),
+                self.weights.as_ref().map(Buffer::argument).into(),
+                entries.classes.argument(),
+                entries.numbers.argument(),
+                GivenLaunch::new(count, self.ignored()),
+                UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
+                spec,
+                [logits, arithmetic, shares.dtype, index, comparison],
+            );
+        }
+        entries
+    }
+
+    /// Writes the gradient of the logits at the entries, where [`gradients`](Self::gradients) has written it.
+    pub(crate) fn gradient_at_entries(
+        &self,
+        entries: &Entries,
+        from_forward: &FromForwardBuffers,
+        place: &GradientBuffer,
+    ) {
+        let gradient = match place {
+            GradientBuffer::InPlace => &self.logits,
+            GradientBuffer::New(full) => full,
+        };
+        // SAFETY: units beyond the entries do nothing. A class is one of the row's.
+        unsafe {
+            gradient_at_entries::launch_unchecked(
+                &self.client,
+                self.cubes_of(entries),
+                CubeDim::new_1d(UNITS),
+                self.address_type([entries.numbers.length, gradient.buffer.length]),
+                1,
+                entries.classes.argument(),
+                entries.numbers.argument(),
+                self.row_weights().map(Buffer::argument).into(),
+                from_forward.arguments(),
+                gradient.buffer.argument(),
+                GivenLaunch::new(entries.count, [].into_iter().collect()),
+                UniformsLaunch::new(self.numbers(), self.extent_of_elements(gradient)),
+                self.spec(&self.plan([])),
+                [gradient.buffer.dtype, self.arithmetic()],
+            );
+        }
+    }
+
+    /// Writes the gradient of the shares, in the order of the shares.
+    pub(crate) fn gradient_of_shares(
+        &self,
+        entries: &Entries,
+        from_forward: &FromForwardBuffers,
+        gradient: &Buffer,
+    ) {
+        // SAFETY: units beyond the entries do nothing, and each of the others writes the place of its entry.
+        unsafe {
+            gradient_of_shares::launch_unchecked(
+                &self.client,
+                self.cubes_of(entries),
+                CubeDim::new_1d(UNITS),
+                self.address_type([entries.numbers.length]),
+                1,
+                entries.classes.argument(),
+                entries.numbers.argument(),
+                self.row_weights().map(Buffer::argument).into(),
+                from_forward.arguments(),
+                gradient.argument(),
+                GivenLaunch::new(entries.count, [].into_iter().collect()),
+                UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
+                self.spec(&self.plan([])),
+                [self.arithmetic(), gradient.dtype],
+            );
+        }
+    }
+
+    fn cubes_of(&self, entries: &Entries) -> CubeCount {
+        let units = self.geometry.rows() * entries.count;
+        self.cube_count(units.div_ceil(UNITS as usize))
+    }
+
+    /// Weights of the rows, which no weights of classes precede.
+    fn row_weights(&self) -> Option<&Buffer> {
+        self.weights.as_ref().filter(|_| self.weighed.rows)
+    }
+
+    /// Extent of a kernel that takes one row, or one entry, in each unit.
+    fn extent_of_elements(&self, full: &Full) -> ExtentLaunch {
+        let geometry = &self.geometry;
+        let strides = || strides_in_vectors(&full.layout, 1);
+        ExtentLaunch::new(
+            geometry.rows(),
+            geometry.classes,
+            geometry.rows(),
+            geometry.inner,
+            geometry.classes,
+            1,
+            strides(),
+            strides(),
+            strides(),
+            strides(),
+        )
+    }
+}
