@@ -2,15 +2,17 @@
 //! that changes a kernel.
 //!
 //! A projection launches the kernels of `2048x32000 index` over some rows at a time. Burn's matrix products
-//! run between them and try their variants for minutes, so the projection does not have a case.
+//! run between them and try their variants for minutes, so the projection does not have a case. Pairs, which always
+//! come with products, have a small one.
 
 use std::any::Any;
 use std::fmt::{self, Display};
 
 use burn::tensor::{DType, Device, Int, Tensor};
+use burn_cross_entropy::contrastive::SigLipLossConfig;
 use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
-    SmoothingOver,
+    SmoothingOver, SparseDistribution,
 };
 
 /// Rows that an H100 or an A100 computes with one unit each, one plane each, one cube each, and several cubes
@@ -21,6 +23,10 @@ const PLANES: [usize; 2] = [8192, 1000];
 const ODD: [usize; 2] = [2048, 50257];
 /// Images, whose classes are not adjacent in memory.
 const IMAGES: [usize; 4] = [16, 21, 256, 256];
+/// Embeddings of a batch whose rows are compared with each other.
+const BATCH: [usize; 2] = [64, 16];
+/// Entries of sparse distributions.
+const ENTRIES: usize = 16;
 
 pub struct Case {
     /// The shape of the logits, with the classes in dimension 1.
@@ -35,6 +41,11 @@ enum Targets {
     Index,
     /// Distributions that require a gradient.
     Soft,
+    /// Sparse distributions that require a gradient, and the same with tails.
+    Sparse,
+    Tail,
+    /// The rows of another batch, for the sigmoid loss of pairs.
+    Pairs,
 }
 
 /// The call of a case: forward and backward, plain, with an output or with an option; or the forward alone.
@@ -56,7 +67,7 @@ pub type Step = Box<dyn FnOnce() -> Box<dyn Any>>;
 
 pub fn cases() -> Vec<Case> {
     use DType::{BF16, F16, F32, F64};
-    use Targets::{Index, Soft};
+    use Targets::{Index, Pairs, Soft, Sparse, Tail};
     let mut cases = Vec::new();
     let mut add = |shape: &[usize], targets, dtype, what| {
         cases.push(Case {
@@ -90,7 +101,11 @@ pub fn cases() -> Vec<Case> {
         add(&ODD, Index, dtype, What::Step);
         add(&IMAGES, Index, dtype, What::Step);
         add(&IMAGES, Soft, dtype, What::Step);
+        for targets in [Sparse, Tail] {
+            add(&PLANES, targets, dtype, What::Step);
+        }
     }
+    add(&BATCH, Pairs, F32, What::Step);
     cases
 }
 
@@ -117,6 +132,9 @@ impl Case {
         let targets = match self.targets {
             Targets::Index => "index",
             Targets::Soft => "soft",
+            Targets::Sparse => "sparse",
+            Targets::Tail => "tail",
+            Targets::Pairs => "pairs",
         };
         let (dims, dtype) = (dims.join("x"), self.dtype.name());
         format!("{dims} {targets} {dtype} {}", self.what)
@@ -133,6 +151,7 @@ impl Case {
     /// Makes the tensors. They hold what was in memory before, because nothing is computed with them.
     pub fn prepared(&self, device: &Device) -> Result<Step, String> {
         let step = match self.shape.len() {
+            2 if matches!(self.targets, Targets::Pairs) => self.of_pairs(device),
             2 => self.of_rank::<2, 1>(device),
             4 => self.of_rank::<4, 3>(device),
             rank => return Err(format!("no case has rank {rank}, {} has", self.name())),
@@ -145,6 +164,7 @@ impl Case {
     where
         Tensor<D>: LogitsRank<Output = CrossEntropyOutput<R>>,
         Tensor<R, Int>: CrossEntropyTarget<D>,
+        SparseDistribution<D>: CrossEntropyTarget<D>,
     {
         let device = match self.what {
             What::Forward => device.clone(),
@@ -160,7 +180,29 @@ impl Case {
                 let targets = Tensor::<D>::empty(shape, (&device, self.dtype));
                 self.with_targets::<D, R, _>(&device, targets.require_grad())
             }
+            Targets::Sparse | Targets::Tail => {
+                shape[1] = ENTRIES;
+                let classes = Tensor::<D, Int>::empty(shape.clone(), &device);
+                let dtype = (&device, self.dtype);
+                let shares = Tensor::<D>::empty(shape.clone(), dtype).require_grad();
+                let sparse = SparseDistribution::new(classes, shares);
+                shape[1] = 1;
+                let sparse = match self.targets {
+                    Targets::Tail => sparse.with_tail(Tensor::empty(shape, dtype)),
+                    _ => sparse,
+                };
+                self.with_targets::<D, R, _>(&device, sparse)
+            }
+            Targets::Pairs => unreachable!("pairs have no logits tensor"),
         }
+    }
+
+    fn of_pairs(&self, device: &Device) -> Step {
+        let device = device.clone().autodiff();
+        let loss = SigLipLossConfig::new().init(&device);
+        let rows = || Tensor::<2>::empty(self.shape.clone(), (&device, self.dtype)).require_grad();
+        let (a, b) = (rows(), rows());
+        Box::new(move || Box::new(loss.forward(a, b).backward()))
     }
 
     fn with_targets<const D: usize, const R: usize, T>(&self, device: &Device, targets: T) -> Step

@@ -49,13 +49,13 @@ impl CrossEntropyOperation for CubeBackend {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
-                let plain = |logits: CubeTensor, inputs| {
-                    if entries::are_taken(&logits.shape(), &inputs, &options, wanted) {
-                        let of_rows = entries::options_of(&options);
-                        let operands =
-                            Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
-                        return operands.forward();
-                    }
+                if entries::are_taken(&logits.shape(), &inputs, &options, wanted) {
+                    let of_rows = entries::options_of(&options);
+                    let operands =
+                        Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
+                    return operands.forward();
+                }
+                let plain = |logits, inputs| {
                     let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
                     Operands::new(logits, inputs, &options, wanted).forward()
                 };
@@ -101,15 +101,15 @@ impl CrossEntropyOperation for CubeBackend {
                 && statistics
                     .as_ref()
                     .is_some_and(|(statistics, _)| statistics.shape()[0] == of_entries);
-        let plain = |logits: CubeTensor, inputs, upstream| {
+        if is_over_entries {
+            let of_rows = entries::options_of(&options);
             let wanted = wanted_of_loss;
-            if is_over_entries {
-                let of_rows = entries::options_of(&options);
-                let operands = Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
-                return operands.gradients(statistics, upstream);
-            }
+            let operands = Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
+            return operands.gradients(statistics, upstream);
+        }
+        let plain = |logits, inputs, upstream| {
             let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
-            let operands = Operands::new(logits, inputs, &options, wanted);
+            let operands = Operands::new(logits, inputs, &options, wanted_of_loss);
             portable::of_entries(entries, operands.gradients(statistics, upstream))
         };
         portable::backward_with_tails(logits, inputs, upstream, &options, wanted, plain)
@@ -220,6 +220,7 @@ impl<'a> Operands<'a> {
                 rows: inputs.row_weights.as_option().is_some(),
                 evens: false,
                 entries: false,
+                tail: false,
             },
             weights: in_one([inputs.weights, inputs.row_weights], arithmetic),
             arithmetic,

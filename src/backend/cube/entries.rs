@@ -1,14 +1,15 @@
 //! Calls over the entries of sparse distributions: operands whose index targets stand for them.
 
 use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Shape};
+use burn::backend::ops::IntTensorOps;
+use burn::tensor::{DType, IntDType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{Operands, buffer_of, in_one, in_strides};
-use crate::kernel::cube::{Buffer, Call, Entries, FromForwardBuffers, Weighed};
+use crate::kernel::cube::{Buffer, Call, Entries, FromForwardBuffers, Weighed, lines};
 use crate::operation::{
     Inputs, MaybeFloat, Options, Targets, Wanted, accumulation_dtype, row_shape,
 };
@@ -52,6 +53,7 @@ impl<'a> Operands<'a> {
         options: &'a Options,
         wanted: Wanted,
     ) -> Self {
+        let has_tail = inputs.targets.have_tails();
         let Targets::Sparse { classes, shares } = inputs.targets else {
             unreachable!("the distributions are sparse");
         };
@@ -64,9 +66,16 @@ impl<'a> Operands<'a> {
                 ..Inputs::new(Targets::Indices(classes))
             };
             let of_entries = Operands::new(logits.clone(), of_entries, given, wanted);
-            of_entries
-                .call()
-                .entries(&buffer_of(&into_contiguous(shares)), count)
+            let (call, shares) = (of_entries.call(), buffer_of(&into_contiguous(shares)));
+            let marks = has_tail.then(|| {
+                let marks = Shape::new([call.words_of_marks()]);
+                buffer_of(&CubeBackend::int_zeros(
+                    marks,
+                    &logits.device,
+                    IntDType::I32,
+                ))
+            });
+            call.entries(&shares, count, marks.as_ref())
         };
         let rows = row_shape(logits.meta.shape(), options.class_dim).num_elements();
         let tensor = |buffer: &Buffer, length: usize, dtype: DType| {
@@ -76,7 +85,8 @@ impl<'a> Operands<'a> {
         };
         let arithmetic = accumulation_dtype(logits.dtype);
         let classes = tensor(&resolved.classes, rows, DType::I32);
-        let numbers = tensor(&resolved.numbers, 2 * rows, arithmetic.into());
+        let lines = lines::of_inputs(has_tail);
+        let numbers = tensor(&resolved.numbers, lines * rows, arithmetic.into());
         let has_row_weights = inputs.row_weights.as_option().is_some();
         let of_rows = Inputs {
             reduction: inputs.reduction,
@@ -89,6 +99,7 @@ impl<'a> Operands<'a> {
                 rows: has_row_weights,
                 evens: false,
                 entries: true,
+                tail: has_tail,
             },
             entries: Some(OfEntries {
                 resolved,

@@ -21,7 +21,7 @@ use super::plan::{Along, Tile};
 use super::spec::{Extent, Factor, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, zeros};
-use super::targets::{Inputs, classes_of_lanes, first_class, share_of_target, target_of};
+use super::targets::{Inputs, classes_of_lanes, first_class, lines, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 use crate::operation::RowValue;
 
@@ -430,8 +430,35 @@ impl<A: Float, N: Size> Lanes<A, N> {
             }
             ComptimeOption::Some(statistics) => {
                 self.set_statistics(statistics, &row, uniforms, comptime!(&spec));
+                if comptime!(spec.has_tail) {
+                    self.set_rest(inputs, &row, uniforms, comptime!(&spec));
+                }
             }
         }
+    }
+
+    /// Sets the numbers of the classes beside the entries of a row with a tail; those of the entries come after.
+    fn set_rest<P: Float, I: Int>(
+        &mut self,
+        inputs: &Inputs<A, P, I, N>,
+        row: &RowOfLane<A>,
+        uniforms: &Uniforms,
+        #[comptime] spec: &Spec,
+    ) {
+        let (lane, along) = (comptime!(row.lane), comptime!(spec.tile.along));
+        let extent = &uniforms.extent;
+        let maximum = inputs.number_of_entries(row.row, lines::MAXIMUM_OF_REST, extent);
+        let mut factor = inputs.number_of_entries(row.row, lines::AT_REST, extent) * row.scale;
+        if comptime!(spec.z_loss != ZLoss::Off) {
+            let share = inputs.number_of_entries(row.row, lines::SHARE_OF_REST, extent);
+            let lse = inputs.number_of_entries(row.row, lines::LSE, extent);
+            let of_penalty = A::new(2.0) * uniforms.numbers.z_loss.get::<A>();
+            factor += of_penalty * lse * row.penalty_scale * share;
+        }
+        let factor = factor * scale_of_scores::<A>(&uniforms.numbers, spec);
+        set(&mut self.maximum, lane, maximum, along);
+        set(&mut self.factor, lane, factor, along);
+        set(&mut self.has_dominant, lane, A::new(0.0), along);
     }
 
     /// Sets the numbers that a row of logits has from its statistics.

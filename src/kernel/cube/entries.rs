@@ -22,7 +22,8 @@ use super::launch::{Buffer, Call, FromForwardBuffers, Full, GradientBuffer};
 use super::layout::{place_of_class, start_of_row, strides_in_vectors};
 use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch, Values, ZLoss};
 use super::state::{scale_of_scores, scaled_difference, scores};
-use super::targets::target_of_row;
+use super::tail::{BITS, Marks, MarksLaunch, Sums};
+use super::targets::{lines, target_of_row};
 
 /// Units of a cube.
 const UNITS: u32 = 64;
@@ -48,8 +49,8 @@ pub(crate) struct Entries {
     /// `[rows]`, the class of each row's entry `h`; then `[rows, count]`, the classes of the entries, [`IGNORED`] where
     /// one is ignored and [`BAD`] where it is neither a class nor ignored. I32.
     pub(crate) classes: Buffer,
-    /// `[2, rows]`, each row's `A` and `sum_j s[j] (x[y[h]] - x[y[j]])`; then `[3, rows, count]`, the logits of the
-    /// entries, the weights of their classes, and the products of weights and shares. In the dtype of the arithmetic.
+    /// The [`lines`] of the rows; then `[3, rows, count]`, the logits of the entries, the weights of their classes, and
+    /// the products of weights and shares. In the dtype of the arithmetic.
     pub(crate) numbers: Buffer,
 }
 
@@ -62,6 +63,7 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     weights: ComptimeOption<&[A]>,
     classes: &mut [i32],
     numbers_of_entries: &mut [A],
+    mut marks: Marks,
     given: Given,
     uniforms: Uniforms,
     #[comptime] spec: Spec,
@@ -73,11 +75,18 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         terminate!();
     }
     let (zero, count) = (A::new(0.0), given.count);
+    let has_tail = marks.words.is_some().comptime();
     let of_row = start_of_row(row, extent.inner, &extent.logits, true);
-    let first = row / extent.inner * count * extent.inner + row % extent.inner;
-    let logits_of_entries = 2 * extent.rows + row * count;
+    let column = row % extent.inner;
+    let first = row / extent.inner * count * extent.inner + column;
+    let mut first_share = first;
+    if comptime!(has_tail) {
+        first_share = row / extent.inner * (count + 1) * extent.inner + column;
+    }
+    let logits_of_entries = comptime!(lines::count(has_tail)) * extent.rows + row * count;
     let weights_of_entries = logits_of_entries + extent.rows * count;
     let shares_of_entries = weights_of_entries + extent.rows * count;
+    let mut sums = Sums::<A, N>::nothing(numbers);
     let mut largest = numbers.lowest.get::<A>();
     let mut class_of_largest = 0i32.runtime();
     let mut has_entry = false.runtime();
@@ -95,13 +104,32 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             weight = weights[class];
         }
         let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
-        let share = select(target.counts, weight * A::cast_from(shares[place]), dropped);
+        let share = select(
+            target.counts,
+            weight * A::cast_from(shares[first_share + at * extent.inner]),
+            dropped,
+        );
         if target.counts && (x > largest || !has_entry) {
             largest = x;
             class_of_largest = i32::cast_from(target.class);
             has_entry = true.runtime();
         }
         total += share;
+        #[comptime]
+        if let ComptimeOption::Some(words) = &mut marks.words {
+            let place = row * extent.classes.div_ceil(comptime!(BITS)) + class / comptime!(BITS);
+            let (word, bit) = (
+                words[place],
+                1u32 << (target.class % comptime!(BITS as u32)),
+            );
+            if target.counts {
+                words[place] = word | bit;
+            }
+            // A class that stands twice is one of the row's classes once.
+            let is_new = target.counts && word & bit == 0u32;
+            let x = select(is_new, x, numbers.lowest.get::<A>());
+            sums.take(Vector::new(x), numbers, comptime!(&spec));
+        }
         let other = select(target.is_bad, BAD.runtime(), IGNORED.runtime());
         let class = select(target.counts, i32::cast_from(target.class), other);
         classes[extent.rows + row * count + at] = class;
@@ -120,8 +148,15 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         further += select(share == zero, zero, share * gap);
     }
     classes[row] = class_of_largest;
-    numbers_of_entries[row] = total;
-    numbers_of_entries[extent.rows + row] = further;
+    numbers_of_entries[row + comptime!(lines::SHARES) * extent.rows] = total;
+    numbers_of_entries[row + comptime!(lines::FURTHER) * extent.rows] = further;
+    if comptime!(has_tail) {
+        let tail = A::cast_from(shares[first_share + count * extent.inner]);
+        numbers_of_entries[row + comptime!(lines::TAIL) * extent.rows] = tail;
+        let maximum = sums.maximum.extract(0usize);
+        numbers_of_entries[row + comptime!(lines::MAXIMUM) * extent.rows] = maximum;
+        numbers_of_entries[row + comptime!(lines::SUM) * extent.rows] = sums.sum.extract(0usize);
+    }
 }
 
 /// What the gradients at the entries of a row share.
@@ -191,7 +226,8 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     if class < 0 {
         terminate!();
     }
-    let shares_of_entries = 2 * rows + 2 * rows * count;
+    let first = comptime!(lines::count(spec.has_tail)) * rows;
+    let shares_of_entries = first + 2 * rows * count;
     let mut share = zero;
     let mut elsewhere = zero;
     for at in row * count..(row + 1) * count {
@@ -202,8 +238,11 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
             elsewhere += other;
         }
     }
+    if comptime!(spec.has_tail) {
+        elsewhere += numbers_of_entries[comptime!(lines::TAIL) * rows + row];
+    }
     let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
-    let logit = Vector::<A, N>::new(numbers_of_entries[2 * rows + entry]);
+    let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
     let x = scores::<A, A, N>(logit, numbers, spec.values);
     let maximum = Vector::new(of_row.maximum);
     let gap = scaled_difference::<A, N>(x, maximum, numbers, comptime!(&spec));
@@ -230,7 +269,7 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     gradient[place_of_class(start, class as usize, &extent.gradient)] = F::cast_from(slope);
 }
 
-/// Writes the gradient of the share of one entry in each unit.
+/// Writes the gradient of the share of one entry, or of one tail, in each unit.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn gradient_of_shares<A: Float, P: Float, N: Size>(
     classes: &[i32],
@@ -244,23 +283,39 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
     #[define(A, P)] _dtypes: [ElemType; 2],
 ) {
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
-    let zero = A::new(0.0);
-    let entry = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
-    let (count, rows) = (given.count, extent.rows);
-    if entry >= rows * count {
+    let (zero, rows) = (A::new(0.0), extent.rows);
+    let unit = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
+    let mut shares_of_row = given.count;
+    if comptime!(spec.has_tail) {
+        shares_of_row += 1;
+    }
+    if unit >= rows * shares_of_row {
         terminate!();
     }
-    let row = entry / count;
-    let class = classes[rows + entry];
+    let (row, at) = (unit / shares_of_row, unit % shares_of_row);
     let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
-    let logit = Vector::<A, N>::new(numbers_of_entries[2 * rows + entry]);
-    let x = scores::<A, A, N>(logit, numbers, spec.values);
-    let maximum = Vector::new(of_row.maximum);
-    let gap = scaled_difference::<A, N>(maximum, x, numbers, comptime!(&spec)).extract(0usize);
-    // Equal infinities are not subtracted: the difference would be NaN.
-    let gap = select(x.extract(0usize) == of_row.maximum, zero, gap);
-    let surprisal = gap + ln_1p::<A>(of_row.others);
-    let factor = numbers_of_entries[2 * rows + rows * count + entry];
+    let mut factor = A::new(1.0);
+    let mut surprisal = zero;
+    let mut class = 0i32.runtime();
+    if at < given.count {
+        let entry = row * given.count + at;
+        let first = comptime!(lines::count(spec.has_tail)) * rows;
+        class = classes[rows + entry];
+        factor = numbers_of_entries[first + rows * given.count + entry];
+        let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
+        let x = scores::<A, A, N>(logit, numbers, spec.values);
+        let maximum = Vector::new(of_row.maximum);
+        let gap = scaled_difference::<A, N>(maximum, x, numbers, comptime!(&spec));
+        // Equal infinities are not subtracted: the difference would be NaN.
+        let gap = select(
+            x.extract(0usize) == of_row.maximum,
+            zero,
+            gap.extract(0usize),
+        );
+        surprisal = gap + ln_1p::<A>(of_row.others);
+    } else if comptime!(spec.has_tail) {
+        surprisal = numbers_of_entries[comptime!(lines::SURPRISAL) * rows + row];
+    }
     let scaled = factor * of_row.scale;
     let infinite = zero - numbers.lowest.get::<A>();
     let is_nothing = factor == zero || scaled == zero && surprisal == infinite;
@@ -268,20 +323,21 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
     let slope = select(class == BAD.runtime(), numbers.nan.get::<A>(), slope);
     let counts = of_row.weighs && class != IGNORED.runtime();
     let inner = extent.inner;
-    let place = (row / inner * count + entry % count) * inner + row % inner;
+    let place = (row / inner * shares_of_row + at) * inner + row % inner;
     gradient[place] = P::cast_from(select(counts, slope, zero));
 }
 
 impl Call<'_> {
     /// Resolves the entries of sparse distributions, whose classes are the index targets of this call, `count` for each
-    /// row, with these shares.
-    pub(crate) fn entries(&self, shares: &Buffer, count: usize) -> Entries {
+    /// row, with these shares. Where each row has a share more, that of a tail, `marks` hold a 0 for every class.
+    pub(crate) fn entries(&self, shares: &Buffer, count: usize, marks: Option<&Buffer>) -> Entries {
         let rows = self.geometry.rows();
+        let lines = lines::count(marks.is_some());
         let new = |dtype: ElemType, length: usize| Buffer::new(&self.client, dtype, length);
         let entries = Entries {
             count,
             classes: new(IntKind::I32.into(), (1 + count) * rows),
-            numbers: new(self.arithmetic(), (2 + 3 * count) * rows),
+            numbers: new(self.arithmetic(), (lines + 3 * count) * rows),
         };
         let indices = self.indices().expect("the entries have classes");
         let spec = self.spec(&self.plan([]));
@@ -301,11 +357,15 @@ impl Call<'_> {
                 self.weights.as_ref().map(Buffer::argument).into(),
                 entries.classes.argument(),
                 entries.numbers.argument(),
+                MarksLaunch::new(marks.map(Buffer::argument).into()),
                 GivenLaunch::new(count, self.ignored()),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
                 spec,
                 [logits, arithmetic, shares.dtype, index, comparison],
             );
+        }
+        if let Some(marks) = marks {
+            self.tails_of_rows(marks, &entries.numbers);
         }
         entries
     }
@@ -325,7 +385,7 @@ impl Call<'_> {
         unsafe {
             gradient_at_entries::launch_unchecked(
                 &self.client,
-                self.cubes_of(entries),
+                self.cubes_for(entries.count),
                 CubeDim::new_1d(UNITS),
                 self.address_type([entries.numbers.length, gradient.buffer.length]),
                 1,
@@ -353,7 +413,7 @@ impl Call<'_> {
         unsafe {
             gradient_of_shares::launch_unchecked(
                 &self.client,
-                self.cubes_of(entries),
+                self.cubes_for(entries.count + usize::from(self.weighed.tail)),
                 CubeDim::new_1d(UNITS),
                 self.address_type([entries.numbers.length]),
                 1,
@@ -370,8 +430,9 @@ impl Call<'_> {
         }
     }
 
-    fn cubes_of(&self, entries: &Entries) -> CubeCount {
-        let units = self.geometry.rows() * entries.count;
+    /// Cubes with so many units for each row.
+    fn cubes_for(&self, units: usize) -> CubeCount {
+        let units = self.geometry.rows() * units;
         self.cube_count(units.div_ceil(UNITS as usize))
     }
 

@@ -20,7 +20,7 @@ use super::plan::Along;
 use super::scan::scan;
 use super::spec::{Extent, Numbers, Span, Spec, Uniforms, span};
 use super::state::{Row, State, scores};
-use super::targets::{Inputs, share_of_target, target_of};
+use super::targets::{Inputs, lines, share_of_target, target_of};
 use crate::operation::Outputs;
 
 /// Computes losses from logits, or the sums of parts of rows. Where `parts` are given, computes the
@@ -147,7 +147,7 @@ fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
         let share = share_of_target::<A, P, I, N>(inputs, place.row, &target, uniforms);
         let further = match comptime!(spec.has_entries) {
-            true => inputs.number_of_entries(place.row, 1usize, extent),
+            true => inputs.number_of_entries(place.row, lines::FURTHER, extent),
             false => A::new(0.0),
         };
         let given = OfTarget::<A> {

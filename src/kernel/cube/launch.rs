@@ -475,6 +475,7 @@ impl Call<'_> {
             has_distributions: self.has_distributions(),
             has_row_weights: self.weighed.rows,
             has_entries: self.weighed.entries,
+            has_tail: self.weighed.tail,
             outputs: self.options.computed_outputs(self.wanted.outputs),
             target_loses: self.wanted.outputs != Outputs::None
                 && self.options.ties != Ties::ByClass,

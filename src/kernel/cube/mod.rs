@@ -11,7 +11,7 @@
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
 //! | [`walk`] | the way of a unit through a row, in blocks of vectors |
 //! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
-//! | [`entries`] | sparse distributions, before and after the kernels over the rows |
+//! | [`entries`], [`tail`] | sparse distributions, before and after the kernels over the rows |
 //! | [`pairs`] | a loss of each pair of a row and a column apart |
 //! | [`lanes`], [`group`], [`numbers`] | numbers of a row in the lanes of a vector, in the units of a group; one of a row |
 //! | [`sum`], [`elementary`] | long sums; logarithm and hyperbolic tangent |
@@ -40,6 +40,7 @@ mod scan;
 mod spec;
 mod state;
 mod sum;
+mod tail;
 mod targets;
 mod totals;
 mod walk;
@@ -49,4 +50,4 @@ pub(crate) use launch::{
     Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, Targets,
 };
 pub(crate) use layout::Layout;
-pub(crate) use targets::Weighed;
+pub(crate) use targets::{Weighed, lines};

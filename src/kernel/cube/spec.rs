@@ -70,6 +70,8 @@ pub(crate) struct Spec {
     pub(crate) has_row_weights: bool,
     /// Whether the index targets stand for the entries of sparse distributions.
     pub(crate) has_entries: bool,
+    /// Whether these have a tail.
+    pub(crate) has_tail: bool,
     pub(crate) outputs: Outputs,
     /// Whether the target is behind equal scores; of no meaning without outputs.
     pub(crate) target_loses: bool,

@@ -14,8 +14,8 @@ pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
     pub(crate) indices: ComptimeOption<Box<[I]>>,
     /// One number per logit.
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
-    /// One number per class, then one per row, then the even share of each row's valid classes, or the two numbers that
-    /// a row has of its entries, as far as there are such. One buffer, because WebGPU guarantees few of them.
+    /// One number per class, then one per row, then the even share of each row's valid classes, or the [`lines`] of its
+    /// entries, as far as there are such. One buffer, because WebGPU guarantees few of them.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     #[cube(comptime)]
     pub(crate) weighed: Weighed,
@@ -35,6 +35,38 @@ pub(crate) struct Weighed {
     /// Whether a row's index target is that of its entries with the largest logit, and its share and what is to be added
     /// to its loss are those of all, see [`entries`](super::entries).
     pub(crate) entries: bool,
+    /// Whether the entries have a tail.
+    pub(crate) tail: bool,
+}
+
+/// Lines of the numbers that rows have of their entries, each with one number per row.
+pub(crate) mod lines {
+    /// Sum of the shares of the entries.
+    pub(crate) const SHARES: usize = 0;
+    /// What the entries add to the loss beside that of the index target.
+    pub(crate) const FURTHER: usize = 1;
+    /// With a tail, maximum of the scores of the rest, and the gradient of the loss by them as a factor of their
+    /// exponentials beside it.
+    pub(crate) const MAXIMUM_OF_REST: usize = 2;
+    pub(crate) const AT_REST: usize = 3;
+    /// Factor that makes probabilities of these exponentials, and the log-sum-exp of the row.
+    pub(crate) const SHARE_OF_REST: usize = 4;
+    pub(crate) const LSE: usize = 5;
+    /// `lse - lse_rest`.
+    pub(crate) const SURPRISAL: usize = 6;
+    /// Maximum of the scores of the entries, and the sum of their exponentials beside it.
+    pub(crate) const MAXIMUM: usize = 7;
+    pub(crate) const SUM: usize = 8;
+    pub(crate) const TAIL: usize = 9;
+
+    pub(crate) const fn count(has_tail: bool) -> usize {
+        if has_tail { 10 } else { 2 }
+    }
+
+    /// Those that the kernels over the rows read.
+    pub(crate) const fn of_inputs(has_tail: bool) -> usize {
+        if has_tail { 6 } else { 2 }
+    }
 }
 
 /// Target of a row, resolved by the target rule.
@@ -104,7 +136,7 @@ pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
     #[comptime]
     match &inputs.indices {
         ComptimeOption::Some(_) => match comptime!(inputs.weighed.entries) {
-            true => inputs.number_of_entries(row, 0usize, &uniforms.extent),
+            true => inputs.number_of_entries(row, lines::SHARES, &uniforms.extent),
             false => {
                 let remaining = uniforms.numbers.remaining.get::<A>();
                 remaining * inputs.weight(target.class as usize)
@@ -190,7 +222,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         evens
     }
 
-    /// Number that a row has of its entries: the sum of their shares, or what is to be added to its loss.
+    /// Number that a row has of its entries, in one of the [`lines`].
     pub(crate) fn number_of_entries(
         &self,
         row: usize,
