@@ -31,6 +31,7 @@ use crate::portable::pair_sigmoid::Pairs;
 use crate::portable::{self, chunks};
 
 mod entries;
+mod one_pass;
 
 use entries::OfEntries;
 
@@ -55,9 +56,15 @@ impl CrossEntropyOperation for CubeBackend {
                         Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
                     return operands.forward();
                 }
+                let has_tails = inputs.targets.have_tails();
                 let plain = |logits, inputs| {
                     let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
-                    Operands::new(logits, inputs, &options, wanted).forward()
+                    let operands = Operands::new(logits, inputs, &options, wanted);
+                    match has_tails {
+                        // The tail's part of the gradient is made of the logits.
+                        true => operands.forward_with_statistics(),
+                        false => operands.forward(),
+                    }
                 };
                 portable::forward_with_tails::<Self>(logits, inputs, &options, plain)
             }
@@ -92,6 +99,11 @@ impl CrossEntropyOperation for CubeBackend {
         if is_empty(&logits) {
             let saved = Saved::Logits(Logits::Tensor(logits));
             return portable::cross_entropy_backward(saved, inputs, upstream, &options, wanted);
+        }
+        if let Some((statistics, _)) = &statistics
+            && one_pass::are_of_gradient(statistics)
+        {
+            return one_pass::multiplied(logits, upstream);
         }
         // A forward over dense distributions has left more numbers per row.
         let of_entries = options.statistics_per_row(false);
@@ -264,6 +276,13 @@ impl<'a> Operands<'a> {
     }
 
     fn forward(self) -> Forward<CubeBackend> {
+        match self.call().takes_one_pass() {
+            true => self.forward_with_gradient(),
+            false => self.forward_with_statistics(),
+        }
+    }
+
+    fn forward_with_statistics(self) -> Forward<CubeBackend> {
         let call = self.call();
         let mut results = call.rows();
         let (loss, divisors) = self.loss(&call, results.losses.take());
@@ -344,7 +363,7 @@ impl<'a> Operands<'a> {
         let from_forward = FromForwardBuffers {
             statistics: statistics.map(|statistics| buffer_of(&into_contiguous(statistics))),
             divisors,
-            upstream: buffer_of(&into_contiguous(cast(upstream, self.arithmetic))),
+            upstream: Some(buffer_of(&into_contiguous(cast(upstream, self.arithmetic)))),
         };
         let buffer = |destination: &Destination| destination.buffer(&self);
         let destinations = [&logits_gradient, &targets_gradient];

@@ -1,6 +1,6 @@
 //! Runs the kernels in every way of spreading a row over units, whatever a device would choose: a unit, a
 //! plane, a cube or several cubes per row; with sums by plane operations or in shared memory; with rows in
-//! parts; and with a launch for each gradient.
+//! parts; with a launch for each gradient; and with loss and gradient in one kernel.
 //!
 //! A choice applies to the whole process, so these tests are a binary of their own: other tests in it would
 //! compile every kernel of theirs in every way.
@@ -20,13 +20,14 @@ mod common;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
+use burn_cross_entropy::{CrossEntropyLossConfig, SparseDistribution, TargetTensor};
 
 use common::backends::{is_processor, tests_on};
 use common::hard_rows;
 use common::output::assert_output;
 use common::problem::{Problem, Targets};
 use common::random::random_problems_agree;
-use common::run::{Form, assert_agrees, float_tensor, numbers};
+use common::run::{Form, Layout, assert_agrees, float_tensor, numbers};
 
 /// Strategies, each with whether a row has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
@@ -48,18 +49,21 @@ fn ways(device: &Device) -> Vec<Forced> {
     let ways = STRATEGIES
         .into_iter()
         .flat_map(|way| [(way, false), (way, true)]);
-    ways.filter(|((strategy, _), planes)| match strategy {
+    let ways = ways.filter(|((strategy, _), planes)| match strategy {
         Strategy::Unit => !planes,
         Strategy::Plane => !processor,
         Strategy::Cube => !processor || !planes,
-    })
-    .map(|((strategy, in_parts), planes)| Forced {
-        strategy,
-        in_parts,
-        planes,
-        few_buffers: in_parts,
-    })
-    .collect()
+    });
+    let ways = ways.flat_map(|way| [(way, false), (way, true)]);
+    ways.filter(|(((_, in_parts), _), one_pass)| !in_parts || !one_pass)
+        .map(|(((strategy, in_parts), planes), one_pass)| Forced {
+            strategy,
+            in_parts,
+            planes,
+            few_buffers: in_parts,
+            one_pass,
+        })
+        .collect()
 }
 
 /// Runs a test in every way.
@@ -86,6 +90,107 @@ fn every_number_of_classes(device: &Device) {
             ] {
                 assert_agrees(&problem, Form::default(), device);
             }
+        }
+    });
+}
+
+/// Loss and gradient in one kernel, with the logits held by nobody and by the test, for upstream gradients of every
+/// kind, with outputs and without.
+fn loss_and_gradient_in_one_kernel(device: &Device) {
+    let shapes: [(&[usize], usize); 5] = [
+        (&[7, 10], 1),
+        (&[37, 516], 1),
+        (&[2, 301, 3], 1),
+        (&[516, 7], 0),
+        (&[3, 5003], 1),
+    ];
+    in_every_way(device, || {
+        for (shape, class_dim) in shapes {
+            let indices = Problem::random(shape, class_dim, false, 11).with_ignored(2);
+            let mut shares = Problem::random(shape, class_dim, true, 12);
+            shares.tracked_targets = false;
+            for mut problem in [
+                indices.clone(),
+                indices.with_every_option().with_row_weights(),
+                shares.clone(),
+                shares.with_every_option(),
+            ] {
+                for (owned, upstream) in [(true, -1.75), (false, 1.0), (true, 1.0), (false, 0.0)] {
+                    problem.upstream = vec![upstream];
+                    let form = Form {
+                        owned,
+                        ..Form::default()
+                    };
+                    assert_agrees(&problem, form, device);
+                }
+                let form = Form {
+                    layout: Layout::Sliced,
+                    owned: true,
+                    ..Form::default()
+                };
+                assert_agrees(&problem, form, device);
+            }
+        }
+    });
+}
+
+/// What a kernel for both has of sparse distributions is what two kernels have.
+fn entries_in_one_kernel(device: &Device) {
+    const SHAPE: [usize; 2] = [9, 130];
+    let problem = Problem::random(&SHAPE, 1, true, 13).with_row_weights();
+    let Targets::Distributions(shares) = &problem.targets else {
+        panic!("they are distributions");
+    };
+    let options = (device, DType::F32);
+    let found = |has_tail: bool, upstream: f64| {
+        let classes: Vec<i64> = (0..SHAPE[0] * 4).map(|at| (at * 31 % 130) as i64).collect();
+        let classes = Tensor::<2, Int>::from_data(TensorData::new(classes, [9, 4]), device);
+        let target =
+            SparseDistribution::new(classes, float_tensor(&shares[..36], &[9, 4], options));
+        let target = match has_tail {
+            true => target.with_tail(float_tensor(&shares[40..49], &[9, 1], options)),
+            false => target,
+        };
+        let weights = problem.row_weights.as_ref().expect("rows have weights");
+        let target = target.weighted::<1>(float_tensor(weights, &[9], options));
+        let logits = float_tensor::<2>(&problem.logits, &SHAPE, options).require_grad();
+        let loss = CrossEntropyLossConfig::new().with_z_loss(0.01).init(device);
+        let value = loss.forward(logits.clone() * 2.0, target);
+        let gradients = (value.clone() * upstream).backward();
+        let gradient = logits.grad(&gradients).expect("the logits require it");
+        (numbers(value), numbers(gradient))
+    };
+    for way in ways(device).into_iter().filter(|way| way.one_pass) {
+        for has_tail in [false, true] {
+            for upstream in [1.0, -3.0, 0.0] {
+                let apart = Forced {
+                    one_pass: false,
+                    ..way
+                };
+                let (value, gradient) = forcing(apart, || found(has_tail, upstream));
+                let one = forcing(way, || found(has_tail, upstream));
+                let close =
+                    |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+                assert!(close(&one.0, &value) && close(&one.1, &gradient), "{way:?}");
+                let again = forcing(way, || found(has_tail, upstream));
+                assert_eq!(again, one, "the same bits from run to run");
+            }
+        }
+    }
+}
+
+/// An upstream gradient that is not a number reaches every gradient of a counted row, and no other.
+fn spoiled_upstream_gradients(device: &Device) {
+    in_every_way(device, || {
+        for upstream in [f32::NAN, f32::INFINITY] {
+            let logits = Tensor::<2>::from_floats([[0.5, -1.0, 2.0], [1.0, 0.0, 3.0]], device);
+            let logits = logits.require_grad();
+            let targets = Tensor::<1, Int>::from_ints([2, -100], device);
+            let value = CrossEntropyLossConfig::new().init(device);
+            let value = value.forward(logits.clone(), targets) * upstream;
+            let gradient = numbers(logits.grad(&value.backward()).expect("they require it"));
+            assert!(gradient[..3].iter().all(|slope| !slope.is_finite()));
+            assert_eq!(gradient[3..], [0.0; 3]);
         }
     });
 }
@@ -123,6 +228,7 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
             in_parts: false,
             planes: false,
             few_buffers: false,
+            one_pass: true,
         };
         forcing(forced, || {
             assert_agrees(&problem, Form::default(), device);
@@ -235,5 +341,8 @@ tests_on! {
     details,
     bad_targets,
     random_problems,
+    loss_and_gradient_in_one_kernel,
+    entries_in_one_kernel,
+    spoiled_upstream_gradients,
 ],
 }

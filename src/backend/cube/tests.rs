@@ -1,6 +1,7 @@
 //! Tests of the shapes and dtypes of results that fusion gets before it runs the operation.
 
 use super::*;
+use crate::kernel::cube::plan::{Forced, Strategy, forcing};
 use crate::operation::{
     Excluded, ExcludedMetadata, GradientsMetadata, Ids, IdsMetadata, InputValues, InputsMetadata,
     LogitsMetadata, MaybeFloatMetadata, MaybeIntMetadata, Projection, ProjectionMetadata,
@@ -164,6 +165,34 @@ fn what_fusion_is_told_of_the_results_is_what_comes() {
                 }
             }
         }
+    }
+}
+
+/// With loss and gradient in one kernel the results are those that fusion was told of, and the statistics are marked.
+#[test]
+fn a_gradient_in_the_forward_is_marked_and_is_what_fusion_is_told_of() {
+    let shape = Shape::new([3, 70]);
+    let saved = |one_pass| {
+        let forced = Forced {
+            strategy: Strategy::Cube,
+            in_parts: false,
+            planes: false,
+            few_buffers: false,
+            one_pass,
+        };
+        forcing(forced, || {
+            let logits = || Logits::Tensor(zeros(&shape, FloatDType::F32));
+            let inputs = || Inputs::new(indices(&Shape::new([3, 1])));
+            let wanted = Wanted::gradients(WantedGradients::LOGITS);
+            assert_told(logits(), inputs(), &Options::default(), wanted);
+            CubeBackend::cross_entropy(logits(), inputs(), Options::default(), wanted).saved
+        })
+    };
+    for one_pass in [false, true] {
+        let Saved::Statistics { statistics, .. } = saved(one_pass) else {
+            panic!("a backward follows");
+        };
+        assert_eq!(one_pass::are_of_gradient(&statistics), one_pass);
     }
 }
 

@@ -32,8 +32,53 @@ pub(crate) struct FromForward<A: Float> {
     pub(crate) statistics: ComptimeOption<Box<[A]>>,
     /// Divisors of the losses and of the z-losses.
     pub(crate) divisors: ComptimeOption<Box<[A]>>,
-    /// Upstream gradient: one number, or without divisors one per row.
-    pub(crate) upstream: Box<[A]>,
+    /// Upstream gradient: one number, or without divisors one per row; absent where it is 1.
+    pub(crate) upstream: ComptimeOption<Box<[A]>>,
+}
+
+/// What the forward knows of a row.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Statistics<A: Float> {
+    pub(crate) maximum: A,
+    pub(crate) others: A,
+    /// Sums of the spread shares.
+    pub(crate) at_maximum: A,
+    pub(crate) elsewhere: A,
+    /// Of a row factor, and what it adds to the target's share.
+    pub(crate) factor: A,
+    pub(crate) at_target: A,
+    pub(crate) entropy: A,
+}
+
+#[cube]
+impl<A: Float> Statistics<A> {
+    /// Reads the numbers of a row that the call needs; the others are 0.
+    fn read(statistics: &[A], row: usize, rows: usize, #[comptime] spec: &Spec) -> Statistics<A> {
+        let zero = A::new(0.0);
+        let mut read = Statistics::<A> {
+            maximum: statistics[row],
+            others: statistics[rows + row],
+            at_maximum: zero,
+            elsewhere: zero,
+            factor: zero,
+            at_target: zero,
+            entropy: zero,
+        };
+        let line = comptime!(spec.line_of_factor());
+        if comptime!(spec.is_spread) {
+            read.at_maximum = statistics[2 * rows + row];
+            read.elsewhere = statistics[3 * rows + row];
+        }
+        if comptime!(spec.factor != Factor::None) {
+            read.factor = statistics[line * rows + row];
+            read.at_target = statistics[(line + 1) * rows + row];
+        }
+        if comptime!(spec.value == RowValue::Entropy) {
+            read.entropy = statistics[line * rows + row];
+        }
+        read
+    }
 }
 
 /// Gradients that the kernel writes.
@@ -45,7 +90,7 @@ pub(crate) struct Gradients<F: Float, P: Float, N: Size> {
 
 /// Numbers that the classes of a row share, in each lane.
 #[derive(CubeType)]
-struct Lanes<A: Float, N: Size> {
+pub(crate) struct Lanes<A: Float, N: Size> {
     maximum: Vector<A, N>,
     /// `lse - maximum`.
     above: Vector<A, N>,
@@ -94,7 +139,7 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
     };
     #[unroll]
     for lane in 0..rows {
-        lanes.set_row::<P, I, K>(
+        lanes.read_row::<P, I, K>(
             lane,
             span.slot,
             &inputs,
@@ -103,38 +148,52 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
             spec.clone(),
         );
     }
-    lanes.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
-    let mut counts = true.runtime();
-    if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
-        counts = lanes.counts.extract(0usize) == A::new(1.0);
-        if !counts {
-            lanes.drop_row(&mut gradients, &span, tile);
-        }
-    }
-    let mut walk = Walk::new(&span, counts, &uniforms.extent, tile);
-    let numbers = &uniforms.numbers;
-    let spec = comptime!(&spec);
-    if comptime!(tile.is_single_block) {
-        if walk.base < walk.end {
-            let block = walk.load(logits, &inputs, comptime!(tile.unroll - 1), tile);
-            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
-        }
-    } else {
-        let end_of_blocks = walk.end_of_blocks(tile);
-        while walk.base < end_of_blocks {
-            let block = walk.load(logits, &inputs, tile.unroll, tile);
-            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
-            walk.base += comptime!(steps_of_block(tile));
-        }
-        if walk.base < walk.end {
-            let block = walk.load(logits, &inputs, 0u32, tile);
-            lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
-        }
-    }
+    lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
 }
 
 #[cube]
 impl<A: Float, N: Size> Lanes<A, N> {
+    /// Writes the gradients of the unit's share of the row's classes.
+    pub(crate) fn write_row<F: Float, P: Float, I: Int>(
+        &mut self,
+        logits: &[Vector<F, N>],
+        inputs: &Inputs<A, P, I, N>,
+        gradients: &mut Gradients<F, P, N>,
+        span: &Span,
+        uniforms: &Uniforms,
+        #[comptime] spec: Spec,
+    ) {
+        let tile = comptime!(spec.tile);
+        self.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
+        let mut counts = true.runtime();
+        if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
+            counts = self.counts.extract(0usize) == A::new(1.0);
+            if !counts {
+                self.drop_row(gradients, span, tile);
+            }
+        }
+        let mut walk = Walk::new(span, counts, &uniforms.extent, tile);
+        let numbers = &uniforms.numbers;
+        let spec = comptime!(&spec);
+        if comptime!(tile.is_single_block) {
+            if walk.base < walk.end {
+                let block = walk.load(logits, inputs, comptime!(tile.unroll - 1), tile);
+                self.write_block(&block, &walk, inputs, gradients, numbers, spec);
+            }
+        } else {
+            let end_of_blocks = walk.end_of_blocks(tile);
+            while walk.base < end_of_blocks {
+                let block = walk.load(logits, inputs, tile.unroll, tile);
+                self.write_block(&block, &walk, inputs, gradients, numbers, spec);
+                walk.base += comptime!(steps_of_block(tile));
+            }
+            if walk.base < walk.end {
+                let block = walk.load(logits, inputs, 0u32, tile);
+                self.write_block(&block, &walk, inputs, gradients, numbers, spec);
+            }
+        }
+    }
+
     /// Writes the gradients of a block, whose loads come before the first store: the compiler could not
     /// move them across.
     fn write_block<F: Float, P: Float, I: Int>(
@@ -363,7 +422,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
 #[cube]
 impl<A: Float, N: Size> Lanes<A, N> {
     /// Lanes before their rows are set.
-    fn new(slot: usize, extent: &Extent, #[comptime] tile: Tile) -> Lanes<A, N> {
+    pub(crate) fn new(slot: usize, extent: &Extent, #[comptime] tile: Tile) -> Lanes<A, N> {
         Lanes::<A, N> {
             maximum: zeros(),
             above: zeros(),
@@ -382,8 +441,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
     }
 
-    /// Sets the numbers of the row of a lane; along classes of the row of all lanes.
-    fn set_row<P: Float, I: Int, K: Int>(
+    /// Sets the numbers of the row of a lane, along classes of the row of all lanes, from what the forward has kept.
+    fn read_row<P: Float, I: Int, K: Int>(
         &mut self,
         #[comptime] lane: usize,
         slot: usize,
@@ -392,6 +451,45 @@ impl<A: Float, N: Size> Lanes<A, N> {
         uniforms: &Uniforms,
         #[comptime] spec: Spec,
     ) {
+        let rows = uniforms.extent.rows;
+        let row = self.set_target::<P, I, K>(
+            lane,
+            slot,
+            inputs,
+            from_forward,
+            uniforms,
+            comptime!(&spec),
+        );
+        #[comptime]
+        match &from_forward.statistics {
+            ComptimeOption::None => {
+                set(
+                    &mut self.at_target,
+                    lane,
+                    row.share,
+                    comptime!(spec.tile.along),
+                );
+            }
+            ComptimeOption::Some(statistics) => {
+                let given = Statistics::read(statistics, row.row, rows, comptime!(&spec));
+                self.set_statistics(given, &row, uniforms, comptime!(&spec));
+                if comptime!(spec.has_tail) {
+                    self.set_rest(inputs, &row, uniforms, comptime!(&spec));
+                }
+            }
+        }
+    }
+
+    /// Sets the numbers of the row of a lane, along classes of the row of all lanes, that its target tells.
+    pub(crate) fn set_target<P: Float, I: Int, K: Int>(
+        &mut self,
+        #[comptime] lane: usize,
+        slot: usize,
+        inputs: &Inputs<A, P, I, N>,
+        from_forward: &FromForward<A>,
+        uniforms: &Uniforms,
+        #[comptime] spec: &Spec,
+    ) -> RowOfLane<A> {
         let (zero, one) = (A::new(0.0), A::new(1.0));
         let (numbers, along) = (&uniforms.numbers, comptime!(spec.tile.along));
         let row = match comptime!(along) {
@@ -406,39 +504,23 @@ impl<A: Float, N: Size> Lanes<A, N> {
             scale *= weight;
             penalty_scale *= weight;
         }
-        let row = RowOfLane::<A> {
+        let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
+        let counts = select(target.counts, one, zero);
+        set(&mut self.class, lane, target.class, along);
+        set(&mut self.counts, lane, counts, along);
+        set(&mut self.dropped, lane, dropped, along);
+        set(&mut self.scale, lane, scale, along);
+        RowOfLane::<A> {
             row,
             share: share_of_target::<A, P, I, N>(inputs, row, &target, uniforms),
             scale,
             penalty_scale,
             lane,
-        };
-        let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
-        set(&mut self.class, lane, target.class, along);
-        set(
-            &mut self.counts,
-            lane,
-            select(target.counts, one, zero),
-            along,
-        );
-        set(&mut self.dropped, lane, dropped, along);
-        set(&mut self.scale, lane, row.scale, along);
-        #[comptime]
-        match &from_forward.statistics {
-            ComptimeOption::None => {
-                set(&mut self.at_target, lane, row.share, along);
-            }
-            ComptimeOption::Some(statistics) => {
-                self.set_statistics(statistics, &row, uniforms, comptime!(&spec));
-                if comptime!(spec.has_tail) {
-                    self.set_rest(inputs, &row, uniforms, comptime!(&spec));
-                }
-            }
         }
     }
 
     /// Sets the numbers of the classes beside the entries of a row with a tail; those of the entries come after.
-    fn set_rest<P: Float, I: Int>(
+    pub(crate) fn set_rest<P: Float, I: Int>(
         &mut self,
         inputs: &Inputs<A, P, I, N>,
         row: &RowOfLane<A>,
@@ -462,33 +544,25 @@ impl<A: Float, N: Size> Lanes<A, N> {
     }
 
     /// Sets the numbers that a row of logits has from its statistics.
-    fn set_statistics(
+    pub(crate) fn set_statistics(
         &mut self,
-        statistics: &[A],
+        given: Statistics<A>,
         row: &RowOfLane<A>,
         uniforms: &Uniforms,
         #[comptime] spec: &Spec,
     ) {
         let (zero, one) = (A::new(0.0), A::new(1.0));
         let (lane, along) = (comptime!(row.lane), comptime!(spec.tile.along));
-        let (rows, scale, share) = (uniforms.extent.rows, row.scale, row.share);
-        let maximum = statistics[row.row];
-        let others = statistics[rows + row.row];
-        let mut at_maximum = zero;
-        let mut elsewhere = zero;
-        if comptime!(spec.is_spread) {
-            at_maximum = statistics[2 * rows + row.row];
-            elsewhere = statistics[3 * rows + row.row];
-        }
-        let mut share = share;
+        let (maximum, others, scale) = (given.maximum, given.others, row.scale);
+        let mut at_maximum = given.at_maximum;
+        let mut elsewhere = given.elsewhere;
+        let mut share = row.share;
         let mut scale_of_spread = scale;
         if comptime!(spec.factor != Factor::None) {
-            let line = comptime!(spec.line_of_factor());
-            let factor = statistics[line * rows + row.row];
-            share = share * factor + statistics[(line + 1) * rows + row.row];
-            at_maximum *= factor;
-            elsewhere *= factor;
-            scale_of_spread = scale * factor;
+            share = share * given.factor + given.at_target;
+            at_maximum *= given.factor;
+            elsewhere *= given.factor;
+            scale_of_spread = scale * given.factor;
         }
         let above = ln_1p::<A>(others);
         let inverse = one / (one + others);
@@ -505,8 +579,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
             total = one;
         }
         if comptime!(spec.value == RowValue::Entropy) {
-            let line = comptime!(spec.line_of_factor());
-            to_subtract = statistics[line * rows + row.row] - above;
+            to_subtract = given.entropy - above;
         }
         let rest = total * others * inverse;
         let has_dominant = select(others < one, one, zero);
@@ -526,7 +599,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
 
 /// Row of a lane, with the factors of its gradient.
 #[derive(CubeType)]
-struct RowOfLane<A: Float> {
+pub(crate) struct RowOfLane<A: Float> {
     row: usize,
     /// Share that an index target adds to its class.
     share: A,
@@ -560,11 +633,19 @@ impl<A: Float> FromForward<A> {
                 let total = divisors[term];
                 let mut scale = A::new(0.0);
                 if total != A::new(0.0) {
-                    scale = self.upstream[0] / total;
+                    scale = self.upstream_of(0usize.runtime()) / total;
                 }
                 scale
             }
-            ComptimeOption::None => self.upstream[row],
+            ComptimeOption::None => self.upstream_of(row),
+        }
+    }
+
+    fn upstream_of(&self, at: usize) -> A {
+        #[comptime]
+        match &self.upstream {
+            ComptimeOption::Some(upstream) => upstream[at],
+            ComptimeOption::None => A::new(1.0),
         }
     }
 }

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use super::elementary::{ln, ln_1p};
 use super::factor::factored;
 use super::spec::{Factor, Numbers, Spec, Uniforms, Values, ZLoss};
-use super::state::{Row, scale_of_scores, scaled_difference};
+use super::state::{Row, others_of, scale_of_scores, scaled_difference};
 use super::targets::Target;
 use crate::operation::{Outputs, RowValue};
 
@@ -135,10 +135,7 @@ impl<A: Float> Finished<A> {
     ) {
         let zero = A::new(0.0);
         let (logit, share) = (given.logit, given.share);
-        // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
-        let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
-        // A row of masked classes only has no distribution.
-        let others = select(sums.all == zero, numbers.nan.get::<A>(), others);
+        let others = others_of::<A>(&sums, numbers);
         let above = ln_1p::<A>(others);
         // Equal numbers are not subtracted: one of them may have been computed with more digits.
         let below = scaled_difference::<A, Const<1>>(

@@ -86,18 +86,22 @@ pub(crate) fn losses_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Si
 
 /// Row that a unit concludes, and the part of it.
 #[derive(CubeType)]
-struct RowOfUnit {
+pub(crate) struct RowOfUnit {
     row: usize,
-    slot: usize,
+    pub(crate) slot: usize,
     part: usize,
     /// Lane of the row in the vectors of the slot.
     #[cube(comptime)]
-    lane: usize,
+    pub(crate) lane: usize,
 }
 
 #[cube]
 impl RowOfUnit {
-    fn new(span: &Span, #[comptime] rows_of_slot: usize, #[comptime] lane: usize) -> RowOfUnit {
+    pub(crate) fn new(
+        span: &Span,
+        #[comptime] rows_of_slot: usize,
+        #[comptime] lane: usize,
+    ) -> RowOfUnit {
         RowOfUnit {
             row: span.slot * rows_of_slot + lane,
             slot: span.slot,
@@ -130,7 +134,7 @@ fn merge_parts<A: Float, N: Size, M: Size>(
 
 /// Writes the results of a row, or the sums of a part of it.
 #[cube]
-fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
+pub(crate) fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     logits: &[Vector<F, N>],
     inputs: &Inputs<A, P, I, N>,
     results: &mut Results<A>,
@@ -191,7 +195,7 @@ fn score_of<F: Float, A: Float, N: Size>(
 
 /// Merges the states of the units of a group.
 #[cube]
-fn sums_of_group<A: Float, N: Size, M: Size>(
+pub(crate) fn sums_of_group<A: Float, N: Size, M: Size>(
     state: State<A, N, M>,
     numbers: &Numbers,
     #[comptime] spec: Spec,

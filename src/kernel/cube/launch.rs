@@ -54,8 +54,8 @@ pub(crate) struct FromForwardBuffers {
     pub(crate) statistics: Option<Buffer>,
     /// Absent where the losses were not added up.
     pub(crate) divisors: Option<Buffer>,
-    /// The gradient of the loss: one number, or without divisors one per row.
-    pub(crate) upstream: Buffer,
+    /// The gradient of the loss: one number, or without divisors one per row; absent where it is 1.
+    pub(crate) upstream: Option<Buffer>,
 }
 
 impl FromForwardBuffers {
@@ -63,7 +63,7 @@ impl FromForwardBuffers {
         let statistics = self.statistics.as_ref();
         [
             statistics.map_or(0, |statistics| statistics.length),
-            self.upstream.length,
+            self.upstream.as_ref().map_or(0, |upstream| upstream.length),
         ]
     }
 
@@ -71,13 +71,16 @@ impl FromForwardBuffers {
         FromForwardLaunch::new(
             self.statistics.as_ref().map(Buffer::argument).into(),
             self.divisors.as_ref().map(Buffer::argument).into(),
-            self.upstream.argument(),
+            self.upstream.as_ref().map(Buffer::argument).into(),
         )
     }
 
     /// Number of buffers that are present.
     fn count(&self) -> usize {
-        1 + usize::from(self.statistics.is_some()) + usize::from(self.divisors.is_some())
+        [&self.statistics, &self.divisors, &self.upstream]
+            .into_iter()
+            .flatten()
+            .count()
     }
 }
 
@@ -170,26 +173,13 @@ impl Call<'_> {
     pub(crate) fn rows(&self) -> RowResults {
         let plan = self.plan([]);
         let spec = self.spec(&plan);
-        let rows = self.geometry.rows();
-        let new = |numbers: usize| {
-            (numbers > 0).then(|| Buffer::new(&self.client, self.arithmetic(), numbers * rows))
-        };
         let keeps = self.wanted.gradients.any() && spec.values != Values::Probabilities;
-        let statistics = self.options.statistics_per_row(self.has_distributions());
-        let outputs = self.wanted.outputs.numbers();
-        let classes = self.wanted.outputs.classes();
-        let results = RowResults {
-            losses: new(if spec.z_loss == ZLoss::Apart { 2 } else { 1 }),
-            statistics: new(if keeps { statistics } else { 0 }),
-            numbers: new(outputs),
-            classes: (classes > 0)
-                .then(|| Buffer::new(&self.client, IntKind::I32.into(), classes * rows)),
-        };
+        let results = self.new_results(&spec, keeps);
         if plan.parts == 1 {
             self.launch_forward(&plan, None, &results);
         } else {
             let parts = RowResults {
-                losses: new(spec.fields_of_part() * plan.parts),
+                losses: self.new_lines(spec.fields_of_part() * plan.parts),
                 ..RowResults::default()
             };
             self.launch_forward(&plan, None, &parts);
@@ -197,6 +187,31 @@ impl Call<'_> {
             self.launch_forward(&of_merge, parts.losses.as_ref(), &results);
         }
         results
+    }
+
+    /// Buffers for the results of the rows, with statistics where these are kept.
+    pub(super) fn new_results(&self, spec: &Spec, keeps: bool) -> RowResults {
+        let statistics = self.options.statistics_per_row(self.has_distributions());
+        let classes = self.wanted.outputs.classes();
+        let of_classes = classes * self.geometry.rows();
+        RowResults {
+            losses: self.new_lines(if spec.z_loss == ZLoss::Apart { 2 } else { 1 }),
+            statistics: self.new_lines(if keeps { statistics } else { 0 }),
+            numbers: self.new_lines(self.wanted.outputs.numbers()),
+            classes: (classes > 0)
+                .then(|| Buffer::new(&self.client, IntKind::I32.into(), of_classes)),
+        }
+    }
+
+    /// Buffer of so many lines, each with a number per row; none for no line.
+    fn new_lines(&self, lines: usize) -> Option<Buffer> {
+        let length = lines * self.geometry.rows();
+        (lines > 0).then(|| Buffer::new(&self.client, self.arithmetic(), length))
+    }
+
+    /// Number of buffers that a kernel can take.
+    pub(super) fn bindings(&self) -> usize {
+        self.client.properties().hardware.max_bindings as usize
     }
 
     fn launch_forward(&self, plan: &Plan, parts: Option<&Buffer>, results: &RowResults) {
@@ -379,7 +394,7 @@ impl Call<'_> {
     ) {
         let is_new = |place: &Option<GradientBuffer>| matches!(place, Some(GradientBuffer::New(_)));
         let buffers = 2 + usize::from(self.weights.is_some()) + from_forward.count() + 2;
-        let bindings = self.client.properties().hardware.max_bindings as usize;
+        let bindings = self.bindings();
         let few_buffers = super::plan::forced().is_some_and(|forced| forced.few_buffers);
         if places.iter().all(is_new) && (buffers > bindings || few_buffers) {
             // WebGPU guarantees 8 buffers only. A second launch reads everything again.
@@ -440,7 +455,7 @@ impl Call<'_> {
         Plan::new(&problem, &hardware(&self.client), super::plan::forced())
     }
 
-    fn problem(&self, gradients: impl IntoIterator<Item = Layout>) -> Problem {
+    pub(super) fn problem(&self, gradients: impl IntoIterator<Item = Layout>) -> Problem {
         let mut layouts = vec![self.logits.layout];
         let mut widest = self.logits.buffer.dtype.size();
         if let Some(targets) = self.distributions() {
@@ -508,7 +523,7 @@ impl Call<'_> {
         )
     }
 
-    fn inputs<A: Float, P: Float, I: Int, N: Size>(
+    pub(super) fn inputs<A: Float, P: Float, I: Int, N: Size>(
         &self,
         distributions: bool,
     ) -> InputsLaunch<A, P, I, N> {
@@ -571,7 +586,7 @@ impl Call<'_> {
         InputScalar::new(number, self.arithmetic())
     }
 
-    fn has_distributions(&self) -> bool {
+    pub(crate) fn has_distributions(&self) -> bool {
         self.distributions().is_some()
     }
 
@@ -674,7 +689,7 @@ fn range_of(dtype: ElemType) -> ElemRange {
     ElemRange { least, most }
 }
 
-fn hardware(client: &Client) -> Hardware {
+pub(super) fn hardware(client: &Client) -> Hardware {
     let properties = client.properties();
     let hardware = &properties.hardware;
     let same_size = hardware.plane_size_min == hardware.plane_size_max;

@@ -5,6 +5,7 @@
 //! | [`launch`] | from the buffers of a call to the launches of its kernels |
 //! | [`forward`] | the kernel that reads the logits once and writes a loss and a few numbers per row |
 //! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
+//! | [`one_pass`], [`upstream`] | both in one kernel, for an upstream gradient of 1; the product with another |
 //! | [`totals`] | the kernels that make one number of the losses |
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
 //! | [`factor`] | the factor of a row's loss by its target's probability |
@@ -33,6 +34,7 @@ mod lanes;
 mod launch;
 mod layout;
 mod numbers;
+mod one_pass;
 mod outputs;
 mod pairs;
 pub(crate) mod plan;
@@ -43,6 +45,7 @@ mod sum;
 mod tail;
 mod targets;
 mod totals;
+mod upstream;
 mod walk;
 
 pub(crate) use entries::Entries;
@@ -51,3 +54,4 @@ pub(crate) use launch::{
 };
 pub(crate) use layout::Layout;
 pub(crate) use targets::{Weighed, lines};
+pub(crate) use upstream::multiply_by_upstream;

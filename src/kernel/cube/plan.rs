@@ -75,6 +75,8 @@ pub struct Forced {
     pub planes: bool,
     /// Whether each gradient has a launch of its own, as on a device that takes few buffers.
     pub few_buffers: bool,
+    /// Whether a kernel computes loss and gradient where it can.
+    pub one_pass: bool,
 }
 
 static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
@@ -167,6 +169,8 @@ const UNITS_OF_A_MULTIPROCESSOR: usize = 512;
 /// Least blocks of a unit that make parts worthwhile: with fewer, it ends before a second kernel starts.
 const BLOCKS_WORTH_PARTS: usize = 8;
 const MOST_PARTS: usize = 256;
+/// Least logits whose second read takes longer than two launches: some 10 microseconds at 3 TB/s.
+const LOGITS_WORTH_ONE_PASS: usize = 8 << 20;
 /// Number of multiprocessors where the device does not report it.
 const MULTIPROCESSORS: usize = 32;
 
@@ -216,6 +220,24 @@ impl Plan {
             parts: self.parts,
             ..plan
         }
+    }
+
+    /// Whether one kernel computes the losses and the gradient of the logits.
+    ///
+    /// It saves a read of the logits, and costs two launches more: of the kernel that counts the divisors first, and of the
+    /// one that looks at the upstream gradient. A processor's caches hold small problems from the forward to the
+    /// backward, and large ones cost it arithmetic and not memory.
+    pub(crate) fn takes_one_pass(
+        &self,
+        problem: &Problem,
+        hardware: &Hardware,
+        forced: Option<Forced>,
+    ) -> bool {
+        let is_worth = forced.map_or(
+            !hardware.is_cpu && problem.rows * problem.classes >= LOGITS_WORTH_ONE_PASS,
+            |forced| forced.one_pass,
+        );
+        is_worth && self.parts == 1
     }
 
     /// Plan in which one group of units computes a whole row.
@@ -431,169 +453,4 @@ impl Choice {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const H200: Hardware = Hardware {
-        plane_size: 32,
-        plane_operations: true,
-        units_per_cube: 1024,
-        multiprocessors: Some(132),
-        is_cpu: false,
-    };
-    const PLANELESS: Hardware = Hardware {
-        plane_size: 8,
-        plane_operations: false,
-        units_per_cube: 1024,
-        multiprocessors: None,
-        is_cpu: false,
-    };
-
-    /// Problem of contiguous logits of 4 bytes.
-    fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
-        Problem {
-            rows: outer * inner,
-            classes,
-            inner,
-            layouts: vec![Layout {
-                outer: classes * inner,
-                class: inner,
-                inner: 1,
-                offset: 0,
-            }],
-            vector_sizes: vec![4, 2, 1],
-            is_double: false,
-            has_distributions: false,
-        }
-    }
-
-    fn plan(problem: &Problem, hardware: &Hardware) -> Plan {
-        Plan::new(problem, hardware, None)
-    }
-
-    /// Units per row, rows per cube, parts.
-    fn shape(plan: &Plan) -> (u32, u32, usize) {
-        (plan.tile.units, plan.tile.rows, plan.parts)
-    }
-
-    #[test]
-    fn few_classes_take_a_unit_per_row() {
-        let plan = plan(&problem(1 << 20, 10, 1), &H200);
-        assert_eq!(shape(&plan), (1, 256, 1));
-        assert_eq!((plan.vector_size, plan.tile.along), (2, Along::Classes));
-        assert_eq!(plan.tile.planes, None);
-        assert_eq!(plan.cubes(), 4096);
-    }
-
-    #[test]
-    fn strided_classes_take_vectors_of_rows() {
-        let plan = plan(&problem(8, 21, 512 * 512), &H200);
-        assert_eq!((plan.vector_size, plan.tile.along), (4, Along::Positions));
-        assert_eq!(shape(&plan), (1, 256, 1));
-        assert_eq!(plan.slots, 8 * 512 * 512 / 4);
-        // Few positions, so the classes are shared.
-        let few = Plan::new(&problem(1, 50_257, 64), &H200, None);
-        assert_eq!(few.tile.along, Along::Positions);
-        assert!(few.parts > 100, "{few:?}");
-        // 21 positions do not divide into vectors.
-        let odd = Plan::new(&problem(64, 19, 21), &H200, None);
-        assert_eq!((odd.vector_size, odd.tile.along), (1, Along::Positions));
-    }
-
-    #[test]
-    fn a_thousand_classes_take_a_plane() {
-        let plan = plan(&problem(65536, 1000, 1), &H200);
-        assert_eq!(shape(&plan), (32, 8, 1));
-        assert_eq!(plan.tile.planes, Some(32));
-        assert_eq!((plan.vector_size, plan.tile.unroll), (4, 8));
-        // 997 classes do not divide into vectors.
-        let odd = Plan::new(&problem(65536, 997, 1), &H200, None);
-        assert_eq!((odd.vector_size, odd.tile.units), (1, 128));
-    }
-
-    #[test]
-    fn many_classes_take_a_cube_or_several() {
-        let tall = plan(&problem(4096, 32000, 1), &H200);
-        assert_eq!(shape(&tall), (256, 1, 1));
-        let wide = plan(&problem(2, 262_144, 1), &H200);
-        assert_eq!((wide.tile.units, wide.tile.rows), (256, 1));
-        assert_eq!((wide.parts, wide.cubes()), (32, 64));
-        let of_merge = wide.of_merge(&problem(2, 262_144, 1), &H200);
-        assert_eq!((of_merge.slots, of_merge.parts), (2, 32));
-        assert!(of_merge.cubes() <= 2 && !of_merge.tile.in_parts);
-        assert_eq!(of_merge.tile.units, 32);
-    }
-
-    #[test]
-    fn without_plane_operations_the_sums_meet_in_shared_memory() {
-        for classes in [1000, 32000] {
-            let plan = plan(&problem(512, classes, 1), &PLANELESS);
-            assert_eq!(plan.tile.planes, None);
-            assert!(plan.tile.units.is_power_of_two() && plan.tile.units > 1);
-        }
-        let forced = Forced {
-            strategy: Strategy::Cube,
-            in_parts: false,
-            planes: true,
-            few_buffers: false,
-        };
-        let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));
-        assert_eq!(plan.tile.planes, Some(8));
-        assert!(plan.tile.units > 8);
-    }
-
-    #[test]
-    fn a_processor_takes_a_unit_per_row() {
-        let cpu = Hardware {
-            plane_size: 1,
-            plane_operations: false,
-            units_per_cube: 6,
-            multiprocessors: None,
-            is_cpu: true,
-        };
-        let plan = plan(&problem(512, 32000, 1), &cpu);
-        assert_eq!((plan.tile.units, plan.parts), (1, 1));
-        assert!(plan.units_per_cube() <= 6);
-    }
-
-    #[test]
-    fn vectors_stay_inside_rows_and_on_their_boundaries() {
-        let mut cut = problem(16, 64, 1);
-        assert_eq!(plan(&cut, &H200).vector_size, 4);
-        cut.layouts[0].outer = 66;
-        assert_eq!(plan(&cut, &H200).vector_size, 2);
-        cut.layouts[0].offset = 1;
-        assert_eq!(plan(&cut, &H200).vector_size, 1);
-        // The distributions have another order in memory.
-        let mut mixed = problem(16, 64, 4);
-        mixed.layouts.push(Layout {
-            outer: 256,
-            class: 1,
-            inner: 64,
-            offset: 0,
-        });
-        let plan = plan(&mixed, &H200);
-        assert_eq!((plan.vector_size, plan.tile.along), (1, Along::Classes));
-    }
-
-    #[test]
-    fn every_plan_covers_every_row_within_the_limits() {
-        for outer in [1, 2, 3, 100, 65_536, 70_001] {
-            for classes in [1, 2, 10, 33, 999, 50_257, 262_144] {
-                for inner in [1, 7, 64] {
-                    for hardware in [H200, PLANELESS] {
-                        let problem = problem(outer, classes, inner);
-                        let plan = plan(&problem, &hardware);
-                        let rows_of_a_slot = problem.rows / plan.slots;
-                        assert_eq!(plan.slots * rows_of_a_slot, problem.rows);
-                        assert!(plan.units_per_cube() <= hardware.units_per_cube);
-                        assert!(plan.units_per_cube().is_power_of_two());
-                        let rows = plan.cubes() / plan.parts * plan.tile.rows as usize;
-                        assert!(rows >= plan.slots, "{plan:?}");
-                        assert!(plan.parts <= plan.steps.max(1), "{plan:?}");
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

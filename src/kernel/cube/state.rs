@@ -354,6 +354,15 @@ pub(crate) fn scale_of_scores<A: Float>(numbers: &Numbers, #[comptime] spec: &Sp
     }
 }
 
+/// Sum of the exponentials of a row of logits beside its maximum, without the 1 of the maximum.
+#[cube]
+pub(crate) fn others_of<A: Float>(sums: &Row<A>, numbers: &Numbers) -> A {
+    // A sum below 1.5 has the maximum once. A NaN sum takes the other branch and stays NaN.
+    let others = select(sums.all < A::new(1.5), sums.others, sums.all - A::new(1.0));
+    // A row of masked classes only has no distribution.
+    select(sums.all == A::new(0.0), numbers.nan.get::<A>(), others)
+}
+
 /// `(a - b)` times the factor of the differences of scores, in two steps.
 #[cube]
 pub(crate) fn scaled_difference<A: Float, N: Size>(

@@ -1,0 +1,91 @@
+//! Calls whose forward computes the gradient of the logits too, for an upstream gradient of 1.
+
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Shape;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::{Destination, Operands, buffer_of, cast, new_like};
+use crate::kernel::cube::{FromForwardBuffers, multiply_by_upstream};
+use crate::operation::{Forward, Gradients, Saved, accumulation_dtype};
+use crate::portable::chunks;
+
+impl Operands<'_> {
+    /// Forward that keeps the gradient in the place of the logits.
+    pub(super) fn forward_with_gradient(self) -> Forward<CubeBackend> {
+        let destination = Destination::of(&self.logits);
+        let call = self.call();
+        let mut from_forward = FromForwardBuffers {
+            statistics: None,
+            divisors: Some(call.totals(None).1),
+            upstream: None,
+        };
+        let place = destination.buffer(&self);
+        let mut results = call.rows_with_gradient(&place, &from_forward);
+        if let Some(entries) = &self.entries {
+            from_forward.statistics = results.statistics.take();
+            call.gradient_at_entries(&entries.resolved, &from_forward, &place);
+        }
+        let (loss, divisors) = self.loss(&call, results.losses.take());
+        let outputs = self.outputs(&call, results, &divisors);
+        drop((call, place, from_forward));
+        let statistics = self.mark(&divisors);
+        Forward {
+            loss,
+            saved: Saved::Statistics {
+                logits: destination.finish(self.logits),
+                statistics,
+                divisors,
+            },
+            outputs,
+        }
+    }
+
+    /// Statistics that stand for a gradient in the place of the logits: of the shape that fusion was told, and without
+    /// strides, since there are none. Whether a call computes its gradient in the forward is known on its device alone.
+    fn mark(&self, divisors: &CubeTensor) -> CubeTensor {
+        let call = self.call();
+        let lines = call.options.statistics_per_row(call.has_distributions());
+        let mut mark = divisors.clone();
+        mark.meta.shape = Shape::new([lines, call.geometry.rows()]);
+        mark.meta.strides = [0, 0].into();
+        mark
+    }
+}
+
+/// Whether these statistics stand for a gradient in the place of the logits.
+pub(super) fn are_of_gradient(statistics: &CubeTensor) -> bool {
+    statistics.meta.strides().iter().all(|stride| *stride == 0)
+}
+
+/// The gradients of a loss from that for an upstream gradient of 1.
+pub(super) fn multiplied(
+    gradient: CubeTensor,
+    upstream: FloatTensor<CubeBackend>,
+) -> Gradients<CubeBackend> {
+    if !lies_side_by_side(&gradient) {
+        return chunks::multiplied(Gradients::of_loss(Some(gradient), None), &upstream);
+    }
+    let upstream = into_contiguous(cast(upstream, accumulation_dtype(gradient.dtype)));
+    let (client, upstream) = (gradient.client.clone(), buffer_of(&upstream));
+    let gradient = if gradient.can_mut() {
+        multiply_by_upstream(&client, &buffer_of(&gradient), &upstream, None);
+        gradient
+    } else {
+        let products = new_like(&gradient);
+        let target = buffer_of(&products);
+        multiply_by_upstream(&client, &buffer_of(&gradient), &upstream, Some(&target));
+        products
+    };
+    Gradients::of_loss(Some(gradient), None)
+}
+
+/// Whether the elements of a tensor lie side by side from the beginning of its buffer, in any order of the dimensions.
+fn lies_side_by_side(tensor: &CubeTensor) -> bool {
+    let elements = tensor.meta.num_elements();
+    let sizes = tensor.meta.shape().iter().zip(tensor.meta.strides().iter());
+    let last: usize = sizes.map(|(size, stride)| (size - 1) * stride).sum();
+    let is_whole = buffer_of(tensor).length == elements;
+    tensor.is_nonoverlapping() && last + 1 == elements && is_whole && !tensor.meta.is_tiled()
+}

@@ -1,0 +1,221 @@
+//! Loss and gradient of every row in one kernel, for an upstream gradient of 1: the units that have read a row for its
+//! loss read it again at once for its gradient, from the device's caches. The memory sees one read and one write, where
+//! a backward of its own reads every row a second time.
+//!
+//! The divisor of a mean is not known before all rows are counted, so it is counted from the targets before. What the
+//! backward has still to do is in [`upstream`](super::upstream).
+//!
+//! No unit waits for another between the sums of a row and its gradients, which may replace the logits. So a unit reads
+//! no logits but its own after the sums: the one that holds the target's logit concludes the row.
+
+use burn_cubecl::cubecl;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+
+use super::backward::{FromForward, Gradients, GradientsLaunch, Lanes, Statistics};
+use super::finish::{Results, ResultsLaunch};
+use super::forward::{RowOfUnit, conclude, sums_of_group};
+use super::launch::{
+    Buffer, Call, FromForwardBuffers, GradientBuffer, Reduction, RowResults, hardware,
+};
+use super::plan::{self, Along};
+use super::scan::scan;
+use super::spec::{Spec, Uniforms, UniformsLaunch, Values, span};
+use super::state::{Row, State, others_of};
+use super::targets::{Inputs, target_of};
+use crate::operation::{RowFactor, RowValue, WantedGradients};
+
+/// Computes losses and gradients from logits.
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
+    logits: &[Vector<F, N>],
+    inputs: Inputs<A, P, I, N>,
+    mut results: Results<A>,
+    mut gradients: Gradients<F, P, N>,
+    from_forward: FromForward<A>,
+    uniforms: Uniforms,
+    #[comptime] spec: Spec,
+    #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
+) {
+    let tile = comptime!(spec.tile);
+    let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
+    let span = span(extent, tile);
+    let mut state = State::<A, N, M>::new(numbers);
+    scan::<F, A, P, I, K, N, M>(logits, &inputs, &mut state, &span, &uniforms, spec.clone());
+    let mut lanes = Lanes::<A, N>::new(span.slot, extent, tile);
+    match comptime!(tile.along) {
+        Along::Positions =>
+        {
+            #[unroll]
+            for lane in 0..N::value().comptime() {
+                let place = RowOfUnit::new(&span, N::value().comptime(), lane);
+                let sums = state.row(lane);
+                if span.exists {
+                    conclude::<F, A, P, I, K, N>(
+                        logits,
+                        &inputs,
+                        &mut results,
+                        sums,
+                        &place,
+                        &uniforms,
+                        spec.clone(),
+                    );
+                }
+                set_row::<A, P, I, K, N>(
+                    &mut lanes,
+                    sums,
+                    &place,
+                    &inputs,
+                    &from_forward,
+                    &uniforms,
+                    comptime!(&spec),
+                );
+            }
+        }
+        Along::Classes => {
+            let sums = sums_of_group(state, numbers, spec.clone());
+            let place = RowOfUnit::new(&span, 1usize, 0usize);
+            let target = target_of::<A, P, I, K, N>(&inputs, span.slot, extent);
+            let step_of_target = target.class as usize / N::value().comptime();
+            let holder = step_of_target % comptime!(tile.units as usize);
+            if span.unit == holder && span.exists {
+                conclude::<F, A, P, I, K, N>(
+                    logits,
+                    &inputs,
+                    &mut results,
+                    sums,
+                    &place,
+                    &uniforms,
+                    spec.clone(),
+                );
+            }
+            set_row::<A, P, I, K, N>(
+                &mut lanes,
+                sums,
+                &place,
+                &inputs,
+                &from_forward,
+                &uniforms,
+                comptime!(&spec),
+            );
+        }
+    }
+    if span.exists {
+        lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+    }
+}
+
+/// Sets the numbers of the gradients of a lane's row, along classes of the row of all lanes, from its sums.
+#[cube]
+fn set_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
+    lanes: &mut Lanes<A, N>,
+    sums: Row<A>,
+    place: &RowOfUnit,
+    inputs: &Inputs<A, P, I, N>,
+    from_forward: &FromForward<A>,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) {
+    let zero = A::new(0.0);
+    let (lane, slot) = (comptime!(place.lane), place.slot);
+    let row = lanes.set_target::<P, I, K>(lane, slot, inputs, from_forward, uniforms, spec);
+    let given = Statistics::<A> {
+        maximum: sums.maximum,
+        others: others_of(&sums, &uniforms.numbers),
+        at_maximum: sums.at_maximum,
+        elsewhere: sums.elsewhere,
+        factor: zero,
+        at_target: zero,
+        entropy: zero,
+    };
+    lanes.set_statistics(given, &row, uniforms, spec);
+    if comptime!(spec.has_tail) {
+        lanes.set_rest(inputs, &row, uniforms, spec);
+    }
+}
+
+impl Call<'_> {
+    /// Whether loss and gradient of the logits are computed by one kernel, for an upstream gradient of 1.
+    pub(crate) fn takes_one_pass(&self) -> bool {
+        // Gradients of f16 are too coarse to be multiplied afterwards, and losses of rows have a factor each.
+        let is_f16 = self.logits.buffer.dtype == FloatKind::F16.into();
+        let options = self.options;
+        let is_known = options.value == RowValue::Loss && options.row_factor == RowFactor::None;
+        let is_reduced = !matches!(self.reduction, Reduction::PerRow);
+        let plan = self.plan([]);
+        let has_logits = self.spec(&plan).values != Values::Probabilities;
+        is_known
+            && is_reduced
+            && has_logits
+            && !is_f16
+            && self.wanted.gradients == WantedGradients::LOGITS
+            && self.buffers_of_one_pass() <= self.bindings()
+            && plan.takes_one_pass(&self.problem([]), &hardware(&self.client), plan::forced())
+    }
+
+    /// Number of buffers of the kernel, at most.
+    fn buffers_of_one_pass(&self) -> usize {
+        let outputs = [self.wanted.outputs.numbers(), self.wanted.outputs.classes()];
+        let outputs = outputs.into_iter().filter(|count| *count > 0).count();
+        let weights = usize::from(self.weights.is_some());
+        let labels = usize::from(self.labels.is_some());
+        let statistics = usize::from(self.weighed.entries);
+        // Logits, targets, losses, divisors, gradient.
+        5 + outputs + weights + labels + statistics
+    }
+
+    /// Losses of the rows, and the gradient of the logits, for the divisors and an upstream gradient of 1.
+    pub(crate) fn rows_with_gradient(
+        &self,
+        place: &GradientBuffer,
+        from_forward: &FromForwardBuffers,
+    ) -> RowResults {
+        let layout = match place {
+            GradientBuffer::InPlace => self.logits.layout,
+            GradientBuffer::New(full) => full.layout,
+        };
+        let (argument, length) = match place {
+            GradientBuffer::InPlace => (BufferArg::alias(0, self.logits.buffer.length), 0),
+            GradientBuffer::New(full) => (full.buffer.argument(), full.buffer.length),
+        };
+        let plan = self.plan([layout]).without_parts();
+        let spec = self.spec(&plan);
+        let results = self.new_results(&spec, self.weighed.entries);
+        let optional = |buffer: &Option<Buffer>| buffer.as_ref().map(Buffer::argument);
+        let losses = results.losses.as_ref().expect("the kernel writes losses");
+        let all = [
+            &results.losses,
+            &results.statistics,
+            &results.numbers,
+            &results.classes,
+        ];
+        let lengths = all.into_iter().flatten().map(|buffer| buffer.length);
+        // SAFETY: rows and classes are clamped, as in the launches of the losses and of the gradients. The gradient
+        // replaces the logits only where nobody else holds them. Each element is written by the unit that read it,
+        // after its last read.
+        unsafe {
+            losses_and_gradients::launch_unchecked(
+                &self.client,
+                self.cube_count(plan.cubes()),
+                CubeDim::new_1d(plan.units_per_cube()),
+                self.address_type(lengths.chain([length])),
+                plan.vector_size,
+                plan.rows_of_a_vector(),
+                self.logits.buffer.argument(),
+                self.inputs(true),
+                ResultsLaunch::new(
+                    losses.argument(),
+                    optional(&results.statistics).into(),
+                    optional(&results.numbers).into(),
+                    optional(&results.classes).into(),
+                ),
+                GradientsLaunch::new(Some(argument).into(), ComptimeOptionArgs::None),
+                from_forward.arguments(),
+                UniformsLaunch::new(self.numbers(), self.extent(&plan, [Some(layout), None])),
+                spec,
+                self.dtypes(),
+            );
+        }
+        results
+    }
+}

@@ -1,0 +1,386 @@
+//! Plans for recorded hardware, and what holds for every plan.
+
+use super::*;
+
+/// Limits of devices: of NVIDIA's as CUDA reports them, of the others as wgpu does, where a plane whose size may vary
+/// has no operations, and multiprocessors are not known.
+const H200: Hardware = cuda(132);
+const A100: Hardware = cuda(108);
+const RTX_4090: Hardware = cuda(128);
+/// Planes of 32 or 64 units.
+const RX_7900: Hardware = wgpu(64);
+/// Metal through wgpu tells planes of 4 to 64 units.
+const M2: Hardware = wgpu(64);
+/// Planes of 8 to 32 units.
+const INTEL: Hardware = wgpu(32);
+/// A software adapter with AVX2.
+const LLVMPIPE: Hardware = Hardware {
+    is_cpu: true,
+    ..wgpu(8)
+};
+/// CubeCL's processor runtime on eight cores.
+const PROCESSOR: Hardware = Hardware {
+    units_per_cube: 8,
+    is_cpu: true,
+    ..wgpu(1)
+};
+/// A device without plane operations that is no processor.
+const PLANELESS: Hardware = wgpu(8);
+
+const fn cuda(multiprocessors: u32) -> Hardware {
+    Hardware {
+        plane_size: 32,
+        plane_operations: true,
+        units_per_cube: 1024,
+        multiprocessors: Some(multiprocessors),
+        is_cpu: false,
+    }
+}
+
+const fn wgpu(plane_size: u32) -> Hardware {
+    Hardware {
+        plane_size,
+        plane_operations: false,
+        units_per_cube: 1024,
+        multiprocessors: None,
+        is_cpu: false,
+    }
+}
+
+/// Rows as `[outer, inner]`, and classes.
+const SHAPES: [([usize; 2], usize); 12] = [
+    ([64, 1], 10),
+    ([65_536, 1], 10),
+    ([1 << 20, 1], 10),
+    ([256, 1], 1000),
+    ([65_536, 1], 1000),
+    ([4096, 1], 32_000),
+    ([8192, 1], 128_256),
+    ([2048, 1], 50_257),
+    ([4, 1], 128_256),
+    ([1, 1], 262_144),
+    ([16, 256 * 256], 21),
+    ([8, 32 * 32], 150),
+];
+
+/// Problem of contiguous logits of 4 bytes.
+fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
+    Problem {
+        rows: outer * inner,
+        classes,
+        inner,
+        layouts: vec![Layout {
+            outer: classes * inner,
+            class: inner,
+            inner: 1,
+            offset: 0,
+        }],
+        vector_sizes: vec![4, 2, 1],
+        is_double: false,
+        has_distributions: false,
+    }
+}
+
+fn plan(problem: &Problem, hardware: &Hardware) -> Plan {
+    Plan::new(problem, hardware, None)
+}
+
+/// Units per row, rows per cube, parts.
+fn shape(plan: &Plan) -> (u32, u32, usize) {
+    (plan.tile.units, plan.tile.rows, plan.parts)
+}
+
+#[test]
+fn few_classes_take_a_unit_per_row() {
+    let plan = plan(&problem(1 << 20, 10, 1), &H200);
+    assert_eq!(shape(&plan), (1, 256, 1));
+    assert_eq!((plan.vector_size, plan.tile.along), (2, Along::Classes));
+    assert_eq!(plan.tile.planes, None);
+    assert_eq!(plan.cubes(), 4096);
+}
+
+#[test]
+fn strided_classes_take_vectors_of_rows() {
+    let plan = plan(&problem(8, 21, 512 * 512), &H200);
+    assert_eq!((plan.vector_size, plan.tile.along), (4, Along::Positions));
+    assert_eq!(shape(&plan), (1, 256, 1));
+    assert_eq!(plan.slots, 8 * 512 * 512 / 4);
+    // Few positions, so the classes are shared.
+    let few = Plan::new(&problem(1, 50_257, 64), &H200, None);
+    assert_eq!(few.tile.along, Along::Positions);
+    assert!(few.parts > 100, "{few:?}");
+    // 21 positions do not divide into vectors.
+    let odd = Plan::new(&problem(64, 19, 21), &H200, None);
+    assert_eq!((odd.vector_size, odd.tile.along), (1, Along::Positions));
+}
+
+#[test]
+fn a_thousand_classes_take_a_plane() {
+    let plan = plan(&problem(65536, 1000, 1), &H200);
+    assert_eq!(shape(&plan), (32, 8, 1));
+    assert_eq!(plan.tile.planes, Some(32));
+    assert_eq!((plan.vector_size, plan.tile.unroll), (4, 8));
+    // 997 classes do not divide into vectors.
+    let odd = Plan::new(&problem(65536, 997, 1), &H200, None);
+    assert_eq!((odd.vector_size, odd.tile.units), (1, 128));
+}
+
+#[test]
+fn many_classes_take_a_cube_or_several() {
+    let tall = plan(&problem(4096, 32000, 1), &H200);
+    assert_eq!(shape(&tall), (256, 1, 1));
+    let wide = plan(&problem(2, 262_144, 1), &H200);
+    assert_eq!((wide.tile.units, wide.tile.rows), (256, 1));
+    assert_eq!((wide.parts, wide.cubes()), (32, 64));
+    let of_merge = wide.of_merge(&problem(2, 262_144, 1), &H200);
+    assert_eq!((of_merge.slots, of_merge.parts), (2, 32));
+    assert!(of_merge.cubes() <= 2 && !of_merge.tile.in_parts);
+    assert_eq!(of_merge.tile.units, 32);
+}
+
+#[test]
+fn without_plane_operations_the_sums_meet_in_shared_memory() {
+    for classes in [1000, 32000] {
+        let plan = plan(&problem(512, classes, 1), &PLANELESS);
+        assert_eq!(plan.tile.planes, None);
+        assert!(plan.tile.units.is_power_of_two() && plan.tile.units > 1);
+    }
+    let forced = Forced {
+        strategy: Strategy::Cube,
+        in_parts: false,
+        planes: true,
+        few_buffers: false,
+        one_pass: false,
+    };
+    let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));
+    assert_eq!(plan.tile.planes, Some(8));
+    assert!(plan.tile.units > 8);
+}
+
+#[test]
+fn a_processor_takes_a_unit_per_row() {
+    let cpu = Hardware {
+        plane_size: 1,
+        plane_operations: false,
+        units_per_cube: 6,
+        multiprocessors: None,
+        is_cpu: true,
+    };
+    let plan = plan(&problem(512, 32000, 1), &cpu);
+    assert_eq!((plan.tile.units, plan.parts), (1, 1));
+    assert!(plan.units_per_cube() <= 6);
+}
+
+#[test]
+fn vectors_stay_inside_rows_and_on_their_boundaries() {
+    let mut cut = problem(16, 64, 1);
+    assert_eq!(plan(&cut, &H200).vector_size, 4);
+    cut.layouts[0].outer = 66;
+    assert_eq!(plan(&cut, &H200).vector_size, 2);
+    cut.layouts[0].offset = 1;
+    assert_eq!(plan(&cut, &H200).vector_size, 1);
+    // The distributions have another order in memory.
+    let mut mixed = problem(16, 64, 4);
+    mixed.layouts.push(Layout {
+        outer: 256,
+        class: 1,
+        inner: 64,
+        offset: 0,
+    });
+    let plan = plan(&mixed, &H200);
+    assert_eq!((plan.vector_size, plan.tile.along), (1, Along::Classes));
+}
+
+#[test]
+fn every_plan_covers_every_row_within_the_limits() {
+    for outer in [1, 2, 3, 100, 65_536, 70_001] {
+        for classes in [1, 2, 10, 33, 999, 50_257, 262_144] {
+            for inner in [1, 7, 64] {
+                for hardware in [H200, PLANELESS] {
+                    let problem = problem(outer, classes, inner);
+                    let plan = plan(&problem, &hardware);
+                    let rows_of_a_slot = problem.rows / plan.slots;
+                    assert_eq!(plan.slots * rows_of_a_slot, problem.rows);
+                    assert!(plan.units_per_cube() <= hardware.units_per_cube);
+                    assert!(plan.units_per_cube().is_power_of_two());
+                    let rows = plan.cubes() / plan.parts * plan.tile.rows as usize;
+                    assert!(rows >= plan.slots, "{plan:?}");
+                    assert!(plan.parts <= plan.steps.max(1), "{plan:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Of each shape the units that share a row, rows of a cube, vectors that a unit loads at once, their size, parts of a
+/// row, and whether one kernel computes loss and gradient.
+type Planned = [(u32, u32, u32, usize, usize, bool); 12];
+
+const RECORDED: [(&str, Hardware, Planned); 8] = [
+    (
+        "H200",
+        H200,
+        [
+            (1, 32, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 1, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 32, 5, 4, 18, false),
+        ],
+    ),
+    (
+        "A100",
+        A100,
+        [
+            (1, 32, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 2, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 32, 5, 4, 18, false),
+        ],
+    ),
+    (
+        "RTX_4090",
+        RTX_4090,
+        [
+            (1, 32, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 1, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 32, 5, 4, 18, false),
+        ],
+    ),
+    (
+        "RX_7900",
+        RX_7900,
+        [
+            (1, 64, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 4, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 64, 7, 4, 8, false),
+        ],
+    ),
+    (
+        "M2",
+        M2,
+        [
+            (1, 64, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 4, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 64, 7, 4, 8, false),
+        ],
+    ),
+    (
+        "INTEL",
+        INTEL,
+        [
+            (1, 32, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, true),
+            (32, 4, 8, 4, 1, false),
+            (32, 8, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 4, 1, true),
+            (256, 1, 8, 1, 1, true),
+            (256, 1, 5, 4, 15, false),
+            (256, 1, 8, 4, 32, false),
+            (1, 256, 7, 4, 1, true),
+            (1, 32, 7, 4, 8, false),
+        ],
+    ),
+    (
+        "LLVMPIPE",
+        LLVMPIPE,
+        [
+            (1, 8, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 256, 5, 2, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 256, 8, 4, 1, false),
+            (1, 64, 8, 4, 1, false),
+            (1, 128, 8, 4, 1, false),
+            (1, 32, 8, 1, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 256, 7, 4, 1, false),
+            (1, 32, 8, 4, 1, false),
+        ],
+    ),
+    (
+        "PROCESSOR",
+        PROCESSOR,
+        [
+            (1, 1, 5, 2, 1, false),
+            (1, 8, 5, 2, 1, false),
+            (1, 8, 5, 2, 1, false),
+            (1, 4, 8, 4, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 8, 8, 4, 1, false),
+            (1, 8, 8, 1, 1, false),
+            (1, 1, 8, 4, 1, false),
+            (1, 1, 8, 4, 1, false),
+            (1, 8, 7, 4, 1, false),
+            (1, 8, 8, 4, 1, false),
+        ],
+    ),
+];
+
+#[test]
+fn recorded_hardware_has_the_recorded_plans() {
+    for (name, hardware, expected) in RECORDED {
+        for (([outer, inner], classes), expected) in SHAPES.into_iter().zip(expected) {
+            let problem = problem(outer, classes, inner);
+            let plan = plan(&problem, &hardware);
+            let Tile {
+                units,
+                rows,
+                unroll,
+                ..
+            } = plan.tile;
+            let one_pass = plan.takes_one_pass(&problem, &hardware, None);
+            let found = (units, rows, unroll, plan.vector_size, plan.parts, one_pass);
+            assert_eq!(
+                found, expected,
+                "{name}: {outer} x {inner} rows of {classes} classes"
+            );
+        }
+    }
+}
