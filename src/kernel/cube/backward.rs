@@ -164,14 +164,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime] spec: Spec,
     ) {
         let tile = comptime!(spec.tile);
-        self.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
-        let mut counts = true.runtime();
-        if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
-            counts = self.counts.extract(0usize) == A::new(1.0);
-            if !counts {
-                self.drop_row(gradients, span, tile);
-            }
-        }
+        let counts = self.begin_row(inputs, gradients, span, uniforms, comptime!(&spec));
         let mut walk = Walk::new(span, counts, &uniforms.extent, tile);
         let numbers = &uniforms.numbers;
         let spec = comptime!(&spec);
@@ -194,9 +187,30 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
     }
 
+    /// Whether the row of all lanes counts; if it does not, its gradients are written.
+    pub(crate) fn begin_row<F: Float, P: Float, I: Int>(
+        &mut self,
+        inputs: &Inputs<A, P, I, N>,
+        gradients: &mut Gradients<F, P, N>,
+        span: &Span,
+        uniforms: &Uniforms,
+        #[comptime] spec: &Spec,
+    ) -> bool {
+        let tile = comptime!(spec.tile);
+        self.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
+        let mut counts = true.runtime();
+        if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
+            counts = self.counts.extract(0usize) == A::new(1.0);
+            if !counts {
+                self.drop_row(gradients, span, tile);
+            }
+        }
+        counts
+    }
+
     /// Writes the gradients of a block, whose loads come before the first store: the compiler could not
     /// move them across.
-    fn write_block<F: Float, P: Float, I: Int>(
+    pub(crate) fn write_block<F: Float, P: Float, I: Int>(
         &self,
         block: &Block<F, P, N>,
         walk: &Walk,

@@ -471,6 +471,7 @@ impl Call<'_> {
             vector_sizes: self.client.io_optimized_vector_sizes(widest).collect(),
             is_double: self.arithmetic() == FloatKind::F64.into(),
             has_distributions: self.has_distributions(),
+            has_outputs: self.wanted.outputs != Outputs::None,
         }
     }
 

@@ -1,6 +1,6 @@
-//! Loss and gradient of every row in one kernel, for an upstream gradient of 1: the units that have read a row for its
-//! loss read it again at once for its gradient, from the device's caches. The memory sees one read and one write, where
-//! a backward of its own reads every row a second time.
+//! Loss and gradient of every row in one kernel, for an upstream gradient of 1. The units that have read a row for its loss
+//! hold it for its gradient, or read it again at once, from the device's caches. The memory sees one read and one write,
+//! where a backward of its own reads every row a second time.
 //!
 //! The divisor of a mean is not known before all rows are counted, so it is counted from the targets before. What the
 //! backward has still to do is in [`upstream`](super::upstream).
@@ -18,11 +18,13 @@ use super::forward::{RowOfUnit, conclude, sums_of_group};
 use super::launch::{
     Buffer, Call, FromForwardBuffers, GradientBuffer, Reduction, RowResults, hardware,
 };
-use super::plan::{self, Along};
-use super::scan::scan;
+use super::layout::Layout;
+use super::plan::{self, Along, Plan};
+use super::scan::{begin, scan};
 use super::spec::{Spec, Uniforms, UniformsLaunch, Values, span};
 use super::state::{Row, State, others_of};
 use super::targets::{Inputs, target_of};
+use super::walk::Walk;
 use crate::operation::{RowFactor, RowValue, WantedGradients};
 
 /// Computes losses and gradients from logits.
@@ -38,10 +40,70 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
     let tile = comptime!(spec.tile);
+    let numbers = &uniforms.numbers;
+    let span = span(&uniforms.extent, tile);
+    let mut state = State::<A, N, M>::new(numbers);
+    if comptime!(tile.is_single_block) {
+        // The unit holds what it has read. A row that does not count is read for nothing.
+        let walk = Walk::new(&span, true, &uniforms.extent, tile);
+        let block = walk.load(logits, &inputs, comptime!(tile.unroll - 1), tile);
+        let ranked = begin::<F, A, P, I, K, N, M>(
+            logits,
+            &inputs,
+            &mut state,
+            &span,
+            &uniforms,
+            spec.clone(),
+        );
+        state.take(&block, &walk, &ranked, &inputs, numbers, comptime!(&spec));
+        let mut lanes = concluded::<F, A, P, I, K, N, M>(
+            logits,
+            &inputs,
+            &from_forward,
+            state,
+            &mut results,
+            &uniforms,
+            spec.clone(),
+        );
+        if span.exists {
+            let counts =
+                lanes.begin_row(&inputs, &mut gradients, &span, &uniforms, comptime!(&spec));
+            if counts {
+                let spec = comptime!(&spec);
+                lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
+            }
+        }
+    } else {
+        scan::<F, A, P, I, K, N, M>(logits, &inputs, &mut state, &span, &uniforms, spec.clone());
+        let mut lanes = concluded::<F, A, P, I, K, N, M>(
+            logits,
+            &inputs,
+            &from_forward,
+            state,
+            &mut results,
+            &uniforms,
+            spec.clone(),
+        );
+        if span.exists {
+            lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+        }
+    }
+}
+
+/// Concludes the rows of the unit, and tells what their gradients share.
+#[cube]
+fn concluded<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    from_forward: &FromForward<A>,
+    state: State<A, N, M>,
+    results: &mut Results<A>,
+    uniforms: &Uniforms,
+    #[comptime] spec: Spec,
+) -> Lanes<A, N> {
+    let tile = comptime!(spec.tile);
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
     let span = span(extent, tile);
-    let mut state = State::<A, N, M>::new(numbers);
-    scan::<F, A, P, I, K, N, M>(logits, &inputs, &mut state, &span, &uniforms, spec.clone());
     let mut lanes = Lanes::<A, N>::new(span.slot, extent, tile);
     match comptime!(tile.along) {
         Along::Positions =>
@@ -53,11 +115,11 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
                 if span.exists {
                     conclude::<F, A, P, I, K, N>(
                         logits,
-                        &inputs,
-                        &mut results,
+                        inputs,
+                        results,
                         sums,
                         &place,
-                        &uniforms,
+                        uniforms,
                         spec.clone(),
                     );
                 }
@@ -65,9 +127,9 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
                     &mut lanes,
                     sums,
                     &place,
-                    &inputs,
-                    &from_forward,
-                    &uniforms,
+                    inputs,
+                    from_forward,
+                    uniforms,
                     comptime!(&spec),
                 );
             }
@@ -75,17 +137,17 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
         Along::Classes => {
             let sums = sums_of_group(state, numbers, spec.clone());
             let place = RowOfUnit::new(&span, 1usize, 0usize);
-            let target = target_of::<A, P, I, K, N>(&inputs, span.slot, extent);
+            let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
             let step_of_target = target.class as usize / N::value().comptime();
             let holder = step_of_target % comptime!(tile.units as usize);
             if span.unit == holder && span.exists {
                 conclude::<F, A, P, I, K, N>(
                     logits,
-                    &inputs,
-                    &mut results,
+                    inputs,
+                    results,
                     sums,
                     &place,
-                    &uniforms,
+                    uniforms,
                     spec.clone(),
                 );
             }
@@ -93,16 +155,14 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
                 &mut lanes,
                 sums,
                 &place,
-                &inputs,
-                &from_forward,
-                &uniforms,
+                inputs,
+                from_forward,
+                uniforms,
                 comptime!(&spec),
             );
         }
     }
-    if span.exists {
-        lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
-    }
+    lanes
 }
 
 /// Sets the numbers of the gradients of a lane's row, along classes of the row of all lanes, from its sums.
@@ -153,6 +213,11 @@ impl Call<'_> {
             && plan.takes_one_pass(&self.problem([]), &hardware(&self.client), plan::forced())
     }
 
+    fn plan_of_one_pass(&self, gradient: Layout) -> Plan {
+        let problem = self.problem([gradient]);
+        Plan::of_one_pass(&problem, &hardware(&self.client), plan::forced())
+    }
+
     /// Number of buffers of the kernel, at most.
     fn buffers_of_one_pass(&self) -> usize {
         let outputs = [self.wanted.outputs.numbers(), self.wanted.outputs.classes()];
@@ -178,7 +243,7 @@ impl Call<'_> {
             GradientBuffer::InPlace => (BufferArg::alias(0, self.logits.buffer.length), 0),
             GradientBuffer::New(full) => (full.buffer.argument(), full.buffer.length),
         };
-        let plan = self.plan([layout]).without_parts();
+        let plan = self.plan_of_one_pass(layout);
         let spec = self.spec(&plan);
         let results = self.new_results(&spec, self.weighed.entries);
         let optional = |buffer: &Option<Buffer>| buffer.as_ref().map(Buffer::argument);

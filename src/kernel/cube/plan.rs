@@ -49,6 +49,8 @@ pub(crate) struct Problem {
     /// Whether the arithmetic is in f64.
     pub(crate) is_double: bool,
     pub(crate) has_distributions: bool,
+    /// Whether numbers of the rows besides their losses are wanted.
+    pub(crate) has_outputs: bool,
 }
 
 /// Limits of a device.
@@ -160,6 +162,8 @@ const UNROLL: usize = 8;
 /// Most classes for each unit of a plane: a longer row is worth a cube.
 const CLASSES_OF_A_LANE: usize = 32;
 const UNITS_PER_CUBE: u32 = 256;
+/// Most units of a cube that computes losses and gradient.
+const UNITS_OF_ONE_PASS: u32 = 512;
 /// Least units of a group: fewer are not worth the exchange of their sums.
 const LEAST_GROUP: u32 = 32;
 /// Rows that keep a multiprocessor busy with one unit per row.
@@ -191,8 +195,51 @@ impl Plan {
             slots,
             inner: problem.inner / (problem.rows / slots),
             elements_in_flight: problem.elements_in_flight(),
+            most_units: UNITS_PER_CUBE,
+            unroll: UNROLL,
         };
         choice.plan(choice.strategy(problem))
+    }
+
+    /// Plan of the kernel that computes losses and gradient. A row of a cube is one block of its units, which hold it
+    /// from the sums to the gradient, as long as it fits into their registers. A longer one they read twice: with more
+    /// units for each, fewer rows are between both reads at once, and the caches hold more of them.
+    pub(crate) fn of_one_pass(
+        problem: &Problem,
+        hardware: &Hardware,
+        forced: Option<Forced>,
+    ) -> Self {
+        let plan = Self::new(problem, hardware, forced);
+        let choice = Choice {
+            hardware: *hardware,
+            forced: forced.map(|forced| Forced {
+                in_parts: false,
+                ..forced
+            }),
+            along: plan.tile.along,
+            vector_size: plan.vector_size,
+            steps: plan.steps,
+            slots: plan.slots,
+            inner: problem.inner / (problem.rows / plan.slots),
+            elements_in_flight: problem.elements_in_flight(),
+            most_units: UNITS_OF_ONE_PASS,
+            unroll: UNROLL,
+        };
+        let strategy = choice.strategy(problem);
+        if strategy != Strategy::Cube {
+            return choice.plan(strategy).without_parts();
+        }
+        let held = problem.elements_held();
+        let holding = Choice {
+            elements_in_flight: held,
+            unroll: held.div_ceil(plan.vector_size),
+            ..choice
+        };
+        let holding = holding.plan(strategy).without_parts();
+        match holding.tile.is_single_block {
+            true => holding,
+            false => choice.plan(strategy).without_parts(),
+        }
     }
 
     /// Plan of the kernel that merges the parts of rows.
@@ -206,6 +253,8 @@ impl Plan {
             slots: problem.rows,
             inner: problem.inner,
             elements_in_flight: problem.elements_in_flight(),
+            most_units: UNITS_PER_CUBE,
+            unroll: UNROLL,
         };
         let strategy = match self.parts {
             ..=8 => Strategy::Unit,
@@ -291,6 +340,18 @@ impl Problem {
         }
     }
 
+    /// Number of logits that a unit holds from the sums of a row to its gradient. With these numbers the kernels for
+    /// CUDA do not spill.
+    fn elements_held(&self) -> usize {
+        match (self.is_double, self.has_distributions, self.has_outputs) {
+            (false, false, false) => 64,
+            (false, false, true) => 32,
+            (false, true, _) => 16,
+            (true, false, _) => 8,
+            (true, true, _) => 2,
+        }
+    }
+
     fn vector_size(&self, along: Along) -> usize {
         let outer = self.rows / self.inner;
         let fits = |size: &usize| {
@@ -327,6 +388,10 @@ struct Choice {
     /// Number of slots side by side behind the class dimension.
     inner: usize,
     elements_in_flight: usize,
+    /// Most units of a cube.
+    most_units: u32,
+    /// Most vectors in flight in a unit.
+    unroll: usize,
 }
 
 impl Choice {
@@ -394,7 +459,7 @@ impl Choice {
     }
 
     fn max_units(&self) -> u32 {
-        let units = self.hardware.units_per_cube.clamp(1, UNITS_PER_CUBE);
+        let units = self.hardware.units_per_cube.clamp(1, self.most_units);
         1 << units.ilog2()
     }
 
@@ -407,7 +472,7 @@ impl Choice {
     }
 
     fn unroll(&self) -> usize {
-        UNROLL.min(self.elements_in_flight.div_ceil(self.vector_size))
+        (self.unroll).min(self.elements_in_flight.div_ceil(self.vector_size))
     }
 
     /// Number of units that share a row.

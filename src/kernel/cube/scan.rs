@@ -34,8 +34,7 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
         let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
         takes_any = takes_any && target.counts;
     }
-    let ranked = class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, uniforms, spec.clone());
-    state.evens = inputs.evens_of_slot(span.slot, extent, tile.along);
+    let ranked = begin::<F, A, P, I, K, N, M>(logits, inputs, state, span, uniforms, spec.clone());
     let mut walk = Walk::new(span, takes_any, extent, tile);
     if comptime!(tile.is_single_block) {
         if walk.base < walk.end {
@@ -59,6 +58,20 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
             state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
         }
     }
+}
+
+/// What a unit needs before its first step.
+#[cube]
+pub(crate) fn begin<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    state: &mut State<A, N, M>,
+    span: &Span,
+    uniforms: &Uniforms,
+    #[comptime] spec: Spec,
+) -> RankedClass<A, N> {
+    state.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, comptime!(spec.tile.along));
+    class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, uniforms, spec)
 }
 
 /// Target of each lane, for the rank; a placeholder where outputs are not wanted.

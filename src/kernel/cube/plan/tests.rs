@@ -78,6 +78,7 @@ fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
         vector_sizes: vec![4, 2, 1],
         is_double: false,
         has_distributions: false,
+        has_outputs: false,
     }
 }
 
