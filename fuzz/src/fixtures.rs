@@ -3,9 +3,7 @@
 
 use burn::nn::loss::Reduction;
 use burn::tensor::DType;
-use burn_cross_entropy::{
-    CrossEntropyLossConfig, EmptyReduction, InfoNceLossConfig, RowFactor, SmoothingOver,
-};
+use burn_cross_entropy::{CrossEntropyLossConfig, EmptyReduction, RowFactor, SmoothingOver};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 
@@ -15,7 +13,11 @@ use crate::common::row_value::Asked;
 use crate::common::teacher::Teacher;
 use crate::options::{is_probability, is_share};
 use crate::projected::Projected;
-use crate::{contrastive, loss, projection};
+use crate::{loss, projection};
+
+mod contrasts;
+
+pub use contrasts::contrasts;
 
 /// A number, or the name of a number that JSON does not have.
 #[derive(Clone, Copy)]
@@ -197,26 +199,6 @@ struct Projection {
     options: Options,
 }
 
-#[derive(Deserialize)]
-struct Contrast {
-    form: String,
-    features: usize,
-    tensors: Vec<Vec<f64>>,
-    temperature: f64,
-    normalize: bool,
-    reduction: String,
-    query_ids: Option<Vec<i64>>,
-    negative_ids: Option<Vec<i64>>,
-    positives: Option<Vec<i64>>,
-    upstream: f64,
-    #[cfg(test)]
-    loss: f64,
-    #[cfg(test)]
-    log_scale_grad: f64,
-    #[cfg(test)]
-    grads: Vec<Vec<f64>>,
-}
-
 fn read<T: DeserializeOwned>(compressed: &[u8]) -> Vec<T> {
     archive::read(compressed, "its script")
 }
@@ -282,75 +264,4 @@ pub fn projections() -> Vec<projection::Case> {
         case.asked_otherwise(at)
     });
     plain.chain(others).collect()
-}
-
-impl Contrast {
-    fn case(&self, dtype: DType) -> contrastive::Case {
-        use contrastive::Form;
-
-        let form = match self.form.as_str() {
-            "momentum" => Form::Momentum,
-            "ids" => Form::Ids,
-            "one_sided" => Form::OneSided,
-            "symmetric" => Form::Symmetric,
-            "nt_xent" => Form::NtXent,
-            "pairs" => Form::Pairs,
-            other => panic!("no form is called {other}"),
-        };
-        let mut config = InfoNceLossConfig::new()
-            .with_normalize(self.normalize)
-            .with_reduction(match self.reduction.as_str() {
-                "sum" => Reduction::Sum,
-                _ => Reduction::Mean,
-            });
-        config.temperature = self.temperature;
-        contrastive::Case {
-            dtype,
-            features: self.features,
-            tensors: self.tensors.clone(),
-            query_ids: self.query_ids.clone().unwrap_or_default(),
-            negative_ids: self.negative_ids.clone().unwrap_or_default(),
-            positives: self.positives.clone().unwrap_or_default(),
-            upstream: self.upstream,
-            ..contrastive::Case::new(form, config)
-        }
-    }
-}
-
-fn contrast_fixtures() -> Vec<Contrast> {
-    read(include_bytes!("../../tests/fixtures/contrastive.json.gz"))
-}
-
-pub fn contrasts() -> Vec<contrastive::Case> {
-    let both = |fixture: &Contrast| DTYPES.map(|dtype| fixture.case(dtype));
-    contrast_fixtures().iter().flat_map(both).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The formula of the contrastive loss is compared with PyTorch's results.
-    #[test]
-    fn the_formula_agrees_with_pytorch() {
-        let close = |found: f64, expected: f64| {
-            assert!(
-                (found - expected).abs() <= 1e-11 * (1.0 + expected.abs()),
-                "{found} {expected}"
-            );
-        };
-        for fixture in contrast_fixtures() {
-            let solution = fixture.case(DType::F64).solve();
-            close(solution.loss.value, fixture.loss);
-            close(
-                solution.of_scale.value * fixture.upstream,
-                fixture.log_scale_grad,
-            );
-            for (found, expected) in solution.gradients.iter().zip(&fixture.grads) {
-                for (found, expected) in found.iter().flatten().zip(expected) {
-                    close(found.value * fixture.upstream, *expected);
-                }
-            }
-        }
-    }
 }

@@ -8,7 +8,8 @@
 //! | [`values`] | entropies and log-sum-exps, compared with their definitions |
 //! | [`projection`] | the same with a projection that makes the logits; [`bounds`] and [`slopes`] say how far off a result may be |
 //! | [`projected_call`] | the tensors of such a problem |
-//! | [`contrastive`] | queries, positives and negatives; [`by_hand`] has its loss and gradients |
+//! | [`contrastive`] | queries, keys and what belongs together; [`by_hand`] has the losses and their gradients |
+//! | [`contrastive_queries`], [`contrastive_call`], [`contrastive_bounds`] | what is compared in such a problem; its call; how far off that may be |
 //! | [`fixtures`] | the cases that PyTorch computed, as problems |
 //! | [`randomness`] | hash maps that have the same order in every run |
 
@@ -22,6 +23,9 @@ pub mod by_hand;
 pub mod code;
 mod common;
 pub mod contrastive;
+mod contrastive_bounds;
+mod contrastive_call;
+mod contrastive_queries;
 mod excuses;
 pub mod fixtures;
 pub mod loss;

@@ -116,7 +116,8 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         negatives.check(rows, length)?;
         let OwnNegatives { features, mask } = negatives;
         let own = features.dims()[1];
-        let flat = in_f32_at_least(features.reshape([rows * own, length]));
+        // Not a reshape, to which a size of 0 is that of the tensor.
+        let flat = in_f32_at_least(features.flatten::<2>(0, 1));
         check_beside(
             Named::new("query", query),
             Named::new("own negatives", &flat),

@@ -182,6 +182,26 @@ fn half_precision_and_filled_rows(device: &Device) {
     assert_eq!(run(filled), expected);
 }
 
+/// Own negatives of which every row has none change nothing, with a mask or without.
+fn own_negatives_may_be_none(device: &Device) {
+    let loss = plain(0.5, device);
+    let contrast = || {
+        Contrast::moco(
+            of([[1.0, 0.2], [0.3, 1.0]], device),
+            of([[0.9, 0.1], [0.2, 1.0]], device),
+            of([[-1.0, 0.5], [0.5, 0.5], [0.0, -1.0]], device),
+        )
+    };
+    let expected = numbers(loss.forward_contrast(contrast()));
+    let nothing = Tensor::<2, Int>::zeros([2, 0], device).bool();
+    for none in [None, Some(nothing)] {
+        let own = Tensor::<3>::zeros([2, 0, 2], device);
+        let value = loss.forward_contrast(contrast().with_own_negatives(own, none));
+        let allowed = behind_products(1e-6, device);
+        assert_numbers("no own negatives", &numbers(value), &expected, allowed);
+    }
+}
+
 /// A queue that keeps labels as ids is a memory across batches.
 fn a_queue_is_a_memory_with_labels(device: &Device) {
     let plain_device = device.clone().without_autodiff();
@@ -330,6 +350,7 @@ tests_on! {
         one_class_and_one_row,
         the_order_of_a_batch_does_not_matter,
         labels_numbers_and_masks_agree,
+        own_negatives_may_be_none,
         a_queue_is_a_memory_with_labels,
         a_learnt_temperature_has_two_bounds,
         errors_say_what_to_do,
