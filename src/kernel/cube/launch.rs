@@ -470,6 +470,7 @@ impl Call<'_> {
             layouts,
             vector_sizes: self.client.io_optimized_vector_sizes(widest).collect(),
             is_double: self.arithmetic() == FloatKind::F64.into(),
+            is_half: self.logits.buffer.dtype.size() == 2,
             has_distributions: self.has_distributions(),
             has_outputs: self.wanted.outputs != Outputs::None,
         }

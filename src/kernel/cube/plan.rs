@@ -48,6 +48,8 @@ pub(crate) struct Problem {
     pub(crate) vector_sizes: Vec<usize>,
     /// Whether the arithmetic is in f64.
     pub(crate) is_double: bool,
+    /// Whether the logits are of half precision.
+    pub(crate) is_half: bool,
     pub(crate) has_distributions: bool,
     /// Whether numbers of the rows besides their losses are wanted.
     pub(crate) has_outputs: bool,
@@ -203,7 +205,8 @@ impl Plan {
 
     /// Plan of the kernel that computes losses and gradient. A row of a cube is one block of its units, which hold it
     /// from the sums to the gradient, as long as it fits into their registers. A longer one they read twice: with more
-    /// units for each, fewer rows are between both reads at once, and the caches hold more of them.
+    /// units for each, fewer rows are between both reads at once, and the caches hold more of them. For half precision the
+    /// H100 was faster with 256 units (docs/performance.md, the prototype).
     pub(crate) fn of_one_pass(
         problem: &Problem,
         hardware: &Hardware,
@@ -222,12 +225,16 @@ impl Plan {
             slots: plan.slots,
             inner: problem.inner / (problem.rows / plan.slots),
             elements_in_flight: problem.elements_in_flight(),
-            most_units: UNITS_OF_ONE_PASS,
+            most_units: match problem.is_half {
+                true => UNITS_PER_CUBE,
+                false => UNITS_OF_ONE_PASS,
+            },
             unroll: UNROLL,
         };
         let strategy = choice.strategy(problem);
-        if strategy != Strategy::Cube {
-            return choice.plan(strategy).without_parts();
+        let plain = choice.plan(strategy).without_parts();
+        if strategy != Strategy::Cube || plain.tile.is_single_block {
+            return plain;
         }
         let held = problem.elements_held();
         let holding = Choice {
@@ -238,7 +245,7 @@ impl Plan {
         let holding = holding.plan(strategy).without_parts();
         match holding.tile.is_single_block {
             true => holding,
-            false => choice.plan(strategy).without_parts(),
+            false => plain,
         }
     }
 

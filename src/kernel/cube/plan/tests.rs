@@ -77,6 +77,7 @@ fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
         }],
         vector_sizes: vec![4, 2, 1],
         is_double: false,
+        is_half: false,
         has_distributions: false,
         has_outputs: false,
     }
@@ -384,4 +385,48 @@ fn recorded_hardware_has_the_recorded_plans() {
             );
         }
     }
+}
+
+/// Units and vectors of each that hold a row from its sums to its gradient; none where it is read twice.
+#[test]
+fn rows_are_held_as_long_as_they_fit() {
+    for (classes, is_half, expected) in [
+        (1000, false, Some((32, 8))),
+        (4096, false, Some((128, 8))),
+        (8192, false, Some((256, 8))),
+        (16_384, false, Some((512, 8))),
+        (32_000, false, Some((512, 16))),
+        (128_256, false, None),
+        (1000, true, Some((32, 4))),
+        (8192, true, Some((256, 4))),
+        (16_384, true, Some((256, 8))),
+        (32_000, true, None),
+    ] {
+        let mut problem = problem(8192, classes, 1);
+        problem.is_half = is_half;
+        if is_half {
+            problem.vector_sizes.insert(0, 8);
+        }
+        let Tile {
+            units,
+            unroll,
+            is_single_block,
+            ..
+        } = Plan::of_one_pass(&problem, &H200, None).tile;
+        let found = is_single_block.then_some((units, unroll));
+        assert_eq!(
+            found, expected,
+            "{classes} classes, half precision {is_half}"
+        );
+    }
+    // Where a device has few units for a cube, longer rows are read twice.
+    let small = Hardware {
+        units_per_cube: 128,
+        ..PLANELESS
+    };
+    let plan = Plan::of_one_pass(&problem(8192, 16_384, 1), &small, None);
+    assert!(
+        !plan.tile.is_single_block && plan.tile.units == 128,
+        "{plan:?}"
+    );
 }
