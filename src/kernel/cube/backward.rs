@@ -329,17 +329,23 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let mut slope = exponential * self.factor;
         if comptime!(spec.is_spread) {
             slope -= shares * self.scale * Vector::new(scale_of_scores::<A>(numbers, spec));
-            slope = select_many(self.is_dominant(x), self.dominant_elsewhere, slope);
+            slope = select_many(
+                self.is_dominant(exponential),
+                self.dominant_elsewhere,
+                slope,
+            );
         }
         if comptime!(!spec.has_distributions) {
             match comptime!(along) {
-                Along::Positions => slope = self.with_target(slope, x, step, along),
+                Along::Positions => {
+                    slope = self.with_target(slope, exponential, step, along);
+                }
                 Along::Classes => {
                     // One vector of the row holds the target.
                     let step_of_target =
                         self.class.extract(0usize) as usize / N::value().comptime();
                     if step == step_of_target {
-                        slope = self.with_target(slope, x, step, along);
+                        slope = self.with_target(slope, exponential, step, along);
                     }
                 }
             }
@@ -370,21 +376,21 @@ impl<A: Float, N: Size> Lanes<A, N> {
     fn with_target(
         &self,
         slope: Vector<A, N>,
-        x: Vector<A, N>,
+        exponential: Vector<A, N>,
         step: usize,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
         let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
         let is_target = is_target.equal(&self.class);
         let less = slope - self.at_target;
-        let at_target = select_many(self.is_dominant(x), self.dominant_at_target, less);
+        let at_target = select_many(self.is_dominant(exponential), self.dominant_at_target, less);
         select_many(is_target, at_target, slope)
     }
 
-    /// Lanes that hold the class of more than half the probability.
-    fn is_dominant(&self, x: Vector<A, N>) -> Vector<bool, N> {
-        x.equal(&self.maximum)
-            .vec_and(self.has_dominant.equal(&ones()))
+    /// Lanes that hold the class of more than half the probability. Its exponential is the only one of 1: with another
+    /// the others would not be below 1.
+    fn is_dominant(&self, exponential: Vector<A, N>) -> Vector<bool, N> {
+        (exponential.equal(&ones())).vec_and(self.has_dominant.equal(&ones()))
     }
 
     /// The gradient of the probabilities `s`.

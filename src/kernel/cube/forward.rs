@@ -204,13 +204,24 @@ pub(crate) fn sums_of_group<A: Float, N: Size, M: Size>(
     let mut group = Group::<A>::new(comptime!(spec.tile.group()));
     let maximum = group.maximum(state.maximum.extract(0usize));
     state.rise_to(Vector::new(maximum), numbers, comptime!(&spec));
+    sums_below::<A, N, M>(state, group, comptime!(&spec))
+}
+
+/// Merges the states of the units of a group under one maximum.
+#[cube]
+pub(crate) fn sums_below<A: Float, N: Size, M: Size>(
+    state: State<A, N, M>,
+    group: Group<A>,
+    #[comptime] spec: &Spec,
+) -> Row<A> {
+    let mut group = group;
     let sums = group.sums(state.sums(comptime!(spec.is_spread)));
     let outputs = match comptime!(spec.outputs) {
         Outputs::None => RowOutputs::nothing(),
         Outputs::Rows | Outputs::RowsAndEntropy => state.outputs.of_group(&mut group),
     };
     let mut row = Row::<A> {
-        maximum,
+        maximum: state.maximum.extract(0usize),
         others: sums[0],
         all: sums[1],
         gaps: A::new(0.0),

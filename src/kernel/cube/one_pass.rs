@@ -14,7 +14,8 @@ use cubecl::prelude::*;
 
 use super::backward::{FromForward, Gradients, GradientsLaunch, Lanes, Statistics};
 use super::finish::{Results, ResultsLaunch};
-use super::forward::{RowOfUnit, conclude, sums_of_group};
+use super::forward::{RowOfUnit, conclude, sums_below, sums_of_group};
+use super::group::Group;
 use super::launch::{
     Buffer, Call, FromForwardBuffers, GradientBuffer, Reduction, RowResults, hardware,
 };
@@ -55,7 +56,14 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
             &uniforms,
             spec.clone(),
         );
-        state.take(&block, &walk, &ranked, &inputs, numbers, comptime!(&spec));
+        // All units of the row have its maximum first, so that an exponential is that of the gradient too.
+        state.rise_to_block(&block, numbers, comptime!(&spec));
+        if comptime!(tile.along == Along::Classes) {
+            let mut group = Group::<A>::new(comptime!(tile.group()));
+            let maximum = group.maximum(state.maximum.extract(0usize));
+            state.maximum = Vector::new(maximum);
+        }
+        state.take_below(&block, &walk, &ranked, &inputs, numbers, comptime!(&spec));
         let mut lanes = concluded::<F, A, P, I, K, N, M>(
             logits,
             &inputs,
@@ -135,7 +143,13 @@ fn concluded<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
             }
         }
         Along::Classes => {
-            let sums = sums_of_group(state, numbers, spec.clone());
+            let sums = match comptime!(tile.is_single_block) {
+                true => {
+                    let group = Group::<A>::new(comptime!(tile.group()));
+                    sums_below::<A, N, M>(state, group, comptime!(&spec))
+                }
+                false => sums_of_group(state, numbers, spec.clone()),
+            };
             let place = RowOfUnit::new(&span, 1usize, 0usize);
             let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
             let step_of_target = target.class as usize / N::value().comptime();

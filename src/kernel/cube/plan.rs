@@ -176,7 +176,7 @@ const UNITS_OF_A_MULTIPROCESSOR: usize = 512;
 const BLOCKS_WORTH_PARTS: usize = 8;
 const MOST_PARTS: usize = 256;
 /// Least logits whose second read takes longer than two launches: some 10 microseconds at 3 TB/s.
-const LOGITS_WORTH_ONE_PASS: usize = 8 << 20;
+const LOGITS_WORTH_ONE_PASS: usize = 8_000_000;
 /// Number of multiprocessors where the device does not report it.
 const MULTIPROCESSORS: usize = 32;
 
@@ -225,7 +225,8 @@ impl Plan {
             slots: plan.slots,
             inner: problem.inner / (problem.rows / plan.slots),
             elements_in_flight: problem.elements_in_flight(),
-            most_units: match problem.is_half {
+            // More units have fewer registers each: those of f64 would spill.
+            most_units: match problem.is_half || problem.is_double {
                 true => UNITS_PER_CUBE,
                 false => UNITS_OF_ONE_PASS,
             },

@@ -147,42 +147,64 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
-        let tile = comptime!(spec.tile);
-        let mut block_scores = Sequence::<Vector<A, N>>::new();
-        #[unroll]
-        for nth in 0..tile.unroll as usize {
-            let step = &block.steps[nth];
-            block_scores.push(scores::<F, A, N>(step.logits, numbers, spec.values));
-        }
+        self.rise_to_block(block, numbers, spec);
+        self.take_below(block, walk, ranked, inputs, numbers, spec);
+    }
+
+    /// Moves all sums to the largest score of a block, where it is above the maximum.
+    pub(crate) fn rise_to_block<F: Float, P: Float>(
+        &mut self,
+        block: &Block<F, P, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let unroll = comptime!(spec.tile.unroll as usize);
+        let first = &block.steps[0];
         // Steps beyond the last repeat the last logits, which does not change the maximum.
         match comptime!(spec.values) {
             Values::Probabilities => {}
             Values::Capped => {
-                let mut largest = block_scores[0];
+                let mut largest = scores::<F, A, N>(first.logits, numbers, spec.values);
                 #[unroll]
-                for nth in 1..tile.unroll as usize {
-                    largest = larger(largest, block_scores[nth]);
+                for nth in 1..unroll {
+                    let step = &block.steps[nth];
+                    largest = larger(
+                        largest,
+                        scores::<F, A, N>(step.logits, numbers, spec.values),
+                    );
                 }
                 self.rise_to_lanes(largest, numbers, spec);
             }
             Values::Logits | Values::Scaled => {
                 // Compares in the dtype of the logits: processors compare two halves at once.
-                let first = &block.steps[0];
                 let mut largest = first.logits;
                 #[unroll]
-                for nth in 1..tile.unroll as usize {
+                for nth in 1..unroll {
                     let step = &block.steps[nth];
                     largest = larger(largest, step.logits);
                 }
                 self.rise_to_lanes(Vector::cast_from(largest), numbers, spec);
             }
         }
+    }
+
+    /// Takes in the logits of a block whose scores are at most the maximum.
+    pub(crate) fn take_below<F: Float, P: Float, I: Int>(
+        &mut self,
+        block: &Block<F, P, N>,
+        walk: &Walk,
+        ranked: &RankedClass<A, N>,
+        inputs: &Inputs<A, P, I, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        let tile = comptime!(spec.tile);
         let maximum = for_every_logit::<A, M, N>(self.maximum, tile.along);
         let mut sums = BlockSums::new(maximum, self.evens);
         #[unroll]
         for nth in 0..tile.unroll as usize {
             let step = &block.steps[nth];
-            let x = block_scores[nth];
+            let x = scores::<F, A, N>(step.logits, numbers, spec.values);
             // The first condition is known when the kernel is compiled, and leaves no branch.
             #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {

@@ -26,10 +26,12 @@ fn times_upstream<F: Float, A: Float, N: Size>(
     #[define(F, A)] _dtypes: [ElemType; 2],
 ) {
     let factor = upstream[0];
-    if comptime!(is_in_place) {
-        if factor == A::new(1.0) {
-            terminate!();
-        }
+    let has_nothing_to_do = match comptime!(is_in_place) {
+        true => factor == A::new(1.0),
+        false => false.runtime(),
+    };
+    if has_nothing_to_do {
+        terminate!();
     }
     let zeros = Vector::<A, N>::new(A::new(0.0));
     let infinite = Vector::<A, N>::new(infinite.get::<A>());
