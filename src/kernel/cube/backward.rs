@@ -327,25 +327,22 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let along = comptime!(spec.tile.along);
         let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
         let mut slope = exponential * self.factor;
+        let is_dominant = self.is_dominant(x, exponential, spec.tile);
         if comptime!(spec.is_spread) {
             slope -= shares * self.scale * Vector::new(scale_of_scores::<A>(numbers, spec));
-            slope = select_many(
-                self.is_dominant(exponential),
-                self.dominant_elsewhere,
-                slope,
-            );
+            slope = select_many(is_dominant, self.dominant_elsewhere, slope);
         }
         if comptime!(!spec.has_distributions) {
             match comptime!(along) {
                 Along::Positions => {
-                    slope = self.with_target(slope, exponential, step, along);
+                    slope = self.with_target(slope, is_dominant, step, along);
                 }
                 Along::Classes => {
                     // One vector of the row holds the target.
                     let step_of_target =
                         self.class.extract(0usize) as usize / N::value().comptime();
                     if step == step_of_target {
-                        slope = self.with_target(slope, exponential, step, along);
+                        slope = self.with_target(slope, is_dominant, step, along);
                     }
                 }
             }
@@ -376,21 +373,31 @@ impl<A: Float, N: Size> Lanes<A, N> {
     fn with_target(
         &self,
         slope: Vector<A, N>,
-        exponential: Vector<A, N>,
+        is_dominant: Vector<bool, N>,
         step: usize,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
         let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
         let is_target = is_target.equal(&self.class);
         let less = slope - self.at_target;
-        let at_target = select_many(self.is_dominant(exponential), self.dominant_at_target, less);
+        let at_target = select_many(is_dominant, self.dominant_at_target, less);
         select_many(is_target, at_target, slope)
     }
 
-    /// Lanes that hold the class of more than half the probability. Its exponential is the only one of 1: with another
-    /// the others would not be below 1.
-    fn is_dominant(&self, exponential: Vector<A, N>) -> Vector<bool, N> {
-        (exponential.equal(&ones())).vec_and(self.has_dominant.equal(&ones()))
+    /// Lanes that hold the class of more than half the probability.
+    fn is_dominant(
+        &self,
+        x: Vector<A, N>,
+        exponential: Vector<A, N>,
+        #[comptime] tile: Tile,
+    ) -> Vector<bool, N> {
+        let is_largest = match comptime!(tile.is_single_block) {
+            // With another exponential of 1 the others would not be below 1. A block that is held need not keep the
+            // scores.
+            true => exponential.equal(&ones()),
+            false => x.equal(&self.maximum),
+        };
+        is_largest.vec_and(self.has_dominant.equal(&ones()))
     }
 
     /// The gradient of the probabilities `s`.

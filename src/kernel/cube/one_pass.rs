@@ -211,7 +211,8 @@ fn set_row<A: Float, P: Float, I: Int, K: Int, N: Size>(
 impl Call<'_> {
     /// Whether loss and gradient of the logits are computed by one kernel, for an upstream gradient of 1.
     pub(crate) fn takes_one_pass(&self) -> bool {
-        // Gradients of f16 are too coarse to be multiplied afterwards, and losses of rows have a factor each.
+        // Gradients of f16 are too coarse to be multiplied afterwards, and losses of rows have a factor each. With even
+        // shares of the rows' own the registers would spill.
         let is_f16 = self.logits.buffer.dtype == FloatKind::F16.into();
         let options = self.options;
         let is_known = options.value == RowValue::Loss && options.row_factor == RowFactor::None;
@@ -222,6 +223,7 @@ impl Call<'_> {
             && is_reduced
             && has_logits
             && !is_f16
+            && !self.weighed.evens
             && self.wanted.gradients == WantedGradients::LOGITS
             && self.buffers_of_one_pass() <= self.bindings()
             && plan.takes_one_pass(&self.problem([]), &hardware(&self.client), plan::forced())

@@ -225,8 +225,7 @@ impl Plan {
             slots: plan.slots,
             inner: problem.inner / (problem.rows / plan.slots),
             elements_in_flight: problem.elements_in_flight(),
-            // More units have fewer registers each: those of f64 would spill.
-            most_units: match problem.is_half || problem.is_double {
+            most_units: match problem.is_half {
                 true => UNITS_PER_CUBE,
                 false => UNITS_OF_ONE_PASS,
             },
@@ -291,7 +290,10 @@ impl Plan {
         forced: Option<Forced>,
     ) -> bool {
         let is_worth = forced.map_or(
-            !hardware.is_cpu && problem.rows * problem.classes >= LOGITS_WORTH_ONE_PASS,
+            // Kernels of f64 are bound by arithmetic, and of both in one the registers would spill.
+            !hardware.is_cpu
+                && !problem.is_double
+                && problem.rows * problem.classes >= LOGITS_WORTH_ONE_PASS,
             |forced| forced.one_pass,
         );
         is_worth && self.parts == 1
