@@ -1,9 +1,9 @@
 //! Operation on every CubeCL runtime: wgpu, Vulkan, Metal, WebGPU, CUDA, ROCm. The tensor's device
 //! determines the runtime. This file handles layout, dtype and allocation; the maths is in the kernels.
 //!
-//! The forward keeps the logits and a few numbers per row. The backward writes the gradient over the
-//! logits if nobody else holds that buffer, else into a new tensor in the same order of memory.
-//! Neither forward nor backward waits for the device.
+//! The forward keeps the logits and a few numbers per row, or in place of the logits their gradient for an upstream
+//! gradient of 1 ([`one_pass`]). A gradient is written over the logits if nobody else holds that buffer, else into a new
+//! tensor in the same order of memory. Neither forward nor backward waits for the device.
 
 use std::cmp::Reverse;
 

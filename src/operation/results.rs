@@ -29,7 +29,7 @@ pub enum Saved<B: Backend> {
     Nothing,
     /// The logits as they came in, and a few numbers per row.
     Statistics {
-        /// The logits as they came in.
+        /// The logits as they came in; on CubeCL their gradient in some calls, as the statistics tell there.
         logits: FloatTensor<B>,
         /// The largest value of each row, then the row's others: the sum of `exp(x - maximum)`
         /// without the 1 of the maximum, then further numbers of the implementation; shape
