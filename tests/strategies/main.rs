@@ -18,16 +18,22 @@
 #[path = "../it/common/mod.rs"]
 mod common;
 
+use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
-use burn_cross_entropy::{CrossEntropyLossConfig, SparseDistribution, TargetTensor};
+use burn_cross_entropy::{
+    CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses, SparseDistribution,
+    TargetTensor, WeightedTarget,
+};
 
 use common::backends::{is_processor, tests_on};
 use common::hard_rows;
 use common::output::assert_output;
 use common::problem::{Problem, Targets};
 use common::random::random_problems_agree;
-use common::run::{Form, Layout, assert_agrees, float_tensor, numbers};
+use common::run::{self, Form, Layout, Losses, assert_agrees, float_tensor, numbers, row_shape};
+use common::tails::Tailed;
+use common::tolerance::assert_numbers;
 
 /// Strategies, each with whether a row has several parts.
 const STRATEGIES: [(Strategy, bool); 5] = [
@@ -145,6 +151,65 @@ fn loss_and_gradient_in_one_kernel(device: &Device) {
             }
         }
     });
+}
+
+/// Entries of sparse distributions, with tails and without, against the definition.
+fn entries_and_tails(device: &Device) {
+    let shapes: [(&[usize], usize); 3] = [(&[9, 130], 1), (&[2, 301, 4], 1), (&[5, 5003], 1)];
+    let ways = [ways(device), ways_of_one_kernel(device)].concat();
+    in_ways(ways, || {
+        for (shape, class_dim) in shapes {
+            for has_tail in [false, true] {
+                let mut tailed = Tailed::random(shape, class_dim, 4, 14);
+                if !has_tail {
+                    tailed.tails.fill(0.0);
+                }
+                let scaled = |config: CrossEntropyLossConfig| {
+                    let config = config.with_reduction(Reduction::BatchMean);
+                    config.with_logit_scale(0.7).with_z_loss(0.01)
+                };
+                let options = |problem: Problem| problem.with_config(scaled).with_row_weights();
+                for tailed in [
+                    tailed.clone(),
+                    tailed.clone().with(options),
+                    tailed.with(Problem::unreduced),
+                ] {
+                    match shape.len() {
+                        2 => assert_entries::<2, 1>(&tailed, has_tail, device),
+                        _ => assert_entries::<3, 2>(&tailed, has_tail, device),
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn assert_entries<const D: usize, const R: usize>(tailed: &Tailed, has_tail: bool, device: &Device)
+where
+    Tensor<D>: LogitsRank,
+    RowLosses<D>: Losses,
+    WeightedTarget<SparseDistribution<D>, R>: CrossEntropyTarget<D>,
+{
+    let (problem, options) = (&tailed.problem, (device, DType::F32));
+    let (found, _) = run::over_a_leaf::<D>(problem, options, |loss, logits| {
+        let classes = TensorData::new(tailed.classes.clone(), tailed.shape(4));
+        let classes = Tensor::<D, Int>::from_data(classes, device);
+        let shares = float_tensor(&tailed.shares, &tailed.shape(4), options);
+        let target = SparseDistribution::new(classes, shares);
+        let target = match has_tail {
+            true => target.with_tail(float_tensor(&tailed.tails, &tailed.shape(1), options)),
+            false => target,
+        };
+        let ones = vec![1.0; problem.rows()];
+        let weights = problem.row_weights.as_ref().unwrap_or(&ones);
+        let weights = float_tensor::<R>(weights, &row_shape(problem), options);
+        run::weighed_loss::<D>(problem, loss, logits, target.weighted(weights))
+    });
+    let expected = tailed.solve().outcome;
+    let name = format!("{:?}, a tail {has_tail}", problem.shape);
+    assert_numbers(&name, &found.loss, &expected.loss, 4e-6);
+    let gradient = &expected.logits_gradient;
+    assert_numbers(&name, &found.logits_gradient, gradient, 4e-6);
 }
 
 /// What a kernel for both has of sparse distributions is what two kernels have.
@@ -359,6 +424,7 @@ tests_on! {
     bad_targets,
     random_problems,
     loss_and_gradient_in_one_kernel,
+    entries_and_tails,
     entries_in_one_kernel,
     spoiled_upstream_gradients,
 ],

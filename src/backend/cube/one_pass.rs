@@ -64,18 +64,22 @@ pub(super) fn multiplied(
     gradient: CubeTensor,
     upstream: FloatTensor<CubeBackend>,
 ) -> Gradients<CubeBackend> {
-    if !lies_side_by_side(&gradient) {
+    // Nobody reads what is between the rows of a buffer that nobody else holds.
+    let is_in_place = gradient.can_mut() && !gradient.meta.is_tiled();
+    if !is_in_place && !lies_side_by_side(&gradient) {
         return chunks::multiplied(Gradients::of_loss(Some(gradient), None), &upstream);
     }
     let upstream = into_contiguous(cast(upstream, accumulation_dtype(gradient.dtype)));
     let (client, upstream) = (gradient.client.clone(), buffer_of(&upstream));
-    let gradient = if gradient.can_mut() {
-        multiply_by_upstream(&client, &buffer_of(&gradient), &upstream, None);
+    let offset = gradient.handle.offset_start.unwrap_or(0) as usize / gradient.dtype.size();
+    let given = (&buffer_of(&gradient), offset);
+    let gradient = if is_in_place {
+        multiply_by_upstream(&client, given, &upstream, None);
         gradient
     } else {
         let products = new_like(&gradient);
         let target = buffer_of(&products);
-        multiply_by_upstream(&client, &buffer_of(&gradient), &upstream, Some(&target));
+        multiply_by_upstream(&client, given, &upstream, Some(&target));
         products
     };
     Gradients::of_loss(Some(gradient), None)

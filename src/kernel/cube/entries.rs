@@ -20,6 +20,7 @@ use super::backward::FromForward;
 use super::elementary::{ln_1p, tanh_slope};
 use super::launch::{Buffer, Call, FromForwardBuffers, Full, GradientBuffer};
 use super::layout::{place_of_class, start_of_row, strides_in_vectors};
+use super::plan::{Along, Tile};
 use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch, Values, ZLoss};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::tail::{BITS, Marks, MarksLaunch, Sums};
@@ -155,7 +156,8 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         numbers_of_entries[row + comptime!(lines::TAIL) * extent.rows] = tail;
         let maximum = sums.maximum.extract(0usize);
         numbers_of_entries[row + comptime!(lines::MAXIMUM) * extent.rows] = maximum;
-        numbers_of_entries[row + comptime!(lines::SUM) * extent.rows] = sums.sum.extract(0usize);
+        numbers_of_entries[row + comptime!(lines::SUM) * extent.rows] =
+            sums.sum.value().extract(0usize);
     }
 }
 
@@ -256,7 +258,8 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     }
     let (total, scale) = (share + elsewhere, of_row.scale);
     let mut slope = exponential * (total * scale * inverse + pull) - share * scale;
-    if of_row.others < one && x.extract(0usize) == of_row.maximum {
+    // With another exponential of 1 the others would not be below 1.
+    if of_row.others < one && exponential == one {
         slope = (elsewhere - total * of_row.others * inverse) * scale + pull;
     }
     slope *= inner;
@@ -340,7 +343,7 @@ impl Call<'_> {
             numbers: new(self.arithmetic(), (lines + 3 * count) * rows),
         };
         let indices = self.indices().expect("the entries have classes");
-        let spec = self.spec(&self.plan([]));
+        let spec = self.spec_of_elements();
         let [logits, arithmetic, _, index, comparison] = self.dtypes();
         // SAFETY: units beyond the rows do nothing, and classes are clamped to those of a row, whatever the targets
         // hold.
@@ -396,7 +399,7 @@ impl Call<'_> {
                 gradient.buffer.argument(),
                 GivenLaunch::new(entries.count, [].into_iter().collect()),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(gradient)),
-                self.spec(&self.plan([])),
+                self.spec_of_elements(),
                 [gradient.buffer.dtype, self.arithmetic()],
             );
         }
@@ -424,7 +427,7 @@ impl Call<'_> {
                 gradient.argument(),
                 GivenLaunch::new(entries.count, [].into_iter().collect()),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
-                self.spec(&self.plan([])),
+                self.spec_of_elements(),
                 [self.arithmetic(), gradient.dtype],
             );
         }
@@ -439,6 +442,24 @@ impl Call<'_> {
     /// Weights of the rows, which no weights of classes precede.
     fn row_weights(&self) -> Option<&Buffer> {
         self.weights.as_ref().filter(|_| self.weighed.rows)
+    }
+
+    /// Constants of a kernel that takes one row, or one entry, in each unit, whatever the plan of the rows.
+    fn spec_of_elements(&self) -> Spec {
+        let plan = self.plan([]);
+        Spec {
+            tile: Tile {
+                along: Along::Classes,
+                units: 1,
+                rows: 1,
+                unroll: 1,
+                is_single_block: false,
+                planes: None,
+                has_positions: false,
+                in_parts: false,
+            },
+            ..self.spec(&plan)
+        }
     }
 
     /// Extent of a kernel that takes one row, or one entry, in each unit.

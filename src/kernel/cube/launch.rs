@@ -654,7 +654,8 @@ impl Call<'_> {
             Targets::Indices(indices) => indices.length,
             Targets::Distributions(targets) => targets.buffer.length,
         };
-        let largest = others.into_iter().chain([targets]);
+        let weights = self.weights.as_ref().map_or(0, |weights| weights.length);
+        let largest = others.into_iter().chain([targets, weights]);
         AddressType::from_len(largest.fold(self.logits.buffer.length, usize::max))
     }
 

@@ -42,7 +42,8 @@ fn pairs_of_rows<A: Float, N: Size>(
     let mut base = span.begin;
     while base < span.end {
         let step = base + span.unit;
-        if step < span.end {
+        // A group beyond the last row would write over that row while another reads it.
+        if step < span.end && span.exists {
             let at = place.of_step::<N>(step, tile.along);
             let logits = x[at];
             let is_above = logits.greater_than(&zeros());

@@ -1,11 +1,11 @@
 //! The tail of sparse distributions: the share that the classes besides a row's entries have together.
 //!
-//! With `E` and `R` the sums of exponentials over the entries and over the rest, both beside their own maxima `m_E` and
-//! `m_R`, `S` their sum beside the larger maximum `m`, `t` the tail and `A` the sum of the entries' shares:
+//! With `E` and `R` the sums of exponentials over the entries and over the rest, both beside the larger maximum `m`, `S`
+//! their sum, `R'` the sum over the rest beside its own maximum `m_R`, `t` the tail and `A` the sum of the entries' shares:
 //!
 //! ```text
-//! loss  = that of the entries + t (lse - lse_rest)       lse - lse_rest = ln(1 + E / R), E and R beside m
-//! dx[c] = exp(x[c] - m_R) (A exp(m_R - m) / S - t E / (S R))           at a class of the rest
+//! loss  = that of the entries + t (lse - lse_rest)                      lse - lse_rest = ln(1 + E / R)
+//! dx[c] = exp(x[c] - m_R) (A exp(m_R - m) / S - t (E / S) / R')         at a class of the rest
 //!       = (A + t) p[c] - sum_{y[j] = c} s[j]                            at an entry
 //! ```
 //!
@@ -21,9 +21,12 @@ use super::launch::{Buffer, Call};
 use super::plan::{Along, Tile};
 use super::spec::{Numbers, Spec, Uniforms, UniformsLaunch, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
-use super::sum::zeros;
+use super::sum::{Sum, ones, zeros};
 use super::targets::{classes_of_lanes, first_class, lines};
 use super::walk::RowPlace;
+
+/// Steps that one run of a sum adds up.
+const RUN: u32 = 64;
 
 /// Bits of a word of marks.
 pub(super) const BITS: usize = 32;
@@ -38,7 +41,7 @@ pub(super) struct Marks {
 #[derive(CubeType)]
 pub(super) struct Sums<A: Float, N: Size> {
     pub(super) maximum: Vector<A, N>,
-    pub(super) sum: Vector<A, N>,
+    pub(super) sum: Sum<A, N>,
 }
 
 #[cube]
@@ -46,14 +49,14 @@ impl<A: Float, N: Size> Sums<A, N> {
     pub(super) fn nothing(numbers: &Numbers) -> Sums<A, N> {
         Sums::<A, N> {
             maximum: Vector::new(numbers.lowest.get::<A>()),
-            sum: zeros(),
+            sum: Sum::of(zeros()),
         }
     }
 
     fn of(maximum: A, sum: A) -> Sums<A, N> {
         Sums::<A, N> {
             maximum: Vector::new(maximum),
-            sum: Vector::new(sum),
+            sum: Sum::of(Vector::new(sum)),
         }
     }
 
@@ -63,14 +66,12 @@ impl<A: Float, N: Size> Sums<A, N> {
         let larger = select_many(is_above, x, self.maximum);
         let smaller = select_many(is_above, self.maximum, x);
         let exponential = scaled_difference::<A, N>(smaller, larger, numbers, spec).exp();
-        let one = Vector::new(A::new(1.0));
-        let sum = select_many(
-            is_above,
-            self.sum * exponential + one,
-            self.sum + exponential,
-        );
+        let stays = larger.equal(&self.maximum);
         let is_nothing = x.equal(&Vector::new(numbers.lowest.get::<A>()));
-        self.sum = select_many(is_nothing, self.sum, sum);
+        let risen = self.sum.value() * exponential + ones();
+        self.sum.unless(stays, risen);
+        let term = select_many(is_nothing.or(is_above), zeros(), exponential);
+        self.sum.add(term);
         self.maximum = larger;
     }
 }
@@ -100,6 +101,7 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
     let span = span(extent, tile);
     let place = RowPlace::new(span.slot, extent.logits, extent, tile);
     let mut rest = Sums::<A, N>::nothing(numbers);
+    let mut of_run = 0u32;
     let mut base = span.begin;
     while base < span.end {
         let step = base + span.unit;
@@ -109,6 +111,11 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
             let x = without_entries::<A, N>(x, marks, span.slot, step, &uniforms, tile);
             rest.take(x, numbers, comptime!(&spec));
         }
+        of_run += 1;
+        if of_run == RUN {
+            rest.sum.end_run();
+            of_run = 0;
+        }
         base += comptime!(tile.units as usize);
     }
     match comptime!(tile.along) {
@@ -117,7 +124,7 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
             #[unroll]
             for lane in 0..N::value().comptime() {
                 let row = span.slot * N::value().comptime() + lane;
-                let (maximum, sum) = (rest.maximum.extract(lane), rest.sum.extract(lane));
+                let (maximum, sum) = (rest.maximum.extract(lane), rest.sum.value().extract(lane));
                 if span.exists {
                     complete::<A>(of_rows, row, maximum, sum, &uniforms, comptime!(&spec));
                 }
@@ -126,7 +133,10 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
         Along::Classes => {
             let sums = of_group::<A, N>(rest, numbers, comptime!(&spec));
             if span.unit == 0 && span.exists {
-                let (maximum, sum) = (sums.maximum.extract(0usize), sums.sum.extract(0usize));
+                let (maximum, sum) = (
+                    sums.maximum.extract(0usize),
+                    sums.sum.value().extract(0usize),
+                );
                 complete::<A>(
                     of_rows,
                     span.slot,
@@ -187,7 +197,10 @@ fn of_group<A: Float, N: Size>(
     let mut sum = A::new(0.0);
     #[unroll]
     for lane in 0..N::value().comptime() {
-        let (own, of_lane) = (of_unit.maximum.extract(lane), of_unit.sum.extract(lane));
+        let (own, of_lane) = (
+            of_unit.maximum.extract(lane),
+            of_unit.sum.value().extract(lane),
+        );
         sum += beside::<A>(of_lane, own, maximum, numbers, spec);
     }
     let mut sums = Sequence::<A>::new();

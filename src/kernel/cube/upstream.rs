@@ -48,17 +48,17 @@ fn times_upstream<F: Float, A: Float, N: Size>(
     }
 }
 
-/// Multiplies a gradient, all of whose elements lie side by side, by an upstream gradient in the dtype of the arithmetic:
-/// in place, or into another buffer of the same order.
+/// Multiplies all numbers of a buffer, which begins with element `offset` of a device's memory, by an upstream gradient in
+/// the dtype of the arithmetic: in place, or into another buffer of the same order.
 pub(crate) fn multiply_by_upstream(
     client: &Client,
-    gradient: &Buffer,
+    (gradient, offset): (&Buffer, usize),
     upstream: &Buffer,
     products: Option<&Buffer>,
 ) {
     let arithmetic = arithmetic_of(gradient.dtype);
     let mut sizes = client.io_optimized_vector_sizes(gradient.dtype.size());
-    let fits = |size: &usize| gradient.length.is_multiple_of(*size);
+    let fits = |size: &usize| (gradient.length | offset).is_multiple_of(*size);
     let vector_size = sizes.find(fits).unwrap_or(1);
     let vectors = gradient.length / vector_size;
     let cubes = vectors.div_ceil(UNITS as usize).clamp(1, MOST_CUBES);
@@ -72,7 +72,8 @@ pub(crate) fn multiply_by_upstream(
             client,
             CubeCount::Static(cubes as u32, 1, 1),
             CubeDim::new_1d(UNITS),
-            AddressType::from_len(gradient.length),
+            // The last step goes beyond the end.
+            AddressType::from_len(gradient.length + MOST_CUBES * UNITS as usize),
             vector_size,
             gradient.argument(),
             upstream.argument(),
