@@ -247,9 +247,10 @@ fn entries_in_one_kernel(device: &Device) {
                 };
                 let (value, gradient) = forcing(apart, || found(has_tail, upstream));
                 let one = forcing(way, || found(has_tail, upstream));
-                let close =
-                    |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
-                assert!(close(&one.0, &value) && close(&one.1, &gradient), "{way:?}");
+                // The units of one kernel are others, and so is the order of their sums.
+                let name = format!("{way:?}, a tail {has_tail}, upstream {upstream}");
+                assert_numbers(&name, &one.0, &value, 4e-6);
+                assert_numbers(&name, &one.1, &gradient, 4e-6);
                 let again = forcing(way, || found(has_tail, upstream));
                 assert_eq!(again, one, "the same bits from run to run");
             }
@@ -315,7 +316,12 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
 }
 
 fn masked_spoiled_ignored_and_confident_rows(device: &Device) {
-    let ways = [ways(device), ways_of_one_kernel(device)].concat();
+    let mut ways = ways(device);
+    ways.extend(
+        ways_of_one_kernel(device)
+            .into_iter()
+            .filter(|way| !way.planes),
+    );
     in_ways(ways, || {
         hard_rows::classes_at_minus_infinity_have_no_part(device);
         hard_rows::a_row_without_a_distribution_spoils_no_other(device);
@@ -408,7 +414,8 @@ fn losses_and_gradient(problem: &Problem, device: &Device) -> (Vec<f64>, Vec<f64
 
 fn random_problems(device: &Device) {
     in_every_way(device, || random_problems_agree(25, device));
-    in_ways(ways_of_one_kernel(device), || {
+    let ways = ways_of_one_kernel(device).into_iter();
+    in_ways(ways.filter(|way| !way.planes).collect(), || {
         random_problems_agree(25, device);
     });
 }
