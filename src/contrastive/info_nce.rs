@@ -397,9 +397,12 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// label tells whether `predicted` is one of the others. Of a batch whose two sides are compared the rows are those of
     /// the first view.
     ///
+    /// [`SupCon::In`] has the outputs of [`SupCon::Out`], from a pass of its own over the similarities, but for `log_prob`, which
+    /// is minus its own loss of the row.
+    ///
     /// # Panics
     ///
-    /// As [`forward_contrast`](Self::forward_contrast), and for [`SupCon::In`], whose rows are no cross-entropies.
+    /// As [`forward_contrast`](Self::forward_contrast).
     pub fn forward_contrast_with_output(&self, contrast: Contrast) -> CrossEntropyOutput<1> {
         unwrap(self.try_forward_contrast_with_output(contrast))
     }

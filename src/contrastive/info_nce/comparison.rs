@@ -22,6 +22,7 @@ use crate::loss::{CrossEntropyLoss, ProjectedTensors, Target};
 use crate::operation::{Excluded, Ids};
 
 /// Similarities of rows to keys, and the targets of the rows.
+#[derive(Clone)]
 pub(super) struct Comparison {
     pub(super) similarities: ProjectedTensors,
     pub(super) target: Target,
@@ -32,6 +33,7 @@ pub(super) struct Comparison {
 }
 
 /// Classes of a comparison whose positive is the first class.
+#[derive(Clone)]
 pub(super) struct Classes {
     /// Number of the key of each row's positive.
     pub(super) positive: Tensor<1, Int>,

@@ -60,11 +60,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         comparison: Comparison,
     ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
         if comparison.inside.is_some() {
-            return Err(ContrastiveError::Combination {
-                part: "outputs of rows",
-                form: "`SupCon::In`",
-                instead: "its rows are no cross-entropies; use `SupCon::Out`",
-            });
+            return self.output_of_inside(comparison);
         }
         let loss: CrossEntropyLoss<B> = self.settings.loss();
         let logits = GivenLogits::projected(comparison.similarities);
@@ -73,6 +69,23 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             output.target_class = classes.numbers(output.target_class);
             output.predicted = classes.numbers(output.predicted);
         }
+        Ok(output)
+    }
+
+    /// Loss of rows whose positives are inside of the logarithm, and outputs: those of the rows with the positives outside,
+    /// which look at the same similarities, but for the log-probability, which is minus the loss of a row.
+    fn output_of_inside(
+        &self,
+        comparison: Comparison,
+    ) -> Result<CrossEntropyOutput<1>, ContrastiveError> {
+        let outside = Comparison {
+            inside: None,
+            ..comparison.clone()
+        };
+        let mut output = self.output(outside)?;
+        let losses = self.losses(comparison.clone())?.without_autodiff();
+        output.log_prob = (losses * -1.0).cast(output.log_prob.dtype());
+        output.loss = self.loss(comparison)?;
         Ok(output)
     }
 

@@ -54,7 +54,12 @@ pub(crate) struct Statistics<A: Float> {
 #[cube]
 impl<A: Float> Statistics<A> {
     /// Reads the numbers of a row that the call needs; the others are 0.
-    fn read(statistics: &[A], row: usize, rows: usize, #[comptime] spec: &Spec) -> Statistics<A> {
+    pub(crate) fn read(
+        statistics: &[A],
+        row: usize,
+        rows: usize,
+        #[comptime] spec: &Spec,
+    ) -> Statistics<A> {
         let zero = A::new(0.0);
         let mut read = Statistics::<A> {
             maximum: statistics[row],
@@ -263,11 +268,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
                     }
                 },
             };
-            if comptime!(spec.values == Values::Capped) {
-                let bend = Vector::new(numbers.bend.get::<A>());
-                let scale = Vector::new(numbers.scale.get::<A>());
-                slope = slope * tanh_slope(Vector::<A, N>::cast_from(step.logits) * bend) * scale;
-            }
+            slope = bent(slope, Vector::cast_from(step.logits), numbers, spec);
             if comptime!(along == Along::Positions) {
                 slope = self.settled(slope);
             }
@@ -369,6 +370,21 @@ impl<A: Float, N: Size> Lanes<A, N> {
         slope
     }
 
+    /// The gradient of the logits of a class with a share of its own, where all lanes are of that class.
+    pub(crate) fn slope_at_target(
+        &self,
+        logits: Vector<A, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) -> Vector<A, N> {
+        let x = scores::<A, A, N>(logits, numbers, spec.values);
+        let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
+        let is_dominant = self.is_dominant(x, exponential, spec.tile);
+        let less = exponential * self.factor - self.at_target;
+        let slope = select_many(is_dominant, self.dominant_at_target, less);
+        bent(slope, logits, numbers, spec)
+    }
+
     /// Subtracts the target's share from the slope.
     fn with_target(
         &self,
@@ -425,7 +441,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
     }
 
     /// `lse - x`, or over probabilities `-ln s`.
-    fn surprisal(
+    pub(crate) fn surprisal(
         &self,
         x: Vector<A, N>,
         numbers: &Numbers,
@@ -627,13 +643,30 @@ impl<A: Float, N: Size> Lanes<A, N> {
 /// Row of a lane, with the factors of its gradient.
 #[derive(CubeType)]
 pub(crate) struct RowOfLane<A: Float> {
-    row: usize,
+    pub(crate) row: usize,
     /// Share that an index target adds to its class.
-    share: A,
-    scale: A,
-    penalty_scale: A,
+    pub(crate) share: A,
+    pub(crate) scale: A,
+    pub(crate) penalty_scale: A,
     #[cube(comptime)]
-    lane: usize,
+    pub(crate) lane: usize,
+}
+
+/// Takes the slope of scores through the softcap, if there is one.
+#[cube]
+fn bent<A: Float, N: Size>(
+    slope: Vector<A, N>,
+    logits: Vector<A, N>,
+    numbers: &Numbers,
+    #[comptime] spec: &Spec,
+) -> Vector<A, N> {
+    match comptime!(spec.values) {
+        Values::Capped => {
+            let bend = Vector::new(numbers.bend.get::<A>());
+            slope * tanh_slope(logits * bend) * Vector::new(numbers.scale.get::<A>())
+        }
+        Values::Logits | Values::Scaled | Values::Probabilities => slope,
+    }
 }
 
 /// Sets one lane; along classes all lanes, which belong to one row.

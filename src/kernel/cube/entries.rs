@@ -16,13 +16,12 @@ use burn_cubecl::cubecl;
 use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 
-use super::backward::FromForward;
-use super::elementary::{ln_1p, tanh_slope};
+use super::backward::{FromForward, Lanes, RowOfLane, Statistics};
 use super::launch::{Buffer, Call, FromForwardBuffers, Full, GradientBuffer};
 use super::layout::{place_of_class, start_of_row, strides_in_vectors};
 use super::plan::{Along, Tile};
-use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch, Values, ZLoss};
-use super::state::{scale_of_scores, scaled_difference, scores};
+use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch};
+use super::state::{scaled_difference, scores};
 use super::tail::{BITS, Marks, MarksLaunch, Sums};
 use super::targets::{lines, target_of_row};
 
@@ -163,43 +162,48 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
 
 /// What the gradients at the entries of a row share.
 #[derive(CubeType)]
-struct RowOfEntries<A: Float> {
-    maximum: A,
-    others: A,
-    /// Factors of the gradients of the row's loss and z-loss, with the row's weight.
+struct RowOfEntries<A: Float, N: Size> {
+    lanes: Lanes<A, N>,
+    /// Factor of the gradient of the row's loss, with the row's weight.
     scale: A,
-    penalty_scale: A,
     /// Whether the row's weight is not 0.
     weighs: bool,
 }
 
+/// Numbers of a row whose entries have the sum `share` at one class and `elsewhere` at the others.
 #[cube]
-impl<A: Float> RowOfEntries<A> {
-    fn new(
-        from_forward: &FromForward<A>,
-        row_weights: ComptimeOption<&[A]>,
-        row: usize,
-        rows: usize,
-    ) -> RowOfEntries<A> {
-        let mut weight = A::new(1.0);
-        #[comptime]
-        if let ComptimeOption::Some(row_weights) = row_weights {
-            weight = row_weights[row];
-        }
-        let mut maximum = A::new(0.0);
-        let mut others = A::new(0.0);
-        #[comptime]
-        if let ComptimeOption::Some(statistics) = &from_forward.statistics {
-            maximum = statistics[row];
-            others = statistics[rows + row];
-        }
-        RowOfEntries::<A> {
-            maximum,
-            others,
-            scale: from_forward.scale_of_row(row, 0usize) * weight,
-            penalty_scale: from_forward.scale_of_row(row, 1usize) * weight,
-            weighs: weight != A::new(0.0),
-        }
+fn numbers_of_row<A: Float, N: Size>(
+    from_forward: &FromForward<A>,
+    row_weights: ComptimeOption<&[A]>,
+    row: usize,
+    share: A,
+    elsewhere: A,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) -> RowOfEntries<A, N> {
+    let mut weight = A::new(1.0);
+    #[comptime]
+    if let ComptimeOption::Some(row_weights) = row_weights {
+        weight = row_weights[row];
+    }
+    let mut lanes = Lanes::<A, N>::new(row, &uniforms.extent, spec.tile);
+    let of_lane = RowOfLane::<A> {
+        row,
+        share,
+        scale: from_forward.scale_of_row(row, 0usize) * weight,
+        penalty_scale: from_forward.scale_of_row(row, 1usize) * weight,
+        lane: 0usize,
+    };
+    #[comptime]
+    if let ComptimeOption::Some(statistics) = &from_forward.statistics {
+        let mut given = Statistics::read(statistics, row, uniforms.extent.rows, spec);
+        given.elsewhere = elsewhere;
+        lanes.set_statistics(given, &of_lane, uniforms, spec);
+    }
+    RowOfEntries::<A, N> {
+        lanes,
+        scale: of_lane.scale,
+        weighs: weight != A::new(0.0),
     }
 }
 
@@ -217,7 +221,6 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     #[define(F, A)] _dtypes: [ElemType; 2],
 ) {
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
-    let (zero, one) = (A::new(0.0), A::new(1.0));
     let entry = CUBE_POS * comptime!(UNITS as usize) + UNIT_POS as usize;
     let (count, rows) = (given.count, extent.rows);
     if entry >= rows * count {
@@ -230,8 +233,8 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     }
     let first = comptime!(lines::count(spec.has_tail)) * rows;
     let shares_of_entries = first + 2 * rows * count;
-    let mut share = zero;
-    let mut elsewhere = zero;
+    let mut share = A::new(0.0);
+    let mut elsewhere = A::new(0.0);
     for at in row * count..(row + 1) * count {
         let other = numbers_of_entries[shares_of_entries + at];
         if classes[rows + at] == class {
@@ -243,31 +246,20 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     if comptime!(spec.has_tail) {
         elsewhere += numbers_of_entries[comptime!(lines::TAIL) * rows + row];
     }
-    let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
+    let of_row = numbers_of_row::<A, N>(
+        &from_forward,
+        row_weights,
+        row,
+        share,
+        elsewhere,
+        &uniforms,
+        comptime!(&spec),
+    );
     let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
-    let x = scores::<A, A, N>(logit, numbers, spec.values);
-    let maximum = Vector::new(of_row.maximum);
-    let gap = scaled_difference::<A, N>(x, maximum, numbers, comptime!(&spec));
-    let exponential = gap.exp().extract(0usize);
-    let inverse = one / (one + of_row.others);
-    let inner = scale_of_scores::<A>(numbers, comptime!(&spec));
-    let mut pull = zero;
-    if comptime!(spec.z_loss != ZLoss::Off) {
-        let lse = of_row.maximum * inner + ln_1p::<A>(of_row.others);
-        pull = A::new(2.0) * numbers.z_loss.get::<A>() * lse * of_row.penalty_scale * inverse;
-    }
-    let (total, scale) = (share + elsewhere, of_row.scale);
-    let mut slope = exponential * (total * scale * inverse + pull) - share * scale;
-    // With another exponential of 1 the others would not be below 1.
-    if of_row.others < one && exponential == one {
-        slope = (elsewhere - total * of_row.others * inverse) * scale + pull;
-    }
-    slope *= inner;
-    if comptime!(spec.values == Values::Capped) {
-        let bend = Vector::new(numbers.bend.get::<A>());
-        slope = slope * tanh_slope::<A, N>(logit * bend).extract(0usize) * numbers.scale.get::<A>();
-    }
-    let slope = select(of_row.weighs, slope, zero);
+    let slope = of_row
+        .lanes
+        .slope_at_target(logit, numbers, comptime!(&spec));
+    let slope = select(of_row.weighs, slope.extract(0usize), A::new(0.0));
     let start = start_of_row(row, extent.inner, &extent.gradient, true);
     gradient[place_of_class(start, class as usize, &extent.gradient)] = F::cast_from(slope);
 }
@@ -296,7 +288,15 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
         terminate!();
     }
     let (row, at) = (unit / shares_of_row, unit % shares_of_row);
-    let of_row = RowOfEntries::<A>::new(&from_forward, row_weights, row, rows);
+    let of_row = numbers_of_row::<A, N>(
+        &from_forward,
+        row_weights,
+        row,
+        zero,
+        zero,
+        &uniforms,
+        comptime!(&spec),
+    );
     let mut factor = A::new(1.0);
     let mut surprisal = zero;
     let mut class = 0i32.runtime();
@@ -307,15 +307,8 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
         factor = numbers_of_entries[first + rows * given.count + entry];
         let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
         let x = scores::<A, A, N>(logit, numbers, spec.values);
-        let maximum = Vector::new(of_row.maximum);
-        let gap = scaled_difference::<A, N>(maximum, x, numbers, comptime!(&spec));
-        // Equal infinities are not subtracted: the difference would be NaN.
-        let gap = select(
-            x.extract(0usize) == of_row.maximum,
-            zero,
-            gap.extract(0usize),
-        );
-        surprisal = gap + ln_1p::<A>(of_row.others);
+        let of_entry = of_row.lanes.surprisal(x, numbers, comptime!(&spec));
+        surprisal = of_entry.extract(0usize);
     } else if comptime!(spec.has_tail) {
         surprisal = numbers_of_entries[comptime!(lines::SURPRISAL) * rows + row];
     }

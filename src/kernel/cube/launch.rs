@@ -10,14 +10,10 @@ use cubecl::server::Handle;
 use super::backward::{FromForwardLaunch, GradientsLaunch, gradients_of_rows};
 use super::finish::ResultsLaunch;
 use super::forward::losses_of_rows;
-use super::group::GroupSize;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
 use super::spec::{ExtentLaunch, Factor, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
 use super::targets::{InputsLaunch, Weighed};
-use super::totals::{
-    DivisorSource, MeanLaunch, OutcomeLaunch, SUMS, TotalsSpec, totals_of_cubes, totals_of_rows,
-};
 use crate::operation::{
     Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted, bend_of,
 };
@@ -134,25 +130,6 @@ pub(crate) struct RowResults {
     pub(crate) classes: Option<Buffer>,
 }
 
-/// Reduction of the losses: its results, and its distribution over cubes.
-struct Totals {
-    loss: Option<Buffer>,
-    divisors: Buffer,
-    cubes: usize,
-    spec: TotalsSpec,
-}
-
-impl Totals {
-    /// Buffers that the last kernel writes.
-    fn outcome<A: Float>(&self) -> OutcomeLaunch<A> {
-        OutcomeLaunch::new(
-            ComptimeOptionArgs::None,
-            self.loss.as_ref().map(Buffer::argument).into(),
-            Some(self.divisors.argument()).into(),
-        )
-    }
-}
-
 impl Buffer {
     pub(super) fn argument(&self) -> BufferArg {
         // SAFETY: `length` is the number of elements that the buffer holds, from its tensor's shape
@@ -258,132 +235,6 @@ impl Call<'_> {
                 self.dtypes(),
             );
         }
-    }
-
-    /// Reduced loss, if losses are given, and the divisors of the losses and of the z-losses.
-    pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
-        const ROWS_OF_ONE_CUBE: usize = 4096;
-        const ROWS_OF_A_UNIT: usize = 8;
-        const MOST_CUBES: usize = 1024;
-        let spec = self.totals_spec(losses);
-        let rows = self.geometry.rows();
-        let cubes = match rows {
-            // For so few rows, starting a second kernel takes longer than one cube.
-            ..=ROWS_OF_ONE_CUBE => 1,
-            _ => {
-                let rows_of_a_cube = spec.group.units as usize * ROWS_OF_A_UNIT;
-                rows.div_ceil(rows_of_a_cube).min(MOST_CUBES)
-            }
-        };
-        let new = |length| Buffer::new(&self.client, self.arithmetic(), length);
-        let totals = Totals {
-            loss: losses.map(|_| new(1)),
-            divisors: new(2),
-            cubes,
-            spec,
-        };
-        let partials = (cubes > 1).then(|| new(cubes * SUMS));
-        self.launch_totals(&totals, losses, partials.as_ref());
-        if let Some(partials) = partials {
-            self.launch_totals_of_cubes(&totals, &partials);
-        }
-        (totals.loss, totals.divisors)
-    }
-
-    fn launch_totals(&self, totals: &Totals, losses: Option<&Buffer>, partials: Option<&Buffer>) {
-        let arithmetic = self.arithmetic();
-        // SAFETY: rows and classes are clamped, as in the launch of the losses. Cubes without rows
-        // read nothing and write nothing.
-        unsafe {
-            totals_of_rows::launch_unchecked(
-                &self.client,
-                self.cube_count(totals.cubes),
-                CubeDim::new_1d(totals.spec.group.units),
-                self.address_type([losses.map_or(0, |losses| losses.length)]),
-                losses.map(Buffer::argument).into(),
-                InputsLaunch::new(
-                    self.indices().map(Buffer::argument).into(),
-                    ComptimeOptionArgs::None,
-                    self.weights.as_ref().map(Buffer::argument).into(),
-                    self.weighed,
-                    ComptimeOptionArgs::None,
-                    self.ignored(),
-                ),
-                match partials {
-                    None => totals.outcome(),
-                    Some(partials) => OutcomeLaunch::new(
-                        Some(partials.argument()).into(),
-                        ComptimeOptionArgs::None,
-                        ComptimeOptionArgs::None,
-                    ),
-                },
-                self.given_divisors().map(Buffer::argument).into(),
-                self.mean(totals.cubes),
-                totals.spec.clone(),
-                [arithmetic, arithmetic, self.index(), self.comparison()],
-            );
-        }
-    }
-
-    fn launch_totals_of_cubes(&self, totals: &Totals, partials: &Buffer) {
-        // SAFETY: the only cube reads the sums that every cube has written, and writes one loss and two
-        // divisors.
-        unsafe {
-            totals_of_cubes::launch_unchecked(
-                &self.client,
-                CubeCount::Static(1, 1, 1),
-                CubeDim::new_1d(totals.spec.group.units),
-                self.address_type([partials.length]),
-                partials.argument(),
-                totals.outcome(),
-                self.given_divisors().map(Buffer::argument).into(),
-                self.mean(totals.cubes),
-                totals.spec.clone(),
-                self.arithmetic(),
-            );
-        }
-    }
-
-    fn given_divisors(&self) -> Option<&Buffer> {
-        match &self.reduction {
-            Reduction::OverBuffer(divisors) => Some(divisors),
-            _ => None,
-        }
-    }
-
-    fn totals_spec(&self, losses: Option<&Buffer>) -> TotalsSpec {
-        let hardware = hardware(&self.client);
-        let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
-        let has_planes = hardware.plane_operations && hardware.plane_size <= units;
-        let may_drop_rows = !self.has_distributions() || self.weighed.rows;
-        let is_weighed = matches!(self.reduction, Reduction::Mean) && may_drop_rows;
-        TotalsSpec {
-            group: GroupSize {
-                units,
-                rows: 1,
-                planes: has_planes.then_some(hardware.plane_size),
-            },
-            has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
-            divisor: if is_weighed {
-                DivisorSource::Weight
-            } else {
-                DivisorSource::Given
-            },
-        }
-    }
-
-    fn mean(&self, cubes: usize) -> MeanLaunch {
-        MeanLaunch::new(
-            self.geometry.rows(),
-            self.geometry.classes,
-            cubes,
-            self.number(self.options.empty.value()),
-            self.number(match self.reduction {
-                Reduction::Over(divisor) => divisor,
-                Reduction::Mean => self.geometry.rows() as f64,
-                Reduction::PerRow | Reduction::OverBuffer(_) => 1.0,
-            }),
-        )
     }
 
     /// Writes the gradients of the logits and of the distributions, where they have a place.
@@ -584,7 +435,7 @@ impl Call<'_> {
         )
     }
 
-    fn number(&self, number: f64) -> InputScalar {
+    pub(super) fn number(&self, number: f64) -> InputScalar {
         InputScalar::new(number, self.arithmetic())
     }
 
@@ -611,13 +462,13 @@ impl Call<'_> {
     }
 
     /// Dtype of the index targets; i32 without index targets.
-    fn index(&self) -> ElemType {
+    pub(super) fn index(&self) -> ElemType {
         self.indices()
             .map_or(IntKind::I32.into(), |indices| indices.dtype)
     }
 
     /// Dtype that holds every index and the number of classes.
-    fn comparison(&self) -> ElemType {
+    pub(super) fn comparison(&self) -> ElemType {
         match self.index() {
             ElemType::Int(IntKind::I64) => IntKind::I64.into(),
             ElemType::UInt(UIntKind::U64) => UIntKind::U64.into(),

@@ -182,24 +182,7 @@ const MULTIPROCESSORS: usize = 32;
 
 impl Plan {
     pub(crate) fn new(problem: &Problem, hardware: &Hardware, forced: Option<Forced>) -> Self {
-        let along = problem.along();
-        let vector_size = problem.vector_size(along);
-        let (steps, slots) = match along {
-            Along::Classes => (problem.classes / vector_size, problem.rows),
-            Along::Positions => (problem.classes, problem.rows / vector_size),
-        };
-        let choice = Choice {
-            hardware: *hardware,
-            forced,
-            along,
-            vector_size,
-            steps,
-            slots,
-            inner: problem.inner / (problem.rows / slots),
-            elements_in_flight: problem.elements_in_flight(),
-            most_units: UNITS_PER_CUBE,
-            unroll: UNROLL,
-        };
+        let choice = Choice::new(problem, hardware, forced);
         choice.plan(choice.strategy(problem))
     }
 
@@ -212,24 +195,16 @@ impl Plan {
         hardware: &Hardware,
         forced: Option<Forced>,
     ) -> Self {
-        let plan = Self::new(problem, hardware, forced);
+        let whole_rows = forced.map(|forced| Forced {
+            in_parts: false,
+            ..forced
+        });
         let choice = Choice {
-            hardware: *hardware,
-            forced: forced.map(|forced| Forced {
-                in_parts: false,
-                ..forced
-            }),
-            along: plan.tile.along,
-            vector_size: plan.vector_size,
-            steps: plan.steps,
-            slots: plan.slots,
-            inner: problem.inner / (problem.rows / plan.slots),
-            elements_in_flight: problem.elements_in_flight(),
             most_units: match problem.is_half {
                 true => UNITS_PER_CUBE,
                 false => UNITS_OF_ONE_PASS,
             },
-            unroll: UNROLL,
+            ..Choice::new(problem, hardware, whole_rows)
         };
         let strategy = choice.strategy(problem);
         let plain = choice.plan(strategy).without_parts();
@@ -239,7 +214,7 @@ impl Plan {
         let held = problem.elements_held();
         let holding = Choice {
             elements_in_flight: held,
-            unroll: held.div_ceil(plan.vector_size),
+            unroll: held.div_ceil(choice.vector_size),
             ..choice
         };
         let holding = holding.plan(strategy).without_parts();
@@ -252,16 +227,12 @@ impl Plan {
     /// Plan of the kernel that merges the parts of rows.
     pub(crate) fn of_merge(&self, problem: &Problem, hardware: &Hardware) -> Self {
         let choice = Choice {
-            hardware: *hardware,
-            forced: None,
             along: Along::Classes,
             vector_size: 1,
             steps: self.parts,
             slots: problem.rows,
             inner: problem.inner,
-            elements_in_flight: problem.elements_in_flight(),
-            most_units: UNITS_PER_CUBE,
-            unroll: UNROLL,
+            ..Choice::new(problem, hardware, None)
         };
         let strategy = match self.parts {
             ..=8 => Strategy::Unit,
@@ -405,6 +376,27 @@ struct Choice {
 }
 
 impl Choice {
+    fn new(problem: &Problem, hardware: &Hardware, forced: Option<Forced>) -> Self {
+        let along = problem.along();
+        let vector_size = problem.vector_size(along);
+        let (steps, slots) = match along {
+            Along::Classes => (problem.classes / vector_size, problem.rows),
+            Along::Positions => (problem.classes, problem.rows / vector_size),
+        };
+        Self {
+            hardware: *hardware,
+            forced,
+            along,
+            vector_size,
+            steps,
+            slots,
+            inner: problem.inner / (problem.rows / slots),
+            elements_in_flight: problem.elements_in_flight(),
+            most_units: UNITS_PER_CUBE,
+            unroll: UNROLL,
+        }
+    }
+
     fn strategy(&self, problem: &Problem) -> Strategy {
         let enough_rows = self.slots >= ROWS_OF_A_MULTIPROCESSOR * self.multiprocessors();
         let is_strided = problem.layouts.iter().any(|layout| layout.class != 1);

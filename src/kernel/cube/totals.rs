@@ -5,8 +5,9 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::group::{Group, GroupSize};
+use super::launch::{Buffer, Call, Reduction, hardware};
 use super::sum::{Sum, zeros};
-use super::targets::Inputs;
+use super::targets::{Inputs, InputsLaunch};
 
 /// Source of the divisors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -273,5 +274,152 @@ impl<A: Float> CubeSums<A> {
             }
             loss[0] = result;
         }
+    }
+}
+
+/// Reduction of the losses: its results, and its distribution over cubes.
+struct Totals {
+    loss: Option<Buffer>,
+    divisors: Buffer,
+    cubes: usize,
+    spec: TotalsSpec,
+}
+
+impl Totals {
+    /// Buffers that the last kernel writes.
+    fn outcome<A: Float>(&self) -> OutcomeLaunch<A> {
+        OutcomeLaunch::new(
+            ComptimeOptionArgs::None,
+            self.loss.as_ref().map(Buffer::argument).into(),
+            Some(self.divisors.argument()).into(),
+        )
+    }
+}
+
+impl Call<'_> {
+    /// Reduced loss, if losses are given, and the divisors of the losses and of the z-losses.
+    pub(crate) fn totals(&self, losses: Option<&Buffer>) -> (Option<Buffer>, Buffer) {
+        const ROWS_OF_ONE_CUBE: usize = 4096;
+        const ROWS_OF_A_UNIT: usize = 8;
+        const MOST_CUBES: usize = 1024;
+        let spec = self.totals_spec(losses);
+        let rows = self.geometry.rows();
+        let cubes = match rows {
+            // For so few rows, starting a second kernel takes longer than one cube.
+            ..=ROWS_OF_ONE_CUBE => 1,
+            _ => {
+                let rows_of_a_cube = spec.group.units as usize * ROWS_OF_A_UNIT;
+                rows.div_ceil(rows_of_a_cube).min(MOST_CUBES)
+            }
+        };
+        let new = |length| Buffer::new(&self.client, self.arithmetic(), length);
+        let totals = Totals {
+            loss: losses.map(|_| new(1)),
+            divisors: new(2),
+            cubes,
+            spec,
+        };
+        let partials = (cubes > 1).then(|| new(cubes * SUMS));
+        self.launch_totals(&totals, losses, partials.as_ref());
+        if let Some(partials) = partials {
+            self.launch_totals_of_cubes(&totals, &partials);
+        }
+        (totals.loss, totals.divisors)
+    }
+
+    fn launch_totals(&self, totals: &Totals, losses: Option<&Buffer>, partials: Option<&Buffer>) {
+        let arithmetic = self.arithmetic();
+        // SAFETY: rows and classes are clamped, as in the launch of the losses. Cubes without rows
+        // read nothing and write nothing.
+        unsafe {
+            totals_of_rows::launch_unchecked(
+                &self.client,
+                self.cube_count(totals.cubes),
+                CubeDim::new_1d(totals.spec.group.units),
+                self.address_type([losses.map_or(0, |losses| losses.length)]),
+                losses.map(Buffer::argument).into(),
+                InputsLaunch::new(
+                    self.indices().map(Buffer::argument).into(),
+                    ComptimeOptionArgs::None,
+                    self.weights.as_ref().map(Buffer::argument).into(),
+                    self.weighed,
+                    ComptimeOptionArgs::None,
+                    self.ignored(),
+                ),
+                match partials {
+                    None => totals.outcome(),
+                    Some(partials) => OutcomeLaunch::new(
+                        Some(partials.argument()).into(),
+                        ComptimeOptionArgs::None,
+                        ComptimeOptionArgs::None,
+                    ),
+                },
+                self.given_divisors().map(Buffer::argument).into(),
+                self.mean(totals.cubes),
+                totals.spec.clone(),
+                [arithmetic, arithmetic, self.index(), self.comparison()],
+            );
+        }
+    }
+
+    fn launch_totals_of_cubes(&self, totals: &Totals, partials: &Buffer) {
+        // SAFETY: the only cube reads the sums that every cube has written, and writes one loss and two
+        // divisors.
+        unsafe {
+            totals_of_cubes::launch_unchecked(
+                &self.client,
+                CubeCount::Static(1, 1, 1),
+                CubeDim::new_1d(totals.spec.group.units),
+                self.address_type([partials.length]),
+                partials.argument(),
+                totals.outcome(),
+                self.given_divisors().map(Buffer::argument).into(),
+                self.mean(totals.cubes),
+                totals.spec.clone(),
+                self.arithmetic(),
+            );
+        }
+    }
+
+    fn given_divisors(&self) -> Option<&Buffer> {
+        match &self.reduction {
+            Reduction::OverBuffer(divisors) => Some(divisors),
+            _ => None,
+        }
+    }
+
+    fn totals_spec(&self, losses: Option<&Buffer>) -> TotalsSpec {
+        let hardware = hardware(&self.client);
+        let units = 1 << hardware.units_per_cube.clamp(1, 256).ilog2();
+        let has_planes = hardware.plane_operations && hardware.plane_size <= units;
+        let may_drop_rows = !self.has_distributions() || self.weighed.rows;
+        let is_weighed = matches!(self.reduction, Reduction::Mean) && may_drop_rows;
+        TotalsSpec {
+            group: GroupSize {
+                units,
+                rows: 1,
+                planes: has_planes.then_some(hardware.plane_size),
+            },
+            has_z_loss: losses.is_some() && self.options.z_loss != 0.0,
+            divisor: if is_weighed {
+                DivisorSource::Weight
+            } else {
+                DivisorSource::Given
+            },
+        }
+    }
+
+    fn mean(&self, cubes: usize) -> MeanLaunch {
+        MeanLaunch::new(
+            self.geometry.rows(),
+            self.geometry.classes,
+            cubes,
+            self.number(self.options.empty.value()),
+            self.number(match self.reduction {
+                Reduction::Over(divisor) => divisor,
+                Reduction::Mean => self.geometry.rows() as f64,
+                Reduction::PerRow | Reduction::OverBuffer(_) => 1.0,
+            }),
+        )
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::InfoNceLossConfig;
-use burn_cross_entropy::contrastive::{Contrast, InBatch, SampleIds};
+use burn_cross_entropy::contrastive::{Contrast, InBatch, SampleIds, SupCon};
 
 use super::ints;
 use crate::common::backends::tests_on;
@@ -74,8 +74,35 @@ fn a_tie_is_no_win(device: &Device) {
     assert_eq!(output.correct().int().sum().into_scalar::<i64>(), 0);
 }
 
+/// With the positives inside of the logarithm a row looks at the keys as with them outside; its log-probability is minus its
+/// own loss. The last row has no positive.
+fn positives_inside_have_outputs(device: &Device) {
+    let features = Tensor::<2>::from_floats(
+        [[1.0, 0.1], [0.9, 0.3], [0.1, 1.0], [0.3, 0.8], [-1.0, 0.2]],
+        device,
+    );
+    let contrast = || Contrast::labels(features.clone(), ints(&[7, 7, 2, 2, 4], device));
+    let of = |sup_con| InfoNceLossConfig::new().with_sup_con(sup_con).init(device);
+    let outside = of(SupCon::Out).forward_contrast_with_output(contrast());
+    let inside = of(SupCon::In);
+    let output = inside.forward_contrast_with_output(contrast());
+    assert_eq!(integers(output.predicted), integers(outside.predicted));
+    assert_eq!(
+        integers(output.target_rank.clone()),
+        integers(outside.target_rank)
+    );
+    assert_eq!(integers(output.target_rank), [0, 0, 0, 0, -1]);
+    let allowed = behind_products(1e-6, device);
+    let loss = numbers(inside.forward_contrast(contrast()));
+    assert_numbers("loss", &numbers(output.loss), &loss, allowed);
+    let rows = numbers(inside.forward_contrast_no_reduction(contrast()));
+    let log_prob = numbers(output.log_prob.neg());
+    assert_numbers("log_prob", &log_prob, &rows, allowed);
+}
+
 tests_on! {
     products: [
+        positives_inside_have_outputs,
         numbers_are_those_of_the_keys,
         a_tie_is_no_win,
     ],
