@@ -122,19 +122,21 @@ fn forms_hold_less_than_two_chunks(forms: &[Form], device: &Device) {
 #[cfg(feature = "flex")]
 #[test]
 fn flex_every_form_holds_less_than_two_chunks() {
-    let _alone = alone();
-    forms_hold_less_than_two_chunks(&FORMS, &Device::flex().autodiff());
+    alone(|| {
+        forms_hold_less_than_two_chunks(&FORMS, &Device::flex().autodiff());
+    });
 }
 
 /// The forms differ above the backend, and what a backend does itself is the same for three of them.
 #[cfg(feature = "ndarray")]
 #[test]
 fn ndarray_forms_hold_less_than_two_chunks() {
-    let _alone = alone();
-    let forms = FORMS
-        .into_iter()
-        .filter(|(name, _)| ["momentum", "labels, out", "sigmoid"].contains(name));
-    let forms: Vec<Form> = forms.collect();
-    assert_eq!(forms.len(), 3);
-    forms_hold_less_than_two_chunks(&forms, &Device::ndarray().autodiff());
+    alone(|| {
+        let forms = FORMS
+            .into_iter()
+            .filter(|(name, _)| ["momentum", "labels, out", "sigmoid"].contains(name));
+        let forms: Vec<Form> = forms.collect();
+        assert_eq!(forms.len(), 3);
+        forms_hold_less_than_two_chunks(&forms, &Device::ndarray().autodiff());
+    });
 }

@@ -8,8 +8,9 @@
 #![cfg_attr(feature = "ndarray", allow(deprecated))]
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, available_parallelism};
 
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -22,10 +23,16 @@ mod contrast;
 mod counting;
 mod projection;
 
-/// Runs one test at a time, because the counters belong to the process.
-fn alone() -> MutexGuard<'static, ()> {
+/// Runs one test at a time, because the counters belong to the process. The test has a thread of its own, whose
+/// thread-local buffers are freed before the next test starts to count: to join a thread waits for that.
+fn alone(test: impl FnOnce() + Send) {
     static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+    let _lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        if let Err(panic) = scope.spawn(test).join() {
+            resume_unwind(panic);
+        }
+    });
 }
 
 /// The holder of the logits besides the loss.
@@ -350,14 +357,15 @@ fn assert_none(differences: impl Iterator<Item = String>) {
 
 /// Checks the plain mean over large logits.
 fn check_large(holders: &[Holder], device: &Device) {
-    let _alone = alone();
-    let device = device.clone().autodiff();
-    let size = large();
-    let defaults = &cases(size.shape[size.class_dim])[..1];
-    for device in [device.clone(), device.gradient_checkpointing()] {
-        let setting = Setting::new(&size, DType::F32, &device);
-        assert_none(differences(&setting, defaults, holders));
-    }
+    alone(|| {
+        let device = device.clone().autodiff();
+        let size = large();
+        let defaults = &cases(size.shape[size.class_dim])[..1];
+        for device in [device.clone(), device.gradient_checkpointing()] {
+            let setting = Setting::new(&size, DType::F32, &device);
+            assert_none(differences(&setting, defaults, holders));
+        }
+    });
 }
 
 fn logits_that_nobody_holds_become_their_gradient(device: &Device) {
@@ -366,22 +374,23 @@ fn logits_that_nobody_holds_become_their_gradient(device: &Device) {
 
 /// A model that puts its classes last, as `[N, T, C]`, and a loss that has them in dimension 1.
 fn a_view_of_classes_that_are_last_is_not_copied(device: &Device) {
-    let _alone = alone();
-    let last = large();
-    let size = Size {
-        shape: [last.shape[0], last.shape[2], last.shape[1]],
-        class_dim: 1,
-        // NdArray keeps the order of memory through the operation, and so has strided classes: scratch, no copy.
-        rest: 0.3,
-        ..last
-    };
-    let setting = Setting::new(&size, DType::F32, &device.clone().autodiff());
-    let defaults = &cases(size.shape[size.class_dim])[..1];
-    assert_none(differences(
-        &setting,
-        defaults,
-        &[Holder::NobodyBehindAView],
-    ));
+    alone(|| {
+        let last = large();
+        let size = Size {
+            shape: [last.shape[0], last.shape[2], last.shape[1]],
+            class_dim: 1,
+            // NdArray keeps the order of memory through the operation, and so has strided classes: scratch, no copy.
+            rest: 0.3,
+            ..last
+        };
+        let setting = Setting::new(&size, DType::F32, &device.clone().autodiff());
+        let defaults = &cases(size.shape[size.class_dim])[..1];
+        assert_none(differences(
+            &setting,
+            defaults,
+            &[Holder::NobodyBehindAView],
+        ));
+    });
 }
 
 fn logits_that_are_kept_cost_one_tensor(device: &Device) {
@@ -393,44 +402,46 @@ fn an_untracked_loss_costs_no_tensor(device: &Device) {
 }
 
 fn every_option_takes_the_fused_path(device: &Device) {
-    let _alone = alone();
-    let holders = [Holder::Nobody, Holder::Test, Holder::Untracked];
-    let settings = sizes().into_iter().flat_map(|size| {
-        let floats = [DType::F32, DType::F64, DType::BF16, DType::F16];
-        let floats = floats
-            .into_iter()
-            .filter(|float| device.supports_dtype(*float));
-        floats.map(move |float| (size, float))
+    alone(|| {
+        let holders = [Holder::Nobody, Holder::Test, Holder::Untracked];
+        let settings = sizes().into_iter().flat_map(|size| {
+            let floats = [DType::F32, DType::F64, DType::BF16, DType::F16];
+            let floats = floats
+                .into_iter()
+                .filter(|float| device.supports_dtype(*float));
+            floats.map(move |float| (size, float))
+        });
+        assert_none(settings.flat_map(|(size, float)| {
+            let setting = Setting::new(&size, float, &device.clone().autodiff());
+            let cases = cases(size.shape[size.class_dim]);
+            differences(&setting, &cases, &holders)
+                .take(REPORTED)
+                .collect::<Vec<_>>()
+        }));
     });
-    assert_none(settings.flat_map(|(size, float)| {
-        let setting = Setting::new(&size, float, &device.clone().autodiff());
-        let cases = cases(size.shape[size.class_dim]);
-        differences(&setting, &cases, &holders)
-            .take(REPORTED)
-            .collect::<Vec<_>>()
-    }));
 }
 
 /// Pushes up to 4 KiB of keys into a queue of 1 MiB: in one piece, and wrapped around its end.
 fn a_push_writes_into_the_ring(device: &Device) {
-    let _alone = alone();
-    let mut queue = NegativeQueueConfig::new(1 << 12, 64).init(device);
-    let batch = |rows: usize| Tensor::<2>::ones([rows, 64], device);
-    queue.push(batch((1 << 12) - 8));
-    for rows in [4, 16] {
-        let keys = batch(rows);
+    alone(|| {
+        let mut queue = NegativeQueueConfig::new(1 << 12, 64).init(device);
+        let batch = |rows: usize| Tensor::<2>::ones([rows, 64], device);
+        queue.push(batch((1 << 12) - 8));
+        for rows in [4, 16] {
+            let keys = batch(rows);
+            let ((), bytes) = counting::count(|| queue.push(keys));
+            assert!(bytes.allocated < 1 << 16, "{rows} rows: {bytes:?}");
+        }
+        // Another holder of the ring makes the push copy it, once.
+        let held = queue.keys();
+        let keys = batch(4);
         let ((), bytes) = counting::count(|| queue.push(keys));
-        assert!(bytes.allocated < 1 << 16, "{rows} rows: {bytes:?}");
-    }
-    // Another holder of the ring makes the push copy it, once.
-    let held = queue.keys();
-    let keys = batch(4);
-    let ((), bytes) = counting::count(|| queue.push(keys));
-    assert!(
-        (1 << 20..(1 << 20) + (1 << 16)).contains(&bytes.allocated),
-        "{bytes:?}"
-    );
-    drop(held);
+        assert!(
+            (1 << 20..(1 << 20) + (1 << 16)).contains(&bytes.allocated),
+            "{bytes:?}"
+        );
+        drop(held);
+    });
 }
 
 macro_rules! on_backend {
@@ -479,16 +490,17 @@ on_backend!(ndarray);
 /// The counters see allocations of other threads, and allocations that are freed before the end.
 #[test]
 fn a_counter_counts() {
-    let _alone = alone();
-    let ((), bytes) = counting::count(|| {
-        let worker = std::thread::spawn(|| drop(std::hint::black_box(vec![1u8; 1 << 20])));
-        worker.join().expect("it does nothing that could fail");
-        drop(std::hint::black_box(vec![1u8; 1 << 20]));
+    alone(|| {
+        let ((), bytes) = counting::count(|| {
+            let worker = std::thread::spawn(|| drop(std::hint::black_box(vec![1u8; 1 << 20])));
+            worker.join().expect("it does nothing that could fail");
+            drop(std::hint::black_box(vec![1u8; 1 << 20]));
+        });
+        let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        assert!(
+            (2.0..2.1).contains(&mebibytes(bytes.allocated)),
+            "{bytes:?}"
+        );
+        assert!((1.0..1.1).contains(&mebibytes(bytes.peak)), "{bytes:?}");
     });
-    let mebibytes = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    assert!(
-        (2.0..2.1).contains(&mebibytes(bytes.allocated)),
-        "{bytes:?}"
-    );
-    assert!((1.0..1.1).contains(&mebibytes(bytes.peak)), "{bytes:?}");
 }

@@ -207,21 +207,23 @@ fn a_tied_weight_is_not_copied(device: &Device) {
 #[cfg(feature = "flex")]
 #[test]
 fn flex() {
-    let _alone = alone();
-    peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
-    peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
-    a_tied_weight_is_not_copied(&Device::flex().autodiff());
-    a_teacher_by_projection_shares_the_chunk(&Device::flex().autodiff());
-    sparse_distributions_are_not_made_dense(&Device::flex());
+    alone(|| {
+        peak_does_not_grow_with_the_rows(&Device::flex().autodiff());
+        peak_does_not_grow_with_the_queue(&Device::flex().autodiff());
+        a_tied_weight_is_not_copied(&Device::flex().autodiff());
+        a_teacher_by_projection_shares_the_chunk(&Device::flex().autodiff());
+        sparse_distributions_are_not_made_dense(&Device::flex());
+    });
 }
 
 #[cfg(feature = "ndarray")]
 #[test]
 fn ndarray() {
-    let _alone = alone();
-    peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
-    peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
-    a_tied_weight_is_not_copied(&Device::ndarray().autodiff());
-    a_teacher_by_projection_shares_the_chunk(&Device::ndarray().autodiff());
-    sparse_distributions_are_not_made_dense(&Device::ndarray());
+    alone(|| {
+        peak_does_not_grow_with_the_rows(&Device::ndarray().autodiff());
+        peak_does_not_grow_with_the_queue(&Device::ndarray().autodiff());
+        a_tied_weight_is_not_copied(&Device::ndarray().autodiff());
+        a_teacher_by_projection_shares_the_chunk(&Device::ndarray().autodiff());
+        sparse_distributions_are_not_made_dense(&Device::ndarray());
+    });
 }
