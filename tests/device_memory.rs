@@ -8,7 +8,8 @@ use burn::backend::{Backend, BackendTypes};
 use burn::tensor::{DType, TensorData};
 use burn_cross_entropy::backend::CrossEntropyOperation;
 use burn_cross_entropy::operation::{
-    Forward, Inputs, Logits, MaybeFloat, Options, RowReduction, Targets, Wanted, WantedGradients,
+    Forward, Inputs, Logits, MaybeFloat, Options, Outputs, RowReduction, TargetValues, Targets,
+    Wanted, WantedGradients,
 };
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 use burn_cubecl::CubeBackend;
@@ -50,11 +51,12 @@ fn upstream(reduction: &RowReduction<CubeBackend>, device: &CubeDevice) -> CubeT
     CubeBackend::float_from_data(ones, device)
 }
 
-/// Sparse distributions of two entries for each row and a tail.
-fn entries_with_tails(device: &CubeDevice) -> Targets<CubeBackend> {
+/// Sparse distributions of two entries for each row, with a tail or without.
+fn entries(has_tails: bool, device: &CubeDevice) -> Targets<CubeBackend> {
+    let of_row = if has_tails { 3 } else { 2 };
     let classes: Vec<i32> = (0..2 * ROWS).map(|at| (at * 31 % CLASSES) as i32).collect();
     let classes = TensorData::new(classes, [ROWS, 2]);
-    let shares = TensorData::new(vec![0.25f32; 3 * ROWS], [ROWS, 3]);
+    let shares = TensorData::new(vec![0.25f32; of_row * ROWS], [ROWS, of_row]);
     Targets::Sparse {
         classes: CubeBackend::int_from_data(classes, device),
         shares: CubeBackend::float_from_data(shares, device),
@@ -65,6 +67,7 @@ fn entries_with_tails(device: &CubeDevice) -> Targets<CubeBackend> {
 struct Measured {
     inputs: Inputs<CubeBackend>,
     options: Options,
+    outputs: Outputs,
     /// Whether somebody else holds the logits.
     kept: bool,
     /// Whether the forward computes the gradient.
@@ -86,7 +89,10 @@ fn measure(call: &Measured, device: &CubeDevice) {
         Logits::Tensor(logits),
         call.inputs.clone(),
         call.options.clone(),
-        Wanted::gradients(WantedGradients::LOGITS),
+        Wanted {
+            outputs: call.outputs,
+            gradients: WantedGradients::LOGITS,
+        },
     );
     let after_forward = in_use(device) - before;
     let tensors = if call.kept { 2 * LOGITS } else { LOGITS };
@@ -116,22 +122,23 @@ fn measure(call: &Measured, device: &CubeDevice) {
 #[test]
 fn besides_the_logits_a_loss_holds_little() {
     let device = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
-    let (indices, entries) = (targets(&device), entries_with_tails(&device));
+    let (indices, teacher) = (targets(&device), Targets::Distributions(logits(&device)));
+    let [entries, with_tails] = [false, true].map(|has_tails| entries(has_tails, &device));
     for (reduction, label_smoothing, z_loss) in [
         (RowReduction::Mean, 0.0, 0.0),
         (RowReduction::Sum { divisor: 1.0 }, 0.1, 0.01),
         (RowReduction::None, 0.1, 0.01),
     ] {
-        // Entries with a tail have a bit for each class, and some numbers for each entry; with label smoothing they would
-        // become dense.
-        let targets = [
-            (indices.clone(), ONE_PERCENT),
-            (entries.clone(), 8 * ONE_PERCENT),
+        // Entries have some numbers each, and with a tail, which no label smoothing has, a bit for each class.
+        let mut calls = vec![
+            (indices.clone(), Outputs::None, ONE_PERCENT),
+            (entries.clone(), Outputs::Rows, 4 * ONE_PERCENT),
+            (teacher.clone(), Outputs::None, ONE_PERCENT),
         ];
-        for (targets, beside) in targets {
-            if label_smoothing != 0.0 && matches!(targets, Targets::Sparse { .. }) {
-                continue;
-            }
+        if label_smoothing == 0.0 {
+            calls.push((with_tails.clone(), Outputs::Rows, 9 * ONE_PERCENT));
+        }
+        for (targets, outputs, beside) in calls {
             for (kept, one_pass) in [(false, false), (true, false), (false, true), (true, true)] {
                 let one_pass = one_pass && !matches!(reduction, RowReduction::None);
                 let forced = Forced {
@@ -147,10 +154,13 @@ fn besides_the_logits_a_loss_holds_little() {
                         ..Inputs::new(targets.clone())
                     },
                     options: Options {
+                        // Distributions are the logits of a teacher.
+                        targets: TargetValues::Logits { scale: 0.5 },
                         label_smoothing,
                         z_loss,
                         ..Options::default()
                     },
+                    outputs,
                     kept,
                     one_pass,
                     beside,

@@ -12,7 +12,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use burn_cross_entropy::contrastive::SigLipLossConfig;
 use burn_cross_entropy::{
     CrossEntropyLoss, CrossEntropyLossConfig, CrossEntropyOutput, CrossEntropyTarget, LogitsRank,
-    SmoothingOver, SparseDistribution,
+    SmoothingOver, SparseDistribution, TeacherLogits,
 };
 
 /// Rows that an H100 or an A100 computes with one unit each, one plane each, one cube each, and several cubes
@@ -44,6 +44,8 @@ enum Targets {
     /// Sparse distributions that require a gradient, and the same with tails.
     Sparse,
     Tail,
+    /// The logits of a teacher.
+    Teacher,
     /// The rows of another batch, for the sigmoid loss of pairs.
     Pairs,
 }
@@ -67,7 +69,7 @@ pub type Step = Box<dyn FnOnce() -> Box<dyn Any>>;
 
 pub fn cases() -> Vec<Case> {
     use DType::{BF16, F16, F32, F64};
-    use Targets::{Index, Pairs, Soft, Sparse, Tail};
+    use Targets::{Index, Pairs, Soft, Sparse, Tail, Teacher};
     let mut cases = Vec::new();
     let mut add = |shape: &[usize], targets, dtype, what| {
         cases.push(Case {
@@ -101,9 +103,11 @@ pub fn cases() -> Vec<Case> {
         add(&ODD, Index, dtype, What::Step);
         add(&IMAGES, Index, dtype, What::Step);
         add(&IMAGES, Soft, dtype, What::Step);
-        for targets in [Sparse, Tail] {
+        for targets in [Sparse, Tail, Teacher] {
             add(&PLANES, targets, dtype, What::Step);
         }
+        add(&PLANES, Sparse, dtype, What::Output);
+        add(&PLANES, Sparse, dtype, What::Smoothing);
     }
     add(&BATCH, Pairs, F32, What::Step);
     cases
@@ -134,6 +138,7 @@ impl Case {
             Targets::Soft => "soft",
             Targets::Sparse => "sparse",
             Targets::Tail => "tail",
+            Targets::Teacher => "teacher",
             Targets::Pairs => "pairs",
         };
         let (dims, dtype) = (dims.join("x"), self.dtype.name());
@@ -152,6 +157,7 @@ impl Case {
     pub fn prepared(&self, device: &Device) -> Result<Step, String> {
         let step = match self.shape.len() {
             2 if matches!(self.targets, Targets::Pairs) => self.of_pairs(device),
+            2 if matches!(self.targets, Targets::Teacher) => self.of_teacher(device),
             2 => self.of_rank::<2, 1>(device),
             4 => self.of_rank::<4, 3>(device),
             rank => return Err(format!("no case has rank {rank}, {} has", self.name())),
@@ -193,8 +199,14 @@ impl Case {
                 };
                 self.with_targets::<D, R, _>(&device, sparse)
             }
-            Targets::Pairs => unreachable!("pairs have no logits tensor"),
+            Targets::Pairs | Targets::Teacher => unreachable!("they have a function of their own"),
         }
+    }
+
+    fn of_teacher(&self, device: &Device) -> Step {
+        let device = device.clone().autodiff();
+        let teacher = Tensor::<2>::empty(self.shape.clone(), (&device, self.dtype));
+        self.with_targets::<2, 1, _>(&device, TeacherLogits::new(teacher).with_temperature(2.0))
     }
 
     fn of_pairs(&self, device: &Device) -> Step {

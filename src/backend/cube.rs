@@ -50,7 +50,7 @@ impl CrossEntropyOperation for CubeBackend {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
-                if entries::are_taken(&logits.shape(), &inputs, &options, wanted) {
+                if entries::are_taken(&logits.shape(), &inputs, &options) {
                     let of_rows = entries::options_of(&options);
                     let operands =
                         Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
@@ -105,15 +105,8 @@ impl CrossEntropyOperation for CubeBackend {
         {
             return one_pass::multiplied(logits, upstream);
         }
-        // A forward over dense distributions has left more numbers per row.
-        let of_entries = options.statistics_per_row(false);
         let wanted_of_loss = Wanted::gradients(wanted);
-        let is_over_entries =
-            entries::are_taken(&logits.shape(), &inputs, &options, wanted_of_loss)
-                && statistics
-                    .as_ref()
-                    .is_some_and(|(statistics, _)| statistics.shape()[0] == of_entries);
-        if is_over_entries {
+        if entries::are_taken(&logits.shape(), &inputs, &options) {
             let of_rows = entries::options_of(&options);
             let wanted = wanted_of_loss;
             let operands = Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
@@ -170,7 +163,7 @@ struct Operands<'a> {
     wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
-    /// Weights of the classes, then of the rows, then their even shares.
+    /// Weights of the classes, then of the rows, then what the rows have of a teacher, then their even shares.
     weights: Option<CubeTensor>,
     weighed: Weighed,
     /// Largest class of each distribution, for the outputs of rows.
@@ -203,6 +196,12 @@ impl<'a> Operands<'a> {
             }
             _ => None,
         };
+        let of_teacher = match (&inputs.targets, &options.targets) {
+            (Targets::Distributions(teacher), TargetValues::Logits { scale }) => {
+                MaybeFloat::Some(numbers_of_teacher(teacher.clone(), class_dim, *scale))
+            }
+            _ => MaybeFloat::None,
+        };
         let operands = Self {
             options,
             wanted,
@@ -220,8 +219,7 @@ impl<'a> Operands<'a> {
             targets: match inputs.targets {
                 Targets::Indices(indices) => TargetTensor::Indices(into_contiguous(indices)),
                 Targets::Distributions(targets) => {
-                    let shares = shares_of(targets, options);
-                    TargetTensor::Distributions(in_strides(shares, class_dim))
+                    TargetTensor::Distributions(in_strides(targets, class_dim))
                 }
                 Targets::Sparse { .. } => unreachable!("sparse distributions were made dense"),
                 Targets::Projected(_) => unreachable!("a chunk has the teacher's logits"),
@@ -233,8 +231,9 @@ impl<'a> Operands<'a> {
                 evens: false,
                 entries: false,
                 tail: false,
+                teacher: of_teacher.as_option().is_some(),
             },
-            weights: in_one([inputs.weights, inputs.row_weights], arithmetic),
+            weights: in_one([inputs.weights, inputs.row_weights, of_teacher], arithmetic),
             arithmetic,
         };
         match options.masked() {
@@ -250,7 +249,7 @@ impl<'a> Operands<'a> {
         let evens = MaybeFloat::Some(self.arithmetic_tensor(evens, rows));
         let weights = self.weights.take();
         let weights = weights.map_or(MaybeFloat::None, MaybeFloat::Some);
-        self.weights = in_one([weights, evens], self.arithmetic);
+        self.weights = in_one([weights, evens, MaybeFloat::None], self.arithmetic);
         self.weighed.evens = true;
         self
     }
@@ -481,14 +480,11 @@ fn is_empty(logits: &CubeTensor) -> bool {
     logits.meta.num_elements() == 0
 }
 
-/// Shares that distributions stand for: their own numbers, or the probabilities of a teacher's logits, which are the
-/// gradient of their log-sum-exp.
-fn shares_of(targets: CubeTensor, options: &Options) -> CubeTensor {
-    let TargetValues::Logits { scale } = options.targets else {
-        return targets;
-    };
+/// Largest logit of each row of a teacher, and the sum of the exponentials of all others beside it: what its
+/// probabilities are computed from, beside its logits.
+fn numbers_of_teacher(teacher: CubeTensor, class_dim: usize, scale: f64) -> CubeTensor {
     let options = Options {
-        class_dim: options.class_dim,
+        class_dim,
         ignore_indices: [].into(),
         values: InputValues::Logits {
             scale,
@@ -497,29 +493,19 @@ fn shares_of(targets: CubeTensor, options: &Options) -> CubeTensor {
         value: RowValue::LogSumExp,
         ..Options::default()
     };
-    let float = accumulation_dtype(targets.dtype);
-    let targets = cast(targets, float);
-    let rows = row_shape(targets.meta.shape(), options.class_dim);
-    let device = targets.device.clone();
-    let first = CubeBackend::int_zeros(rows, &device, IntDType::I32);
+    let rows = row_shape(teacher.meta.shape(), class_dim);
+    let first = CubeBackend::int_zeros(rows, &teacher.device, IntDType::I32);
     let inputs = Inputs {
         reduction: RowReduction::None,
         ..Inputs::new(Targets::Indices(first))
     };
-    let wanted = WantedGradients::LOGITS;
-    let logits = Logits::Tensor(targets.clone());
-    let forward = CubeBackend::cross_entropy(
-        logits,
-        inputs.clone(),
-        options.clone(),
-        Wanted::gradients(wanted),
-    );
-    // The scale is part of the gradient.
-    let upstream =
-        CubeBackend::float_full(forward.loss.shape(), (1.0 / scale).into(), &device, float);
-    let gradients =
-        CubeBackend::cross_entropy_backward(forward.saved, inputs, upstream, options, wanted);
-    gradients.logits.into_option().unwrap_or(targets)
+    // The statistics of a log-sum-exp are these two numbers.
+    let wanted = Wanted::gradients(WantedGradients::LOGITS);
+    let forward = Operands::new(teacher, inputs, &options, wanted).forward_with_statistics();
+    match forward.saved {
+        Saved::Statistics { statistics, .. } => statistics,
+        _ => unreachable!("logits have statistics"),
+    }
 }
 
 /// Losses of rows of pairs that do not belong together, and the slopes of their logits.
@@ -554,7 +540,7 @@ fn without_rows(
     wanted: Wanted,
 ) -> Forward<CubeBackend> {
     let is_distribution = !matches!(inputs.targets, Targets::Indices(_))
-        && !entries::are_taken(&logits.shape(), &inputs, options, wanted);
+        && !entries::are_taken(&logits.shape(), &inputs, options);
     let numbers = options.statistics_per_row(is_distribution);
     let logits = Logits::Tensor(logits);
     let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);
@@ -616,7 +602,7 @@ fn new_like(tensor: &CubeTensor) -> CubeTensor {
 }
 
 /// The numbers of tensors, one after the other, in one tensor without gaps.
-fn in_one(tensors: [MaybeFloat<CubeBackend>; 2], dtype: FloatDType) -> Option<CubeTensor> {
+fn in_one(tensors: [MaybeFloat<CubeBackend>; 3], dtype: FloatDType) -> Option<CubeTensor> {
     let mut flat: Vec<CubeTensor> = tensors
         .into_iter()
         .filter_map(MaybeFloat::into_option)

@@ -30,7 +30,7 @@ pub(crate) fn cross_entropy(
         ),
         saved: match logits {
             _ if !wanted.gradients.any() => SavedMetadata::Nothing,
-            LogitsMetadata::Tensor(logits) => saved_of_tensor(logits, inputs, options, wanted),
+            LogitsMetadata::Tensor(logits) => saved_of_tensor(logits, inputs, options),
             LogitsMetadata::Projected(projection) => {
                 if inputs.is_remade(projection, wanted.gradients) {
                     SavedMetadata::Logits(logits.clone())
@@ -75,7 +75,6 @@ fn saved_of_tensor(
     logits: &TensorSpec,
     inputs: &InputsMetadata,
     options: &Options,
-    wanted: &Wanted,
 ) -> SavedMetadata {
     if options.values == InputValues::Probabilities {
         return SavedMetadata::Logits(LogitsMetadata::Tensor(logits.clone()));
@@ -83,7 +82,7 @@ fn saved_of_tensor(
     let dtype = accumulation_dtype(logits.dtype).into();
     let rows = Geometry::new(&logits.shape, options.class_dim).rows();
     let has_distributions = inputs.distributions().is_some();
-    let takes_entries = inputs.takes_entries(logits, options, wanted);
+    let takes_entries = inputs.takes_entries(logits, options);
     let statistics = options.statistics_per_row(has_distributions && !takes_entries);
     SavedMetadata::Statistics {
         logits: logits.clone(),
@@ -171,12 +170,12 @@ impl InputsMetadata {
     }
 
     /// Whether the fused kernels take the entries of sparse distributions one by one.
-    fn takes_entries(&self, logits: &TensorSpec, options: &Options, wanted: &Wanted) -> bool {
+    fn takes_entries(&self, logits: &TensorSpec, options: &Options) -> bool {
         let TargetsMetadata::Sparse { classes, .. } = &self.targets else {
             return false;
         };
         let class_dim = options.class_dim;
-        options.takes_entries(wanted, classes.shape[class_dim], logits.shape[class_dim])
+        options.takes_entries(classes.shape[class_dim], logits.shape[class_dim])
     }
 
     /// Whether the backward computes a projection's logits again, as

@@ -3,192 +3,17 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowFactor,
-    RowLosses, SparseDistribution, TargetTensor,
+    CrossEntropyError, CrossEntropyLossConfig, RowFactor, SparseDistribution, TargetTensor,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
+use crate::common::entries::{Entries, IGNORED};
 use crate::common::oracle;
-use crate::common::problem::{Outcome, Problem, Targets};
-use crate::common::run::{self, Losses, f32_tensor, float_tensor, labels, numbers, row_shape};
-use crate::common::tolerance::{self, assert_numbers, behind_products};
+use crate::common::problem::{Problem, Targets};
+use crate::common::run::{self, f32_tensor, float_tensor, labels, numbers};
+use crate::common::tolerance::{assert_numbers, behind_products};
 use crate::common::values::rounded;
 use crate::linear::projected::{Projected, chunks};
-
-/// Class of an entry that is ignored.
-const IGNORED: i64 = -100;
-
-/// A problem with `entries` classes and shares for each row, in the order of memory of logits with that many
-/// classes.
-struct Entries {
-    problem: Problem,
-    count: usize,
-    classes: Vec<i64>,
-    shares: Vec<f64>,
-}
-
-impl Entries {
-    /// Random entries. Where there are several, some rows have a class twice, and some an ignored entry.
-    fn random(shape: &[usize], count: usize, seed: u64) -> Self {
-        Self::of(Problem::random(shape, 1, true, seed), count)
-    }
-
-    fn of(problem: Problem, count: usize) -> Self {
-        let Targets::Distributions(given) = &problem.targets else {
-            panic!("the problem has distributions");
-        };
-        let (classes_of_row, inner) = (problem.classes(), problem.inner());
-        let mut classes = vec![0; problem.rows() * count];
-        let mut shares = vec![0.0; classes.len()];
-        let mut dense = vec![0.0; given.len()];
-        for row in 0..problem.rows() {
-            for entry in 0..count {
-                let at = (row / inner * count + entry) * inner + row % inner;
-                let class = match (entry, row % 5) {
-                    // The class of the entry before.
-                    (1, 3) => classes[at - inner] as usize,
-                    _ => (row * 31 + entry * 17 + 3) % classes_of_row,
-                };
-                classes[at] = class as i64;
-                shares[at] = given[problem.at(row, (class + entry) % classes_of_row)];
-                if entry == 2 && row % 4 == 1 {
-                    classes[at] = IGNORED;
-                } else {
-                    dense[problem.at(row, class)] += shares[at];
-                }
-            }
-        }
-        let problem = Problem {
-            targets: Targets::Distributions(dense),
-            ..problem
-        };
-        Self {
-            problem,
-            count,
-            classes,
-            shares,
-        }
-    }
-
-    fn with(mut self, change: impl FnOnce(Problem) -> Problem) -> Self {
-        self.problem = change(self.problem);
-        self
-    }
-
-    fn shape(&self) -> Vec<usize> {
-        let mut shape = self.problem.shape.clone();
-        shape[self.problem.class_dim] = self.count;
-        shape
-    }
-
-    /// The numbers of the entries from those of the dense distributions; `other` where an entry is ignored.
-    fn of_dense(&self, dense: &[f64], other: f64) -> Vec<f64> {
-        let inner = self.problem.inner();
-        let number = |at: usize| {
-            let row = at / (self.count * inner) * inner + at % inner;
-            match self.classes[at] {
-                IGNORED => other,
-                class => dense[self.problem.at(row, class as usize)],
-            }
-        };
-        (0..self.classes.len()).map(number).collect()
-    }
-
-    fn target<const D: usize>(&self, shares: Tensor<D>) -> SparseDistribution<D> {
-        let data = TensorData::new(self.classes.clone(), self.shape());
-        SparseDistribution::new(Tensor::<D, Int>::from_data(data, &shares.device()), shares)
-    }
-
-    /// Loss and gradients from the crate; those of the shares are in the order of the entries.
-    fn found<const D: usize, const R: usize>(&self, options: (&Device, DType)) -> Outcome
-    where
-        Tensor<D>: LogitsRank,
-        RowLosses<D>: Losses,
-        burn_cross_entropy::WeightedTarget<SparseDistribution<D>, R>: CrossEntropyTarget<D>,
-    {
-        let shares = float_tensor::<D>(&self.shares, &self.shape(), options);
-        let shares = match self.problem.tracked_targets {
-            true => shares.require_grad(),
-            false => shares,
-        };
-        let target = self.target(shares.clone());
-        match &self.problem.row_weights {
-            None => self.computed(target, shares, options),
-            Some(weights) => {
-                let weights = float_tensor::<R>(weights, &row_shape(&self.problem), options);
-                self.computed(target.weighted(weights), shares, options)
-            }
-        }
-    }
-
-    fn computed<const D: usize>(
-        &self,
-        target: impl CrossEntropyTarget<D>,
-        shares: Tensor<D>,
-        options: (&Device, DType),
-    ) -> Outcome
-    where
-        Tensor<D>: LogitsRank,
-        RowLosses<D>: Losses,
-    {
-        let problem = &self.problem;
-        let (outcome, gradients) = run::over_a_leaf::<D>(problem, options, |loss, logits| {
-            run::weighed_loss::<D>(problem, loss, logits, target)
-        });
-        let of_shares = shares.grad(&gradients);
-        assert_eq!(of_shares.is_some(), self.problem.tracked_targets);
-        let of_shares = of_shares.map(|of_shares| {
-            let found = (of_shares.dims(), of_shares.dtype());
-            assert_eq!(found, (shares.dims(), options.1));
-            numbers(of_shares)
-        });
-        Outcome {
-            targets_gradient: of_shares,
-            ..outcome
-        }
-    }
-
-    /// Checks loss and gradients, with a gradient of the shares and without: entries that have none take another
-    /// way on the host.
-    #[track_caller]
-    fn assert_agrees(&self, float: DType, device: &Device) {
-        self.assert_tracked(float, device);
-        let untracked = Self {
-            problem: Problem {
-                tracked_targets: false,
-                ..self.problem.clone()
-            },
-            classes: self.classes.clone(),
-            shares: self.shares.clone(),
-            ..*self
-        };
-        untracked.assert_tracked(float, device);
-    }
-
-    #[track_caller]
-    fn assert_tracked(&self, float: DType, device: &Device) {
-        let mut found = match self.problem.shape.len() {
-            2 => self.found::<2, 1>((device, float)),
-            3 => self.found::<3, 2>((device, float)),
-            _ => self.found::<4, 3>((device, float)),
-        };
-        let mut expected = oracle::solve(&self.problem);
-        let Problem { shape, config, .. } = &self.problem;
-        let name = format!("{} entries, {shape:?}, {config:?}, {float:?}", self.count);
-        let of_shares = found.targets_gradient.take();
-        let dense = expected.targets_gradient.take();
-        tolerance::assert_close(&name, &self.problem, &found, &expected, float);
-        let allowed = match float {
-            DType::F64 => 1e-12,
-            DType::F32 => 4e-6,
-            _ => tolerance::of(float).gradient,
-        };
-        if let (Some(of_shares), Some(dense)) = (of_shares, dense) {
-            let expected = self.of_dense(&dense, 0.0);
-            assert_numbers(&format!("{name}: shares"), &of_shares, &expected, allowed);
-        }
-    }
-}
 
 fn sparse_distributions_agree_with_dense_ones(device: &Device) {
     let shapes: &[(&[usize], usize)] = match is_host(device) {
@@ -211,7 +36,7 @@ fn sparse_distributions_agree_with_dense_ones(device: &Device) {
         every()
             .with(Problem::unreduced)
             .assert_agrees(DType::F32, device);
-        // Kernels that take the entries one by one know no label smoothing.
+        // Even shares of label smoothing are a sum of their own.
         let without_smoothing = |config: CrossEntropyLossConfig| config.with_label_smoothing(0.0);
         let unsmoothed = || every().with(|problem| problem.with_config(without_smoothing));
         unsmoothed().assert_agrees(DType::F32, device);
@@ -359,6 +184,17 @@ fn hard_rows_keep_their_digits(device: &Device) {
     let of_shares = found.targets_gradient.expect("they are tracked");
     let dense = expected.targets_gradient.expect("they are tracked");
     pairs(&of_shares, &entries.of_dense(&dense, 0.0), "share");
+}
+
+/// The outputs of rows are those of dense distributions.
+fn outputs_agree_with_those_of_dense_ones(device: &Device) {
+    for (shape, count) in [([23, 71, 1], 4), ([2, 70, 7], 5), ([33, 130, 1], 1)] {
+        let of = || Entries::random(&shape, count, 21);
+        of().assert_outputs_agree(device);
+        of().with(every_option)
+            .with(Problem::with_row_weights)
+            .assert_outputs_agree(device);
+    }
 }
 
 /// One entry with a share of 1 is an index.
@@ -520,6 +356,7 @@ tests_on! {
     every_backend: [
         sparse_distributions_agree_with_dense_ones,
         projections_agree,
+        outputs_agree_with_those_of_dense_ones,
         hard_rows_keep_their_digits,
         one_entry_is_an_index,
         what_does_not_fit_is_refused,

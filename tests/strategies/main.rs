@@ -23,16 +23,18 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 use burn_cross_entropy::{
     CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses, SparseDistribution,
-    TargetTensor, WeightedTarget,
+    TargetTensor, TeacherLogits, WeightedTarget,
 };
 
 use common::backends::{is_processor, tests_on};
+use common::entries::Entries;
 use common::hard_rows;
 use common::output::assert_output;
 use common::problem::{Problem, Targets};
 use common::random::random_problems_agree;
 use common::run::{self, Form, Layout, Losses, assert_agrees, float_tensor, numbers, row_shape};
 use common::tails::Tailed;
+use common::teacher::Teacher;
 use common::tolerance::assert_numbers;
 
 /// Strategies, each with whether a row has several parts.
@@ -207,6 +209,75 @@ where
     });
     let expected = tailed.solve().outcome;
     let name = format!("{:?}, a tail {has_tail}", problem.shape);
+    assert_numbers(&name, &found.loss, &expected.loss, 4e-6);
+    let gradient = &expected.logits_gradient;
+    assert_numbers(&name, &found.logits_gradient, gradient, 4e-6);
+}
+
+/// Entries beside label smoothing and weights of classes, among them repeated and ignored ones, with outputs and
+/// without.
+fn entries_with_smoothing_and_outputs(device: &Device) {
+    let ways = [ways(device), ways_of_one_kernel(device)].concat();
+    in_ways(ways, || {
+        for (shape, count) in [([9, 130, 1], 4), ([2, 301, 4], 5)] {
+            let options = |problem: Problem| {
+                let problem = problem.with_weights().with_row_weights();
+                problem.with_config(|config| config.with_label_smoothing(0.2).with_z_loss(0.01))
+            };
+            let entries = || Entries::random(&shape, count, 15).with(options);
+            entries().assert_agrees(DType::F32, device);
+            entries()
+                .with(Problem::unreduced)
+                .assert_agrees(DType::F32, device);
+            entries().assert_outputs_agree(device);
+        }
+    });
+}
+
+/// Logits of a teacher, against its probabilities.
+fn teachers(device: &Device) {
+    let ways = [ways(device), ways_of_one_kernel(device)].concat();
+    in_ways(ways, || {
+        for (shape, class_dim) in [(&[9, 130][..], 1), (&[2, 301, 4], 1)] {
+            let problem = Problem::random(shape, class_dim, false, 16);
+            let teacher = Teacher {
+                logits: Problem::random(shape, class_dim, false, 17).logits,
+                temperature: 2.5,
+                ..Teacher::SMALLEST
+            };
+            for problem in [problem.clone(), problem.with_row_weights().unreduced()] {
+                match shape.len() {
+                    2 => assert_teacher::<2, 1>(&problem, &teacher, device),
+                    _ => assert_teacher::<3, 2>(&problem, &teacher, device),
+                }
+            }
+        }
+    });
+}
+
+fn assert_teacher<const D: usize, const R: usize>(
+    problem: &Problem,
+    teacher: &Teacher,
+    device: &Device,
+) where
+    Tensor<D>: LogitsRank,
+    RowLosses<D>: Losses,
+    TeacherLogits<Tensor<D>>: TargetTensor,
+    WeightedTarget<TeacherLogits<Tensor<D>>, R>: CrossEntropyTarget<D>,
+{
+    let options = (device, DType::F32);
+    let over_shares = teacher.problem(problem);
+    let (found, _) = run::over_a_leaf::<D>(problem, options, |loss, logits| {
+        let target =
+            TeacherLogits::new(float_tensor::<D>(&teacher.logits, &problem.shape, options));
+        let target = target.with_temperature(teacher.temperature);
+        let ones = vec![1.0; problem.rows()];
+        let weights = problem.row_weights.as_ref().unwrap_or(&ones);
+        let weights = float_tensor::<R>(weights, &row_shape(problem), options);
+        run::weighed_loss::<D>(problem, loss, logits, target.weighted(weights))
+    });
+    let expected = teacher.solve(&over_shares);
+    let name = format!("a teacher, {:?}", problem.shape);
     assert_numbers(&name, &found.loss, &expected.loss, 4e-6);
     let gradient = &expected.logits_gradient;
     assert_numbers(&name, &found.logits_gradient, gradient, 4e-6);
@@ -432,6 +503,8 @@ tests_on! {
     random_problems,
     loss_and_gradient_in_one_kernel,
     entries_and_tails,
+    entries_with_smoothing_and_outputs,
+    teachers,
     entries_in_one_kernel,
     spoiled_upstream_gradients,
 ],

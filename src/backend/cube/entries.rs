@@ -23,17 +23,12 @@ pub(super) struct OfEntries {
 }
 
 /// Whether the kernels take the entries of sparse distributions, without dense ones.
-pub(super) fn are_taken(
-    logits: &Shape,
-    inputs: &Inputs<CubeBackend>,
-    options: &Options,
-    wanted: Wanted,
-) -> bool {
+pub(super) fn are_taken(logits: &Shape, inputs: &Inputs<CubeBackend>, options: &Options) -> bool {
     let Targets::Sparse { classes, .. } = &inputs.targets else {
         return false;
     };
     let class_dim = options.class_dim;
-    options.takes_entries(&wanted, classes.shape()[class_dim], logits[class_dim])
+    options.takes_entries(classes.shape()[class_dim], logits[class_dim])
 }
 
 /// Options beside index targets that stand for entries: all of these are classes.
@@ -62,7 +57,7 @@ impl<'a> Operands<'a> {
         let logits = in_strides(logits, options.class_dim);
         let resolved = {
             let of_entries = Inputs {
-                weights: inputs.weights,
+                weights: inputs.weights.clone(),
                 ..Inputs::new(Targets::Indices(classes))
             };
             let of_entries = Operands::new(logits.clone(), of_entries, given, wanted);
@@ -84,22 +79,32 @@ impl<'a> Operands<'a> {
             CubeTensor::new_contiguous(client, device, shape, buffer.handle.clone(), dtype)
         };
         let arithmetic = accumulation_dtype(logits.dtype);
-        let classes = tensor(&resolved.classes, rows, DType::I32);
+        let classes = tensor(&resolved.classes, 2 * rows, DType::I32);
         let lines = lines::of_inputs(has_tail);
         let numbers = tensor(&resolved.numbers, lines * rows, arithmetic.into());
+        // Without even shares only the entries have weights of classes.
+        let weights = match options.label_smoothing == 0.0 {
+            true => MaybeFloat::None,
+            false => inputs.weights,
+        };
+        let has_weights = weights.as_option().is_some();
         let has_row_weights = inputs.row_weights.as_option().is_some();
         let of_rows = Inputs {
             reduction: inputs.reduction,
             ..Inputs::new(Targets::Indices(classes))
         };
         Operands {
-            weights: in_one([inputs.row_weights, MaybeFloat::Some(numbers)], arithmetic),
+            weights: in_one(
+                [weights, inputs.row_weights, MaybeFloat::Some(numbers)],
+                arithmetic,
+            ),
             weighed: Weighed {
-                classes: false,
+                classes: has_weights,
                 rows: has_row_weights,
                 evens: false,
                 entries: true,
                 tail: has_tail,
+                teacher: false,
             },
             entries: Some(OfEntries {
                 resolved,

@@ -17,74 +17,16 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::elementary::{ln, ln_1p, tanh_slope};
+use super::from_forward::{FromForward, Statistics};
 use super::plan::{Along, Tile};
 use super::spec::{Extent, Factor, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, zeros};
-use super::targets::{Inputs, classes_of_lanes, first_class, lines, share_of_target, target_of};
+use super::targets::{
+    Inputs, RowShares, classes_of_lanes, first_class, lines, share_of_target, target_of,
+};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 use crate::operation::RowValue;
-
-/// Inputs of the backward from the forward, and the upstream gradient.
-#[derive(CubeType, CubeLaunch)]
-pub(crate) struct FromForward<A: Float> {
-    /// `[statistics, rows]`.
-    pub(crate) statistics: ComptimeOption<Box<[A]>>,
-    /// Divisors of the losses and of the z-losses.
-    pub(crate) divisors: ComptimeOption<Box<[A]>>,
-    /// Upstream gradient: one number, or without divisors one per row; absent where it is 1.
-    pub(crate) upstream: ComptimeOption<Box<[A]>>,
-}
-
-/// What the forward knows of a row.
-#[derive(CubeType, Clone, Copy)]
-#[expand(derive(Clone, Copy))]
-pub(crate) struct Statistics<A: Float> {
-    pub(crate) maximum: A,
-    pub(crate) others: A,
-    /// Sums of the spread shares.
-    pub(crate) at_maximum: A,
-    pub(crate) elsewhere: A,
-    /// Of a row factor, and what it adds to the target's share.
-    pub(crate) factor: A,
-    pub(crate) at_target: A,
-    pub(crate) entropy: A,
-}
-
-#[cube]
-impl<A: Float> Statistics<A> {
-    /// Reads the numbers of a row that the call needs; the others are 0.
-    pub(crate) fn read(
-        statistics: &[A],
-        row: usize,
-        rows: usize,
-        #[comptime] spec: &Spec,
-    ) -> Statistics<A> {
-        let zero = A::new(0.0);
-        let mut read = Statistics::<A> {
-            maximum: statistics[row],
-            others: statistics[rows + row],
-            at_maximum: zero,
-            elsewhere: zero,
-            factor: zero,
-            at_target: zero,
-            entropy: zero,
-        };
-        let line = comptime!(spec.line_of_factor());
-        if comptime!(spec.is_spread) {
-            read.at_maximum = statistics[2 * rows + row];
-            read.elsewhere = statistics[3 * rows + row];
-        }
-        if comptime!(spec.factor != Factor::None) {
-            read.factor = statistics[line * rows + row];
-            read.at_target = statistics[(line + 1) * rows + row];
-        }
-        if comptime!(spec.value == RowValue::Entropy) {
-            read.entropy = statistics[line * rows + row];
-        }
-        read
-    }
-}
 
 /// Gradients that the kernel writes.
 #[derive(CubeType, CubeLaunch)]
@@ -112,8 +54,7 @@ pub(crate) struct Lanes<A: Float, N: Size> {
     /// the mean of `maximum - x` under the probabilities.
     at_target: Vector<A, N>,
     class: Vector<u32, N>,
-    /// Even shares of the rows, see [`Inputs::evens_of_slot`].
-    evens: Vector<A, N>,
+    shares: RowShares<A, N>,
     /// Whether the row counts, 1 or 0; `dropped` replaces its gradient if it does not.
     counts: Vector<A, N>,
     dropped: Vector<A, N>,
@@ -202,7 +143,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime] spec: &Spec,
     ) -> bool {
         let tile = comptime!(spec.tile);
-        self.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, tile.along);
+        self.shares
+            .read(inputs, span.slot, &uniforms.extent, tile.along);
         let mut counts = true.runtime();
         if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
             counts = self.counts.extract(0usize) == A::new(1.0);
@@ -251,8 +193,9 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let mut shares = zeros::<A, N>();
         if comptime!(spec.is_spread) {
             let are_probabilities = comptime!(spec.values == Values::Probabilities);
-            let even = inputs.even_shares(x, self.evens, numbers, are_probabilities);
-            shares = inputs.shares(step.targets, even, step.at, numbers, along);
+            let own = inputs.own_shares(step.targets, &self.shares, numbers);
+            let even = inputs.even_shares(x, &self.shares, numbers, are_probabilities);
+            shares = inputs.shares(own, even, step.at, numbers, along);
         }
         #[comptime]
         if let ComptimeOption::Some(gradient) = &mut gradients.logits {
@@ -370,17 +313,20 @@ impl<A: Float, N: Size> Lanes<A, N> {
         slope
     }
 
-    /// The gradient of the logits of a class with a share of its own, where all lanes are of that class.
+    /// The gradient of the logits of a class with a share of its own and an even share, where all lanes are of that
+    /// class.
     pub(crate) fn slope_at_target(
         &self,
         logits: Vector<A, N>,
+        even: A,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
         let x = scores::<A, A, N>(logits, numbers, spec.values);
         let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
         let is_dominant = self.is_dominant(x, exponential, spec.tile);
-        let less = exponential * self.factor - self.at_target;
+        let even = Vector::new(even * scale_of_scores::<A>(numbers, spec)) * self.scale;
+        let less = exponential * self.factor - even - self.at_target;
         let slope = select_many(is_dominant, self.dominant_at_target, less);
         bent(slope, logits, numbers, spec)
     }
@@ -475,7 +421,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
             dominant_at_target: zeros(),
             dominant_elsewhere: zeros(),
             at_target: zeros(),
-            evens: zeros(),
+            shares: RowShares::new(),
             class: Vector::new(0u32),
             counts: zeros(),
             dropped: zeros(),
@@ -572,11 +518,11 @@ impl<A: Float, N: Size> Lanes<A, N> {
     ) {
         let (lane, along) = (comptime!(row.lane), comptime!(spec.tile.along));
         let extent = &uniforms.extent;
-        let maximum = inputs.number_of_entries(row.row, lines::MAXIMUM_OF_REST, extent);
-        let mut factor = inputs.number_of_entries(row.row, lines::AT_REST, extent) * row.scale;
+        let maximum = inputs.number_of_row(row.row, lines::MAXIMUM_OF_REST, extent);
+        let mut factor = inputs.number_of_row(row.row, lines::AT_REST, extent) * row.scale;
         if comptime!(spec.z_loss != ZLoss::Off) {
-            let share = inputs.number_of_entries(row.row, lines::SHARE_OF_REST, extent);
-            let lse = inputs.number_of_entries(row.row, lines::LSE, extent);
+            let share = inputs.number_of_row(row.row, lines::SHARE_OF_REST, extent);
+            let lse = inputs.number_of_row(row.row, lines::LSE, extent);
             let of_penalty = A::new(2.0) * uniforms.numbers.z_loss.get::<A>();
             factor += of_penalty * lse * row.penalty_scale * share;
         }
@@ -680,32 +626,5 @@ fn set<T: Scalar, N: Size>(
     match comptime!(along) {
         Along::Classes => *lanes = Vector::new(number),
         Along::Positions => lanes.insert(lane, number),
-    }
-}
-
-#[cube]
-impl<A: Float> FromForward<A> {
-    /// Factor of the gradient of a row's loss (`term` 0) or z-loss (1); 0 where the divisor is 0.
-    pub(super) fn scale_of_row(&self, row: usize, #[comptime] term: usize) -> A {
-        #[comptime]
-        match &self.divisors {
-            ComptimeOption::Some(divisors) => {
-                let total = divisors[term];
-                let mut scale = A::new(0.0);
-                if total != A::new(0.0) {
-                    scale = self.upstream_of(0usize.runtime()) / total;
-                }
-                scale
-            }
-            ComptimeOption::None => self.upstream_of(row),
-        }
-    }
-
-    fn upstream_of(&self, at: usize) -> A {
-        #[comptime]
-        match &self.upstream {
-            ComptimeOption::Some(upstream) => upstream[at],
-            ComptimeOption::None => A::new(1.0),
-        }
     }
 }

@@ -8,7 +8,8 @@
 //! dx[c] = A p[c] - sum_{y[j] = c} s[j]
 //! ```
 //!
-//! The first term and `A p` are those of an index target with a share of its own, and nothing cancels in the sum. The
+//! The first term and `A p` are those of an index target with a share of its own, and nothing cancels in the sum. With
+//! label smoothing the shares are what it leaves of them, and the even shares are those of every row of logits. The
 //! gradients at the entries are written over those that come with `A p`. There a class of more than half the
 //! probability needs the shares of the other classes, as for every target. The gradient of a share is `lse - x[y[j]]`.
 
@@ -16,14 +17,16 @@ use burn_cubecl::cubecl;
 use cubecl::ir::{ElemType, IntKind};
 use cubecl::prelude::*;
 
-use super::backward::{FromForward, Lanes, RowOfLane, Statistics};
+use super::backward::{Lanes, RowOfLane};
+use super::from_forward::{FromForward, Statistics};
 use super::launch::{Buffer, Call, FromForwardBuffers, Full, GradientBuffer};
 use super::layout::{place_of_class, start_of_row, strides_in_vectors};
 use super::plan::{Along, Tile};
-use super::spec::{ExtentLaunch, Spec, Uniforms, UniformsLaunch};
+use super::spec::{Extent, ExtentLaunch, Numbers, Spec, Uniforms, UniformsLaunch};
 use super::state::{scaled_difference, scores};
 use super::tail::{BITS, Marks, MarksLaunch, Sums};
 use super::targets::{lines, target_of_row};
+use crate::operation::Outputs;
 
 /// Units of a cube.
 const UNITS: u32 = 64;
@@ -39,18 +42,70 @@ const BAD: i32 = -2;
 struct Given {
     /// Number of entries of a row.
     count: usize,
+    /// Place of the first row's weight.
+    first_row_weight: usize,
     ignored: Sequence<InputScalar>,
+}
+
+/// Buffers of [`Entries`], and the marks that only tails need.
+#[derive(CubeType, CubeLaunch)]
+struct Resolved<A: Float> {
+    classes: Box<[i32]>,
+    numbers: Box<[A]>,
+    marks: Marks,
+}
+
+/// Places of what one row has of its entries.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+struct PlacesOfRow {
+    /// Number of the entries.
+    count: usize,
+    /// First share, and the distance between one and the next.
+    first_share: usize,
+    step: usize,
+    /// First class, first logit, first weight, and first product of a weight and a share.
+    classes: usize,
+    logits: usize,
+    weights: usize,
+    products: usize,
+    /// First even share, with label smoothing.
+    evens: usize,
+}
+
+#[cube]
+impl PlacesOfRow {
+    fn new(row: usize, count: usize, extent: &Extent, #[comptime] has_tail: bool) -> PlacesOfRow {
+        let (rows, inner) = (extent.rows, extent.inner);
+        let mut shares_of_row = count;
+        if comptime!(has_tail) {
+            shares_of_row += 1;
+        }
+        let logits = comptime!(lines::count(has_tail)) * rows + row * count;
+        PlacesOfRow {
+            count,
+            first_share: row / inner * shares_of_row * inner + row % inner,
+            step: inner,
+            classes: 2 * rows + row * count,
+            logits,
+            weights: logits + rows * count,
+            products: logits + 2 * rows * count,
+            evens: logits + 3 * rows * count,
+        }
+    }
 }
 
 /// Resolved entries of a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Entries {
     count: usize,
-    /// `[rows]`, the class of each row's entry `h`; then `[rows, count]`, the classes of the entries, [`IGNORED`] where
-    /// one is ignored and [`BAD`] where it is neither a class nor ignored. I32.
+    /// `[2, rows]`, the class of each row's entry `h`, and for the outputs that of its largest share; then
+    /// `[rows, count]`, the classes of the entries, [`IGNORED`] where one is ignored and [`BAD`] where it is neither a
+    /// class nor ignored. I32.
     pub(crate) classes: Buffer,
-    /// The [`lines`] of the rows; then `[3, rows, count]`, the logits of the entries, the weights of their classes, and
-    /// the products of weights and shares. In the dtype of the arithmetic.
+    /// The [`lines`] of the rows; then `[3, rows, count]`, the logits of the entries, what their shares count with (the
+    /// weights of their classes, times what label smoothing leaves), and the products of both; with label smoothing
+    /// also the even shares of their classes. In the dtype of the arithmetic.
     pub(crate) numbers: Buffer,
 }
 
@@ -61,9 +116,7 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     indices: &[I],
     shares: &[P],
     weights: ComptimeOption<&[A]>,
-    classes: &mut [i32],
-    numbers_of_entries: &mut [A],
-    mut marks: Marks,
+    mut resolved: Resolved<A>,
     given: Given,
     uniforms: Uniforms,
     #[comptime] spec: Spec,
@@ -75,17 +128,10 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         terminate!();
     }
     let (zero, count) = (A::new(0.0), given.count);
-    let has_tail = marks.words.is_some().comptime();
+    let has_tail = resolved.marks.words.is_some().comptime();
     let of_row = start_of_row(row, extent.inner, &extent.logits, true);
-    let column = row % extent.inner;
-    let first = row / extent.inner * count * extent.inner + column;
-    let mut first_share = first;
-    if comptime!(has_tail) {
-        first_share = row / extent.inner * (count + 1) * extent.inner + column;
-    }
-    let logits_of_entries = comptime!(lines::count(has_tail)) * extent.rows + row * count;
-    let weights_of_entries = logits_of_entries + extent.rows * count;
-    let shares_of_entries = weights_of_entries + extent.rows * count;
+    let places = PlacesOfRow::new(row, count, extent, has_tail);
+    let first = row / extent.inner * count * extent.inner + row % extent.inner;
     let mut sums = Sums::<A, N>::nothing(numbers);
     let mut largest = numbers.lowest.get::<A>();
     let mut class_of_largest = 0i32.runtime();
@@ -103,10 +149,14 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         if let ComptimeOption::Some(weights) = &weights {
             weight = weights[class];
         }
+        if comptime!(spec.is_spread) {
+            resolved.numbers[places.evens + at] = weight * numbers.even.get::<A>();
+            weight *= numbers.remaining.get::<A>();
+        }
         let dropped = select(target.is_bad, numbers.nan.get::<A>(), zero);
         let share = select(
             target.counts,
-            weight * A::cast_from(shares[first_share + at * extent.inner]),
+            weight * A::cast_from(shares[places.first_share + at * extent.inner]),
             dropped,
         );
         if target.counts && (x > largest || !has_entry) {
@@ -116,7 +166,7 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         }
         total += share;
         #[comptime]
-        if let ComptimeOption::Some(words) = &mut marks.words {
+        if let ComptimeOption::Some(words) = &mut resolved.marks.words {
             let place = row * extent.classes.div_ceil(comptime!(BITS)) + class / comptime!(BITS);
             let (word, bit) = (
                 words[place],
@@ -132,32 +182,109 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         }
         let other = select(target.is_bad, BAD.runtime(), IGNORED.runtime());
         let class = select(target.counts, i32::cast_from(target.class), other);
-        classes[extent.rows + row * count + at] = class;
-        numbers_of_entries[logits_of_entries + at] = logit.extract(0usize);
-        numbers_of_entries[weights_of_entries + at] = weight;
-        numbers_of_entries[shares_of_entries + at] = share;
+        resolved.classes[places.classes + at] = class;
+        resolved.numbers[places.logits + at] = logit.extract(0usize);
+        resolved.numbers[places.weights + at] = weight;
+        resolved.numbers[places.products + at] = share;
     }
     let mut further = zero;
     for at in 0..count {
-        let share = numbers_of_entries[shares_of_entries + at];
-        let logit = numbers_of_entries[logits_of_entries + at];
-        let x = scores::<A, A, N>(Vector::new(logit), numbers, spec.values);
-        // Equal infinities are not subtracted: the difference would be NaN.
-        let gap = scaled_difference::<A, N>(Vector::new(largest), x, numbers, comptime!(&spec));
-        let gap = select(x.extract(0usize) == largest, zero, gap.extract(0usize));
+        let share = resolved.numbers[places.products + at];
+        let logit = resolved.numbers[places.logits + at];
+        let gap = gap_below::<A, N>(largest, logit, numbers, comptime!(&spec));
         further += select(share == zero, zero, share * gap);
     }
-    classes[row] = class_of_largest;
-    numbers_of_entries[row + comptime!(lines::SHARES) * extent.rows] = total;
-    numbers_of_entries[row + comptime!(lines::FURTHER) * extent.rows] = further;
+    resolved.classes[row] = class_of_largest;
+    resolved.numbers[row + comptime!(lines::SHARES) * extent.rows] = total;
+    resolved.numbers[row + comptime!(lines::FURTHER) * extent.rows] = further;
+    if comptime!(spec.outputs != Outputs::None) {
+        resolved.classes[extent.rows + row] = label_of_row::<P>(shares, &resolved.classes, &places);
+        let (own, further) = own_sums::<A, P, N>(
+            shares,
+            &resolved.classes,
+            &resolved.numbers,
+            largest,
+            &places,
+            numbers,
+            comptime!(&spec),
+        );
+        resolved.numbers[row + comptime!(lines::OWN_SHARES) * extent.rows] = own;
+        resolved.numbers[row + comptime!(lines::OWN_FURTHER) * extent.rows] = further;
+    }
     if comptime!(has_tail) {
-        let tail = A::cast_from(shares[first_share + count * extent.inner]);
-        numbers_of_entries[row + comptime!(lines::TAIL) * extent.rows] = tail;
+        let tail = A::cast_from(shares[places.first_share + count * extent.inner]);
+        resolved.numbers[row + comptime!(lines::TAIL) * extent.rows] = tail;
         let maximum = sums.maximum.extract(0usize);
-        numbers_of_entries[row + comptime!(lines::MAXIMUM) * extent.rows] = maximum;
-        numbers_of_entries[row + comptime!(lines::SUM) * extent.rows] =
+        resolved.numbers[row + comptime!(lines::MAXIMUM) * extent.rows] = maximum;
+        resolved.numbers[row + comptime!(lines::SUM) * extent.rows] =
             sums.sum.value().extract(0usize);
     }
+}
+
+/// Class of the largest share of a row, of several the first; 0 where no share is above 0.
+#[cube]
+fn label_of_row<P: Float>(shares: &[P], classes: &[i32], places: &PlacesOfRow) -> i32 {
+    let mut label = 0i32.runtime();
+    let mut largest = f32::new(0.0);
+    for at in 0..places.count {
+        let class = classes[places.classes + at];
+        let mut share = f32::new(0.0);
+        for other in 0..places.count {
+            if classes[places.classes + other] == class {
+                share += f32::cast_from(shares[places.first_share + other * places.step]);
+            }
+        }
+        let is_first = share == largest && class < label && share > f32::new(0.0);
+        if class >= 0 && (share > largest || is_first) {
+            largest = share;
+            label = class;
+        }
+    }
+    label
+}
+
+/// The sum of the shares of a row without the weights of classes, and what the entries add to the surprisal under them.
+#[cube]
+fn own_sums<A: Float, P: Float, N: Size>(
+    shares: &[P],
+    classes: &[i32],
+    numbers_of_entries: &[A],
+    largest: A,
+    places: &PlacesOfRow,
+    numbers: &Numbers,
+    #[comptime] spec: &Spec,
+) -> (A, A) {
+    let zero = A::new(0.0);
+    let (mut own, mut further) = (zero, zero);
+    for at in 0..places.count {
+        let class = classes[places.classes + at];
+        let dropped = select(class == BAD.runtime(), numbers.nan.get::<A>(), zero);
+        let share = A::cast_from(shares[places.first_share + at * places.step]);
+        let share = select(class >= 0, share, dropped);
+        let logit = numbers_of_entries[places.logits + at];
+        own += share;
+        let gap = gap_below::<A, N>(largest, logit, numbers, spec);
+        further += select(share == zero, zero, share * gap);
+    }
+    (own, further)
+}
+
+/// Distance of the score of a logit below the largest.
+#[cube]
+fn gap_below<A: Float, N: Size>(
+    largest: A,
+    logit: A,
+    numbers: &Numbers,
+    #[comptime] spec: &Spec,
+) -> A {
+    let x = scores::<A, A, N>(Vector::new(logit), numbers, spec.values);
+    // Equal infinities are not subtracted: the difference would be NaN.
+    let gap = scaled_difference::<A, N>(Vector::new(largest), x, numbers, spec);
+    select(
+        x.extract(0usize) == largest,
+        A::new(0.0),
+        gap.extract(0usize),
+    )
 }
 
 /// What the gradients at the entries of a row share.
@@ -170,22 +297,35 @@ struct RowOfEntries<A: Float, N: Size> {
     weighs: bool,
 }
 
-/// Numbers of a row whose entries have the sum `share` at one class and `elsewhere` at the others.
+/// Weight of a row, among the weights of classes and rows.
+#[cube]
+fn weight_of_row<A: Float>(
+    weights: ComptimeOption<&[A]>,
+    row: usize,
+    given: &Given,
+    #[comptime] spec: &Spec,
+) -> A {
+    let mut weight = A::new(1.0);
+    if comptime!(spec.has_row_weights) {
+        #[comptime]
+        if let ComptimeOption::Some(weights) = weights {
+            weight = weights[given.first_row_weight + row];
+        }
+    }
+    weight
+}
+
+/// Numbers of a row of this weight whose entries have the sum `share` at one class and `elsewhere` at the others.
 #[cube]
 fn numbers_of_row<A: Float, N: Size>(
     from_forward: &FromForward<A>,
-    row_weights: ComptimeOption<&[A]>,
     row: usize,
+    weight: A,
     share: A,
     elsewhere: A,
     uniforms: &Uniforms,
     #[comptime] spec: &Spec,
 ) -> RowOfEntries<A, N> {
-    let mut weight = A::new(1.0);
-    #[comptime]
-    if let ComptimeOption::Some(row_weights) = row_weights {
-        weight = row_weights[row];
-    }
     let mut lanes = Lanes::<A, N>::new(row, &uniforms.extent, spec.tile);
     let of_lane = RowOfLane::<A> {
         row,
@@ -197,7 +337,7 @@ fn numbers_of_row<A: Float, N: Size>(
     #[comptime]
     if let ComptimeOption::Some(statistics) = &from_forward.statistics {
         let mut given = Statistics::read(statistics, row, uniforms.extent.rows, spec);
-        given.elsewhere = elsewhere;
+        given.elsewhere += elsewhere;
         lanes.set_statistics(given, &of_lane, uniforms, spec);
     }
     RowOfEntries::<A, N> {
@@ -212,7 +352,7 @@ fn numbers_of_row<A: Float, N: Size>(
 fn gradient_at_entries<F: Float, A: Float, N: Size>(
     classes: &[i32],
     numbers_of_entries: &[A],
-    row_weights: ComptimeOption<&[A]>,
+    weights: ComptimeOption<&[A]>,
     from_forward: FromForward<A>,
     gradient: &mut [F],
     given: Given,
@@ -227,7 +367,8 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
         terminate!();
     }
     let row = entry / count;
-    let class = classes[rows + entry];
+    let weight = weight_of_row(weights, row, &given, comptime!(&spec));
+    let class = classes[2 * rows + entry];
     if class < 0 {
         terminate!();
     }
@@ -237,7 +378,7 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     let mut elsewhere = A::new(0.0);
     for at in row * count..(row + 1) * count {
         let other = numbers_of_entries[shares_of_entries + at];
-        if classes[rows + at] == class {
+        if classes[2 * rows + at] == class {
             share += other;
         } else {
             elsewhere += other;
@@ -248,17 +389,21 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
     }
     let of_row = numbers_of_row::<A, N>(
         &from_forward,
-        row_weights,
         row,
+        weight,
         share,
         elsewhere,
         &uniforms,
         comptime!(&spec),
     );
     let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
+    let mut even = A::new(0.0);
+    if comptime!(spec.is_spread) {
+        even = numbers_of_entries[first + 3 * rows * count + entry];
+    }
     let slope = of_row
         .lanes
-        .slope_at_target(logit, numbers, comptime!(&spec));
+        .slope_at_target(logit, even, numbers, comptime!(&spec));
     let slope = select(of_row.weighs, slope.extract(0usize), A::new(0.0));
     let start = start_of_row(row, extent.inner, &extent.gradient, true);
     gradient[place_of_class(start, class as usize, &extent.gradient)] = F::cast_from(slope);
@@ -269,7 +414,7 @@ fn gradient_at_entries<F: Float, A: Float, N: Size>(
 fn gradient_of_shares<A: Float, P: Float, N: Size>(
     classes: &[i32],
     numbers_of_entries: &[A],
-    row_weights: ComptimeOption<&[A]>,
+    weights: ComptimeOption<&[A]>,
     from_forward: FromForward<A>,
     gradient: &mut [P],
     given: Given,
@@ -290,8 +435,8 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
     let (row, at) = (unit / shares_of_row, unit % shares_of_row);
     let of_row = numbers_of_row::<A, N>(
         &from_forward,
-        row_weights,
         row,
+        weight_of_row(weights, row, &given, comptime!(&spec)),
         zero,
         zero,
         &uniforms,
@@ -303,7 +448,7 @@ fn gradient_of_shares<A: Float, P: Float, N: Size>(
     if at < given.count {
         let entry = row * given.count + at;
         let first = comptime!(lines::count(spec.has_tail)) * rows;
-        class = classes[rows + entry];
+        class = classes[2 * rows + entry];
         factor = numbers_of_entries[first + rows * given.count + entry];
         let logit = Vector::<A, N>::new(numbers_of_entries[first + entry]);
         let x = scores::<A, A, N>(logit, numbers, spec.values);
@@ -329,11 +474,12 @@ impl Call<'_> {
     pub(crate) fn entries(&self, shares: &Buffer, count: usize, marks: Option<&Buffer>) -> Entries {
         let rows = self.geometry.rows();
         let lines = lines::count(marks.is_some());
+        let of_entries = if self.options.is_spread(false) { 4 } else { 3 };
         let new = |dtype: ElemType, length: usize| Buffer::new(&self.client, dtype, length);
         let entries = Entries {
             count,
-            classes: new(IntKind::I32.into(), (1 + count) * rows),
-            numbers: new(self.arithmetic(), (lines + 3 * count) * rows),
+            classes: new(IntKind::I32.into(), (2 + count) * rows),
+            numbers: new(self.arithmetic(), (lines + of_entries * count) * rows),
         };
         let indices = self.indices().expect("the entries have classes");
         let spec = self.spec_of_elements();
@@ -351,10 +497,12 @@ impl Call<'_> {
                 indices.argument(),
                 shares.argument(),
                 self.weights.as_ref().map(Buffer::argument).into(),
-                entries.classes.argument(),
-                entries.numbers.argument(),
-                MarksLaunch::new(marks.map(Buffer::argument).into()),
-                GivenLaunch::new(count, self.ignored()),
+                ResolvedLaunch::new(
+                    entries.classes.argument(),
+                    entries.numbers.argument(),
+                    MarksLaunch::new(marks.map(Buffer::argument).into()),
+                ),
+                GivenLaunch::new(count, 0, self.ignored()),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
                 spec,
                 [logits, arithmetic, shares.dtype, index, comparison],
@@ -387,10 +535,10 @@ impl Call<'_> {
                 1,
                 entries.classes.argument(),
                 entries.numbers.argument(),
-                self.row_weights().map(Buffer::argument).into(),
+                self.weights.as_ref().map(Buffer::argument).into(),
                 from_forward.arguments(),
                 gradient.buffer.argument(),
-                GivenLaunch::new(entries.count, [].into_iter().collect()),
+                self.given_of_gradients(entries),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(gradient)),
                 self.spec_of_elements(),
                 [gradient.buffer.dtype, self.arithmetic()],
@@ -415,10 +563,10 @@ impl Call<'_> {
                 1,
                 entries.classes.argument(),
                 entries.numbers.argument(),
-                self.row_weights().map(Buffer::argument).into(),
+                self.weights.as_ref().map(Buffer::argument).into(),
                 from_forward.arguments(),
                 gradient.argument(),
-                GivenLaunch::new(entries.count, [].into_iter().collect()),
+                self.given_of_gradients(entries),
                 UniformsLaunch::new(self.numbers(), self.extent_of_elements(&self.logits)),
                 self.spec_of_elements(),
                 [self.arithmetic(), gradient.dtype],
@@ -432,9 +580,13 @@ impl Call<'_> {
         self.cube_count(units.div_ceil(UNITS as usize))
     }
 
-    /// Weights of the rows, which no weights of classes precede.
-    fn row_weights(&self) -> Option<&Buffer> {
-        self.weights.as_ref().filter(|_| self.weighed.rows)
+    /// Numbers of the kernels of the gradients.
+    fn given_of_gradients(&self, entries: &Entries) -> GivenLaunch {
+        let first_row_weight = match self.weighed.classes {
+            true => self.geometry.classes,
+            false => 0,
+        };
+        GivenLaunch::new(entries.count, first_row_weight, [].into_iter().collect())
     }
 
     /// Constants of a kernel that takes one row, or one entry, in each unit, whatever the plan of the rows.

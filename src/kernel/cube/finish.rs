@@ -52,8 +52,11 @@ pub(crate) struct OfTarget<A: Float> {
     pub(crate) ranked_class: u32,
     /// Share that an index target adds to its class.
     pub(crate) share: A,
-    /// What a row's entries add to its loss, where it has such.
+    /// What a row's entries add to its loss, where it has such; then the sum of their shares without the weights of
+    /// classes, and what they add to the surprisal under these.
     pub(crate) further: A,
+    pub(crate) own_shares: A,
+    pub(crate) own_further: A,
     pub(crate) class_weight: A,
     pub(crate) row_weight: A,
 }
@@ -158,6 +161,11 @@ impl<A: Float> Finished<A> {
             true => zero - (sums.outputs.surprisal_sum + sums.outputs.share_sum * above),
             false => zero - (gap + above),
         };
+        if comptime!(spec.has_entries) {
+            let surprisal = given.own_shares * (gap + above);
+            let surprisal = select(given.own_shares == zero, zero, surprisal);
+            self.log_prob = zero - (given.own_further + surprisal);
+        }
         if comptime!(spec.factor != Factor::None) {
             let of_others = others / (others + A::new(1.0));
             let surprisal = gap + above;

@@ -15,7 +15,7 @@ use cubecl::prelude::*;
 use super::finish::{OfTarget, Results, finish};
 use super::group::Group;
 use super::layout::{place_of_class, start_of_row};
-use super::outputs::{RowOutputs, class_to_rank};
+use super::outputs::RowOutputs;
 use super::plan::Along;
 use super::scan::scan;
 use super::spec::{Extent, Numbers, Span, Spec, Uniforms, span};
@@ -150,18 +150,27 @@ pub(crate) fn conclude<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let target = target_of::<A, P, I, K, N>(inputs, place.row, extent);
         let logit = score_of::<F, A, N>(logits, place, target.class, uniforms, comptime!(&spec));
         let share = share_of_target::<A, P, I, N>(inputs, place.row, &target, uniforms);
-        let further = match comptime!(spec.has_entries) {
-            true => inputs.number_of_entries(place.row, lines::FURTHER, extent),
-            false => A::new(0.0),
-        };
-        let given = OfTarget::<A> {
+        let mut given = OfTarget::<A> {
             logit,
             share,
-            further,
-            ranked_class: class_to_rank::<A, P, I, N>(inputs, place.row, target.class),
+            further: A::new(0.0),
+            own_shares: A::new(0.0),
+            own_further: A::new(0.0),
+            ranked_class: inputs.class_to_rank(place.row, &target, extent),
             class_weight: inputs.weight(target.class as usize),
             row_weight: inputs.row_weight(place.row, extent.classes),
         };
+        if comptime!(spec.has_entries) {
+            given.further = inputs.number_of_row(place.row, lines::FURTHER, extent);
+            if comptime!(spec.has_tail) {
+                // There are no weights of classes beside a tail, whose part is in the further loss.
+                given.own_shares = share;
+                given.own_further = given.further;
+            } else if comptime!(spec.outputs != Outputs::None) {
+                given.own_shares = inputs.number_of_row(place.row, lines::OWN_SHARES, extent);
+                given.own_further = inputs.number_of_row(place.row, lines::OWN_FURTHER, extent);
+            }
+        }
         let finished = finish(sums, target, given, uniforms, spec.clone());
         finished.write(results, place.row, extent.rows, spec.clone());
     }

@@ -7,15 +7,16 @@ use cubecl::ir::{ElemType, FloatKind, IntKind, UIntKind};
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
-use super::backward::{FromForwardLaunch, GradientsLaunch, gradients_of_rows};
+use super::backward::{GradientsLaunch, gradients_of_rows};
 use super::finish::ResultsLaunch;
 use super::forward::losses_of_rows;
+use super::from_forward::FromForwardLaunch;
 use super::layout::{Layout, strides_in_vectors};
 use super::plan::{Hardware, Plan, Problem};
 use super::spec::{ExtentLaunch, Factor, NumbersLaunch, Spec, UniformsLaunch, Values, ZLoss};
 use super::targets::{InputsLaunch, Weighed};
 use crate::operation::{
-    Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, Ties, Wanted, bend_of,
+    Geometry, InputValues, Options, Outputs, ScaleSteps, Slack, TargetValues, Ties, Wanted, bend_of,
 };
 
 /// Numbers in the memory of a device.
@@ -399,6 +400,10 @@ impl Call<'_> {
             InputValues::Probabilities => (1.0, 1.0),
         };
         let ScaleSteps { before, after } = ScaleSteps::of(scale);
+        let of_teacher = ScaleSteps::of(match self.options.targets {
+            TargetValues::Logits { scale } => scale,
+            TargetValues::Shares => 1.0,
+        });
         let [least_finite, epsilon, smallest] = match self.arithmetic() {
             ElemType::Float(FloatKind::F64) => [f64::MIN, f64::EPSILON, f64::MIN_POSITIVE],
             _ => [f32::MIN, f32::EPSILON, f32::MIN_POSITIVE].map(f64::from),
@@ -422,6 +427,8 @@ impl Call<'_> {
             self.number(scale),
             self.number(before),
             self.number(after),
+            self.number(of_teacher.before),
+            self.number(of_teacher.after),
             self.number(cap),
             self.number(bend_of(scale, cap)),
             self.number(self.options.z_loss),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`launch`] | from the buffers of a call to the launches of its kernels |
 //! | [`forward`] | the kernel that reads the logits once and writes a loss and a few numbers per row |
-//! | [`backward`] | the kernel that reads the logits once more and writes the gradient |
+//! | [`backward`], [`from_forward`] | the kernel that reads the logits once more and writes the gradient; what it has from the forward |
 //! | [`one_pass`], [`upstream`] | both in one kernel, for an upstream gradient of 1; the product with another |
 //! | [`totals`] | the kernels that make one number of the losses |
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
@@ -29,6 +29,7 @@ mod evens;
 mod factor;
 mod finish;
 mod forward;
+mod from_forward;
 mod group;
 mod lanes;
 mod launch;

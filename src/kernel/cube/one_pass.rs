@@ -12,9 +12,10 @@ use burn_cubecl::cubecl;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-use super::backward::{FromForward, Gradients, GradientsLaunch, Lanes, Statistics};
+use super::backward::{Gradients, GradientsLaunch, Lanes};
 use super::finish::{Results, ResultsLaunch};
 use super::forward::{RowOfUnit, conclude, sums_below, sums_of_group};
+use super::from_forward::{FromForward, Statistics};
 use super::group::Group;
 use super::launch::{
     Buffer, Call, FromForwardBuffers, GradientBuffer, Reduction, RowResults, hardware,

@@ -12,7 +12,7 @@ use super::group::Group;
 use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
-use super::targets::{Inputs, classes_of_lanes, first_class};
+use super::targets::{classes_of_lanes, first_class};
 use super::walk::Step;
 use crate::operation::Outputs;
 
@@ -306,20 +306,6 @@ pub(crate) fn lowered<A: Float, N: Size>(score: Vector<A, N>, numbers: &Numbers)
         Vector::new(numbers.least_slack.get::<A>()),
     );
     score - slack
-}
-
-/// Class whose rank is wanted.
-#[cube]
-pub(crate) fn class_to_rank<A: Float, P: Float, I: Int, N: Size>(
-    inputs: &Inputs<A, P, I, N>,
-    row: usize,
-    class_of_index: u32,
-) -> u32 {
-    #[comptime]
-    match &inputs.labels {
-        ComptimeOption::Some(labels) => u32::cast_from(labels[row]),
-        ComptimeOption::None => class_of_index,
-    }
 }
 
 /// Replaces NaN by the lowest score. The bound is an argument: with a constant, a compiler might assume

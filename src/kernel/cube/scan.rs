@@ -4,7 +4,7 @@ use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
 use super::layout::{place_of_class, start_of_row};
-use super::outputs::{RankedClass, class_to_rank, lowered, or_lowest};
+use super::outputs::{RankedClass, lowered, or_lowest};
 use super::plan::Along;
 use super::spec::{Span, Spec, Uniforms};
 use super::state::State;
@@ -70,7 +70,12 @@ pub(crate) fn begin<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Si
     uniforms: &Uniforms,
     #[comptime] spec: Spec,
 ) -> RankedClass<A, N> {
-    state.evens = inputs.evens_of_slot(span.slot, &uniforms.extent, comptime!(spec.tile.along));
+    state.shares.read(
+        inputs,
+        span.slot,
+        &uniforms.extent,
+        comptime!(spec.tile.along),
+    );
     class_of_rank::<F, A, P, I, K, N>(logits, inputs, span, uniforms, spec)
 }
 
@@ -103,7 +108,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                 for lane in 0..lanes {
                     let row = span.slot * lanes + lane;
                     let target = target_of::<A, P, I, K, N>(inputs, row, extent);
-                    let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
+                    let class = inputs.class_to_rank(row, &target, extent);
                     let place = place_of_class(start, class as usize, &extent.logits);
                     let score = Vector::<A, N>::cast_from(logits[place]);
                     ranked.score.insert(lane, score.extract(lane));
@@ -113,7 +118,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             Along::Classes => {
                 let row = span.slot;
                 let target = target_of::<A, P, I, K, N>(inputs, row, extent);
-                let class = class_to_rank::<A, P, I, N>(inputs, row, target.class);
+                let class = inputs.class_to_rank(row, &target, extent);
                 let place = place_of_class(start, class as usize / lanes, &extent.logits);
                 let score = Vector::<A, N>::cast_from(logits[place]);
                 ranked.score = Vector::new(score.extract_dynamic(class as usize % lanes));

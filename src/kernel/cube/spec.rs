@@ -122,6 +122,9 @@ pub(crate) struct Numbers {
     /// Steps of the scale, see [`ScaleSteps`](crate::operation::ScaleSteps).
     pub(crate) before: InputScalar,
     pub(crate) after: InputScalar,
+    /// The same of the scale of a teacher.
+    pub(crate) before_of_teacher: InputScalar,
+    pub(crate) after_of_teacher: InputScalar,
     /// Bound of the softcap.
     pub(crate) cap: InputScalar,
     /// `scale / cap`.

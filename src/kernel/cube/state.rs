@@ -15,7 +15,7 @@ use super::lanes::{for_every_logit, largest_of_rows, sum_of_rows};
 use super::outputs::{BlockOutputs, OutputSums, RankedClass, RowOutputs};
 use super::spec::{Numbers, Spec, Values};
 use super::sum::{Sum, times, zeros};
-use super::targets::Inputs;
+use super::targets::{Inputs, RowShares};
 use super::walk::{Block, Step, Walk};
 use crate::operation::Outputs;
 
@@ -36,8 +36,7 @@ pub(crate) struct State<A: Float, N: Size, M: Size> {
     at_maximum: Sum<A, M>,
     /// Sum of the shares `a` below the maximum.
     elsewhere: Sum<A, M>,
-    /// Even shares of the rows, see [`Inputs::evens_of_slot`].
-    pub(crate) evens: Vector<A, N>,
+    pub(crate) shares: RowShares<A, N>,
     pub(crate) outputs: OutputSums<A, N, M>,
 }
 
@@ -65,7 +64,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(zeros()),
             at_maximum: Sum::of(zeros()),
             elsewhere: Sum::of(zeros()),
-            evens: zeros(),
+            shares: RowShares::new(),
             outputs: OutputSums::new(numbers.lowest.get::<A>()),
         }
     }
@@ -79,7 +78,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             gaps: Sum::of(Vector::new(row.gaps)),
             at_maximum: Sum::of(Vector::new(row.at_maximum)),
             elsewhere: Sum::of(Vector::new(row.elsewhere)),
-            evens: zeros(),
+            shares: RowShares::new(),
             outputs: OutputSums::of_row(row.outputs),
         }
     }
@@ -200,7 +199,7 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
     ) {
         let tile = comptime!(spec.tile);
         let maximum = for_every_logit::<A, M, N>(self.maximum, tile.along);
-        let mut sums = BlockSums::new(maximum, self.evens);
+        let mut sums = BlockSums::new(maximum);
         #[unroll]
         for nth in 0..tile.unroll as usize {
             let step = &block.steps[nth];
@@ -208,10 +207,10 @@ impl<A: Float, N: Size, M: Size> State<A, N, M> {
             // The first condition is known when the kernel is compiled, and leaves no branch.
             #[allow(clippy::if_same_then_else)]
             if comptime!(nth < block.certain as usize) {
-                sums.take(x, step, inputs, numbers, spec);
+                sums.take(x, step, inputs, &self.shares, numbers, spec);
                 self.outputs.take(step, ranked, numbers, spec);
             } else if step.at < walk.end {
-                sums.take(x, step, inputs, numbers, spec);
+                sums.take(x, step, inputs, &self.shares, numbers, spec);
                 self.outputs.take(step, ranked, numbers, spec);
             }
         }
@@ -279,13 +278,12 @@ struct BlockSums<A: Float, N: Size> {
     gaps: Vector<A, N>,
     at_maximum: Vector<A, N>,
     elsewhere: Vector<A, N>,
-    evens: Vector<A, N>,
     outputs: BlockOutputs<A, N>,
 }
 
 #[cube]
 impl<A: Float, N: Size> BlockSums<A, N> {
-    fn new(maximum: Vector<A, N>, evens: Vector<A, N>) -> BlockSums<A, N> {
+    fn new(maximum: Vector<A, N>) -> BlockSums<A, N> {
         BlockSums::<A, N> {
             maximum,
             others: zeros(),
@@ -293,7 +291,6 @@ impl<A: Float, N: Size> BlockSums<A, N> {
             gaps: zeros(),
             at_maximum: zeros(),
             elsewhere: zeros(),
-            evens,
             outputs: BlockOutputs::new(),
         }
     }
@@ -304,16 +301,17 @@ impl<A: Float, N: Size> BlockSums<A, N> {
         x: Vector<A, N>,
         step: &Step<F, P, N>,
         inputs: &Inputs<A, P, I, N>,
+        rows: &RowShares<A, N>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) {
         let mut shares = zeros::<A, N>();
+        let own_shares = inputs.own_shares(step.targets, rows, numbers);
         if comptime!(spec.is_spread) {
             let are_probabilities = comptime!(spec.values == Values::Probabilities);
-            let even = inputs.even_shares(x, self.evens, numbers, are_probabilities);
-            shares = inputs.shares(step.targets, even, step.at, numbers, spec.tile.along);
+            let even = inputs.even_shares(x, rows, numbers, are_probabilities);
+            shares = inputs.shares(own_shares, even, step.at, numbers, spec.tile.along);
         }
-        let own_shares = inputs.own_shares(step.targets);
         if comptime!(spec.values == Values::Probabilities) {
             let surprisal = surprisal(x);
             if comptime!(spec.is_spread) {

@@ -5,17 +5,17 @@ use cubecl::prelude::*;
 
 use super::plan::Along;
 use super::spec::{Extent, Numbers, Uniforms};
-use super::sum::zeros;
+use super::sum::{ones, zeros};
 
 /// Inputs of a kernel besides the logits.
 #[derive(CubeType, CubeLaunch)]
 pub(crate) struct Inputs<A: Float, P: Float, I: Int, N: Size> {
-    /// One class per row.
+    /// One class per row; of entries then one for the outputs of each row.
     pub(crate) indices: ComptimeOption<Box<[I]>>,
     /// One number per logit.
     pub(crate) distributions: ComptimeOption<Box<[Vector<P, N>]>>,
-    /// One number per class, then one per row, then the even share of each row's valid classes, or the [`lines`] of its
-    /// entries, as far as there are such. One buffer, because WebGPU guarantees few of them.
+    /// One number per class, then one per row, then the [`lines`] of the rows' entries or of a teacher, then the even
+    /// share of each row's valid classes, as far as there are such. One buffer, because WebGPU guarantees few of them.
     pub(crate) weights: ComptimeOption<Box<[A]>>,
     #[cube(comptime)]
     pub(crate) weighed: Weighed,
@@ -37,6 +37,18 @@ pub(crate) struct Weighed {
     pub(crate) entries: bool,
     /// Whether the entries have a tail.
     pub(crate) tail: bool,
+    /// Whether the distributions are the logits of a teacher, of which each row has two numbers.
+    pub(crate) teacher: bool,
+}
+
+/// Numbers of the shares that differ from row to row, in each lane; placeholders where they do not.
+#[derive(CubeType)]
+pub(crate) struct RowShares<A: Float, N: Size> {
+    /// Even share of a class that is not masked.
+    even: Vector<A, N>,
+    /// Largest logit of the teacher, and the factor that makes probabilities of the exponentials beside it.
+    maximum: Vector<A, N>,
+    probability: Vector<A, N>,
 }
 
 /// Lines of the numbers that rows have of their entries, each with one number per row.
@@ -45,27 +57,35 @@ pub(crate) mod lines {
     pub(crate) const SHARES: usize = 0;
     /// What the entries add to the loss beside that of the index target.
     pub(crate) const FURTHER: usize = 1;
+    /// The same two without the weights of classes, for the outputs.
+    pub(crate) const OWN_SHARES: usize = 2;
+    pub(crate) const OWN_FURTHER: usize = 3;
     /// With a tail, maximum of the scores of the rest, and the gradient of the loss by them as a factor of their
     /// exponentials beside it.
-    pub(crate) const MAXIMUM_OF_REST: usize = 2;
-    pub(crate) const AT_REST: usize = 3;
+    pub(crate) const MAXIMUM_OF_REST: usize = 4;
+    pub(crate) const AT_REST: usize = 5;
     /// Factor that makes probabilities of these exponentials, and the log-sum-exp of the row.
-    pub(crate) const SHARE_OF_REST: usize = 4;
-    pub(crate) const LSE: usize = 5;
+    pub(crate) const SHARE_OF_REST: usize = 6;
+    pub(crate) const LSE: usize = 7;
     /// `lse - lse_rest`.
-    pub(crate) const SURPRISAL: usize = 6;
+    pub(crate) const SURPRISAL: usize = 8;
     /// Maximum of the scores of the entries, and the sum of their exponentials beside it.
-    pub(crate) const MAXIMUM: usize = 7;
-    pub(crate) const SUM: usize = 8;
-    pub(crate) const TAIL: usize = 9;
+    pub(crate) const MAXIMUM: usize = 9;
+    pub(crate) const SUM: usize = 10;
+    pub(crate) const TAIL: usize = 11;
+
+    /// Largest logit of a teacher, and the sum of the exponentials of all others beside it.
+    pub(crate) const TEACHER: usize = 0;
+    pub(crate) const OTHERS: usize = 1;
+    pub(crate) const OF_TEACHER: usize = 2;
 
     pub(crate) const fn count(has_tail: bool) -> usize {
-        if has_tail { 10 } else { 2 }
+        if has_tail { 12 } else { 4 }
     }
 
     /// Those that the kernels over the rows read.
     pub(crate) const fn of_inputs(has_tail: bool) -> usize {
-        if has_tail { 6 } else { 2 }
+        if has_tail { 8 } else { 4 }
     }
 }
 
@@ -136,7 +156,7 @@ pub(crate) fn share_of_target<A: Float, P: Float, I: Int, N: Size>(
     #[comptime]
     match &inputs.indices {
         ComptimeOption::Some(_) => match comptime!(inputs.weighed.entries) {
-            true => inputs.number_of_entries(row, lines::SHARES, &uniforms.extent),
+            true => inputs.number_of_row(row, lines::SHARES, &uniforms.extent),
             false => {
                 let remaining = uniforms.numbers.remaining.get::<A>();
                 remaining * inputs.weight(target.class as usize)
@@ -170,6 +190,22 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
+    /// Class whose rank is wanted: that of the index target, or of the largest share of a distribution.
+    pub(crate) fn class_to_rank(&self, row: usize, target: &Target, extent: &Extent) -> u32 {
+        let mut class = target.class;
+        if comptime!(self.weighed.entries) {
+            #[comptime]
+            if let ComptimeOption::Some(indices) = &self.indices {
+                class = u32::cast_from(indices[extent.rows + row]);
+            }
+        }
+        #[comptime]
+        if let ComptimeOption::Some(labels) = &self.labels {
+            class = u32::cast_from(labels[row]);
+        }
+        class
+    }
+
     /// Weight of a class; 1 without weights.
     pub(crate) fn weight(&self, class: usize) -> A {
         let mut weight = A::new(1.0);
@@ -198,46 +234,32 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         weight
     }
 
-    /// Even shares of the rows of a slot, in each lane; placeholders where all rows have the same.
-    pub(crate) fn evens_of_slot(
+    /// Numbers of the rows of a slot in one of the [`lines`], in each lane.
+    fn numbers_of_slot(
         &self,
         slot: usize,
+        #[comptime] line: usize,
         extent: &Extent,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
-        let mut evens = Vector::<A, N>::new(A::new(0.0));
-        if comptime!(self.weighed.evens) {
-            match comptime!(along) {
-                Along::Classes => evens = Vector::new(self.even_of_row(slot, extent)),
-                Along::Positions =>
-                {
-                    #[unroll]
-                    for lane in 0..N::value().comptime() {
-                        let row = slot * N::value().comptime() + lane;
-                        evens.insert(lane, self.even_of_row(row, extent));
-                    }
+        let mut numbers = Vector::<A, N>::new(A::new(0.0));
+        match comptime!(along) {
+            Along::Classes => numbers = Vector::new(self.number_of_row(slot, line, extent)),
+            Along::Positions =>
+            {
+                #[unroll]
+                for lane in 0..N::value().comptime() {
+                    let row = slot * N::value().comptime() + lane;
+                    numbers.insert(lane, self.number_of_row(row, line, extent));
                 }
             }
         }
-        evens
+        numbers
     }
 
-    /// Number that a row has of its entries, in one of the [`lines`].
-    pub(crate) fn number_of_entries(
-        &self,
-        row: usize,
-        #[comptime] line: usize,
-        extent: &Extent,
-    ) -> A {
-        self.further_number(line * extent.rows + row, extent)
-    }
-
-    fn even_of_row(&self, row: usize, extent: &Extent) -> A {
-        self.further_number(row, extent)
-    }
-
-    /// Number behind the weights of classes and rows.
-    fn further_number(&self, at: usize, extent: &Extent) -> A {
+    /// Number of a row in one of the [`lines`], which stand behind the weights of classes and rows.
+    pub(crate) fn number_of_row(&self, row: usize, #[comptime] line: usize, extent: &Extent) -> A {
+        let at = line * extent.rows + row;
         let mut first = 0usize.runtime();
         if comptime!(self.weighed.classes) {
             first += extent.classes;
@@ -252,11 +274,12 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
-    /// Even shares of a step with the scores `x`, of which masked classes have none where the rows have `evens`.
+    /// Even shares of a step with the scores `x`, of which masked classes have none where the rows have shares of
+    /// their own.
     pub(crate) fn even_shares(
         &self,
         x: Vector<A, N>,
-        evens: Vector<A, N>,
+        rows: &RowShares<A, N>,
         numbers: &Numbers,
         #[comptime] are_probabilities: bool,
     ) -> Vector<A, N> {
@@ -264,7 +287,7 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
             false => Vector::new(numbers.even.get::<A>()),
             true => {
                 let masked = masked_number::<A, N>(numbers.lowest.get::<A>(), are_probabilities);
-                select_many(x.equal(&masked), Vector::new(A::new(0.0)), evens)
+                select_many(x.equal(&masked), Vector::new(A::new(0.0)), rows.even)
             }
         }
     }
@@ -278,11 +301,11 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
-    /// Spread shares of a step, `w[c] ((1 - e) p[c] + even[c])`: shares that distributions and label
-    /// smoothing give to every class.
+    /// Spread shares of a step, `w[c] ((1 - e) p[c] + even[c])`: shares that distributions (whose [own
+    /// shares](Self::own_shares) are `own`) and label smoothing give to every class.
     pub(crate) fn shares(
         &self,
-        distribution: Vector<P, N>,
+        own: Vector<A, N>,
         even: Vector<A, N>,
         step: usize,
         numbers: &Numbers,
@@ -291,19 +314,31 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         let mut shares = even;
         #[comptime]
         if let ComptimeOption::Some(_) = &self.distributions {
-            let p = Vector::<A, N>::cast_from(distribution);
-            shares += Vector::new(numbers.remaining.get::<A>()) * p;
+            shares += Vector::new(numbers.remaining.get::<A>()) * own;
         }
         shares * self.weights(first_class::<N>(step, along), along)
     }
 
-    /// Shares of a step in the distributions alone, without smoothing and weights.
-    pub(crate) fn own_shares(&self, distribution: Vector<P, N>) -> Vector<A, N> {
+    /// Shares of a step in the distributions alone, without smoothing and weights. Of a teacher they are the
+    /// probabilities `exp((t - maximum) scale) / sum`.
+    pub(crate) fn own_shares(
+        &self,
+        distribution: Vector<P, N>,
+        rows: &RowShares<A, N>,
+        numbers: &Numbers,
+    ) -> Vector<A, N> {
+        let mut shares = zeros::<A, N>();
         #[comptime]
-        match &self.distributions {
-            ComptimeOption::Some(_) => Vector::cast_from(distribution),
-            ComptimeOption::None => Vector::new(A::new(0.0)),
+        if let ComptimeOption::Some(_) = &self.distributions {
+            shares = Vector::cast_from(distribution);
+            if comptime!(self.weighed.teacher) {
+                let before = Vector::new(numbers.before_of_teacher.get::<A>());
+                let after = Vector::new(numbers.after_of_teacher.get::<A>());
+                let below = (shares * before - rows.maximum * before) * after;
+                shares = below.exp() * rows.probability;
+            }
         }
+        shares
     }
 
     /// Weights of the classes in a vector that begins with `class`.
@@ -325,6 +360,41 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
             }
         }
         weights
+    }
+}
+
+#[cube]
+impl<A: Float, N: Size> RowShares<A, N> {
+    pub(crate) fn new() -> RowShares<A, N> {
+        RowShares::<A, N> {
+            even: zeros(),
+            maximum: zeros(),
+            probability: zeros(),
+        }
+    }
+
+    /// Reads the numbers of the rows of a slot.
+    pub(crate) fn read<P: Float, I: Int>(
+        &mut self,
+        inputs: &Inputs<A, P, I, N>,
+        slot: usize,
+        extent: &Extent,
+        #[comptime] along: Along,
+    ) {
+        let weighed = comptime!(inputs.weighed);
+        if comptime!(weighed.teacher) {
+            self.maximum = inputs.numbers_of_slot(slot, lines::TEACHER, extent, along);
+            let others = inputs.numbers_of_slot(slot, lines::OTHERS, extent, along);
+            self.probability = ones::<A, N>() / (ones::<A, N>() + others);
+        }
+        if comptime!(weighed.evens) {
+            let line = comptime!(if weighed.teacher {
+                lines::OF_TEACHER
+            } else {
+                0
+            });
+            self.even = inputs.numbers_of_slot(slot, line, extent, along);
+        }
     }
 }
 

@@ -120,7 +120,10 @@ pub(crate) fn totals_of_rows<A: Float, P: Float, I: Int, K: Int>(
                     let mut weight = of_row;
                     #[comptime]
                     if let ComptimeOption::Some(_) = &inputs.indices {
-                        weight = of_row * inputs.weight(target.class as usize);
+                        // Entries have the weights of their classes in their shares.
+                        if comptime!(!inputs.weighed.entries) {
+                            weight = of_row * inputs.weight(target.class as usize);
+                        }
                     }
                     sums.weight.add(or_nothing(counts, weight));
                     sums.counted.add(or_nothing(counts, of_row));

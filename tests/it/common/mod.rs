@@ -5,6 +5,7 @@ pub mod archive;
 pub mod backends;
 pub mod details;
 pub mod double_double;
+pub mod entries;
 pub mod exact;
 pub mod expected;
 pub mod hard_rows;
