@@ -2,7 +2,7 @@
 //!
 //! | File | Subject |
 //! |---|---|
-//! | `config` | the options |
+//! | `config`, `burn_names` | the options; the names that Burn has for some of them |
 //! | `target`, `sparse`, `teacher`, `logits` | the tensors that a call takes |
 //! | `normalizer`, `output` | the divisors of a mean; the outputs of rows |
 //! | `checks` | whether tensors fit each other |
@@ -11,6 +11,7 @@
 //! | `linear` | the loss with the projection before it |
 //! | `shard` | the loss over a vocabulary that is divided among devices |
 
+mod burn_names;
 mod checks;
 mod config;
 mod cross_entropy;
