@@ -189,18 +189,34 @@ impl<'a> Operands<'a> {
     ) -> Self {
         let arithmetic = accumulation_dtype(logits.dtype);
         let class_dim = options.class_dim;
-        let labels = match &inputs.targets {
-            Targets::Distributions(targets) if wanted.outputs != Outputs::None => {
-                let labels = portable::largest_class::<CubeBackend>(targets.clone(), options);
-                Some(into_contiguous(labels))
-            }
-            _ => None,
-        };
-        let of_teacher = match (&inputs.targets, &options.targets) {
+        let has_outputs = wanted.outputs != Outputs::None;
+        let mut of_teacher = MaybeFloat::None;
+        let mut labels = None;
+        let targets = match (inputs.targets, &options.targets) {
             (Targets::Distributions(teacher), TargetValues::Logits { scale }) => {
-                MaybeFloat::Some(numbers_of_teacher(teacher.clone(), class_dim, *scale))
+                // Maximum, sum and exponentials are those of the same numbers.
+                let teacher = match accumulation_dtype(teacher.dtype) == arithmetic {
+                    true => teacher,
+                    false => cast(teacher, arithmetic),
+                };
+                let teacher = in_strides(teacher, class_dim);
+                let numbers;
+                (numbers, labels) =
+                    numbers_of_teacher(teacher.clone(), class_dim, *scale, has_outputs);
+                of_teacher = MaybeFloat::Some(numbers);
+                TargetTensor::Distributions(teacher)
             }
-            _ => MaybeFloat::None,
+            (Targets::Distributions(targets), TargetValues::Shares) => {
+                if has_outputs {
+                    let largest = portable::largest_class::<CubeBackend>(targets.clone(), options);
+                    labels = Some(into_contiguous(largest));
+                }
+                TargetTensor::Distributions(in_strides(targets, class_dim))
+            }
+            (Targets::Indices(indices), _) => TargetTensor::Indices(into_contiguous(indices)),
+            (Targets::Sparse { .. }, _) => unreachable!("sparse distributions were made dense"),
+            (Targets::Projected(_), _) => unreachable!("a chunk has the teacher's logits"),
+            (Targets::Alike(_), _) => unreachable!("a chunk has distributions"),
         };
         let operands = Self {
             options,
@@ -216,15 +232,7 @@ impl<'a> Operands<'a> {
                 }
             },
             logits: in_strides(logits, class_dim),
-            targets: match inputs.targets {
-                Targets::Indices(indices) => TargetTensor::Indices(into_contiguous(indices)),
-                Targets::Distributions(targets) => {
-                    TargetTensor::Distributions(in_strides(targets, class_dim))
-                }
-                Targets::Sparse { .. } => unreachable!("sparse distributions were made dense"),
-                Targets::Projected(_) => unreachable!("a chunk has the teacher's logits"),
-                Targets::Alike(_) => unreachable!("a chunk has distributions"),
-            },
+            targets,
             weighed: Weighed {
                 classes: inputs.weights.as_option().is_some(),
                 rows: inputs.row_weights.as_option().is_some(),
@@ -481,8 +489,13 @@ fn is_empty(logits: &CubeTensor) -> bool {
 }
 
 /// Largest logit of each row of a teacher, and the sum of the exponentials of all others beside it: what its
-/// probabilities are computed from, beside its logits.
-fn numbers_of_teacher(teacher: CubeTensor, class_dim: usize, scale: f64) -> CubeTensor {
+/// probabilities are computed from, beside its logits. With outputs the class of the largest logit follows, i32.
+fn numbers_of_teacher(
+    teacher: CubeTensor,
+    class_dim: usize,
+    scale: f64,
+    has_outputs: bool,
+) -> (CubeTensor, Option<CubeTensor>) {
     let options = Options {
         class_dim,
         ignore_indices: [].into(),
@@ -500,12 +513,27 @@ fn numbers_of_teacher(teacher: CubeTensor, class_dim: usize, scale: f64) -> Cube
         ..Inputs::new(Targets::Indices(first))
     };
     // The statistics of a log-sum-exp are these two numbers.
-    let wanted = Wanted::gradients(WantedGradients::LOGITS);
+    let wanted = Wanted {
+        outputs: match has_outputs {
+            true => Outputs::Rows,
+            false => Outputs::None,
+        },
+        gradients: WantedGradients::LOGITS,
+    };
     let forward = Operands::new(teacher, inputs, &options, wanted).forward_with_statistics();
-    match forward.saved {
-        Saved::Statistics { statistics, .. } => statistics,
-        _ => unreachable!("logits have statistics"),
-    }
+    let Saved::Statistics { statistics, .. } = forward.saved else {
+        unreachable!("logits have statistics");
+    };
+    let predicted = match forward.outputs {
+        RowOutputs::PerRow { mut classes, .. } => {
+            // The first line are the predicted classes.
+            classes.meta.shape = Shape::new([statistics.meta.shape()[1]]);
+            classes.meta.strides = [1].into();
+            Some(classes)
+        }
+        RowOutputs::Nothing => None,
+    };
+    (statistics, predicted)
 }
 
 /// Losses of rows of pairs that do not belong together, and the slopes of their logits.

@@ -1,4 +1,5 @@
-//! The names that `burn::nn::loss` has for options, so that a program changes its import and nothing else.
+//! The calls that `burn::nn::loss` has for options, by their names there, so that a program that makes and calls a loss
+//! changes its import and nothing else. Fields keep the names of this crate.
 
 use burn::tensor::Device;
 

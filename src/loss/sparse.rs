@@ -26,7 +26,7 @@ use crate::portable;
 /// |---|---|
 /// | Gradients | of the logits, and of the shares where they require one: `lse - x[y[j]]` |
 /// | Dtypes | any integer dtype, any float dtype |
-/// | Memory | no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for each class). On a GPU there is one where there are more than `2 sqrt(C)` entries or none, or probabilities in place of logits, or label smoothing over the valid classes alone: of all rows, or beside a chunk's logits where a projection makes them |
+/// | Memory | no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for each class). On a GPU there is one where there are more than `sqrt(C)` entries or none, or probabilities in place of logits, or label smoothing over the valid classes alone: of all rows, or beside a chunk's logits where a projection makes them |
 /// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target, is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN |
 ///
 /// With `k = 1` and shares of 1 it is the index target, within rounding (on Flex and NdArray, for f32 rows of 65 classes

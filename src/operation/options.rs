@@ -321,7 +321,7 @@ impl Options {
     pub(crate) fn takes_entries(&self, entries: usize, classes: usize) -> bool {
         let is_loss = self.value == RowValue::Loss && self.values != InputValues::Probabilities;
         let is_plain = self.masked().is_none() && self.row_factor == RowFactor::None;
-        let are_few = entries > 0 && entries.saturating_mul(entries) / 4 <= classes;
+        let are_few = entries > 0 && entries.saturating_mul(entries) <= classes;
         is_loss && is_plain && are_few
     }
 

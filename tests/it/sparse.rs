@@ -194,6 +194,16 @@ fn outputs_agree_with_those_of_dense_ones(device: &Device) {
         of().with(every_option)
             .with(Problem::with_row_weights)
             .assert_outputs_agree(device);
+        // Two rows without an entry that counts, one of them of masked classes only.
+        let mut hard = of();
+        for row in [2, 3] {
+            hard.ignore_row(row);
+        }
+        for class in 0..shape[1] {
+            let at = hard.problem.at(2, class);
+            hard.problem.logits[at] = f64::NEG_INFINITY;
+        }
+        hard.assert_outputs_agree(device);
     }
 }
 

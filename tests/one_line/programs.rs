@@ -334,7 +334,7 @@ pub mod options {
         let config = CrossEntropyLossConfig::new;
         let weights = || Some(vec![1.0, 2.0, 0.5]);
         let of = |config: CrossEntropyLossConfig| config.init(device);
-        let losses: [CrossEntropyLoss; 8] = [
+        let losses: [CrossEntropyLoss; 10] = [
             CrossEntropyLoss::new(None, device),
             CrossEntropyLoss::new(Some(2), device),
             of(config().with_pad_tokens(None).with_weights(None)),
@@ -342,6 +342,12 @@ pub mod options {
             of(config().with_weights(weights())),
             of(config().with_smoothing(Some(0.25)).with_weights(weights())),
             of(config().with_smoothing(None).with_pad_tokens(Some(vec![0]))),
+            of(config()
+                .with_smoothing(Some(0.1))
+                .with_pad_tokens(Some(vec![2]))),
+            of(config()
+                .with_weights(weights())
+                .with_pad_tokens(Some(vec![0]))),
             of(config().with_logits(false)),
         ];
         let value = |loss: &CrossEntropyLoss| loss.forward(logits(), targets()).into_scalar();

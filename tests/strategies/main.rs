@@ -22,8 +22,8 @@ use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
 use burn_cross_entropy::{
-    CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses, SparseDistribution,
-    TargetTensor, TeacherLogits, WeightedTarget,
+    CrossEntropyLossConfig, CrossEntropyTarget, LogitsRank, RowLosses, SmoothingOver,
+    SparseDistribution, TargetTensor, TeacherLogits, WeightedTarget,
 };
 
 use common::backends::{is_processor, tests_on};
@@ -220,21 +220,23 @@ fn entries_with_smoothing_and_outputs(device: &Device) {
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
         for (shape, count) in [([9, 130, 1], 4), ([2, 301, 4], 5)] {
-            let options = |problem: Problem| {
-                let problem = problem.with_weights().with_row_weights();
-                problem.with_config(|config| config.with_label_smoothing(0.2).with_z_loss(0.01))
-            };
-            let entries = || Entries::random(&shape, count, 15).with(options);
-            entries().assert_agrees(DType::F32, device);
-            entries()
-                .with(Problem::unreduced)
-                .assert_agrees(DType::F32, device);
-            entries().assert_outputs_agree(device);
+            for smoothing in [0.0, 0.2] {
+                let options = |problem: Problem| {
+                    let problem = problem.with_weights().with_row_weights();
+                    problem.with_config(|config| {
+                        config.with_label_smoothing(smoothing).with_z_loss(0.01)
+                    })
+                };
+                let entries = || Entries::random(&shape, count, 15).with(options);
+                entries().assert_agrees(DType::F32, device);
+                entries().assert_outputs_agree(device);
+            }
         }
     });
 }
 
-/// Logits of a teacher, against its probabilities.
+/// Logits of a teacher, against its probabilities: alone, beside everything else that rows and classes have numbers of,
+/// and with masks of the student's and of its own.
 fn teachers(device: &Device) {
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
@@ -245,10 +247,28 @@ fn teachers(device: &Device) {
                 temperature: 2.5,
                 ..Teacher::SMALLEST
             };
-            for problem in [problem.clone(), problem.with_row_weights().unreduced()] {
+            let over_valid = |config: CrossEntropyLossConfig| {
+                let config = config.with_label_smoothing(0.2).with_z_loss(0.01);
+                config.with_smoothing_over(SmoothingOver::ValidClasses)
+            };
+            let everything = problem.clone().with_weights().with_row_weights();
+            let mut everything = everything.with_config(over_valid);
+            let mut masked = teacher.clone();
+            for row in 0..everything.rows() {
+                let at = everything.at(row, row % 7);
+                everything.logits[at] = f64::NEG_INFINITY;
+                masked.logits[at] = f64::NEG_INFINITY;
+                let at = everything.at(row, 40 + row % 5);
+                masked.logits[at] = f64::NEG_INFINITY;
+            }
+            for (problem, teacher) in [
+                (problem.clone(), &teacher),
+                (problem.with_row_weights().unreduced(), &teacher),
+                (everything, &masked),
+            ] {
                 match shape.len() {
-                    2 => assert_teacher::<2, 1>(&problem, &teacher, device),
-                    _ => assert_teacher::<3, 2>(&problem, &teacher, device),
+                    2 => assert_teacher::<2, 1>(&problem, teacher, device),
+                    _ => assert_teacher::<3, 2>(&problem, teacher, device),
                 }
             }
         }

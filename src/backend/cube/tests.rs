@@ -219,9 +219,25 @@ fn sparse(entries: &Shape, shares: &Shape) -> Targets<CubeBackend> {
 
 #[test]
 fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
-    let with_tails = reductions().into_iter().map(|reduction| (reduction, 3));
-    let without = reductions().into_iter().map(|reduction| (reduction, 2));
-    for (reduction, shares) in without.chain(with_tails) {
+    // Two entries are taken one by one beside 9 classes, and made dense beside 3.
+    let cases = [
+        (3, 2, 0.0),
+        (3, 3, 0.0),
+        (9, 2, 0.0),
+        (9, 3, 0.0),
+        (9, 2, 0.1),
+    ];
+    let of_reductions = |case| {
+        reductions()
+            .into_iter()
+            .map(move |reduction| (case, reduction))
+    };
+    for ((classes, shares, label_smoothing), reduction) in cases.into_iter().flat_map(of_reductions)
+    {
+        let options = Options {
+            label_smoothing,
+            ..Options::default()
+        };
         let targets = sparse(&Shape::new([2, 2, 5]), &Shape::new([2, shares, 5]));
         let inputs = Inputs {
             reduction,
@@ -234,8 +250,8 @@ fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
                 ..WantedGradients::LOGITS
             },
         };
-        let logits = Logits::Tensor(zeros(&Shape::new([2, 3, 5]), FloatDType::F32));
-        assert_told(logits, inputs, &Options::default(), wanted);
+        let logits = Logits::Tensor(zeros(&Shape::new([2, classes, 5]), FloatDType::F32));
+        assert_told(logits, inputs, &options, wanted);
     }
 }
 

@@ -198,7 +198,8 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
     resolved.numbers[row + comptime!(lines::SHARES) * extent.rows] = total;
     resolved.numbers[row + comptime!(lines::FURTHER) * extent.rows] = further;
     if comptime!(spec.outputs != Outputs::None) {
-        resolved.classes[extent.rows + row] = label_of_row::<P>(shares, &resolved.classes, &places);
+        resolved.classes[extent.rows + row] =
+            label_of_row::<A, P>(shares, &resolved.classes, &places);
         let (own, further) = own_sums::<A, P, N>(
             shares,
             &resolved.classes,
@@ -223,18 +224,19 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
 
 /// Class of the largest share of a row, of several the first; 0 where no share is above 0.
 #[cube]
-fn label_of_row<P: Float>(shares: &[P], classes: &[i32], places: &PlacesOfRow) -> i32 {
+fn label_of_row<A: Float, P: Float>(shares: &[P], classes: &[i32], places: &PlacesOfRow) -> i32 {
+    let zero = A::new(0.0);
     let mut label = 0i32.runtime();
-    let mut largest = f32::new(0.0);
+    let mut largest = zero;
     for at in 0..places.count {
         let class = classes[places.classes + at];
-        let mut share = f32::new(0.0);
+        let mut share = zero;
         for other in 0..places.count {
             if classes[places.classes + other] == class {
-                share += f32::cast_from(shares[places.first_share + other * places.step]);
+                share += A::cast_from(shares[places.first_share + other * places.step]);
             }
         }
-        let is_first = share == largest && class < label && share > f32::new(0.0);
+        let is_first = share == largest && class < label && share > zero;
         if class >= 0 && (share > largest || is_first) {
             largest = share;
             label = class;

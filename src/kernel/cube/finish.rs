@@ -162,8 +162,9 @@ impl<A: Float> Finished<A> {
             false => zero - (gap + above),
         };
         if comptime!(spec.has_entries) {
-            let surprisal = given.own_shares * (gap + above);
-            let surprisal = select(given.own_shares == zero, zero, surprisal);
+            let own = given.own_shares;
+            // Without a distribution `above` is NaN, and so is the row, whatever the shares.
+            let surprisal = select(own == zero, zero, own * gap) + own * above;
             self.log_prob = zero - (given.own_further + surprisal);
         }
         if comptime!(spec.factor != Factor::None) {

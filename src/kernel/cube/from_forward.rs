@@ -66,6 +66,7 @@ impl<A: Float> Statistics<A> {
         read
     }
 }
+
 #[cube]
 impl<A: Float> FromForward<A> {
     /// Factor of the gradient of a row's loss (`term` 0) or z-loss (1); 0 where the divisor is 0.

@@ -51,7 +51,7 @@ pub(crate) struct RowShares<A: Float, N: Size> {
     probability: Vector<A, N>,
 }
 
-/// Lines of the numbers that rows have of their entries, each with one number per row.
+/// Lines of the numbers that rows have of their entries or of a teacher, each with one number per row.
 pub(crate) mod lines {
     /// Sum of the shares of the entries.
     pub(crate) const SHARES: usize = 0;

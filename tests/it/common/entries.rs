@@ -66,6 +66,20 @@ impl Entries {
         }
     }
 
+    /// Ignores all entries of a row.
+    pub fn ignore_row(&mut self, row: usize) {
+        let inner = self.problem.inner();
+        for entry in 0..self.count {
+            self.classes[(row / inner * self.count + entry) * inner + row % inner] = IGNORED;
+        }
+        let of_row: Vec<usize> = (0..self.problem.classes())
+            .map(|class| self.problem.at(row, class))
+            .collect();
+        if let Targets::Distributions(dense) = &mut self.problem.targets {
+            of_row.into_iter().for_each(|at| dense[at] = 0.0);
+        }
+    }
+
     pub fn with(mut self, change: impl FnOnce(Problem) -> Problem) -> Self {
         self.problem = change(self.problem);
         self
