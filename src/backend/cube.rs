@@ -257,7 +257,7 @@ impl<'a> Operands<'a> {
         let evens = MaybeFloat::Some(self.arithmetic_tensor(evens, rows));
         let weights = self.weights.take();
         let weights = weights.map_or(MaybeFloat::None, MaybeFloat::Some);
-        self.weights = in_one([weights, evens, MaybeFloat::None], self.arithmetic);
+        self.weights = in_one([weights, evens], self.arithmetic);
         self.weighed.evens = true;
         self
     }
@@ -630,7 +630,10 @@ fn new_like(tensor: &CubeTensor) -> CubeTensor {
 }
 
 /// The numbers of tensors, one after the other, in one tensor without gaps.
-fn in_one(tensors: [MaybeFloat<CubeBackend>; 3], dtype: FloatDType) -> Option<CubeTensor> {
+fn in_one<const N: usize>(
+    tensors: [MaybeFloat<CubeBackend>; N],
+    dtype: FloatDType,
+) -> Option<CubeTensor> {
     let mut flat: Vec<CubeTensor> = tensors
         .into_iter()
         .filter_map(MaybeFloat::into_option)

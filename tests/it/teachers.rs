@@ -426,10 +426,19 @@ fn details_and_log_probabilities_agree(device: &Device) {
 /// A teacher of another dtype, f64 included, is brought into that of the arithmetic: a student in f64 has all of its
 /// digits.
 fn a_teacher_may_have_another_dtype(device: &Device) {
+    let taught = Taught::random(&[6, 37], DIVERGENCE, 5);
     if !computes_f64(device) {
+        let teacher = float_tensor::<2>(&taught.teacher.logits, &[6, 37], (device, DType::F64));
+        let student = Tensor::<2>::zeros([6, 37], device);
+        let loss = CrossEntropyLossConfig::new().init(device);
+        let refused = loss.try_forward(student, DIVERGENCE.target(teacher));
+        let error = refused.expect_err("the device has no exponentials of f64");
+        assert!(
+            matches!(error, CrossEntropyError::UnsupportedDtype { .. }),
+            "{error}"
+        );
         return;
     }
-    let taught = Taught::random(&[6, 37], DIVERGENCE, 5);
     let expected = taught.expected();
     for [student, teacher] in [[DType::F32, DType::F64], [DType::F64, DType::F32]] {
         let teacher = float_tensor::<2>(&taught.teacher.logits, &[6, 37], (device, teacher));
