@@ -62,6 +62,7 @@ enum What {
     OverValid,
     ZLoss,
     Softcap,
+    Probabilities,
 }
 
 /// A step that owns its tensors. It returns its results, so that they are dropped after the clock stops.
@@ -107,7 +108,9 @@ pub fn cases() -> Vec<Case> {
             add(&PLANES, targets, dtype, What::Step);
         }
         add(&PLANES, Sparse, dtype, What::Output);
-        add(&PLANES, Sparse, dtype, What::Smoothing);
+        for what in [What::Smoothing, What::OverValid, What::Probabilities] {
+            add(&PLANES, Sparse, dtype, what);
+        }
     }
     add(&BATCH, Pairs, F32, What::Step);
     cases
@@ -246,6 +249,7 @@ impl Case {
                 .with_smoothing_over(SmoothingOver::ValidClasses),
             What::ZLoss => config.with_z_loss(1e-4),
             What::Softcap => config.with_logit_softcap(Some(30.0)),
+            What::Probabilities => config.with_logits(false),
             _ => config,
         };
         config.init(device)
@@ -264,6 +268,7 @@ impl Display for What {
             What::OverValid => "smoothing over the valid",
             What::ZLoss => "z-loss",
             What::Softcap => "softcap",
+            What::Probabilities => "probabilities",
         })
     }
 }

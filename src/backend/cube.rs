@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 
-use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
@@ -50,23 +49,8 @@ impl CrossEntropyOperation for CubeBackend {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
             Logits::Tensor(logits) => {
-                if entries::are_taken(&logits.shape(), &inputs, &options) {
-                    let of_rows = entries::options_of(&options);
-                    let operands =
-                        Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
-                    return operands.forward();
-                }
-                let has_tails = inputs.targets.have_tails();
-                let plain = |logits, inputs| {
-                    let (inputs, _) = portable::densified::<Self>(inputs, &logits, &options);
-                    let operands = Operands::new(logits, inputs, &options, wanted);
-                    match has_tails {
-                        // The tail's part of the gradient is made of the logits.
-                        true => operands.forward_with_statistics(),
-                        false => operands.forward(),
-                    }
-                };
-                portable::forward_with_tails::<Self>(logits, inputs, &options, plain)
+                let of_rows = options_of_rows(&inputs, &options);
+                Operands::of(logits, inputs, &options, &of_rows, wanted).forward()
             }
             Logits::Projected(projection) => {
                 chunks::forward::<Self, Fused>(projection, inputs, &options, wanted)
@@ -105,19 +89,12 @@ impl CrossEntropyOperation for CubeBackend {
         {
             return one_pass::multiplied(logits, upstream);
         }
-        let wanted_of_loss = Wanted::gradients(wanted);
-        if entries::are_taken(&logits.shape(), &inputs, &options) {
-            let of_rows = entries::options_of(&options);
-            let wanted = wanted_of_loss;
-            let operands = Operands::over_entries(logits, inputs, &options, &of_rows, wanted);
-            return operands.gradients(statistics, upstream);
-        }
-        let plain = |logits, inputs, upstream| {
-            let (inputs, entries) = portable::densified::<Self>(inputs, &logits, &options);
-            let operands = Operands::new(logits, inputs, &options, wanted_of_loss);
-            portable::of_entries(entries, operands.gradients(statistics, upstream))
-        };
-        portable::backward_with_tails(logits, inputs, upstream, &options, wanted, plain)
+        let (of_rows, wanted) = (
+            options_of_rows(&inputs, &options),
+            Wanted::gradients(wanted),
+        );
+        let operands = Operands::of(logits, inputs, &options, &of_rows, wanted);
+        operands.gradients(statistics, upstream)
     }
 }
 
@@ -180,8 +157,42 @@ enum TargetTensor {
     Distributions(CubeTensor),
 }
 
+/// Options of the kernels over the rows. Index targets that stand for entries are classes, all of them.
+fn options_of_rows(inputs: &Inputs<CubeBackend>, options: &Options) -> Options {
+    let mut of_rows = options.clone();
+    if let Targets::Sparse { .. } = inputs.targets {
+        of_rows.ignore_indices = [].into();
+    }
+    of_rows
+}
+
 impl<'a> Operands<'a> {
+    /// Operands of a call with the options `given`, of which `options` are the [`options_of_rows`].
+    fn of(
+        logits: CubeTensor,
+        inputs: Inputs<CubeBackend>,
+        given: &Options,
+        options: &'a Options,
+        wanted: Wanted,
+    ) -> Self {
+        match inputs.targets {
+            Targets::Sparse { .. } => Self::over_entries(logits, inputs, given, options, wanted),
+            _ => Self::new(logits, inputs, options, wanted),
+        }
+    }
+
     fn new(
+        logits: CubeTensor,
+        inputs: Inputs<CubeBackend>,
+        options: &'a Options,
+        wanted: Wanted,
+    ) -> Self {
+        let operands = Self::without_evens(logits, inputs, options, wanted);
+        let evens = operands.evens();
+        operands.with_evens(evens)
+    }
+
+    fn without_evens(
         logits: CubeTensor,
         inputs: Inputs<CubeBackend>,
         options: &'a Options,
@@ -214,11 +225,11 @@ impl<'a> Operands<'a> {
                 TargetTensor::Distributions(in_strides(targets, class_dim))
             }
             (Targets::Indices(indices), _) => TargetTensor::Indices(into_contiguous(indices)),
-            (Targets::Sparse { .. }, _) => unreachable!("sparse distributions were made dense"),
+            (Targets::Sparse { .. }, _) => unreachable!("index targets stand for entries"),
             (Targets::Projected(_), _) => unreachable!("a chunk has the teacher's logits"),
             (Targets::Alike(_), _) => unreachable!("a chunk has distributions"),
         };
-        let operands = Self {
+        Self {
             options,
             wanted,
             labels,
@@ -243,22 +254,29 @@ impl<'a> Operands<'a> {
             },
             weights: in_one([inputs.weights, inputs.row_weights, of_teacher], arithmetic),
             arithmetic,
-        };
-        match options.masked() {
-            None => operands,
-            Some(_) => operands.with_evens(),
+        }
+    }
+
+    /// Even shares of the rows, where they have some of their own.
+    fn evens(&self) -> MaybeFloat<CubeBackend> {
+        match self.options.masked() {
+            None => MaybeFloat::None,
+            Some(_) => {
+                let evens = self.call().evens_of_rows();
+                let rows = Shape::new([evens.length]);
+                MaybeFloat::Some(self.arithmetic_tensor(evens, rows))
+            }
         }
     }
 
     /// Adds the even shares of the rows to the weights.
-    fn with_evens(mut self) -> Self {
-        let evens = self.call().evens_of_rows();
-        let rows = Shape::new([evens.length]);
-        let evens = MaybeFloat::Some(self.arithmetic_tensor(evens, rows));
-        let weights = self.weights.take();
-        let weights = weights.map_or(MaybeFloat::None, MaybeFloat::Some);
-        self.weights = in_one([weights, evens], self.arithmetic);
-        self.weighed.evens = true;
+    fn with_evens(mut self, evens: MaybeFloat<CubeBackend>) -> Self {
+        self.weighed.evens = evens.as_option().is_some();
+        if self.weighed.evens {
+            let weights = self.weights.take();
+            let weights = weights.map_or(MaybeFloat::None, MaybeFloat::Some);
+            self.weights = in_one([weights, evens], self.arithmetic);
+        }
         self
     }
 
@@ -567,8 +585,7 @@ fn without_rows(
     options: &Options,
     wanted: Wanted,
 ) -> Forward<CubeBackend> {
-    let is_distribution = !matches!(inputs.targets, Targets::Indices(_))
-        && !entries::are_taken(&logits.shape(), &inputs, options);
+    let is_distribution = !matches!(inputs.targets, Targets::Indices(_) | Targets::Sparse { .. });
     let numbers = options.statistics_per_row(is_distribution);
     let logits = Logits::Tensor(logits);
     let mut forward = portable::cross_entropy::<CubeBackend>(logits, inputs, options, wanted);

@@ -26,7 +26,7 @@ use crate::portable;
 /// |---|---|
 /// | Gradients | of the logits, and of the shares where they require one: `lse - x[y[j]]` |
 /// | Dtypes | any integer dtype, any float dtype |
-/// | Memory | no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for each class). On a GPU there is one where there are more than `sqrt(C)` entries or none, or probabilities in place of logits, or label smoothing over the valid classes alone: of all rows, or beside a chunk's logits where a projection makes them |
+/// | Memory | no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for each class) on Flex, NdArray and CubeCL's runtimes: some numbers for each entry; on other backends one of distributions, behind a projection of a chunk of rows |
 /// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target, is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN |
 ///
 /// With `k = 1` and shares of 1 it is the index target, within rounding (on Flex and NdArray, for f32 rows of 65 classes
@@ -99,7 +99,7 @@ impl<const D: usize> SparseDistribution<D> {
     /// | A tail of 0 | adds nothing: the loss is that without a tail |
     /// | No other class, or none above -inf | a tail that is not 0 makes the loss +inf, as a share at a logit of -inf does |
     /// | Outputs | `log_prob` is minus the loss, with the tail's part; the target class stays the largest entry; the others are those of the logits |
-    /// | Memory | no tensor of rows x classes, but on a GPU a bit for each class, and several tensors where [entries](Self) become dense |
+    /// | Memory | no tensor of rows x classes, but on a GPU a bit for each class |
     /// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); class weights, label smoothing and `logits = false`, which need a number of each class, are refused with [`OptionBesideTail`](crate::CrossEntropyError::OptionBesideTail) |
     ///
     /// ```

@@ -81,9 +81,9 @@ fn saved_of_tensor(
     }
     let dtype = accumulation_dtype(logits.dtype).into();
     let rows = Geometry::new(&logits.shape, options.class_dim).rows();
-    let has_distributions = inputs.distributions().is_some();
-    let takes_entries = inputs.takes_entries(logits, options);
-    let statistics = options.statistics_per_row(has_distributions && !takes_entries);
+    // Entries of sparse distributions are index targets in the kernels over the rows.
+    let has_distributions = matches!(inputs.targets, TargetsMetadata::Distributions(_));
+    let statistics = options.statistics_per_row(has_distributions);
     SavedMetadata::Statistics {
         logits: logits.clone(),
         statistics: TensorSpec::new(Shape::new([statistics, rows]), dtype),
@@ -167,15 +167,6 @@ impl InputsMetadata {
             | TargetsMetadata::Projected(_)
             | TargetsMetadata::Alike(_) => None,
         }
-    }
-
-    /// Whether the fused kernels take the entries of sparse distributions one by one.
-    fn takes_entries(&self, logits: &TensorSpec, options: &Options) -> bool {
-        let TargetsMetadata::Sparse { classes, .. } = &self.targets else {
-            return false;
-        };
-        let class_dim = options.class_dim;
-        options.takes_entries(classes.shape[class_dim], logits.shape[class_dim])
     }
 
     /// Whether the backward computes a projection's logits again, as

@@ -316,15 +316,6 @@ impl Options {
         }
     }
 
-    /// Whether the fused kernels take so many entries of sparse distributions one by one, instead of distributions that
-    /// are made of them. What each entry asks of the others must not be more than a row of classes.
-    pub(crate) fn takes_entries(&self, entries: usize, classes: usize) -> bool {
-        let is_loss = self.value == RowValue::Loss && self.values != InputValues::Probabilities;
-        let is_plain = self.masked().is_none() && self.row_factor == RowFactor::None;
-        let are_few = entries > 0 && entries.saturating_mul(entries) <= classes;
-        is_loss && is_plain && are_few
-    }
-
     /// Count of numbers per row that the fused kernels keep for the backward: the maximum and the others,
     /// and where shares are spread, the sums of the shares at the maximum and elsewhere; at the end the two
     /// numbers of a row factor, if there is one. For an entropy its own value follows.

@@ -65,9 +65,8 @@ pub(crate) use self::outputs::largest_class;
 pub(crate) use self::shard::{
     combined_statistics, shard_loss, shard_statistics, statistics_per_row,
 };
-use self::sparse::Entries;
-pub(crate) use self::sparse::densified;
-pub(crate) use self::tail::{backward as backward_with_tails, forward as forward_with_tails};
+use self::sparse::densified;
+use self::tail::{backward as backward_with_tails, forward as forward_with_tails};
 pub(crate) use self::tail::{rest_of_shares, with_tails};
 use crate::operation::{
     Forward, Gradients, Inputs, Logits, Options, RowValue, Saved, Wanted, WantedGradients,
@@ -131,20 +130,12 @@ fn backward_over_logits<B: Backend>(
     let plain = |logits, inputs, upstream| {
         let (inputs, entries) = densified::<B>(inputs, &logits, options);
         let gradients = gradient::gradients(logits, statistics, inputs, upstream, options, wanted);
-        of_entries(entries, gradients)
+        match entries {
+            None => gradients,
+            Some(entries) => entries.of_gradients(gradients),
+        }
     };
     backward_with_tails::<B>(logits, inputs, upstream, options, wanted, plain)
-}
-
-/// The gradients with those of the shares of sparse distributions, where these were made dense.
-pub(crate) fn of_entries<B: Backend>(
-    entries: Option<Entries<B>>,
-    gradients: Gradients<B>,
-) -> Gradients<B> {
-    match entries {
-        None => gradients,
-        Some(entries) => entries.of_gradients(gradients),
-    }
 }
 
 /// Portable path over the logits of a chunk.

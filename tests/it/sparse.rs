@@ -3,7 +3,8 @@
 use burn::nn::loss::Reduction;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cross_entropy::{
-    CrossEntropyError, CrossEntropyLossConfig, RowFactor, SparseDistribution, TargetTensor,
+    CrossEntropyError, CrossEntropyLossConfig, RowFactor, SmoothingOver, SparseDistribution,
+    TargetTensor,
 };
 
 use crate::common::backends::{computes_f64, is_host, tests_on};
@@ -23,8 +24,11 @@ fn sparse_distributions_agree_with_dense_ones(device: &Device) {
             (&[2, 70, 7], 5),
             (&[3, 5, 3, 5], 3),
             (&[9, 300], 1),
+            (&[5, 300], 41),
+            // More entries than classes.
+            (&[7, 9], 30),
         ],
-        false => &[(&[23, 71], 4), (&[2, 70, 7], 5)],
+        false => &[(&[23, 71], 4), (&[2, 70, 7], 5), (&[7, 9], 30)],
     };
     for (at, (shape, count)) in shapes.iter().enumerate() {
         let of = || Entries::random(shape, *count, at as u64);
@@ -60,6 +64,68 @@ fn every_option(problem: Problem) -> Problem {
             .with_logit_softcap(Some(5.0))
             .with_z_loss(0.01)
     })
+}
+
+/// A class that is masked has no part of the label smoothing, whether it is one of the entries or not.
+fn smoothing_over_valid_classes_agrees(device: &Device) {
+    for (shape, count) in [(&[23, 71][..], 4), (&[2, 70, 7], 5), (&[7, 9], 3)] {
+        for are_logits in [true, false] {
+            let of = || {
+                let masked = if are_logits { f64::NEG_INFINITY } else { 0.0 };
+                let mut entries = over(shape, count, are_logits);
+                entries.mask(masked);
+                entries.with(|problem| {
+                    problem.with_weights().with_config(|config| {
+                        config
+                            .with_label_smoothing(0.3)
+                            .with_smoothing_over(SmoothingOver::ValidClasses)
+                    })
+                })
+            };
+            of().assert_agrees(DType::F32, device);
+            of().with(Problem::with_row_weights)
+                .with(Problem::unreduced)
+                .assert_agrees(DType::F32, device);
+        }
+    }
+}
+
+/// Entries of distributions beside probabilities.
+fn probabilities_agree(device: &Device) {
+    for (shape, count) in [(&[23, 71][..], 4), (&[2, 70, 7], 5), (&[7, 9], 30)] {
+        let of = || over(shape, count, false);
+        of().assert_agrees(DType::F32, device);
+        of().with(Problem::with_row_weights)
+            .with(Problem::unreduced)
+            .assert_agrees(DType::F32, device);
+        of().with(Problem::with_weights)
+            .with(|problem| problem.with_config(|config| config.with_label_smoothing(0.1)))
+            .assert_agrees(DType::F32, device);
+    }
+}
+
+/// Random entries beside logits or probabilities.
+fn over(shape: &[usize], count: usize, are_logits: bool) -> Entries {
+    let mut entries = Entries::random(shape, count, 31);
+    if !are_logits {
+        for (at, probability) in entries.problem.logits.iter_mut().enumerate() {
+            *probability = (1 + at * 7 % 64) as f64 / 64.0;
+        }
+    }
+    entries.with(|problem| problem.with_config(|config| config.with_logits(are_logits)))
+}
+
+/// Rows without any entry have no loss but the z-loss.
+fn no_entries_are_no_distribution(device: &Device) {
+    for (shape, z_loss) in [(&[5, 9][..], 0.0), (&[3, 70], 0.1), (&[2, 9, 3], 0.1)] {
+        let of = || {
+            let entries = Entries::random(shape, 0, 41);
+            entries.with(|problem| problem.with_config(|config| config.with_z_loss(z_loss)))
+        };
+        of().assert_agrees(DType::F32, device);
+        of().with(Problem::unreduced)
+            .assert_agrees(DType::F32, device);
+    }
 }
 
 fn every_dtype_agrees(device: &Device) {
@@ -188,10 +254,20 @@ fn hard_rows_keep_their_digits(device: &Device) {
 
 /// The outputs of rows are those of dense distributions.
 fn outputs_agree_with_those_of_dense_ones(device: &Device) {
-    for (shape, count) in [([23, 71, 1], 4), ([2, 70, 7], 5), ([33, 130, 1], 1)] {
-        let of = || Entries::random(&shape, count, 21);
+    for (shape, count, are_logits) in [
+        ([23, 71, 1], 4, true),
+        ([2, 70, 7], 5, true),
+        ([33, 130, 1], 1, true),
+        ([9, 12, 2], 20, true),
+        ([23, 71, 1], 4, false),
+    ] {
+        let of = || over(&shape, count, are_logits);
         of().assert_outputs_agree(device);
-        of().with(every_option)
+        let options = match are_logits {
+            true => every_option,
+            false => Problem::with_weights,
+        };
+        of().with(options)
             .with(Problem::with_row_weights)
             .assert_outputs_agree(device);
         // Two rows without an entry that counts, one of them of masked classes only.
@@ -201,7 +277,7 @@ fn outputs_agree_with_those_of_dense_ones(device: &Device) {
         }
         for class in 0..shape[1] {
             let at = hard.problem.at(2, class);
-            hard.problem.logits[at] = f64::NEG_INFINITY;
+            hard.problem.logits[at] = if are_logits { f64::NEG_INFINITY } else { 0.0 };
         }
         hard.assert_outputs_agree(device);
     }
@@ -218,7 +294,7 @@ fn one_entry_is_an_index(device: &Device) {
     let data = TensorData::new(indices.clone(), [9, 1]);
     let classes = Tensor::<2, Int>::from_data(data, device);
     let sparse = SparseDistribution::new(classes, Tensor::ones([9, 1], device));
-    if is_host(device) {
+    {
         // Rows of many classes take one entry as they take an index.
         let bits = |target: Result<SparseDistribution<2>, Tensor<1, Int>>| {
             let leaf = logits().require_grad();
@@ -365,6 +441,9 @@ fn what_does_not_fit_is_refused(device: &Device) {
 tests_on! {
     every_backend: [
         sparse_distributions_agree_with_dense_ones,
+        smoothing_over_valid_classes_agrees,
+        probabilities_agree,
+        no_entries_are_no_distribution,
         projections_agree,
         outputs_agree_with_those_of_dense_ones,
         hard_rows_keep_their_digits,

@@ -220,11 +220,18 @@ fn entries_with_smoothing_and_outputs(device: &Device) {
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
         for (shape, count) in [([9, 130, 1], 4), ([2, 301, 4], 5)] {
-            for smoothing in [0.0, 0.2] {
+            for (smoothing, over) in [
+                (0.0, SmoothingOver::Classes),
+                (0.2, SmoothingOver::Classes),
+                (0.2, SmoothingOver::ValidClasses),
+            ] {
                 let options = |problem: Problem| {
                     let problem = problem.with_weights().with_row_weights();
                     problem.with_config(|config| {
-                        config.with_label_smoothing(smoothing).with_z_loss(0.01)
+                        config
+                            .with_label_smoothing(smoothing)
+                            .with_smoothing_over(over)
+                            .with_z_loss(0.01)
                     })
                 };
                 let entries = || Entries::random(&shape, count, 15).with(options);

@@ -22,25 +22,8 @@ pub(super) struct OfEntries {
     dtype: DType,
 }
 
-/// Whether the kernels take the entries of sparse distributions, without dense ones.
-pub(super) fn are_taken(logits: &Shape, inputs: &Inputs<CubeBackend>, options: &Options) -> bool {
-    let Targets::Sparse { classes, .. } = &inputs.targets else {
-        return false;
-    };
-    let class_dim = options.class_dim;
-    options.takes_entries(classes.shape()[class_dim], logits[class_dim])
-}
-
-/// Options beside index targets that stand for entries: all of these are classes.
-pub(super) fn options_of(options: &Options) -> Options {
-    Options {
-        ignore_indices: [].into(),
-        ..options.clone()
-    }
-}
-
 impl<'a> Operands<'a> {
-    /// Operands of a call over sparse distributions with the options `given`, of which `options` are [`options_of`].
+    /// [`Operands::of`] a call over sparse distributions.
     pub(super) fn over_entries(
         logits: CubeTensor,
         inputs: Inputs<CubeBackend>,
@@ -55,13 +38,16 @@ impl<'a> Operands<'a> {
         let count = classes.shape()[options.class_dim];
         let (shape, dtype) = (shares.meta.shape().clone(), shares.dtype);
         let logits = in_strides(logits, options.class_dim);
-        let resolved = {
+        let (resolved, evens) = {
             let of_entries = Inputs {
                 weights: inputs.weights.clone(),
-                ..Inputs::new(Targets::Indices(classes))
+                ..Inputs::new(Targets::Indices(or_placeholder(classes)))
             };
-            let of_entries = Operands::new(logits.clone(), of_entries, given, wanted);
-            let (call, shares) = (of_entries.call(), buffer_of(&into_contiguous(shares)));
+            let of_entries = Operands::without_evens(logits.clone(), of_entries, given, wanted);
+            let evens = of_entries.evens();
+            let of_entries = of_entries.with_evens(evens.clone());
+            let shares = buffer_of(&into_contiguous(or_placeholder(shares)));
+            let call = of_entries.call();
             let marks = has_tail.then(|| {
                 let marks = Shape::new([call.words_of_marks()]);
                 buffer_of(&CubeBackend::int_zeros(
@@ -70,7 +56,7 @@ impl<'a> Operands<'a> {
                     IntDType::I32,
                 ))
             });
-            call.entries(&shares, count, marks.as_ref())
+            (call.entries(&shares, count, marks.as_ref()), evens)
         };
         let rows = row_shape(logits.meta.shape(), options.class_dim).num_elements();
         let tensor = |buffer: &Buffer, length: usize, dtype: DType| {
@@ -93,7 +79,7 @@ impl<'a> Operands<'a> {
             reduction: inputs.reduction,
             ..Inputs::new(Targets::Indices(classes))
         };
-        Operands {
+        let operands = Operands {
             weights: in_one(
                 [weights, inputs.row_weights, MaybeFloat::Some(numbers)],
                 arithmetic,
@@ -111,8 +97,20 @@ impl<'a> Operands<'a> {
                 shape,
                 dtype,
             }),
-            ..Operands::new(logits, of_rows, options, wanted)
+            ..Operands::without_evens(logits, of_rows, options, wanted)
+        };
+        operands.with_evens(evens)
+    }
+}
+
+/// The tensor, or where it has no element one number in its place: kernels have no buffers of no length.
+fn or_placeholder(tensor: CubeTensor) -> CubeTensor {
+    match tensor.shape().num_elements() {
+        0 => {
+            let (client, device) = (tensor.client, tensor.device);
+            empty_device_contiguous_dtype(client, device, Shape::new([1]), tensor.dtype)
         }
+        _ => tensor,
     }
 }
 

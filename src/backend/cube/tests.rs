@@ -219,7 +219,7 @@ fn sparse(entries: &Shape, shares: &Shape) -> Targets<CubeBackend> {
 
 #[test]
 fn what_fusion_is_told_of_sparse_distributions_is_what_comes() {
-    // Two entries are taken one by one beside 9 classes, and made dense beside 3.
+    // Classes, entries with tails or without, label smoothing.
     let cases = [
         (3, 2, 0.0),
         (3, 3, 0.0),

@@ -323,12 +323,19 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
         let x = scores::<A, A, N>(logits, numbers, spec.values);
-        let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
-        let is_dominant = self.is_dominant(x, exponential, spec.tile);
-        let even = Vector::new(even * scale_of_scores::<A>(numbers, spec)) * self.scale;
-        let less = exponential * self.factor - even - self.at_target;
-        let slope = select_many(is_dominant, self.dominant_at_target, less);
-        bent(slope, logits, numbers, spec)
+        match comptime!(spec.values) {
+            Values::Probabilities => {
+                self.slope_of_shares(Vector::new(even) + self.at_target, x, numbers)
+            }
+            Values::Logits | Values::Scaled | Values::Capped => {
+                let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
+                let is_dominant = self.is_dominant(x, exponential, spec.tile);
+                let even = Vector::new(even * scale_of_scores::<A>(numbers, spec)) * self.scale;
+                let less = exponential * self.factor - even - self.at_target;
+                let slope = select_many(is_dominant, self.dominant_at_target, less);
+                bent(slope, logits, numbers, spec)
+            }
+        }
     }
 
     /// Subtracts the target's share from the slope.
@@ -374,6 +381,16 @@ impl<A: Float, N: Size> Lanes<A, N> {
         let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
         let is_target = is_target.equal(&self.class);
         let shares = shares + select_many(is_target, self.at_target, zeros());
+        self.slope_of_shares(shares, s, numbers)
+    }
+
+    /// The gradient of probabilities `s` whose classes have these shares.
+    fn slope_of_shares(
+        &self,
+        shares: Vector<A, N>,
+        s: Vector<A, N>,
+        numbers: &Numbers,
+    ) -> Vector<A, N> {
         let quotient = shares / s;
         // Where the quotient overflows, the scale comes first. For a mean over nothing the scale is 0.
         let lowest = Vector::<A, N>::new(numbers.lowest.get::<A>());
@@ -451,14 +468,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         );
         #[comptime]
         match &from_forward.statistics {
-            ComptimeOption::None => {
-                set(
-                    &mut self.at_target,
-                    lane,
-                    row.share,
-                    comptime!(spec.tile.along),
-                );
-            }
+            ComptimeOption::None => self.set_share(&row, comptime!(&spec)),
             ComptimeOption::Some(statistics) => {
                 let given = Statistics::read(statistics, row.row, rows, comptime!(&spec));
                 self.set_statistics(given, &row, uniforms, comptime!(&spec));
@@ -506,6 +516,13 @@ impl<A: Float, N: Size> Lanes<A, N> {
             penalty_scale,
             lane,
         }
+    }
+
+    /// Sets the numbers of a row of probabilities.
+    pub(crate) fn set_share(&mut self, row: &RowOfLane<A>, #[comptime] spec: &Spec) {
+        let (lane, along) = (comptime!(row.lane), comptime!(spec.tile.along));
+        set(&mut self.scale, lane, row.scale, along);
+        set(&mut self.at_target, lane, row.share, along);
     }
 
     /// Sets the numbers of the classes beside the entries of a row with a tail; those of the entries come after.

@@ -126,6 +126,11 @@ impl<A: Float> Finished<A> {
             self.log_prob = ln_of_probability;
         }
         self.loss += select(share == zero, zero, share * (zero - ln_of_probability));
+        if comptime!(spec.has_entries) {
+            // What the entries add is the whole loss here, and the index target has no share.
+            self.loss += given.further;
+            self.log_prob = zero - given.own_further;
+        }
     }
 
     /// Takes in the logit of an index target, and the sums of the row.

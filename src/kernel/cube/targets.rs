@@ -41,6 +41,17 @@ pub(crate) struct Weighed {
     pub(crate) teacher: bool,
 }
 
+impl Weighed {
+    /// Count of the lines of the rows that their even shares stand behind.
+    const fn lines_before_evens(&self) -> usize {
+        match (self.teacher, self.entries) {
+            (true, _) => lines::OF_TEACHER,
+            (false, true) => lines::of_inputs(self.tail),
+            (false, false) => 0,
+        }
+    }
+}
+
 /// Numbers of the shares that differ from row to row, in each lane; placeholders where they do not.
 #[derive(CubeType)]
 pub(crate) struct RowShares<A: Float, N: Size> {
@@ -60,19 +71,21 @@ pub(crate) mod lines {
     /// The same two without the weights of classes, for the outputs.
     pub(crate) const OWN_SHARES: usize = 2;
     pub(crate) const OWN_FURTHER: usize = 3;
+    /// Sum of the shares of the entries that are not of the index target's class.
+    pub(crate) const ELSEWHERE: usize = 4;
     /// With a tail, maximum of the scores of the rest, and the gradient of the loss by them as a factor of their
     /// exponentials beside it.
-    pub(crate) const MAXIMUM_OF_REST: usize = 4;
-    pub(crate) const AT_REST: usize = 5;
+    pub(crate) const MAXIMUM_OF_REST: usize = 5;
+    pub(crate) const AT_REST: usize = 6;
     /// Factor that makes probabilities of these exponentials, and the log-sum-exp of the row.
-    pub(crate) const SHARE_OF_REST: usize = 6;
-    pub(crate) const LSE: usize = 7;
+    pub(crate) const SHARE_OF_REST: usize = 7;
+    pub(crate) const LSE: usize = 8;
     /// `lse - lse_rest`.
-    pub(crate) const SURPRISAL: usize = 8;
+    pub(crate) const SURPRISAL: usize = 9;
     /// Maximum of the scores of the entries, and the sum of their exponentials beside it.
-    pub(crate) const MAXIMUM: usize = 9;
-    pub(crate) const SUM: usize = 10;
-    pub(crate) const TAIL: usize = 11;
+    pub(crate) const MAXIMUM: usize = 10;
+    pub(crate) const SUM: usize = 11;
+    pub(crate) const TAIL: usize = 12;
 
     /// Largest logit of a teacher, and the sum of the exponentials of all others beside it.
     pub(crate) const TEACHER: usize = 0;
@@ -80,12 +93,12 @@ pub(crate) mod lines {
     pub(crate) const OF_TEACHER: usize = 2;
 
     pub(crate) const fn count(has_tail: bool) -> usize {
-        if has_tail { 12 } else { 4 }
+        if has_tail { 13 } else { 5 }
     }
 
     /// Those that the kernels over the rows read.
     pub(crate) const fn of_inputs(has_tail: bool) -> usize {
-        if has_tail { 8 } else { 4 }
+        if has_tail { 9 } else { 4 }
     }
 }
 
@@ -388,11 +401,7 @@ impl<A: Float, N: Size> RowShares<A, N> {
             self.probability = ones::<A, N>() / (ones::<A, N>() + others);
         }
         if comptime!(weighed.evens) {
-            let line = comptime!(if weighed.teacher {
-                lines::OF_TEACHER
-            } else {
-                0
-            });
+            let line = comptime!(weighed.lines_before_evens());
             self.even = inputs.numbers_of_slot(slot, line, extent, along);
         }
     }
