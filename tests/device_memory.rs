@@ -5,8 +5,10 @@
 
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Backend, BackendTypes};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Device, DeviceKind, Distribution, Int, Tensor, TensorData};
+use burn_cross_entropy::InfoNceLossConfig;
 use burn_cross_entropy::backend::CrossEntropyOperation;
+use burn_cross_entropy::contrastive::SigLipLossConfig;
 use burn_cross_entropy::operation::{
     Forward, Inputs, Logits, MaybeFloat, Options, Outputs, RowReduction, TargetValues, Targets,
     Wanted, WantedGradients,
@@ -120,6 +122,56 @@ fn measure(call: &Measured, device: &CubeDevice) {
 }
 
 #[test]
+fn a_loss_holds_little() {
+    besides_the_logits_a_loss_holds_little();
+    the_graph_of_a_contrastive_loss_holds_no_similarities();
+}
+
+/// Rows and features of a batch, and bytes of a chunk of its similarities.
+const BATCH: [usize; 2] = [2048, 16];
+const CHUNK: usize = 1 << 20;
+
+/// What a contrastive loss keeps for the backward, and what comes out of it, are less than two chunks.
+fn the_graph_of_a_contrastive_loss_holds_no_similarities() {
+    let pools = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
+    let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
+    let config = || InfoNceLossConfig::new().with_chunk_bytes(CHUNK);
+    let labels = || {
+        let plain = device.clone().without_autodiff();
+        Tensor::<1, Int>::arange(0..BATCH[0] as i64, &plain).remainder_scalar(100)
+    };
+    let forms: [Box<dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>>; 4] = [
+        Box::new(|a, b| config().init(&device).forward(a, b.clone(), b)),
+        Box::new(|a, b| config().init(&device).forward_in_batch(a, b)),
+        Box::new(|a, _| config().init(&device).forward_labels(a, labels())),
+        Box::new(|a, b| {
+            let loss = SigLipLossConfig::new().with_chunk_bytes(CHUNK);
+            loss.init(&device).forward(a, b)
+        }),
+    ];
+    let random =
+        || Tensor::<2>::random(BATCH, Distribution::Normal(0.0, 1.0), &device).require_grad();
+    let (a, b) = (random(), random());
+    let most = 2 * CHUNK as u64;
+    for (at, form) in forms.iter().enumerate() {
+        // What earlier work has left is freed with the next work.
+        form(a.clone(), b.clone()).backward();
+        device.sync().expect("the device computes");
+        let before = in_use(&pools);
+        let loss = form(a.clone(), b.clone());
+        device.sync().expect("the device computes");
+        let of_graph = in_use(&pools) - before;
+        let gradients = loss.clone().backward();
+        device.sync().expect("the device computes");
+        let of_gradients = in_use(&pools) - before;
+        assert!(a.grad(&gradients).is_some());
+        assert!(
+            of_graph.max(of_gradients) < most && most < (BATCH[0] * BATCH[0]) as u64,
+            "form {at}: {of_graph} and {of_gradients} bytes"
+        );
+    }
+}
+
 fn besides_the_logits_a_loss_holds_little() {
     let device = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
     let (indices, teacher) = (targets(&device), Targets::Distributions(logits(&device)));

@@ -1,6 +1,6 @@
 //! Features before they are compared: checks that they fit each other, and normalisation.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::error::ContrastiveError;
 
@@ -74,13 +74,10 @@ pub(super) fn check_beside(one: Named<'_>, other: Named<'_>) -> Result<(), Contr
             other: (other.name, other_dtype),
         });
     }
-    let (device, other_device) = (one.tensor.device(), other.tensor.device());
-    if device.clone().without_autodiff() != other_device.clone().without_autodiff() {
-        return Err(ContrastiveError::Devices {
-            one: (one.name, device.into()),
-            other: (other.name, other_device.into()),
-        });
-    }
+    check_devices(
+        (one.name, one.tensor.device()),
+        (other.name, other.tensor.device()),
+    )?;
     let strategies = [one, other].map(|named| named.tensor.gradient_checkpointing_strategy());
     match strategies {
         [Some(strategy), Some(other_strategy)] if strategy != other_strategy => {
@@ -90,6 +87,20 @@ pub(super) fn check_beside(one: Named<'_>, other: Named<'_>) -> Result<(), Contr
             })
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks that two tensors are on one device.
+pub(super) fn check_devices(
+    one: (&'static str, Device),
+    other: (&'static str, Device),
+) -> Result<(), ContrastiveError> {
+    match one.1.clone().without_autodiff() == other.1.clone().without_autodiff() {
+        true => Ok(()),
+        false => Err(ContrastiveError::Devices {
+            one: (one.0, one.1.into()),
+            other: (other.0, other.1.into()),
+        }),
     }
 }
 

@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::error::ContrastiveError;
+use super::features::check_devices;
 use super::ids::{check_id_dtypes, check_ids};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{CrossEntropyLoss, RangeCheck, Target};
@@ -25,6 +26,9 @@ pub enum Positives {
     /// those of the mask.
     Mask(Tensor<2, Bool>),
 }
+
+/// Number that fills rows with fewer positives than others.
+const IGNORED: i64 = -100;
 
 /// Positives that fit rows and keys.
 // A call moves it a few times, and a box would be an allocation.
@@ -64,9 +68,31 @@ impl PositiveKeys {
                         expected: [rows, keys],
                     });
                 }
+                check_devices(("positives", mask.device()), ("rows", device.clone()))?;
                 Self::Mask(mask.without_autodiff())
             }
         })
+    }
+
+    /// These without the key of each row, `[rows, 1]`, that is the row itself. Keys of a label are those that are not
+    /// excluded from the similarities.
+    pub(super) fn without(self, itself: Tensor<2, Int>) -> Self {
+        match self {
+            Self::Labels(labels) => Self::Labels(labels),
+            Self::Indices(indices) if indices.shape().num_elements() == 0 => Self::Indices(indices),
+            Self::Indices(indices) => {
+                let itself = itself.cast(indices.dtype()).expand(indices.dims());
+                let is_itself = indices.clone().equal(itself);
+                Self::Indices(indices.mask_fill(is_itself, IGNORED))
+            }
+            Self::Mask(mask) if mask.shape().num_elements() == 0 => Self::Mask(mask),
+            Self::Mask(mask) => {
+                let numbers = Tensor::<1, Int>::arange(0..mask.dims()[1] as i64, &itself.device());
+                let numbers = numbers.unsqueeze_dim::<2>(0).expand(mask.dims());
+                let is_other = itself.expand(mask.dims()).not_equal(numbers);
+                Self::Mask(mask.bool_and(is_other))
+            }
+        }
     }
 
     /// Target whose positives have equal shares of a dtype; a row without positives is ignored.

@@ -2,8 +2,12 @@
 //! (tests/fixtures/contrasts.py): the loss, the losses of the rows, and the gradients of all tensors, of the
 //! temperature and of the bias.
 
+mod devices;
+mod directions;
 mod edges;
+mod order;
 mod outputs;
+mod precision;
 mod sig_lip;
 
 use std::sync::LazyLock;
@@ -23,7 +27,7 @@ use crate::common::run::{float_tensor, numbers};
 use crate::common::tolerance::{assert_numbers, of_projection};
 use crate::info_nce::{OfParameters, ints};
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Case {
     name: String,
     form: String,
@@ -65,6 +69,18 @@ struct Leaves {
 enum Loss {
     InfoNce(Box<InfoNceLoss>),
     SigLip(Box<SigLipLoss>),
+}
+
+impl Loss {
+    /// Gradients of the parameters: of the scale's logarithm, and of the bias where there is one.
+    fn slopes(&self, gradients: &Gradients) -> Vec<f64> {
+        let mut found = Vec::new();
+        match self {
+            Self::InfoNce(loss) => loss.visit(&mut OfParameters(gradients, &mut found)),
+            Self::SigLip(loss) => loss.visit(&mut OfParameters(gradients, &mut found)),
+        }
+        found
+    }
 }
 
 /// How a case is run.
@@ -274,11 +290,7 @@ impl Case {
             let found = numbers(own.grad(gradients).expect("it is tracked"));
             assert_numbers(&format!("{name}: own negatives"), &found, expected, allowed);
         }
-        let mut found = Vec::new();
-        match loss {
-            Loss::InfoNce(loss) => loss.visit(&mut OfParameters(gradients, &mut found)),
-            Loss::SigLip(loss) => loss.visit(&mut OfParameters(gradients, &mut found)),
-        }
+        let found = loss.slopes(gradients);
         let expected = [self.log_scale_grad, self.bias_grad];
         for (found, expected) in found.iter().zip(expected) {
             assert_numbers(

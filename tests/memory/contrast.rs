@@ -11,10 +11,8 @@ use super::counting::count;
 
 const ROWS: usize = 8192;
 const FEATURES: usize = 64;
-const CHUNK: usize = 16 << 20;
-/// Tensors of the size of the batch: features of length 1 and what normalisation keeps of both sides, gradients of each
-/// step back to the features, and what a form concatenates.
-const OF_BATCH: usize = 32 * ROWS * FEATURES * size_of::<f32>();
+/// An eighth of the similarities, and sixteen times the features.
+const CHUNK: usize = 32 << 20;
 
 type Form = (&'static str, fn(Tensor<2>, Tensor<2>) -> Tensor<1>);
 
@@ -110,12 +108,8 @@ fn forms_hold_less_than_two_chunks(forms: &[Form], device: &Device) {
             (value.clone(), value.backward())
         };
         let (_, bytes) = count(run);
-        let most = 2 * CHUNK + OF_BATCH;
-        assert!(
-            bytes.peak <= most && most < ROWS * ROWS * size_of::<f32>() / 2,
-            "{name}: {} bytes, {most} allowed",
-            bytes.peak
-        );
+        eprintln!("{name}: {} MiB", bytes.peak >> 20);
+        assert!(bytes.peak < 2 * CHUNK, "{name}: {} bytes", bytes.peak);
     }
 }
 

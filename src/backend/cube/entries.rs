@@ -32,32 +32,9 @@ impl<'a> Operands<'a> {
         wanted: Wanted,
     ) -> Self {
         let has_tail = inputs.targets.have_tails();
-        let Targets::Sparse { classes, shares } = inputs.targets else {
-            unreachable!("the distributions are sparse");
-        };
-        let count = classes.shape()[options.class_dim];
-        let (shape, dtype) = (shares.meta.shape().clone(), shares.dtype);
         let logits = in_strides(logits, options.class_dim);
-        let (resolved, evens) = {
-            let of_entries = Inputs {
-                weights: inputs.weights.clone(),
-                ..Inputs::new(Targets::Indices(or_placeholder(classes)))
-            };
-            let of_entries = Operands::without_evens(logits.clone(), of_entries, given, wanted);
-            let evens = of_entries.evens();
-            let of_entries = of_entries.with_evens(evens.clone());
-            let shares = buffer_of(&into_contiguous(or_placeholder(shares)));
-            let call = of_entries.call();
-            let marks = has_tail.then(|| {
-                let marks = Shape::new([call.words_of_marks()]);
-                buffer_of(&CubeBackend::int_zeros(
-                    marks,
-                    &logits.device,
-                    IntDType::I32,
-                ))
-            });
-            (call.entries(&shares, count, marks.as_ref()), evens)
-        };
+        let (entries, evens) = OfEntries::new(&logits, &inputs, given, wanted);
+        let resolved = &entries.resolved;
         let rows = row_shape(logits.meta.shape(), options.class_dim).num_elements();
         let tensor = |buffer: &Buffer, length: usize, dtype: DType| {
             let (client, device) = (logits.client.clone(), logits.device.clone());
@@ -92,11 +69,7 @@ impl<'a> Operands<'a> {
                 tail: has_tail,
                 teacher: false,
             },
-            entries: Some(OfEntries {
-                resolved,
-                shape,
-                dtype,
-            }),
+            entries: Some(entries),
             ..Operands::without_evens(logits, of_rows, options, wanted)
         };
         operands.with_evens(evens)
@@ -115,6 +88,41 @@ fn or_placeholder(tensor: CubeTensor) -> CubeTensor {
 }
 
 impl OfEntries {
+    /// The entries of sparse distributions, and the even shares of the rows where they have some of their own.
+    fn new(
+        logits: &CubeTensor,
+        inputs: &Inputs<CubeBackend>,
+        options: &Options,
+        wanted: Wanted,
+    ) -> (Self, MaybeFloat<CubeBackend>) {
+        let Targets::Sparse { classes, shares } = inputs.targets.clone() else {
+            unreachable!("the distributions are sparse");
+        };
+        let count = classes.shape()[options.class_dim];
+        let (shape, dtype) = (shares.meta.shape().clone(), shares.dtype);
+        let of_entries = Inputs {
+            weights: inputs.weights.clone(),
+            ..Inputs::new(Targets::Indices(or_placeholder(classes)))
+        };
+        let operands = Operands::without_evens(logits.clone(), of_entries, options, wanted);
+        let evens = operands.evens();
+        let operands = operands.with_evens(evens.clone());
+        let shares = buffer_of(&into_contiguous(or_placeholder(shares)));
+        let call = operands.call();
+        let marks = inputs.targets.have_tails().then(|| {
+            let words = Shape::new([call.words_of_marks()]);
+            let marks = CubeBackend::int_zeros(words, &logits.device, IntDType::I32);
+            buffer_of(&marks)
+        });
+        let resolved = call.entries(&shares, count, marks.as_ref());
+        let entries = Self {
+            resolved,
+            shape,
+            dtype,
+        };
+        (entries, evens)
+    }
+
     /// The gradient of the shares.
     pub(super) fn gradient(
         &self,

@@ -7,7 +7,9 @@ use super::InfoNceLoss;
 use super::comparison::{Classes, Comparison, Positive, Single};
 use super::request::OwnNegatives;
 use crate::contrastive::error::ContrastiveError;
-use crate::contrastive::features::{Named, check_beside, in_f32_at_least, similarity_of_rows};
+use crate::contrastive::features::{
+    Named, check_beside, check_devices, in_f32_at_least, similarity_of_rows,
+};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::Target;
 use crate::operation::{Excluded, Ids};
@@ -167,7 +169,11 @@ impl OwnNegatives {
                 mask: mask.dims(),
                 expected: [rows, own],
             }),
-            _ => Ok(()),
+            Some(mask) => check_devices(
+                ("the mask of own negatives", mask.device()),
+                ("own negatives", self.features.device()),
+            ),
+            None => Ok(()),
         }
     }
 }

@@ -81,6 +81,20 @@ impl Single {
     }
 }
 
+/// The key of each row that is the row itself, `[rows, 1]`.
+fn themselves(query: &Tensor<2>, keys: &Tensor<2>) -> Result<Tensor<2, Int>, ContrastiveError> {
+    let (rows, keys) = (query.dims()[0], keys.dims()[0]);
+    if keys < rows {
+        return Err(ContrastiveError::Combination {
+            part: "`without_themselves`",
+            form: "fewer keys than rows",
+            instead: "the rows have to be the first keys",
+        });
+    }
+    let device = query.device().without_autodiff();
+    Ok(Tensor::<1, Int>::arange(0..rows as i64, &device).unsqueeze_dim(1))
+}
+
 impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     /// The comparisons of a request, whose losses have equal parts in its loss.
     pub(super) fn comparisons(
@@ -93,7 +107,15 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             own_negatives,
             log_q,
             memory,
+            without_themselves,
         } = contrast;
+        if without_themselves && !matches!(form, Form::Several { .. }) {
+            return Err(ContrastiveError::Combination {
+                part: "`without_themselves`",
+                form: "a form that knows its positives",
+                instead: "`Contrast::labels` and NT-Xent leave themselves out; it belongs to `Contrast::several`",
+            });
+        }
         if memory.is_some() && !matches!(form, Form::Labels { .. }) {
             return Err(ContrastiveError::Combination {
                 part: "a memory with labels",
@@ -153,7 +175,7 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
                 check_beside(Named::new("query", &query), Named::new("keys", &keys))?;
                 let query = self.scaled(self.normalised(query));
                 let keys = self.normalised(keys);
-                self.several(query, keys, positives, log_q.next())
+                self.several([query, keys], positives, log_q.next(), without_themselves)
             }
         }
     }
@@ -306,15 +328,11 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
 
     fn several(
         &self,
-        query: Tensor<2>,
-        keys: Tensor<2>,
+        [query, keys]: [Tensor<2>; 2],
         positives: Positives,
         log_q: Option<Tensor<1>>,
+        without_themselves: bool,
     ) -> Result<Vec<Comparison>, ContrastiveError> {
-        let device = query.device();
-        let (rows, count) = (query.dims()[0], keys.dims()[0]);
-        let dtype = query.dtype();
-        let similarities = self.similarities(query, keys, log_q);
         let of_labels = matches!(positives, Positives::Labels { .. });
         if self.settings.sup_con == SupCon::In && !of_labels {
             return Err(ContrastiveError::Combination {
@@ -324,7 +342,17 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
             });
         }
         let loss: CrossEntropyLoss<B> = self.settings.loss();
-        let positives = PositiveKeys::new(&loss, positives, [rows, count], &device)?;
+        let (pairs, dtype) = ([query.dims()[0], keys.dims()[0]], query.dtype());
+        let mut positives = PositiveKeys::new(&loss, positives, pairs, &query.device())?;
+        let itself = match without_themselves {
+            true => Some(themselves(&query, &keys)?),
+            false => None,
+        };
+        let mut similarities = self.similarities(query, keys, log_q);
+        if let Some(itself) = itself {
+            similarities.excluded.columns = Some(itself.clone().into_dispatch()).into();
+            positives = positives.without(itself);
+        }
         let inside = match &positives {
             PositiveKeys::Labels(labels) if self.settings.sup_con == SupCon::In => {
                 Some(labels.clone())

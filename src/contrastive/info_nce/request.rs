@@ -22,6 +22,7 @@ use crate::contrastive::positives::Positives;
 /// | [`with_own_negatives`](Self::with_own_negatives) | those of one positive; of `in_batch` only one-sided |
 /// | [`with_log_q`](Self::with_log_q) | all |
 /// | [`with_memory`](Self::with_memory) | `labels` |
+/// | [`without_themselves`](Self::without_themselves) | `several`; `labels` never compares a row with itself |
 ///
 /// Another combination is an error that says so.
 ///
@@ -49,6 +50,7 @@ pub struct Contrast {
     pub(super) own_negatives: Option<OwnNegatives>,
     pub(super) log_q: Option<Vec<Tensor<1>>>,
     pub(super) memory: Option<Memory>,
+    pub(super) without_themselves: bool,
 }
 
 /// Keys of earlier steps, and their labels.
@@ -100,6 +102,7 @@ impl Contrast {
             own_negatives: None,
             log_q: None,
             memory: None,
+            without_themselves: false,
         }
     }
 
@@ -133,7 +136,7 @@ impl Contrast {
     }
 
     /// Compares rows `[N, F]` with keys `[K, F]`, of which several may be positives of a row. A row without a positive is
-    /// ignored.
+    /// ignored. Where the keys are the rows of one batch, [`without_themselves`](Self::without_themselves) belongs to it.
     pub fn several(query: Tensor<2>, keys: Tensor<2>, positives: Positives) -> Self {
         Self::of(Form::Several {
             query,
@@ -192,6 +195,32 @@ impl Contrast {
     pub fn with_log_q(self, log_q: Vec<Tensor<1>>) -> Self {
         Self {
             log_q: Some(log_q),
+            ..self
+        }
+    }
+
+    /// Leaves out key `i` of row `i`, which is the row itself where rows and keys are of one batch: neither a positive,
+    /// whatever the positives say, nor a negative. There are at least as many keys as rows.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_cross_entropy::InfoNceLossConfig;
+    /// use burn_cross_entropy::contrastive::{Contrast, Positives};
+    ///
+    /// // Positives by their numbers: rows 0 and 1 belong together, and row 2 to both.
+    /// let device = Device::flex();
+    /// let features = Tensor::<2>::from_floats([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], &device);
+    /// let numbers = Tensor::<2, Int>::from_ints([[1, -100], [0, -100], [0, 1]], &device);
+    /// let contrast = Contrast::several(features.clone(), features, Positives::Indices(numbers));
+    ///
+    /// let loss = InfoNceLossConfig::new().with_temperature(1.0).init(&device);
+    /// let value = loss.forward_contrast(contrast.without_themselves()).into_scalar::<f32>();
+    /// // Row 0 is ln(exp(0.8) + exp(0.6)) - 0.8, the others likewise.
+    /// assert!((value - 0.6945725).abs() < 1e-6);
+    /// ```
+    pub fn without_themselves(self) -> Self {
+        Self {
+            without_themselves: true,
             ..self
         }
     }

@@ -27,7 +27,7 @@ use super::plan::{Along, Tile};
 use super::spec::{Extent, ExtentLaunch, Numbers, Spec, Uniforms, UniformsLaunch, Values};
 use super::state::{scaled_difference, scores};
 use super::tail::{BITS, Marks, MarksLaunch, Sums};
-use super::targets::{Weighed, lines, masked_number, target_of_row};
+use super::targets::{Target, Weighed, lines, masked_number, target_of_row};
 use crate::operation::Outputs;
 
 mod gradients;
@@ -142,6 +142,26 @@ struct Entry<A: Float> {
     share: A,
 }
 
+#[cube]
+impl<A: Float> Entry<A> {
+    fn new<N: Size>(
+        target: Target,
+        logit: Vector<A, N>,
+        share: A,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) -> Entry<A> {
+        Entry::<A> {
+            class: target.class,
+            counts: target.counts,
+            is_bad: target.is_bad,
+            logit: logit.extract(0usize),
+            x: scores::<A, A, N>(logit, numbers, spec.values).extract(0usize),
+            share,
+        }
+    }
+}
+
 /// Resolves the entries of one row in each unit.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
@@ -173,18 +193,16 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         let place = first + at * extent.inner;
         let target = target_of_row::<I, K>(indices, place, extent.classes, &given.ignored);
         let place = place_of_class(of_row, target.class as usize, &extent.logits);
-        let logit = Vector::<A, N>::cast_from(logits[place]);
-        let x = scores::<A, A, N>(logit, numbers, spec.values).extract(0usize);
-        let entry = Entry::<A> {
-            class: target.class,
-            counts: target.counts,
-            is_bad: target.is_bad,
-            logit: logit.extract(0usize),
-            x,
-            share: A::cast_from(shares[places.first_share + at * extent.inner]),
-        };
-        if entry.counts && (x > largest || !has_entry) {
-            largest = x;
+        let share = A::cast_from(shares[places.first_share + at * extent.inner]);
+        let entry = Entry::<A>::new::<N>(
+            target,
+            Vector::cast_from(logits[place]),
+            share,
+            numbers,
+            comptime!(&spec),
+        );
+        if entry.counts && (entry.x > largest || !has_entry) {
+            largest = entry.x;
             class_of_largest = i32::cast_from(entry.class);
             has_entry = true.runtime();
         }
@@ -198,19 +216,15 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         if comptime!(has_tail) {
             resolved.mark(row, &entry, extent.classes);
             // A class that stands twice is one of the row's classes once.
-            let x = select(is_first, x, numbers.lowest.get::<A>());
+            let x = select(is_first, entry.x, numbers.lowest.get::<A>());
             of_entries.take(Vector::new(x), numbers, comptime!(&spec));
         }
     }
     resolved.classes[row] = class_of_largest;
     resolved.add_up::<N>(row, largest, &places, numbers, comptime!(&spec));
     if comptime!(has_tail) {
-        let tail = A::cast_from(shares[places.first_share + given.count * extent.inner]);
-        resolved.numbers[row + comptime!(lines::TAIL) * extent.rows] = tail;
-        let maximum = of_entries.maximum.extract(0usize);
-        resolved.numbers[row + comptime!(lines::MAXIMUM) * extent.rows] = maximum;
-        let sum = of_entries.sum.value().extract(0usize);
-        resolved.numbers[row + comptime!(lines::SUM) * extent.rows] = sum;
+        let tail = shares[places.first_share + given.count * extent.inner];
+        resolved.write_tail::<N>(row, A::cast_from(tail), &of_entries, extent.rows);
     }
 }
 
@@ -328,6 +342,15 @@ impl<A: Float> Resolved<A> {
                 words[place] = words[place] | bit;
             }
         }
+    }
+
+    /// Writes the share of a row's tail, and maximum and sum of the entries' exponentials.
+    fn write_tail<N: Size>(&mut self, row: usize, tail: A, of_entries: &Sums<A, N>, rows: usize) {
+        self.numbers[row + comptime!(lines::TAIL) * rows] = tail;
+        let maximum = of_entries.maximum.extract(0usize);
+        self.numbers[row + comptime!(lines::MAXIMUM) * rows] = maximum;
+        let sum = of_entries.sum.value().extract(0usize);
+        self.numbers[row + comptime!(lines::SUM) * rows] = sum;
     }
 
     /// Writes the sums over the classes of a row.

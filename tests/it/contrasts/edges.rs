@@ -1,5 +1,6 @@
-//! Batches that are not ordinary: no positive at all, one class only, one row, no rows, equal ids, half precision,
-//! features without a direction; what was given and does not fit.
+//! Batches that are not ordinary: no positive at all, one class only, one row, no rows, equal ids, own negatives in half
+//! precision; what was given and does not fit. `directions.rs` has features without a direction, `precision.rs` the other
+//! forms in half precision.
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 use burn_cross_entropy::contrastive::{Contrast, InBatch, Positives, SampleIds, SupCon};
@@ -86,33 +87,6 @@ fn one_class_and_one_row(device: &Device) {
     }
 }
 
-/// The order of a batch does not matter: each row keeps its loss.
-fn the_order_of_a_batch_does_not_matter(device: &Device) {
-    let random =
-        |rows: usize| Tensor::<2>::random([rows, 4], Distribution::Normal(0.0, 1.0), device);
-    let (features, memory) = (random(9), random(6));
-    let labels = ints(&[2, 0, 2, 5, 0, 2, 9, 0, 7], device);
-    let of_memory = ints(&[7, 0, 3, 2, 2, 8], device);
-    let loss = plain(0.3, device);
-    let run = |order: &[i64], of: &[i64]| {
-        let (rows, keys) = (ints(order, device), ints(of, device));
-        let contrast = Contrast::labels(
-            features.clone().select(0, rows.clone()),
-            labels.clone().select(0, rows),
-        );
-        let contrast = contrast.with_memory(
-            memory.clone().select(0, keys.clone()),
-            of_memory.clone().select(0, keys),
-        );
-        numbers(loss.forward_contrast_no_reduction(contrast))
-    };
-    let order = [4, 1, 8, 0, 3, 7, 2, 6, 5];
-    let expected = run(&[0, 1, 2, 3, 4, 5, 6, 7, 8], &[0, 1, 2, 3, 4, 5]);
-    let found = run(&order, &[5, 0, 3, 2, 4, 1]);
-    let expected: Vec<f64> = order.iter().map(|at| expected[*at as usize]).collect();
-    assert_numbers("rows", &found, &expected, behind_products(1e-5, device));
-}
-
 /// The three ways to tell positives are the same positives.
 fn labels_numbers_and_masks_agree(device: &Device) {
     let random =
@@ -137,6 +111,60 @@ fn labels_numbers_and_masks_agree(device: &Device) {
     assert_numbers("by number", &by_number, &by_label, allowed);
     assert_numbers("by mask", &by_mask, &by_label, allowed);
     assert!(by_label[0] > 0.0 && by_label[1] > 0.0 && by_label[2] == 0.0);
+}
+
+/// Without themselves, several positives of the rows of one batch are those of its labels, whether the positives name a
+/// row itself or not.
+fn rows_of_a_batch_are_not_their_own_keys(device: &Device) {
+    let features = of([[1.0, 0.5], [0.5, 1.0], [-1.0, 1.0], [1.0, 0.0]], device);
+    let labels = || ints(&[7, 7, 3, 7], device);
+    let by_hand = [
+        Positives::Labels {
+            rows: labels(),
+            keys: labels(),
+        },
+        Positives::Indices(
+            ints(&[1, 3, 0, 0, 1, 3, 2, -100, -100, 0, 1, -100], device).reshape([4, 3]),
+        ),
+        Positives::Mask(mask(
+            &[1, 1, 0, 1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0, 0],
+            4,
+            device,
+        )),
+    ];
+    let solve = |loss: &InfoNceLoss, contrast: fn(Tensor<2>, Positives) -> Contrast, positives| {
+        let leaf = features.clone().require_grad();
+        let losses = loss.forward_contrast_no_reduction(contrast(leaf.clone(), positives));
+        let weighed = losses.clone() * Tensor::from_floats([0.5, 2.0, 1.0, -1.0], device);
+        let gradient = leaf.grad(&weighed.sum().backward()).expect("tracked");
+        [numbers(losses), numbers(gradient)].concat()
+    };
+    let of_labels = |sup_con| {
+        let config = InfoNceLossConfig::new().with_temperature(0.3);
+        let loss = config.with_sup_con(sup_con).init(device);
+        let leaf = |features, positives| match positives {
+            Positives::Labels { rows, .. } => Contrast::labels(features, rows),
+            _ => unreachable!("they are labels"),
+        };
+        let labels = Positives::Labels {
+            rows: labels(),
+            keys: labels(),
+        };
+        (solve(&loss, leaf, labels), loss)
+    };
+    let among = |features: Tensor<2>, positives| {
+        Contrast::several(features.clone(), features, positives).without_themselves()
+    };
+    let allowed = behind_products(4e-6, device);
+    let (expected, loss) = of_labels(SupCon::Out);
+    for positives in by_hand.clone() {
+        let name = format!("{positives:?}");
+        assert_numbers(&name, &solve(&loss, among, positives), &expected, allowed);
+    }
+    let (expected, loss) = of_labels(SupCon::In);
+    let [by_label, ..] = by_hand;
+    assert_numbers("in", &solve(&loss, among, by_label), &expected, allowed);
+    assert_eq!(expected[2], 0.0);
 }
 
 /// Features in half precision are taken as they are, also those of own negatives, and what fills these up may be
@@ -308,6 +336,14 @@ fn errors_say_what_to_do(device: &Device) {
         queries: labels.clone(),
         negatives: labels,
     };
+    let indices = || Positives::Indices(ints(&[0, 1, 0], device).reshape([3, 1]));
+    let error = text(Contrast::several(ones(3), ones(2), indices()).without_themselves());
+    assert!(error.contains("fewer keys than rows"), "{error}");
+    let error = text(moco().without_themselves());
+    assert!(
+        error.contains("it belongs to `Contrast::several`"),
+        "{error}"
+    );
     let pairs = Contrast::pairs(ones(3), ones(5), ints(&[0, 1, 2], device));
     let error = text(pairs.clone().with_ids(ids));
     assert!(error.contains("there are 3 ids for 5 keys"), "{error}");
@@ -348,8 +384,8 @@ tests_on! {
         reported_numbers_come_out,
         rows_without_a_positive_are_ignored,
         one_class_and_one_row,
-        the_order_of_a_batch_does_not_matter,
         labels_numbers_and_masks_agree,
+        rows_of_a_batch_are_not_their_own_keys,
         own_negatives_may_be_none,
         a_queue_is_a_memory_with_labels,
         a_learnt_temperature_has_two_bounds,
@@ -361,4 +397,27 @@ tests_on! {
     host: [
         a_number_that_is_no_key_is_an_error,
     ],
+}
+
+#[cfg(all(feature = "flex", feature = "ndarray"))]
+#[test]
+fn masks_of_another_device_are_named() {
+    // Burn deprecates NdArray, which has its tests as long as Burn has it.
+    #[allow(deprecated)]
+    let (device, other) = (Device::flex(), Device::ndarray());
+    let ones = |rows| Tensor::<2>::ones([rows, 2], &device);
+    let text = |contrast| {
+        let error = plain(1.0, &device).try_forward_contrast(contrast);
+        error.expect_err("the devices differ").to_string()
+    };
+    let positives = Positives::Mask(mask(&[1; 15], 3, &other));
+    let error = text(Contrast::several(ones(3), ones(5), positives));
+    assert!(
+        error.contains("Flex") && error.contains("NdArray"),
+        "{error}"
+    );
+    let own = Tensor::<3>::ones([3, 2, 2], &device);
+    let contrast = Contrast::moco(ones(3), ones(3), ones(5));
+    let error = text(contrast.with_own_negatives(own, Some(mask(&[1; 6], 3, &other))));
+    assert!(error.contains("the mask of own negatives"), "{error}");
 }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::InfoNceLossConfig;
 use burn_cross_entropy::contrastive::{Contrast, InBatch, SampleIds, SupCon};
 
-use super::ints;
+use super::{ints, mask};
 use crate::common::backends::tests_on;
 use crate::common::run::numbers;
 use crate::common::tolerance::{assert_numbers, behind_products};
@@ -53,6 +53,68 @@ fn numbers_are_those_of_the_keys(device: &Device) {
     let output = plain.forward_contrast_with_output(contrast().with_own_negatives(own, None));
     assert_eq!(integers(output.predicted), [5, 2, 4]);
     assert_eq!(integers(output.target_class), [0, 3, -1]);
+}
+
+/// Of momentum contrast 0 is the positive, behind it are the row's own negatives, then the common ones.
+fn own_negatives_stand_before_common_ones(device: &Device) {
+    let query = Tensor::<2>::from_floats([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]], device);
+    let positive = Tensor::<2>::from_floats([[0.96, 0.28], [0.6, 0.8], [0.6, 0.8]], device);
+    let own = Tensor::<3>::from_floats(
+        [
+            [[0.6, 0.8], [0.0, 1.0]],
+            [[0.0, 1.0], [0.96, 0.28]],
+            [[0.0, 1.0], [-1.0, 0.0]],
+        ],
+        device,
+    );
+    let negatives = Tensor::<2>::from_floats([[0.28, 0.96], [-1.0, 0.0], [0.8, 0.6]], device);
+    // Similarities to the positive; own; common:
+    //     0.96;  0.6,  0   ;  0.28, -1  , 0.8
+    //     0.6 ;  0  ,  0.96;  0.28, -1  , 0.8
+    //     0.96;  0.6, -0.8 ;  0.8 , -0.8, 1
+    let loss = InfoNceLossConfig::new().with_temperature(0.5).init(device);
+    let run = |there: [i64; 6]| {
+        let there = mask(&there, 3, device);
+        let contrast = Contrast::moco(query.clone(), positive.clone(), negatives.clone())
+            .with_own_negatives(own.clone(), Some(there));
+        loss.forward_contrast_with_output(contrast)
+    };
+    let output = run([1; 6]);
+    assert_eq!(integers(output.predicted.clone()), [0, 2, 5]);
+    assert_eq!(integers(output.target_class.clone()), [0, 0, 0]);
+    assert_eq!(integers(output.target_rank.clone()), [0, 2, 1]);
+    // Without the own negative that is the nearest of the second row, a common one is.
+    let output = run([1, 1, 1, 0, 1, 1]);
+    assert_eq!(integers(output.predicted.clone()), [0, 5, 5]);
+    assert_eq!(integers(output.target_class.clone()), [0, 0, 0]);
+    assert_eq!(integers(output.target_rank.clone()), [0, 1, 1]);
+}
+
+/// Of NT-Xent the numbers are those of both views, one after the other; keys that ids leave out are not predicted.
+fn rows_of_both_views_are_numbered_one_after_the_other(device: &Device) {
+    let a = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0], [0.96, 0.28]], device);
+    let b = Tensor::<2>::from_floats([[0.8, 0.6], [-0.936, 0.352], [0.0, -1.0]], device);
+    // Similarities, of rows 0 to 5 to keys 0 to 5:
+    //      1     ,  0    ,  0.96 ,  0.8   , -0.936 ,  0
+    //      0     ,  1    ,  0.28 ,  0.6   ,  0.352 , -1
+    //      0.96  ,  0.28 ,  1    ,  0.936 , -0.8   , -0.28
+    //      0.8   ,  0.6  ,  0.936,  1     , -0.5376, -0.6
+    //     -0.936 ,  0.352, -0.8  , -0.5376,  1     , -0.352
+    //      0     , -1    , -0.28 , -0.6   , -0.352 ,  1
+    let config = InfoNceLossConfig::new().with_temperature(0.5);
+    let loss = config.with_in_batch(InBatch::NtXent).init(device);
+    let contrast = || Contrast::in_batch(a.clone(), b.clone());
+    let output = loss.forward_contrast_with_output(contrast());
+    assert_eq!(integers(output.predicted), [2, 3, 0, 2, 1, 0]);
+    assert_eq!(integers(output.target_class), [3, 4, 5, 0, 1, 2]);
+    assert_eq!(integers(output.target_rank), [1, 1, 3, 1, 0, 1]);
+
+    // The first and the last rows are of one sample: of its keys each has its positive alone.
+    let ids = SampleIds::same(ints(&[7, 8, 7], device));
+    let output = loss.forward_contrast_with_output(contrast().with_ids(ids));
+    assert_eq!(integers(output.predicted), [3, 3, 1, 0, 1, 2]);
+    assert_eq!(integers(output.target_class), [3, 4, 5, 0, 1, 2]);
+    assert_eq!(integers(output.target_rank), [0, 1, 1, 0, 0, 0]);
 }
 
 /// An encoder that cannot tell keys apart is never right, in every form.
@@ -104,6 +166,8 @@ tests_on! {
     products: [
         positives_inside_have_outputs,
         numbers_are_those_of_the_keys,
+        own_negatives_stand_before_common_ones,
+        rows_of_both_views_are_numbered_one_after_the_other,
         a_tie_is_no_win,
     ],
 }
