@@ -25,6 +25,22 @@
 //! assert_eq!(gradient.dims(), [2, 3, 4, 4]);
 //! ```
 //!
+//! # What it does
+//!
+//! | I want | Use |
+//! |---|---|
+//! | the loss of class indices, distributions, a few classes with shares, a teacher | [`CrossEntropyLoss::forward`] with a [`CrossEntropyTarget`]: integers, floats, [`SparseDistribution`], [`TeacherLogits`] |
+//! | to weigh or to mask rows | [`TargetTensor::weighted`] |
+//! | smoothing, class weights, ignored targets, focal loss, z-loss, softcap | the options of [`CrossEntropyLossConfig`] |
+//! | the loss of each row, log-probabilities, entropies with gradients | [`forward_no_reduction`](CrossEntropyLoss::forward_no_reduction), [`log_prob`](CrossEntropyLoss::log_prob), [`entropy`](CrossEntropyLoss::entropy), [`lse`](CrossEntropyLoss::lse) |
+//! | metrics from the same pass | [`forward_with_output`](CrossEntropyLoss::forward_with_output); with the feature `train` burn-train's metrics take the output as it is |
+//! | a language model's loss without its logits | [`LinearCrossEntropyLoss`]: hidden states and the projection, with logits for some rows at a time |
+//! | one mean over micro-batches or devices | [`Normalizer`] |
+//! | a vocabulary that is divided among devices | [`VocabularyShard`] |
+//! | contrastive learning: MoCo, SimCLR, CLIP, SupCon | [`InfoNceLoss`], with a [`NegativeQueue`], [`momentum_update`] and [`GradientCache`](contrastive::GradientCache) |
+//! | SigLIP | [`SigLipLoss`] |
+//! | errors as values | `try_forward`, [`CrossEntropyError`]; [`check`](CrossEntropyLoss::check) looks at every target |
+//!
 //! # Backends
 //!
 //! | Backend | Feature | Bound at compile time | Logits |
@@ -44,6 +60,15 @@
 //! names: a loss bound to one of them takes the tensors of the others. The feature `cube` alone holds
 //! what they share and needs a runtime beside it. `cpu`, `cuda` and `rocm` link an LLVM that their
 //! first build downloads.
+//!
+//! # Features
+//!
+//! | Feature | Brings |
+//! |---|---|
+//! | `flex` (default), `ndarray`, `wgpu`, `vulkan`, `metal`, `webgpu`, `cpu`, `cuda`, `rocm` | Burn's backend of that name, with kernels of this crate |
+//! | `cube` | what the CubeCL runtimes share; it needs one of them, or Burn's own feature, beside it |
+//! | `train` | adaptors for burn-train's metrics, and metrics of losses, overlap and calibration |
+//! | `tui` | burn-train's dashboard in the examples |
 //!
 //! # Bound to a backend
 //!
@@ -72,33 +97,19 @@
 //! assert_eq!(any, bound);
 //! ```
 //!
-//! # Training
+//! # Guides
 //!
-//! [`forward_with_output`](CrossEntropyLoss::forward_with_output) gives what one pass over the logits
-//! knows besides the loss, [`log_prob`](CrossEntropyLoss::log_prob) log-probabilities with gradients. A
-//! [`Normalizer`] makes one mean of many micro-batches or devices, a [`VocabularyShard`] one loss of
-//! classes on several devices: `docs/distributed.md` has the recipes, `docs/recipes.md` those for distillation,
-//! preferences and rewards. With the feature `train`,
-//! burn-train's metrics take the output as it is.
+//! In the package, and here as text: [moving from `burn::nn` or PyTorch][migration],
+//! [recipes][recipes] (distillation, preferences, policy gradients), [contrastive learning][contrastive],
+//! [several batches, several devices][distributed], [what is promised and which test shows it][correctness],
+//! [performance][performance].
 //!
-//! # Language models
-//!
-//! [`LinearCrossEntropyLoss`] takes hidden states and the projection in place of logits, which exist for some
-//! rows at a time: the same loss and gradients, all options, and memory that does not grow with the rows.
-//!
-//! # Contrastive learning
-//!
-//! [`InfoNceLoss`] is the loss of queries against positives and negatives, with the negatives from a queue
-//! (MoCo) or from the batch (SimCLR, CLIP), with one positive or several (SupCon), at a fixed or a learnt temperature.
-//! [`SigLipLoss`] asks for each pair apart. A [`NegativeQueue`] keeps the
-//! keys of earlier steps as negatives. With [`momentum_update`] the key encoder follows the trained encoder,
-//! with a momentum from a [`MomentumSchedule`](contrastive::MomentumSchedule). [`GradientCache`](contrastive::GradientCache)
-//! is for batches that are too large for one graph.
-//!
-//! # Layers
-//!
-//! The crate root is what a user touches; contrastive learning has a module, [`contrastive`], and so have
-//! the parts for burn-train. Below it is one operation per backend, forward and backward.
+//! [migration]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/migration.md
+//! [recipes]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/recipes.md
+//! [contrastive]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/contrastive.md
+//! [distributed]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/distributed.md
+//! [correctness]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/correctness.md
+//! [performance]: https://docs.rs/crate/burn-cross-entropy/latest/source/docs/performance.md
 #![warn(missing_docs)]
 
 #[doc(hidden)]

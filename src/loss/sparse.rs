@@ -22,12 +22,13 @@ use crate::portable;
 /// indices: an entry whose class is in [`ignore_indices`](crate::CrossEntropyLossConfig::ignore_indices) has no share, so
 /// that rows may have fewer entries than others. A class that stands twice has both shares.
 ///
-/// | | |
-/// |---|---|
-/// | Gradients | of the logits, and of the shares where they require one: `lse - x[y[j]]` |
-/// | Dtypes | any integer dtype, any float dtype |
-/// | Memory | no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for each class) on Flex, NdArray and CubeCL's runtimes: some numbers for each entry; on other backends one of distributions, behind a projection of a chunk of rows |
-/// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target, is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN |
+/// - **Gradients**: of the logits, and of the shares where they require one: `lse - x[y[j]]`
+/// - **Dtypes**: any integer dtype, any float dtype
+/// - **Memory**: no tensor of rows x classes besides the gradient of the logits (with a tail, on a GPU, a bit for
+///   each class) on Flex, NdArray and CubeCL's runtimes: some numbers for each entry; on other backends one of
+///   distributions, behind a projection of a chunk of rows
+/// - **Errors**: [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target,
+///   is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN
 ///
 /// With `k = 1` and shares of 1 it is the index target, within rounding (on Flex and NdArray, for f32 rows of 65 classes
 /// and more that lie together, without smoothing and outputs, to the bit). What the teacher's other classes have is
@@ -90,17 +91,20 @@ impl<const D: usize> SparseDistribution<D> {
     /// distillation from top-k log-probabilities, as in SDPO's `add_tail` in verl (<https://github.com/lasgroup/SDPO>).
     /// `lse - lse_rest` keeps its digits where the entries have almost nothing, and where they have almost everything.
     ///
-    /// | | |
-    /// |---|---|
-    /// | Shape | that of the shares with 1 in the place of the entries: `[rows, 1]` beside logits `[rows, C]` |
-    /// | Dtype | any float dtype; if it is not that of the shares, both are used in the wider of f32 and theirs |
-    /// | Gradients | of the tail where it requires one, `lse - lse_rest`, beside those of the logits and of the shares |
-    /// | An entry that is ignored | its class is one of the others |
-    /// | A tail of 0 | adds nothing: the loss is that without a tail |
-    /// | No other class, or none above -inf | a tail that is not 0 makes the loss +inf, as a share at a logit of -inf does |
-    /// | Outputs | `log_prob` is minus the loss, with the tail's part; the target class stays the largest entry; the others are those of the logits |
-    /// | Memory | no tensor of rows x classes, but on a GPU a bit for each class |
-    /// | Errors | [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); class weights, label smoothing and `logits = false`, which need a number of each class, are refused with [`OptionBesideTail`](crate::CrossEntropyError::OptionBesideTail) |
+    /// - **Shape**: that of the shares with 1 in the place of the entries: `[rows, 1]` beside logits `[rows, C]`
+    /// - **Dtype**: any float dtype; if it is not that of the shares, both are used in the wider of f32 and theirs
+    /// - **Gradients**: of the tail where it requires one, `lse - lse_rest`, beside those of the logits and of the
+    ///   shares
+    /// - **An entry that is ignored**: its class is one of the others
+    /// - **A tail of 0**: adds nothing: the loss is that without a tail
+    /// - **No other class, or none above -inf**: a tail that is not 0 makes the loss +inf, as a share at a logit of
+    ///   -inf does
+    /// - **Outputs**: `log_prob` is minus the loss, with the tail's part; the target class stays the largest entry;
+    ///   the others are those of the logits
+    /// - **Memory**: no tensor of rows x classes, but on a GPU a bit for each class
+    /// - **Errors**: [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); class weights, label smoothing and
+    ///   `logits = false`, which need a number of each class, are refused with
+    ///   [`OptionBesideTail`](crate::CrossEntropyError::OptionBesideTail)
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};

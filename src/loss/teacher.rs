@@ -27,12 +27,14 @@ use crate::operation::{InputValues, Outputs};
 /// `q`, `KL(q || softmax(x / T))`: another number, 0, within its rounding, where the student agrees, with the same gradient. With
 /// [`with_squared_temperature`](Self::with_squared_temperature) it is multiplied by `T^2`.
 ///
-/// | | |
-/// |---|---|
-/// | Shapes | those of the student's logits; class weights, label smoothing, row weights, reductions and outputs have the meaning that they have for distributions, outputs at the temperature |
-/// | Gradients | of the student alone: the teacher's tensors are constants |
-/// | Dtypes | any float dtype; the softmax is computed in that of the arithmetic |
-/// | Memory | on Flex and NdArray no tensor of rows x classes besides the given logits: each row's softmax is made while its loss is computed. On a GPU neither: two numbers per row are computed first, the probabilities beside the student's. A copy is made there of a teacher of f64 beside a student of another dtype, of any other beside one of f64, and of a view whose strides the kernels do not take |
+/// - **Shapes**: those of the student's logits; class weights, label smoothing, row weights, reductions and outputs
+///   have the meaning that they have for distributions, outputs at the temperature
+/// - **Gradients**: of the student alone: the teacher's tensors are constants
+/// - **Dtypes**: any float dtype; the softmax is computed in that of the arithmetic
+/// - **Memory**: on Flex and NdArray no tensor of rows x classes besides the given logits: each row's softmax is made
+///   while its loss is computed. On a GPU neither: two numbers per row are computed first, the probabilities beside
+///   the student's. A copy is made there of a teacher of f64 beside a student of another dtype, of any other beside
+///   one of f64, and of a view whose strides the kernels do not take
 ///
 /// A teacher that is given as [`ProjectedLogits`](crate::ProjectedLogits) beside a student that is so too has logits for
 /// a chunk of rows only: the chunk size of the student applies, for both together (its own in the pass for a
