@@ -143,8 +143,8 @@ pub use operation::{EmptyReduction, RowFactor, SmoothingOver};
 /// Gives memory that was kept for the next step back to the system.
 ///
 /// On Flex and Linux, a gradient of at least 512 KiB that needs a tensor of its own lies in huge pages. When it is
-/// dropped, its memory is kept for the gradient of the same size in the next step: up to four such, each as large
-/// as a gradient that there was. While they are kept, the system may take their pages back where it runs short of
+/// dropped, its memory is kept for a gradient of its size, or of half of it and more, in the next step: up to four such,
+/// each as large as a gradient that there was. While they are kept, the system may take their pages back where it runs short of
 /// memory, and counts them until then. In a process that trains no more, this function returns them at once.
 /// Everywhere else it does nothing.
 ///

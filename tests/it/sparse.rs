@@ -294,19 +294,17 @@ fn one_entry_is_an_index(device: &Device) {
     let data = TensorData::new(indices.clone(), [9, 1]);
     let classes = Tensor::<2, Int>::from_data(data, device);
     let sparse = SparseDistribution::new(classes, Tensor::ones([9, 1], device));
-    {
-        // Rows of many classes take one entry as they take an index.
-        let bits = |target: Result<SparseDistribution<2>, Tensor<1, Int>>| {
-            let leaf = logits().require_grad();
-            let value = match target {
-                Ok(sparse) => loss.forward(leaf.clone(), sparse),
-                Err(index) => loss.forward(leaf.clone(), index),
-            };
-            let gradient = leaf.grad(&value.backward()).expect("tracked");
-            (numbers(value), numbers(gradient))
+    // Rows of many classes take one entry as they take an index.
+    let bits = |target: Result<SparseDistribution<2>, Tensor<1, Int>>| {
+        let leaf = logits().require_grad();
+        let value = match target {
+            Ok(sparse) => loss.forward(leaf.clone(), sparse),
+            Err(index) => loss.forward(leaf.clone(), index),
         };
-        assert_eq!(bits(Ok(sparse.clone())), bits(Err(labels(indices, device))));
-    }
+        let gradient = leaf.grad(&value.backward()).expect("tracked");
+        (numbers(value), numbers(gradient))
+    };
+    assert_eq!(bits(Ok(sparse.clone())), bits(Err(labels(indices, device))));
     let expected = numbers(loss.forward_no_reduction(logits(), labels(indices, device)));
     let found = numbers(loss.forward_no_reduction(logits(), sparse.clone()));
     assert_numbers("loss", &found, &expected, 1e-6);

@@ -4,7 +4,8 @@
 //! gradient take to compute, in huge ones a third or a quarter of it, and nothing where the pages are there
 //! (docs/performance.md, "Fresh pages"). So memory of 512 KiB and more is mapped here, asks for huge
 //! pages, and is kept for the next step when its tensor is dropped. While it is kept the system may take its pages
-//! back, when it needs them.
+//! back, when it needs them. Batches of other lengths have gradients of other sizes: memory of up to twice the size is
+//! taken too, and what has become too small is given back when something larger takes its place.
 //!
 //! Other systems than Linux, and smaller tensors, have the memory that the backend gives them.
 
@@ -22,7 +23,7 @@ use memmap2::{Advice, MmapMut, UncheckedAdvice};
 /// Least number of bytes that are mapped here.
 const LEAST: usize = 1 << 19;
 const HUGE_PAGE: usize = 2 << 20;
-/// Mappings that are kept, each for tensors of its size.
+/// Mappings that are kept: tensors that one step holds at one time.
 const MOST_KEPT: usize = 4;
 /// Name of the variable of the environment that turns this off with the value 0.
 const SWITCH: &str = "BURN_CROSS_ENTROPY_HUGE_PAGES";
@@ -82,14 +83,24 @@ impl Mapping {
         })
     }
 
-    /// A mapping that was kept for this length.
+    /// The smallest mapping that was kept with room for this length, unless it is more than twice as large.
+    ///
+    /// Without such, the largest that is smaller is given back, unless it is less than half as large: the gradients of a
+    /// step have outgrown it. Else batches of many lengths would keep one mapping for each.
     fn taken(length: usize) -> Option<Self> {
         let size = size_of_pages(length)?;
         let mut kept = kept();
-        let at = kept
-            .iter()
-            .rposition(|mapping| mapping.range.len() == size)?;
-        Some(kept.remove(at))
+        let sizes = || kept.iter().map(|mapping| mapping.range.len()).enumerate();
+        let fitting = sizes().filter(|(_, of)| (size..=size.saturating_mul(2)).contains(of));
+        if let Some((at, _)) = fitting.min_by_key(|(_, of)| *of) {
+            return Some(kept.remove(at));
+        }
+        let outgrown = sizes().filter(|(_, of)| (size.div_ceil(2)..size).contains(of));
+        let outgrown = outgrown.max_by_key(|(_, of)| *of).map(|(at, _)| at);
+        let outgrown = outgrown.map(|at| kept.remove(at));
+        drop(kept);
+        drop(outgrown);
+        None
     }
 
     fn keep(self) {
@@ -218,6 +229,27 @@ mod tests {
         // What is in use is not taken by others.
         let third = bytes(LEAST + 9).unwrap();
         assert_ne!(place(&third), at);
+    }
+
+    #[test]
+    fn memory_serves_batches_of_other_lengths() {
+        let _alone = alone();
+        release();
+        let sizes = || Vec::from_iter(kept().iter().map(|mapping| mapping.range.len()));
+        let of_step = |pages: usize| {
+            let bytes = bytes(pages * HUGE_PAGE).unwrap();
+            place(&bytes)
+        };
+        let at = of_step(8);
+        assert_eq!(of_step(5), at);
+        assert_eq!(sizes(), [8 * HUGE_PAGE]);
+        // Less than half is not worth the whole.
+        of_step(3);
+        assert_eq!(sizes(), [8 * HUGE_PAGE, 3 * HUGE_PAGE]);
+        // More takes the place of what it has outgrown, and of nothing that is far smaller.
+        of_step(10);
+        assert_eq!(sizes(), [3 * HUGE_PAGE, 10 * HUGE_PAGE]);
+        release();
     }
 
     #[test]
