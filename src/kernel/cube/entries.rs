@@ -337,9 +337,10 @@ impl<A: Float> Resolved<A> {
         if let ComptimeOption::Some(words) = &mut self.marks.words {
             let words_of_row = classes.div_ceil(comptime!(BITS));
             let place = row * words_of_row + entry.class as usize / comptime!(BITS);
+            let word = words[place];
             let bit = 1u32 << (entry.class % comptime!(BITS as u32));
             if entry.counts {
-                words[place] = words[place] | bit;
+                words[place] = word | bit;
             }
         }
     }
