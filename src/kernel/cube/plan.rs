@@ -163,6 +163,9 @@ const CLASSES_OF_A_UNIT: usize = 32;
 const UNROLL: usize = 8;
 /// Most classes for each unit of a plane: a longer row is worth a cube.
 const CLASSES_OF_A_LANE: usize = 32;
+/// A processor's vectors have up to 16 lanes, whose sums are joined at the end of each block. Its caches hold what its
+/// registers do not.
+const MORE_ON_A_CPU: usize = 4;
 const UNITS_PER_CUBE: u32 = 256;
 /// Most units of a cube that computes losses and gradient.
 const UNITS_OF_ONE_PASS: u32 = 512;
@@ -391,7 +394,10 @@ impl Choice {
             steps,
             slots,
             inner: problem.inner / (problem.rows / slots),
-            elements_in_flight: problem.elements_in_flight(),
+            elements_in_flight: match hardware.is_cpu {
+                true => MORE_ON_A_CPU * problem.elements_in_flight(),
+                false => problem.elements_in_flight(),
+            },
             most_units: UNITS_PER_CUBE,
             unroll: UNROLL,
         }
