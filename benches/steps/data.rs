@@ -1,5 +1,7 @@
 //! Data: random, and the same in every run.
 
+use std::iter;
+
 use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -26,6 +28,17 @@ pub fn indices<const D: usize>(
     let shape = Shape::from(shape);
     let values = (0..shape.num_elements()).map(|_| random.random_range(0..count as i64));
     Tensor::from_data(TensorData::new(values.collect::<Vec<i64>>(), shape), device)
+}
+
+/// Lengths of texts for so many steps, from half of the `longest` on. Those of the first two steps are the
+/// longest: what a later step takes beyond them is no matter of length.
+pub fn lengths(steps: usize, longest: usize) -> Vec<usize> {
+    let mut random = StdRng::seed_from_u64(SEED);
+    let drawn = iter::repeat_with(|| random.random_range(longest / 2..=longest));
+    iter::repeat_n(longest, 2)
+        .chain(drawn)
+        .take(steps)
+        .collect()
 }
 
 /// The use of random indices.

@@ -19,10 +19,15 @@
 //! - **Turns**: as in `compare`: medians over rounds in which each side has one turn.
 //! - **Memory**: on Flex and Linux, the most that a process of its own holds during three steps, with weights,
 //!   optimizer and data, less what it held before them.
+//! - **Memory over many steps**: `--memory-over 50` trains instead of timing, and says what each step takes
+//!   (`growth/`).
 
+#[path = "../../examples/common/canvas.rs"]
+mod canvas;
 #[path = "../compare/command.rs"]
 mod command;
 mod data;
+mod growth;
 #[path = "../compare/device/hardware.rs"]
 mod hardware;
 #[allow(dead_code)] // No work is divided among the cores here.
@@ -48,6 +53,7 @@ mod table;
 mod training;
 
 use std::env;
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use burn::tensor::{Device, Tensor};
@@ -56,6 +62,7 @@ use indicatif::ProgressBar;
 
 use crate::command::{command, is_to_measure};
 use crate::data::SEED;
+use crate::growth::Growth;
 use crate::hardware::Hardware;
 use crate::machine::{cores, processor, warn_if_busy};
 use crate::models::Task;
@@ -73,6 +80,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo bench --bench steps
   cargo bench --bench steps -- --only language --only segmentation --rounds 3
+  cargo bench --bench steps -- --memory-over 50 --memory-picture memory.png
   cargo bench --bench steps --features wgpu -- --device wgpu";
 
 /// Times whole training steps with burn::nn's loss and with this crate's, in turns on the same machine, and
@@ -108,6 +116,9 @@ struct Arguments {
     /// Prints each time with its quartiles.
     #[arg(long)]
     quartiles: bool,
+
+    #[command(flatten)]
+    growth: Growth,
 
     #[command(flatten)]
     files: Files,
@@ -154,29 +165,28 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         let side = Side::titled(&names[1]).ok_or("there is no such side")?;
         return peak::print(task, side);
     }
+    if let Some(made) = arguments.growth.of_this_process() {
+        return made;
+    }
     let tasks = chosen(&arguments.only)?;
     let threads = arguments.threads.unwrap_or_else(cores);
     // SAFETY: no other thread has been started.
     unsafe { env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    if let Some(steps) = arguments.growth.memory_over {
+        let introduction = introduction(&on_flex(threads), "Made by", "");
+        return arguments.growth.run(steps, &introduction, &arguments.files);
+    }
     warn_if_busy();
     let device = opened(arguments.device)?;
     let name = arguments.device.name;
     let (hardware, features) = match name {
-        FLEX => (
-            format!("{}, threads: {threads}", processor()),
-            String::new(),
-        ),
+        FLEX => (on_flex(threads), String::new()),
         _ => {
             let hardware = Hardware::of(&device);
             (hardware.to_string(), format!(" --features {name}"))
         }
     };
-    let introduction = format!(
-        "{hardware}. {} {}. Medians of `{}`.",
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION"),
-        command("steps", &features),
-    );
+    let introduction = introduction(&hardware, "Medians of", &features);
     let mut report = Report::new(&introduction, &arguments.files)?;
     let bar = report.bar();
     report.table(&head(name == FLEX), &tasks, |&task| {
@@ -187,6 +197,20 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         report.note(owners(Task::LanguageModel))?;
     }
     report.close()
+}
+
+fn on_flex(threads: usize) -> String {
+    format!("{}, threads: {threads}", processor())
+}
+
+/// The first line: the machine, the crate, and what the command of this run `made`.
+fn introduction(hardware: &str, made: &str, features: &str) -> String {
+    format!(
+        "{hardware}. {} {}. {made} `{}`.",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_VERSION"),
+        command("steps", features),
+    )
 }
 
 /// The models whose name contains one of the parts; all of them if there is no part.
@@ -249,10 +273,10 @@ fn row(
 }
 
 /// Says on stderr what goes on, on a terminal beside the bar.
-fn show(bar: &ProgressBar, task: Task, what: &str) {
+fn show(bar: &ProgressBar, entry: impl Display, what: &str) {
     match bar.is_hidden() {
-        true => eprintln!("{task}: {what}"),
-        false => bar.set_message(format!("{task}: {what}")),
+        true => eprintln!("{entry}: {what}"),
+        false => bar.set_message(format!("{entry}: {what}")),
     }
 }
 

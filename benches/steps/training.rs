@@ -1,6 +1,8 @@
 //! Training steps of one side: made, timed, and compared with those of another side.
 
+use std::iter::Cycle;
 use std::time::Instant;
+use std::vec;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
@@ -33,13 +35,14 @@ pub struct Step {
 /// Makes a side's training, which begins with the same weights for all of them.
 pub type Start = Box<dyn Fn(Side) -> Box<dyn Training>>;
 
-pub fn start<M: Model>(model: M, batch: M::Batch, device: &Device) -> Start {
+/// `batches` are taken in turn, one in each step.
+pub fn start<M: Model>(model: M, batches: Vec<M::Batch>, device: &Device) -> Start {
     model.visit(&mut Drawn);
     let device = device.clone();
     Box::new(move |side| {
         Box::new(Trainer {
             model: model.clone(),
-            batch: batch.clone(),
+            batches: batches.clone().into_iter().cycle(),
             optimizer: AdamConfig::new().init(),
             losses: Losses::new(&device),
             side,
@@ -59,7 +62,7 @@ impl ModuleVisitor for Drawn {
 
 struct Trainer<M: Model> {
     model: M,
-    batch: M::Batch,
+    batches: Cycle<vec::IntoIter<M::Batch>>,
     optimizer: ModuleOptimizer,
     losses: Losses,
     side: Side,
@@ -71,7 +74,8 @@ impl<M: Model> Training for Trainer<M> {
     /// Makes a step in the order of burn-train: the metric comes last, and keeps what it needs until then.
     fn step(&mut self) -> Result<Step, String> {
         let start = Instant::now();
-        let prediction = self.model.predict(&self.batch);
+        let batch = self.batches.next().expect("there is a batch");
+        let prediction = self.model.predict(&batch);
         let Judged { loss, right } = self.side.judge(&self.losses, prediction);
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         // burn-train's learner steps with a clone of its model too.

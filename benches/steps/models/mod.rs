@@ -9,11 +9,12 @@ use std::fmt::{self, Display};
 use burn::module::Module;
 use burn::tensor::Device;
 
+use crate::data::lengths;
 use crate::side::Prediction;
 use crate::training::{Start, start};
 use classifier::Classifier;
 use segmentation::Segmentation;
-use text::{LanguageModel, TextClassifier, VocabularySize};
+use text::{LanguageModel, LanguageSize, TextClassifier};
 
 /// A model that a step trains.
 pub trait Model: Module + 'static {
@@ -64,32 +65,50 @@ impl Task {
     /// The model and its batch, from which every side starts.
     pub fn start(self, device: &Device) -> Start {
         match self {
-            Self::Classifier => start(Classifier::new(device), classifier::batch(device), device),
+            Self::Classifier => {
+                let batch = classifier::batch(device);
+                start(Classifier::new(device), vec![batch], device)
+            }
             Self::TextClassifier => {
                 let batch = text::classifier_batch(device);
-                start(TextClassifier::new(device), batch, device)
+                start(TextClassifier::new(device), vec![batch], device)
             }
-            Self::CharacterTransformer => {
-                let sizes = VocabularySize::CHARACTERS;
-                start(
-                    LanguageModel::new(sizes, device),
-                    sizes.batch(device),
-                    device,
-                )
+            Self::CharacterTransformer => language(LanguageSize::CHARACTERS, device),
+            Self::LanguageModel => language(LanguageSize::WORDS, device),
+            Self::Segmentation => {
+                let batch = segmentation::batch(device);
+                start(Segmentation::new(device), vec![batch], device)
             }
-            Self::LanguageModel => {
-                let sizes = VocabularySize::WORDS;
-                start(
-                    LanguageModel::new(sizes, device),
-                    sizes.batch(device),
-                    device,
-                )
-            }
-            Self::Segmentation => start(
-                Segmentation::new(device),
-                segmentation::batch(device),
-                device,
-            ),
+        }
+    }
+}
+
+fn language(size: LanguageSize, device: &Device) -> Start {
+    let batch = size.batch(size.length(), device);
+    start(LanguageModel::new(size, device), vec![batch], device)
+}
+
+/// A language model that is not timed, because a step of it takes seconds: its memory is watched over many
+/// steps, with texts of another length in each.
+pub struct Large {
+    pub weights: usize,
+    pub start: Start,
+}
+
+impl Large {
+    /// The shape of the logits of the longest texts.
+    pub const LOGITS: [usize; 2] = LanguageSize::LARGE.logits();
+    /// Tokens of the longest texts.
+    pub const LENGTH: usize = LanguageSize::LARGE.length();
+
+    pub fn new(steps: usize, device: &Device) -> Self {
+        let size = LanguageSize::LARGE;
+        let model = LanguageModel::new(size, device);
+        let lengths = lengths(steps, Self::LENGTH).into_iter();
+        let batches = lengths.map(|length| size.batch(length, device)).collect();
+        Self {
+            weights: model.num_params(),
+            start: start(model, batches, device),
         }
     }
 }

@@ -12,20 +12,39 @@ use super::Model;
 use crate::data::{self, Purpose};
 use crate::side::Prediction;
 
-/// Tokens of a text.
-const LENGTH: usize = 128;
-const FEATURES: usize = 128;
-const HEADS: usize = 4;
-const LAYERS: usize = 2;
+/// Tokens in GPT-2's vocabulary.
+const GPT_2: usize = 50_257;
 
 const CLASSIFIED: usize = 32;
-/// Tokens that the classifier knows.
-const KNOWN: usize = 8000;
+const CLASSIFIER: BodySize = BodySize::small(8000);
 const CLASSES: usize = 4;
 
 pub const CLASSIFIER_LOGITS: [usize; 2] = [CLASSIFIED, CLASSES];
-pub const CHARACTER_LOGITS: [usize; 2] = VocabularySize::CHARACTERS.logits();
-pub const LANGUAGE_LOGITS: [usize; 2] = VocabularySize::WORDS.logits();
+pub const CHARACTER_LOGITS: [usize; 2] = LanguageSize::CHARACTERS.logits();
+pub const LANGUAGE_LOGITS: [usize; 2] = LanguageSize::WORDS.logits();
+
+#[derive(Clone, Copy)]
+struct BodySize {
+    /// Tokens that it knows.
+    tokens: usize,
+    /// Tokens of the longest text.
+    length: usize,
+    features: usize,
+    heads: usize,
+    layers: usize,
+}
+
+impl BodySize {
+    const fn small(tokens: usize) -> Self {
+        Self {
+            tokens,
+            length: 128,
+            features: 128,
+            heads: 4,
+            layers: 2,
+        }
+    }
+}
 
 /// Embeddings of tokens and places, and Burn's transformer with its own dropout and activation.
 #[derive(Module, Debug)]
@@ -36,11 +55,17 @@ struct Body {
 }
 
 impl Body {
-    fn new(tokens: usize, device: &Device) -> Self {
+    fn new(size: BodySize, device: &Device) -> Self {
+        let BodySize {
+            features,
+            heads,
+            layers,
+            ..
+        } = size;
         Self {
-            tokens: EmbeddingConfig::new(tokens, FEATURES).init(device),
-            places: EmbeddingConfig::new(LENGTH, FEATURES).init(device),
-            layers: TransformerEncoderConfig::new(FEATURES, 4 * FEATURES, HEADS, LAYERS)
+            tokens: EmbeddingConfig::new(size.tokens, features).init(device),
+            places: EmbeddingConfig::new(size.length, features).init(device),
+            layers: TransformerEncoderConfig::new(features, 4 * features, heads, layers)
                 .with_norm_first(true)
                 .init(device),
         }
@@ -69,15 +94,16 @@ pub struct TextClassifier {
 impl TextClassifier {
     pub fn new(device: &Device) -> Self {
         Self {
-            body: Body::new(KNOWN, device),
-            classes: LinearConfig::new(FEATURES, CLASSES).init(device),
+            body: Body::new(CLASSIFIER, device),
+            classes: LinearConfig::new(CLASSIFIER.features, CLASSES).init(device),
         }
     }
 }
 
 /// Texts [texts, length] and their classes.
 pub fn classifier_batch(device: &Device) -> (Tensor<2, Int>, Tensor<1, Int>) {
-    let texts = data::indices([CLASSIFIED, LENGTH], KNOWN, Purpose::Tokens, device);
+    let BodySize { tokens, length, .. } = CLASSIFIER;
+    let texts = data::indices([CLASSIFIED, length], tokens, Purpose::Tokens, device);
     let classes = data::indices([CLASSIFIED], CLASSES, Purpose::Targets, device);
     (texts, classes)
 }
@@ -92,33 +118,50 @@ impl Model for TextClassifier {
     }
 }
 
-/// The number of tokens that a language model knows, and of texts in a batch.
+/// The size of a language model, and the number of texts in its batch.
 #[derive(Clone, Copy)]
-pub struct VocabularySize {
-    tokens: usize,
+pub struct LanguageSize {
+    body: BodySize,
     texts: usize,
 }
 
-impl VocabularySize {
+impl LanguageSize {
     pub const CHARACTERS: Self = Self {
-        tokens: 96,
+        body: BodySize::small(96),
         texts: 16,
     };
     /// The vocabulary of GPT-2.
     pub const WORDS: Self = Self {
-        tokens: 50_257,
+        body: BodySize::small(GPT_2),
+        texts: 4,
+    };
+    /// The model of Burn's issue 5212, whose batch is three times as large.
+    pub const LARGE: Self = Self {
+        body: BodySize {
+            tokens: GPT_2,
+            length: 256,
+            features: 384,
+            heads: 12,
+            layers: 6,
+        },
         texts: 4,
     };
 
-    const fn logits(self) -> [usize; 2] {
-        [self.texts * LENGTH, self.tokens]
+    /// Tokens of the longest text.
+    pub const fn length(self) -> usize {
+        self.body.length
+    }
+
+    /// The shape of the logits of the longest texts.
+    pub const fn logits(self) -> [usize; 2] {
+        [self.texts * self.body.length, self.body.tokens]
     }
 
     /// Texts [texts, length] and the next token of each place, in one row.
-    pub fn batch(self, device: &Device) -> (Tensor<2, Int>, Tensor<1, Int>) {
-        let Self { tokens, texts } = self;
-        let next = data::indices([texts * LENGTH], tokens, Purpose::Targets, device);
-        let texts = data::indices([texts, LENGTH], tokens, Purpose::Tokens, device);
+    pub fn batch(self, length: usize, device: &Device) -> (Tensor<2, Int>, Tensor<1, Int>) {
+        let (texts, tokens) = (self.texts, self.body.tokens);
+        let next = data::indices([texts * length], tokens, Purpose::Targets, device);
+        let texts = data::indices([texts, length], tokens, Purpose::Tokens, device);
         (texts, next)
     }
 }
@@ -131,10 +174,10 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    pub fn new(size: VocabularySize, device: &Device) -> Self {
+    pub fn new(LanguageSize { body, .. }: LanguageSize, device: &Device) -> Self {
         Self {
-            body: Body::new(size.tokens, device),
-            tokens: LinearConfig::new(FEATURES, size.tokens).init(device),
+            body: Body::new(body, device),
+            tokens: LinearConfig::new(body.features, body.tokens).init(device),
         }
     }
 }
@@ -146,7 +189,7 @@ impl Model for LanguageModel {
         let [count, length] = texts.dims();
         let mask = generate_autoregressive_mask(count, length, &texts.device());
         let hidden = self.body.forward(texts.clone(), Some(mask));
-        let hidden = hidden.reshape([count * length, FEATURES]);
+        let hidden = hidden.flatten::<2>(0, 1);
         Prediction::Hidden(hidden, &self.tokens, next.clone())
     }
 }

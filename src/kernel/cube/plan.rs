@@ -164,7 +164,7 @@ const UNROLL: usize = 8;
 /// Most classes for each unit of a plane: a longer row is worth a cube.
 const CLASSES_OF_A_LANE: usize = 32;
 /// A processor's vectors have up to 16 lanes, whose sums are joined at the end of each block. Its caches hold what its
-/// registers do not.
+/// registers do not. Kernels of f64, which seldom matter there, would take longer to compile.
 const MORE_ON_A_CPU: usize = 4;
 const UNITS_PER_CUBE: u32 = 256;
 /// Most units of a cube that computes losses and gradient.
@@ -394,7 +394,7 @@ impl Choice {
             steps,
             slots,
             inner: problem.inner / (problem.rows / slots),
-            elements_in_flight: match hardware.is_cpu {
+            elements_in_flight: match hardware.is_cpu && !problem.is_double {
                 true => MORE_ON_A_CPU * problem.elements_in_flight(),
                 false => problem.elements_in_flight(),
             },
