@@ -120,6 +120,8 @@ impl<B: Backend> Call<'_, B> {
         scales: &(FloatTensor<B>, FloatTensor<B>),
     ) -> FloatTensor<B> {
         if let Some(gradient) = self.row_values_gradient(scores, scales.0.clone()) {
+            // A row that is ignored may have no distribution.
+            let gradient = rows.settle_full(gradient, &self.geometry);
             return self.chain_transform(gradient, logits);
         }
         let valid = self.valid(scores);
