@@ -5,6 +5,7 @@
 //! gradient of 1 ([`one_pass`]). A gradient is written over the logits if nobody else holds that buffer, else into a new
 //! tensor in the same order of memory. Neither forward nor backward waits for the device.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 
 use burn::backend::cubecl::dtype_to_elem_type;
@@ -48,10 +49,7 @@ impl CrossEntropyOperation for CubeBackend {
             Logits::Tensor(logits) if options.value == RowValue::PairSigmoid => {
                 portable::pair_sigmoid::forward::<Self>(logits, inputs, &options, wanted, pairs)
             }
-            Logits::Tensor(logits) => {
-                let of_rows = options_of_rows(&inputs, &options);
-                Operands::of(logits, inputs, &options, &of_rows, wanted).forward()
-            }
+            Logits::Tensor(logits) => Operands::new(logits, inputs, &options, wanted).forward(),
             Logits::Projected(projection) => {
                 chunks::forward::<Self, Fused>(projection, inputs, &options, wanted)
             }
@@ -89,11 +87,7 @@ impl CrossEntropyOperation for CubeBackend {
         {
             return one_pass::multiplied(logits, upstream);
         }
-        let (of_rows, wanted) = (
-            options_of_rows(&inputs, &options),
-            Wanted::gradients(wanted),
-        );
-        let operands = Operands::of(logits, inputs, &options, &of_rows, wanted);
+        let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
         operands.gradients(statistics, upstream)
     }
 }
@@ -136,7 +130,8 @@ pub(crate) fn largest_buffer(device: &CubeDevice) -> usize {
 
 /// Tensors of a call, each in an order of memory that the kernels take.
 struct Operands<'a> {
-    options: &'a Options,
+    /// Those of the call; beside entries their own, since the index targets that stand for them are classes, all of them.
+    options: Cow<'a, Options>,
     wanted: Wanted,
     logits: CubeTensor,
     targets: TargetTensor,
@@ -157,45 +152,26 @@ enum TargetTensor {
     Distributions(CubeTensor),
 }
 
-/// Options of the kernels over the rows. Index targets that stand for entries are classes, all of them.
-fn options_of_rows(inputs: &Inputs<CubeBackend>, options: &Options) -> Options {
-    let mut of_rows = options.clone();
-    if let Targets::Sparse { .. } = inputs.targets {
-        of_rows.ignore_indices = [].into();
-    }
-    of_rows
-}
-
 impl<'a> Operands<'a> {
-    /// Operands of a call with the options `given`, of which `options` are the [`options_of_rows`].
-    fn of(
-        logits: CubeTensor,
-        inputs: Inputs<CubeBackend>,
-        given: &Options,
-        options: &'a Options,
-        wanted: Wanted,
-    ) -> Self {
-        match inputs.targets {
-            Targets::Sparse { .. } => Self::over_entries(logits, inputs, given, options, wanted),
-            _ => Self::new(logits, inputs, options, wanted),
-        }
-    }
-
     fn new(
         logits: CubeTensor,
         inputs: Inputs<CubeBackend>,
         options: &'a Options,
         wanted: Wanted,
     ) -> Self {
-        let operands = Self::without_evens(logits, inputs, options, wanted);
+        if let Targets::Sparse { .. } = inputs.targets {
+            return Self::over_entries(logits, inputs, options, wanted);
+        }
+        let operands = Self::without_evens(logits, inputs, Cow::Borrowed(options), wanted);
         let evens = operands.evens();
         operands.with_evens(evens)
     }
 
+    /// Operands without even shares of the rows' own, over index targets or distributions.
     fn without_evens(
         logits: CubeTensor,
         inputs: Inputs<CubeBackend>,
-        options: &'a Options,
+        options: Cow<'a, Options>,
         wanted: Wanted,
     ) -> Self {
         let arithmetic = accumulation_dtype(logits.dtype);
@@ -219,7 +195,7 @@ impl<'a> Operands<'a> {
             }
             (Targets::Distributions(targets), TargetValues::Shares) => {
                 if has_outputs {
-                    let largest = portable::largest_class::<CubeBackend>(targets.clone(), options);
+                    let largest = portable::largest_class::<CubeBackend>(targets.clone(), &options);
                     labels = Some(into_contiguous(largest));
                 }
                 TargetTensor::Distributions(in_strides(targets, class_dim))
@@ -280,11 +256,11 @@ impl<'a> Operands<'a> {
         self
     }
 
-    fn call(&self) -> Call<'a> {
+    fn call(&self) -> Call<'_> {
         Call {
             client: self.logits.client.clone(),
             geometry: Geometry::new(self.logits.meta.shape(), self.options.class_dim),
-            options: self.options,
+            options: &self.options,
             wanted: self.wanted,
             logits: self.full(&self.logits),
             targets: match &self.targets {

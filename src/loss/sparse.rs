@@ -30,8 +30,8 @@ use crate::portable;
 /// - **Errors**: [`ShapeMismatch`](crate::CrossEntropyError::ShapeMismatch); a `row_factor`, which needs one target,
 ///   is refused; a class that is none and not ignored is an error on Flex and NdArray, and on a GPU its row is NaN
 ///
-/// With `k = 1` and shares of 1 it is the index target, within rounding (for f32 rows of 65 classes and more
-/// that lie together, without smoothing and outputs, to the bit). What the teacher's other classes have is
+/// With `k = 1` and shares of 1 it is the index target, to the bit for f32 logits on Flex and NdArray (with label smoothing
+/// or outputs, where the shares require a gradient, and on other backends within rounding). What the teacher's other classes have is
 /// not known here: [`with_rest_as_tail`](Self::with_rest_as_tail) makes one further class of them, or the shares may be
 /// made to sum to 1 (`shares / shares.sum_dim(1)`) where they should count for the whole.
 ///

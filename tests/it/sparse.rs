@@ -24,6 +24,8 @@ fn sparse_distributions_agree_with_dense_ones(device: &Device) {
             (&[2, 70, 7], 5),
             (&[3, 5, 3, 5], 3),
             (&[9, 300], 1),
+            (&[67, 5], 1),
+            (&[2, 7, 70], 1),
             (&[5, 300], 41),
             // More entries than classes.
             (&[7, 9], 30),
@@ -113,6 +115,19 @@ fn over(shape: &[usize], count: usize, are_logits: bool) -> Entries {
         }
     }
     entries.with(|problem| problem.with_config(|config| config.with_logits(are_logits)))
+}
+
+/// An entry that is ignored is nothing, also where a class of its row is masked.
+fn an_ignored_entry_is_nothing(device: &Device) {
+    for shape in [&[9, 130][..], &[67, 5]] {
+        let mut entries = Entries::random(shape, 1, 51);
+        for row in [2, 5] {
+            entries.ignore_row(row);
+            let at = entries.problem.at(row, 0);
+            entries.problem.logits[at] = f64::NEG_INFINITY;
+        }
+        entries.assert_agrees(DType::F32, device);
+    }
 }
 
 /// Rows without any entry have no loss but the z-loss.
@@ -285,16 +300,21 @@ fn outputs_agree_with_those_of_dense_ones(device: &Device) {
 
 /// One entry with a share of 1 is an index.
 fn one_entry_is_an_index(device: &Device) {
-    let problem = Problem::random(&[9, 130], 1, false, 2);
+    for shape in [[9, 130], [70, 6]] {
+        one_entry_of_a_problem_is_an_index(shape, device);
+    }
+}
+
+fn one_entry_of_a_problem_is_an_index(shape: [usize; 2], device: &Device) {
+    let problem = Problem::random(&shape, 1, false, 2);
     let Targets::Indices(indices) = &problem.targets else {
         panic!("they are indices");
     };
     let loss = CrossEntropyLossConfig::new().init(device);
-    let logits = || float_tensor::<2>(&problem.logits, &[9, 130], (device, DType::F32));
-    let data = TensorData::new(indices.clone(), [9, 1]);
+    let logits = || float_tensor::<2>(&problem.logits, &shape, (device, DType::F32));
+    let data = TensorData::new(indices.clone(), [shape[0], 1]);
     let classes = Tensor::<2, Int>::from_data(data, device);
-    let sparse = SparseDistribution::new(classes, Tensor::ones([9, 1], device));
-    // Rows of many classes take one entry as they take an index.
+    let sparse = SparseDistribution::new(classes, Tensor::ones([shape[0], 1], device));
     let bits = |target: Result<SparseDistribution<2>, Tensor<1, Int>>| {
         let leaf = logits().require_grad();
         let value = match target {
@@ -324,7 +344,8 @@ fn one_entry_is_an_index(device: &Device) {
         output.target_class.into_data(),
         of_index.target_class.into_data()
     );
-    assert_eq!(numbers(loss.total_weight(sparse.clone())), [9.0]);
+    let counted = numbers(loss.total_weight(sparse.clone()));
+    assert_eq!(counted, [shape[0] as f64]);
     let found = numbers(loss.log_prob(logits(), sparse));
     assert_numbers(
         "log_prob",
@@ -441,6 +462,7 @@ tests_on! {
         sparse_distributions_agree_with_dense_ones,
         smoothing_over_valid_classes_agrees,
         probabilities_agree,
+        an_ignored_entry_is_nothing,
         no_entries_are_no_distribution,
         projections_agree,
         outputs_agree_with_those_of_dense_ones,

@@ -108,7 +108,6 @@ fn forms_hold_less_than_two_chunks(forms: &[Form], device: &Device) {
             (value.clone(), value.backward())
         };
         let (_, bytes) = count(run);
-        eprintln!("{name}: {} MiB", bytes.peak >> 20);
         assert!(bytes.peak < 2 * CHUNK, "{name}: {} bytes", bytes.peak);
     }
 }

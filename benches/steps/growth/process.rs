@@ -33,9 +33,9 @@ pub struct Step {
     pub loss: f64,
     /// The most during the step.
     pub peak: u64,
-    /// Those after it.
+    /// Resident bytes after the step.
     pub resident: u64,
-    /// Those of them that nobody needs, which the system may take.
+    /// The resident bytes that no tensor needs: the system may take them.
     pub free: u64,
 }
 

@@ -1,5 +1,7 @@
 //! Calls over the entries of sparse distributions: operands whose index targets stand for them.
 
+use std::borrow::Cow;
+
 use burn::backend::TensorMetadata;
 use burn::backend::ops::IntTensorOps;
 use burn::tensor::{DType, IntDType, Shape};
@@ -23,17 +25,16 @@ pub(super) struct OfEntries {
 }
 
 impl<'a> Operands<'a> {
-    /// [`Operands::of`] a call over sparse distributions.
+    /// Operands of a call over sparse distributions.
     pub(super) fn over_entries(
         logits: CubeTensor,
         inputs: Inputs<CubeBackend>,
-        given: &Options,
-        options: &'a Options,
+        options: &Options,
         wanted: Wanted,
     ) -> Self {
         let has_tail = inputs.targets.have_tails();
         let logits = in_strides(logits, options.class_dim);
-        let (entries, evens) = OfEntries::new(&logits, &inputs, given, wanted);
+        let (entries, evens) = OfEntries::new(&logits, &inputs, options, wanted);
         let resolved = &entries.resolved;
         let rows = row_shape(logits.meta.shape(), options.class_dim).num_elements();
         let tensor = |buffer: &Buffer, length: usize, dtype: DType| {
@@ -52,6 +53,10 @@ impl<'a> Operands<'a> {
         };
         let has_weights = weights.as_option().is_some();
         let has_row_weights = inputs.row_weights.as_option().is_some();
+        let options = Options {
+            ignore_indices: [].into(),
+            ..options.clone()
+        };
         let of_rows = Inputs {
             reduction: inputs.reduction,
             ..Inputs::new(Targets::Indices(classes))
@@ -70,7 +75,7 @@ impl<'a> Operands<'a> {
                 teacher: false,
             },
             entries: Some(entries),
-            ..Operands::without_evens(logits, of_rows, options, wanted)
+            ..Operands::without_evens(logits, of_rows, Cow::Owned(options), wanted)
         };
         operands.with_evens(evens)
     }
@@ -104,6 +109,7 @@ impl OfEntries {
             weights: inputs.weights.clone(),
             ..Inputs::new(Targets::Indices(or_placeholder(classes)))
         };
+        let options = Cow::Borrowed(options);
         let operands = Operands::without_evens(logits.clone(), of_entries, options, wanted);
         let evens = operands.evens();
         let operands = operands.with_evens(evens.clone());

@@ -88,11 +88,8 @@ fn rows_times<A: Arithmetic, B: HostBackend>(
 ) -> Ordered<B::Host> {
     let mut factors = ratio.factors::<A>();
     let geometry = Geometry::new(&gradient.host.shape(), gradient.class_dim);
-    if geometry.full().num_elements() == 0 {
-        // Distributions without entries have rows, but no shares.
-        return gradient;
-    }
-    if geometry.rows() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
+    // Distributions without entries have rows, but no shares.
+    if geometry.full().num_elements() == 0 || factors.iter().all(|&factor| factor == A::ONE) {
         return gradient;
     }
     if factors.iter().any(|factor| !factor.is_finite()) {

@@ -405,7 +405,12 @@ impl<A: HalfRows> Constants<'_, A> {
             }
             (None, None) => unreachable!("the logits are read or written over"),
         }
-        let has_distributions = task.distributions.is_some() || self.sparse.is_some();
+        let one_entry = self.sparse.as_ref().filter(|sparse| {
+            let is_alone = self.outputs == Outputs::None && task.targets_gradient.is_none();
+            is_alone && sparse.have_one_entry()
+        });
+        let has_distributions =
+            task.distributions.is_some() || self.sparse.is_some() && one_entry.is_none();
         let distribution = (has_distributions && !has_tails)
             .then(|| self.distributions_in_lanes(rows.clone(), task, sized(distribution, length)));
         // With tails the gradient of the shares, else that of the distributions.
@@ -423,8 +428,12 @@ impl<A: HalfRows> Constants<'_, A> {
             let rows = first..rows.end.min(first + LANES);
             let x = &mut x[here.clone()];
             let resolved = self.rule.resolve::<LANES>(rows.clone());
+            let mut of_rows = self.rows(rows.clone(), &resolved);
+            if let Some(sparse) = one_entry {
+                sparse.resolve_one(rows.clone(), &self.shares, &mut of_rows);
+            }
             let mut unit = Unit {
-                rows: self.rows(rows.clone(), &resolved),
+                rows: of_rows,
                 shares: self.shares_of(distribution.map(|numbers| &numbers[here.clone()])),
                 entries: None,
                 tails: self.resolved_tails(rows.clone(), tails),

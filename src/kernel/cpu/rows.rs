@@ -5,7 +5,8 @@
 pub(crate) struct Rows<A, const W: usize> {
     /// The class of an index target; any class where `share` is 0.
     pub(crate) class: [usize; W],
-    /// Share that an index target adds to its class: `(1 - e) weight[class]`; 0 for distributions.
+    /// Share that an index target adds to its class: `(1 - e) weight[class]`, or that the only entry of a sparse
+    /// distribution adds, times its share; 0 for distributions.
     pub(crate) share: [A; W],
     /// Factor of the gradient of the row's loss.
     pub(crate) scale: [A; W],

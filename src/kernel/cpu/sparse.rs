@@ -1,11 +1,13 @@
 //! Sparse distributions: a few classes of each row with their shares, of which no tensor of rows x classes is made. A
-//! row of many classes takes its entries one by one, as it takes an index target; for rows in lanes, outputs and
-//! the gradient of the shares they are spread over the classes of a unit while it is computed.
+//! row of many classes takes its entries one by one, as it takes an index target, and a row in a lane takes its entry,
+//! where rows have no more than one. More of them in lanes, and all of them for outputs and the gradient of the shares,
+//! are spread over the classes of a unit while it is computed.
 
 use std::ops::Range;
 
 use super::blocks::at;
 use super::float::Float;
+use super::rows::Rows;
 use super::shares::{Entries, Shares, share_slope};
 use super::tail::TailRows;
 use super::targets::{Sparse, Target, TargetRule};
@@ -58,11 +60,43 @@ impl SparseRows<'_> {
     ) {
         entries.classes.clear();
         entries.shares.clear();
-        for (class, share) in self.shares_of(row) {
-            let weight = shares.weights.map_or(A::ONE, |weights| weights[class]);
+        for (class, share) in self.weighed_shares(row, shares) {
             entries.classes.push(class);
-            entries.shares.push(shares.remaining * share * weight);
+            entries.shares.push(share);
         }
+    }
+
+    /// Whether no row has more than one entry, or a tail.
+    pub(super) fn have_one_entry(&self) -> bool {
+        self.geometry.classes == 1 && !self.has_tails()
+    }
+
+    /// Gives rows of one entry its class and share, as if it were their index target.
+    pub(super) fn resolve_one<A: Float, const W: usize>(
+        &self,
+        of_rows: Range<usize>,
+        shares: &Shares<'_, A>,
+        rows: &mut Rows<A, W>,
+    ) {
+        for (lane, row) in of_rows.enumerate() {
+            if let Some((class, share)) = self.weighed_shares(row, shares).next() {
+                rows.class[lane] = class;
+                rows.share[lane] = share;
+            }
+        }
+    }
+
+    /// Classes of a row with what their shares are in the loss.
+    fn weighed_shares<A: Float>(
+        &self,
+        row: usize,
+        shares: &Shares<'_, A>,
+    ) -> impl Iterator<Item = (usize, A)> {
+        let (remaining, weights) = (shares.remaining, shares.weights);
+        self.shares_of(row).map(move |(class, share): (usize, A)| {
+            let weight = weights.map_or(A::ONE, |weights| weights[class]);
+            (class, remaining * share * weight)
+        })
     }
 
     /// Resolves the entries and the tails of the rows of a unit.

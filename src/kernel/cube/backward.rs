@@ -330,8 +330,13 @@ impl<A: Float, N: Size> Lanes<A, N> {
             Values::Logits | Values::Scaled | Values::Capped => {
                 let exponential = scaled_difference(x, self.maximum, numbers, spec).exp();
                 let is_dominant = self.is_dominant(x, exponential, spec.tile);
-                let even = Vector::new(even * scale_of_scores::<A>(numbers, spec)) * self.scale;
-                let less = exponential * self.factor - even - self.at_target;
+                let mut less = exponential * self.factor;
+                // Without even shares it is the expression of an index target, also where compilers fuse it.
+                if comptime!(spec.is_spread) {
+                    let inner = scale_of_scores::<A>(numbers, spec);
+                    less -= Vector::new(even * inner) * self.scale;
+                }
+                less -= self.at_target;
                 let slope = select_many(is_dominant, self.dominant_at_target, less);
                 bent(slope, logits, numbers, spec)
             }

@@ -133,10 +133,7 @@ pub(crate) struct Entries {
 #[derive(CubeType, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 struct Entry<A: Float> {
-    /// 0 where the entry does not count.
-    class: u32,
-    counts: bool,
-    is_bad: bool,
+    target: Target,
     logit: A,
     x: A,
     share: A,
@@ -152,9 +149,7 @@ impl<A: Float> Entry<A> {
         #[comptime] spec: &Spec,
     ) -> Entry<A> {
         Entry::<A> {
-            class: target.class,
-            counts: target.counts,
-            is_bad: target.is_bad,
+            target,
             logit: logit.extract(0usize),
             x: scores::<A, A, N>(logit, numbers, spec.values).extract(0usize),
             share,
@@ -201,9 +196,9 @@ fn entries_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
             numbers,
             comptime!(&spec),
         );
-        if entry.counts && (entry.x > largest || !has_entry) {
+        if entry.target.counts && (entry.x > largest || !has_entry) {
             largest = entry.x;
-            class_of_largest = i32::cast_from(entry.class);
+            class_of_largest = i32::cast_from(entry.target.class);
             has_entry = true.runtime();
         }
         let is_first = resolved.take(at, &entry, &places, given.slots, numbers);
@@ -243,7 +238,7 @@ fn weights_of_class<A: Float>(
     if comptime!(given.weighed.classes) {
         #[comptime]
         if let ComptimeOption::Some(weights) = weights {
-            weight = weights[entry.class as usize];
+            weight = weights[entry.target.class as usize];
         }
     }
     if comptime!(spec.is_spread) {
@@ -282,16 +277,17 @@ impl<A: Float> Resolved<A> {
     ) -> bool {
         let zero = A::new(0.0);
         let mut first = at;
-        if entry.counts {
-            first = self.first_of_class(at, entry.class, places, slots);
+        if entry.target.counts {
+            first = self.first_of_class(at, entry.target.class, places, slots);
         }
-        let is_first = entry.counts && first == at;
-        let dropped = select(entry.is_bad, numbers.nan.get::<A>(), zero);
+        let is_first = entry.target.counts && first == at;
+        let dropped = select(entry.target.is_bad, numbers.nan.get::<A>(), zero);
         self.numbers[places.shares + at] = select(is_first, entry.share, dropped);
-        let other = select(entry.is_bad, BAD.runtime(), IGNORED.runtime());
-        let other = select(entry.counts, REPEATED.runtime(), other);
-        self.classes[places.classes + at] = select(is_first, i32::cast_from(entry.class), other);
-        if entry.counts && first != at {
+        let other = select(entry.target.is_bad, BAD.runtime(), IGNORED.runtime());
+        let other = select(entry.target.counts, REPEATED.runtime(), other);
+        self.classes[places.classes + at] =
+            select(is_first, i32::cast_from(entry.target.class), other);
+        if entry.target.counts && first != at {
             self.numbers[places.shares + first] += entry.share;
         }
         self.numbers[places.logits + at] = entry.logit;
@@ -336,10 +332,10 @@ impl<A: Float> Resolved<A> {
         #[comptime]
         if let ComptimeOption::Some(words) = &mut self.marks.words {
             let words_of_row = classes.div_ceil(comptime!(BITS));
-            let place = row * words_of_row + entry.class as usize / comptime!(BITS);
+            let place = row * words_of_row + entry.target.class as usize / comptime!(BITS);
             let word = words[place];
-            let bit = 1u32 << (entry.class % comptime!(BITS as u32));
-            if entry.counts {
+            let bit = 1u32 << (entry.target.class % comptime!(BITS as u32));
+            if entry.target.counts {
                 words[place] = word | bit;
             }
         }

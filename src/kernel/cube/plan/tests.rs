@@ -168,9 +168,23 @@ fn a_processor_takes_a_unit_per_row() {
         multiprocessors: None,
         is_cpu: true,
     };
-    let plan = plan(&problem(512, 32000, 1), &cpu);
-    assert_eq!((plan.tile.units, plan.parts), (1, 1));
-    assert!(plan.units_per_cube() <= 6);
+    let of_rows = plan(&problem(512, 32000, 1), &cpu);
+    assert_eq!((of_rows.tile.units, of_rows.parts), (1, 1));
+    assert!(of_rows.units_per_cube() <= 6);
+    // Lanes are joined after 128 logits, not after two vectors.
+    let wide = Problem {
+        vector_sizes: vec![16, 8, 4, 2, 1],
+        ..problem(512, 32000, 1)
+    };
+    let of_wide = plan(&wide, &cpu);
+    assert_eq!((of_wide.vector_size, of_wide.tile.unroll), (16, 8));
+    // The kernels of f64 keep their short blocks.
+    let double = Problem {
+        vector_sizes: vec![8, 4, 2, 1],
+        is_double: true,
+        ..problem(512, 32000, 1)
+    };
+    assert_eq!(plan(&double, &cpu).tile.unroll, 1);
 }
 
 #[test]
