@@ -20,8 +20,8 @@ use crate::operation::RowFactor;
 /// assert!(matches!(error, CrossEntropyError::ShapeMismatch { .. }));
 /// assert_eq!(
 ///     error.to_string(),
-///     "cross-entropy: the target has shape [2], but logits of shape [4, 3] with the classes in \
-///      dimension 1 need [4]"
+///     "cross-entropy: the target has shape [2], but logits of shape [4, 3] with the \
+///      classes in dimension 1 need [4]"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -277,8 +277,8 @@ fn listed(dtypes: &[DType]) -> String {
 /// assert!(matches!(error, CrossEntropyError::Shard(ShardError::Range { .. })));
 /// assert_eq!(
 ///     error.to_string(),
-///     "cross-entropy: the vocabulary shard 4..9 is no part of 7 classes; give a range with at least \
-///      one class that ends at 7 or before"
+///     "cross-entropy: the vocabulary shard 4..9 is no part of 7 classes; give a range with \
+///      at least one class that ends at 7 or before"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -319,7 +319,7 @@ pub enum ShardError {
         /// Scale of the other statistics or of the loss.
         expected: f64,
     },
-    /// The number of classes of the logits is not that of the shard.
+    /// The logits have another number of classes than the shard.
     #[error(
         "cross-entropy: logits of shape {logits:?} have {found} classes in dimension {class_dim}, but \
          the vocabulary shard {start}..{end} has {expected}; give each device the logits of its own \
@@ -339,7 +339,7 @@ pub enum ShardError {
         /// Number of classes of the shard.
         expected: usize,
     },
-    /// The number of class weights is not that of all classes.
+    /// The number of class weights is not the number of all classes.
     #[error(
         "cross-entropy: `weight` has {weights} entries, but the vocabulary has {classes} classes; give \
          the loss of every shard the weights of the whole vocabulary"
@@ -350,7 +350,7 @@ pub enum ShardError {
         /// Number of all classes.
         classes: usize,
     },
-    /// The statistics are not those of these rows under this configuration.
+    /// The statistics are of other rows or of another configuration.
     #[error(
         "cross-entropy: the shard statistics have shape {given:?}, expected {expected:?}: {numbers} \
          numbers for each row; combine statistics of the same targets and the same configuration",

@@ -198,6 +198,8 @@ fn besides_the_logits_a_loss_holds_little() {
                     in_parts: false,
                     planes: false,
                     few_buffers: false,
+                    shared_vectors: true,
+                    parked: false,
                     one_pass,
                 };
                 let call = Measured {

@@ -26,10 +26,13 @@ const SHAPES: [&[usize]; 7] = [
 ];
 const WIDE: &[usize] = &[512, 32000];
 const LONG: &[usize] = &[8192, 1000];
-const SMALL: [&[usize]; 3] = [&[256, 1000], &[4096, 10], WIDE];
+/// Vocabulary of GPT-2, which no vector width divides.
+const ODD: &[usize] = &[512, 50257];
+const SMALL: [&[usize]; 4] = [&[256, 1000], &[4096, 10], WIDE, ODD];
 // `gpu.py` has the same shapes.
-const LARGE: [&[usize]; 4] = [
+const LARGE: [&[usize]; 5] = [
     &[4096, 32000],
+    &[4096, 50257],
     &[8192, 128_256],
     &[65536, 1000],
     &[8, 21, 512, 512],

@@ -20,7 +20,7 @@ import time
 
 DEVICE = "cuda"
 # entries.rs has the same shapes.
-SHAPES = [(4096, 32000), (8192, 128256), (65536, 1000), (8, 21, 512, 512)]
+SHAPES = [(4096, 32000), (4096, 50257), (8192, 128256), (65536, 1000), (8, 21, 512, 512)]
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 # Allowed differences, as shares of PyTorch's value, of the loss and of the sum of the gradient's absolute
 # values.

@@ -21,6 +21,8 @@ const SHAPES: [[usize; 2]; 4] = [[65536, 10], [8192, 1000], [2048, 32000], [4, 1
 const PLANES: [usize; 2] = [8192, 1000];
 /// The vocabulary of GPT-2, which no vector width divides.
 const ODD: [usize; 2] = [2048, 50257];
+/// Rows that fill the shared memory of a multiprocessor in half precision.
+const LONG: [usize; 2] = [512, 128_256];
 /// Images, whose classes are not adjacent in memory.
 const IMAGES: [usize; 4] = [16, 21, 256, 256];
 /// Embeddings of a batch whose rows are compared with each other.
@@ -112,6 +114,7 @@ pub fn cases() -> Vec<Case> {
             add(&PLANES, Sparse, dtype, what);
         }
     }
+    add(&LONG, Index, BF16, What::Step);
     add(&BATCH, Pairs, F32, What::Step);
     cases
 }

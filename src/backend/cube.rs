@@ -13,7 +13,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, empty_device_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
@@ -604,10 +604,16 @@ fn buffer_of(tensor: &CubeTensor) -> Buffer {
     }
 }
 
-/// New tensor without values, in the order of memory of `tensor` but without gaps.
+/// New tensor without values, in the order of memory of `tensor`. Where that is the order of the dimensions, rows lie as the
+/// device allocates them, on CUDA with gaps behind rows that are no multiple of a vector; else there are no gaps.
 fn new_like(tensor: &CubeTensor) -> CubeTensor {
     let shape = tensor.meta.shape().clone();
     let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    let strides = tensor.meta.strides().iter().zip(shape.iter());
+    let strides = strides.filter_map(|(stride, size)| (*size > 1).then_some(*stride));
+    if tensor.is_nonoverlapping() && strides.is_sorted_by(|before, after| before > after) {
+        return empty_device_dtype(client, device, shape, tensor.dtype);
+    }
     let mut new = empty_device_contiguous_dtype(client, device, shape, tensor.dtype);
     if tensor.is_nonoverlapping() {
         let strides = tensor.meta.strides();

@@ -7,7 +7,7 @@ use crate::error::CrossEntropyError;
 /// Error of a contrastive loss, of a queue of negatives that did not take its keys, or of a momentum
 /// update.
 ///
-/// Functions with `try_` return the error; the others panic with the text of the error.
+/// Functions with `try_` return the error; the others panic with its text.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -20,7 +20,8 @@ use crate::error::CrossEntropyError;
 /// assert!(matches!(error, ContrastiveError::Features { .. }));
 /// assert_eq!(
 ///     error.to_string(),
-///     "negative queue: the keys have shape [4, 8], expected [4, 16]: a queue holds keys of 16 features"
+///     "negative queue: the keys have shape [4, 8], expected [4, 16]: a queue holds keys of \
+///      16 features"
 /// );
 /// ```
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

@@ -5,23 +5,26 @@ use burn::tensor::{Device, GradientCheckpointingStrategy, Gradients, Tensor};
 
 use super::autodiff::in_autodiff;
 
-/// Way to the gradients of a contrastive loss over a batch whose graph does not fit into memory.
+/// Cache for the gradients of a contrastive loss over a batch whose graph does not fit into memory.
 ///
-/// A contrastive loss joins all rows of a batch, so that its gradients are not the sum of those of smaller batches. But it
-/// joins them through their embeddings alone:
+/// A contrastive loss joins all rows of a batch, so that its gradients are not a sum over smaller batches. But it
+/// joins the rows through their embeddings alone:
 ///
 /// 1. the embeddings of each piece are made without keeping a graph,
 /// 2. the loss of all embeddings gives the gradient of each embedding,
 /// 3. each piece is embedded again, now with its graph, and the gradient of its embeddings goes back through it.
 ///
-/// The gradients of the parameters are those of the whole batch, with the activations of one piece in memory, for one
-/// forward more. It works with any module and optimizer, since the pieces are embedded by the caller. `T` is the number
-/// of embeddings of a piece: 1 for an encoder, 2 for the towers of CLIP.
+/// The parameters get the gradients of the whole batch, with the activations of one piece in memory, for one forward
+/// more. It works with any module and optimizer, since the caller embeds the pieces: each into `T` tensors
+/// `[rows, features]`, 1 for an encoder, 2 for the towers of CLIP. Pieces may differ in their numbers of rows.
 ///
-/// Random numbers, such as dropout's, have to be the same in both passes: [`with_seed`](Self::with_seed). Burn draws the
-/// parameters of a layer when it is first used, which is not to be in the first of the two passes then. What else a
-/// pass changes, such as running statistics of a normalisation over the batch, is changed twice, and a normalisation over
-/// the batch sees a piece where it saw the batch.
+/// # Two passes
+///
+/// - **Random numbers**, such as dropout's, have to be the same in both passes: [`with_seed`](Self::with_seed).
+///   Burn draws the parameters of a layer when it is first used; with a seed, use the layers once before the first
+///   pass.
+/// - **What a pass changes**, such as running statistics, is changed twice.
+/// - **A normalisation over the batch** sees a piece where it saw the batch.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -46,7 +49,7 @@ use super::autodiff::in_autodiff;
 ///     let gradients = cached.replay(piece, embed).backward();
 ///     sum.accumulate(&model, GradientsParams::from_grads(gradients, &model));
 /// }
-/// // Parameters that the loss has itself, such as a learnt temperature, got their gradient with the embeddings.
+/// // The loss's own parameters, such as a learnt temperature, got their gradients before.
 /// let of_loss = GradientsParams::from_module(cached.gradients(), &loss);
 /// # assert!(of_loss.is_empty());
 ///
@@ -65,6 +68,8 @@ pub struct GradientCache {
 }
 
 /// Loss of a whole batch, and the gradients of its embeddings.
+///
+/// [`GradientCache::loss`] makes it; [`GradientCache`] has an example.
 pub struct CachedLoss<const T: usize> {
     loss: Tensor<1>,
     gradients: Gradients,
@@ -87,8 +92,10 @@ impl GradientCache {
         }
     }
 
-    /// Embeds so many pieces without keeping their graphs, and computes the loss of all embeddings, concatenated in the
-    /// order of the pieces, and the gradients of these.
+    /// Computes the loss of a batch in so many pieces, and the gradients of its embeddings.
+    ///
+    /// `embed` is called once for each piece, and no graph is kept. `loss` gets the embeddings of all pieces,
+    /// concatenated in their order.
     ///
     /// # Panics
     ///
@@ -149,7 +156,7 @@ impl GradientCache {
 }
 
 impl<const T: usize> CachedLoss<T> {
-    /// The loss, a tensor of one element without gradient.
+    /// Loss of the whole batch, a tensor of one element without gradient.
     pub fn loss(&self) -> Tensor<1> {
         self.loss.clone()
     }

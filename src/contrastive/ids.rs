@@ -6,12 +6,37 @@ use burn::tensor::{Device, Int, Tensor};
 use super::error::ContrastiveError;
 use crate::operation::Ids;
 
-/// Ids of the samples of queries and keys. A negative with the id of a query is excluded for that query.
+/// Ids of the samples of queries and keys: a negative with the id of a query is excluded for that query.
+///
+/// Ids are any integers, of one dtype, on the device of the features.
+/// [`InfoNceLoss::forward_with_ids`](super::InfoNceLoss::forward_with_ids) and
+/// [`Contrast::with_ids`](super::Contrast::with_ids) take them.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::InfoNceLossConfig;
+/// use burn_cross_entropy::contrastive::SampleIds;
+///
+/// let device = Device::flex();
+/// let query = Tensor::<2>::from_floats([[1.0, 0.0]], &device);
+/// // The queue holds an old key of the query's own sample, and a key of another.
+/// let negatives = Tensor::<2>::from_floats([[0.8, 0.6], [0.0, 1.0]], &device);
+/// let ids = SampleIds {
+///     queries: Tensor::<1, Int>::from_ints([17], &device),
+///     negatives: Tensor::<1, Int>::from_ints([17, 5], &device),
+/// };
+///
+/// let loss = InfoNceLossConfig::new().with_temperature(1.0).init(&device);
+/// let value = loss.forward_with_ids(query.clone(), query, negatives, ids).into_scalar::<f32>();
+/// // Similarity 1 to the positive, and 0 to the one negative that is left.
+/// assert!((value - (-1f32).exp().ln_1p()).abs() < 1e-6);
+/// ```
 #[derive(Clone, Debug)]
 pub struct SampleIds {
-    /// One id for each query.
+    /// One id for each query, `[N]`.
     pub queries: Tensor<1, Int>,
-    /// One id for each negative (where the keys are given as a whole, for each key), in the dtype of the queries' ids.
+    /// One id for each negative, `[K]` (where the keys are given as a whole, for each key), in the dtype of the queries'
+    /// ids.
     pub negatives: Tensor<1, Int>,
 }
 

@@ -28,14 +28,14 @@ use crate::loss::CrossEntropyOutput;
 /// The contrastive loss of queries and keys: each query has to pick its own key, the
 /// positive, among all keys; the others are the negatives.
 ///
-/// With `q` a query, `k` its positive, `n_j` its negatives, all of length 1, and the temperature `t`
+/// With `q` a query, `k` its positive, `n_j` its negatives, all of length 1, and the temperature `t`, the loss of a row is
 ///
 /// ```text
-/// loss = -log( exp(q.k / t) / (exp(q.k / t) + sum_j exp(q.n_j / t)) )
+/// l = -ln( exp(q.k / t) / (exp(q.k / t) + sum_j exp(q.n_j / t)) )
 /// ```
 ///
-/// which is the cross-entropy of the logits `[q.k, q.n_0, q.n_1, ..] / t` with target 0: the positive
-/// is at index 0 ([`moco_logits`] makes the logits as a tensor). The mean over the rows is the loss.
+/// It is the cross-entropy of the logits `[q.k, q.n_0, q.n_1, ..] / t` with target 0: the positive is at index 0
+/// ([`moco_logits`] makes the logits as a tensor). The mean over the rows is the loss.
 ///
 /// # Forms
 ///
@@ -44,7 +44,7 @@ use crate::loss::CrossEntropyOutput;
 /// | [`forward`](Self::forward) | the row of `positive` | all of `negatives`, such as those of a [`NegativeQueue`](super::NegativeQueue) |
 /// | [`forward_with_ids`](Self::forward_with_ids) | the same | those with another id |
 /// | [`forward_in_batch`](Self::forward_in_batch) | the same row of the other tensor | as [`InBatch`] says |
-/// | [`forward_pairs`](Self::forward_pairs) | the row that is given | all other rows; none for a row without a positive |
+/// | [`forward_pairs`](Self::forward_pairs) | the key that is given | all other keys |
 /// | [`forward_labels`](Self::forward_labels) | all other rows of the same label | all other rows |
 /// | [`forward_contrast`](Self::forward_contrast) | as a [`Contrast`] says | the same, with its parts: ids, own negatives, a correction for sampling, a memory |
 ///
@@ -59,7 +59,10 @@ use crate::loss::CrossEntropyOutput;
 /// of [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss). The matrix `[rows, negatives]` is never
 /// held, for any number of negatives. Only tensors that require a gradient get one; a queue does not.
 ///
-/// Features in f16 or bf16 are taken as they are; everything behind them is in f32.
+/// # Dtypes
+///
+/// All features of a call have one float dtype. Those in f16 or bf16 are taken as they are; everything behind them is
+/// in f32.
 ///
 /// # Edge cases
 ///
@@ -221,8 +224,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.try_forward_contrast(Contrast::moco(query, positive, negatives).with_ids(ids))
     }
 
-    /// Computes the loss of [`forward`](Self::forward) and in the same pass the outputs of every row, such as
-    /// whether the positive was the most similar (`correct`, which a tie is not), see
+    /// Computes the loss of [`forward`](Self::forward), and the outputs of every row in the same pass.
+    ///
+    /// One of them is whether the positive was the most similar (`correct`, which a tie is not), see
     /// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output).
     ///
     /// # Panics
@@ -274,8 +278,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.try_forward_contrast(Contrast::in_batch(a, b))
     }
 
-    /// Computes the mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`. Row `i` has the
-    /// positive `positive[i]`; all other keys are negatives of the row. A row without a positive has the
+    /// Computes the mean loss of rows `[N, F]` whose positives are rows of `keys` `[K, F]`.
+    ///
+    /// Row `i` has the positive `positive[i]`; all other keys are negatives of the row. A row without a positive has the
     /// index -100, and is ignored.
     ///
     /// # Panics
@@ -305,15 +310,17 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.try_forward_contrast(Contrast::pairs(query, keys, positive))
     }
 
-    /// Computes the mean loss of the rows `[N, F]` of a batch with labels: supervised contrast. The positives of a row
-    /// are the other rows of its label, see [`SupCon`]; a row without a positive is ignored.
+    /// Computes the mean loss of the rows `[N, F]` of a batch with labels `[N]`: supervised contrast.
+    ///
+    /// The positives of a row are the other rows of its label, see [`SupCon`]; a row without a positive is ignored.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
     /// use burn_cross_entropy::InfoNceLossConfig;
     ///
     /// let device = Device::flex();
-    /// let features = Tensor::<2>::from_floats([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], &device);
+    /// let [x, y] = [[1.0, 0.0], [0.0, 1.0]];
+    /// let features = Tensor::<2>::from_floats([x, x, x, y], &device);
     /// let labels = Tensor::<1, Int>::from_ints([3, 3, 3, 8], &device);
     /// let loss = InfoNceLossConfig::new().with_temperature(1.0).init(&device);
     /// // Similarities 1 and 1 to two positives, 0 to one negative; the last row has no positive.
@@ -341,8 +348,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         self.try_forward_contrast(Contrast::labels(features, labels))
     }
 
-    /// Computes the loss of a request, a tensor of one element. Of a batch whose two sides are compared it is the mean of
-    /// both.
+    /// Computes the loss of a request, a tensor of one element.
+    ///
+    /// For a batch whose two sides are compared it is the mean of both. [`Contrast`] has an example.
     ///
     /// # Panics
     ///
@@ -362,8 +370,10 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         mean_of_sides(losses.collect::<Result<_, _>>()?)
     }
 
-    /// Computes the loss of every row of a request `[N]`: of NT-Xent `[2 N]`, the first view's rows before the second's;
-    /// of a batch whose two sides are compared the mean of both sides. An ignored row has 0.
+    /// Computes the loss of every row of a request, `[N]`.
+    ///
+    /// NT-Xent has `[2 N]`, the first view's rows before the second's; a batch whose two sides are compared has the mean
+    /// of both. An ignored row has 0.
     ///
     /// # Panics
     ///
@@ -386,19 +396,21 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
         mean_of_sides(losses.collect::<Result<_, _>>()?)
     }
 
-    /// Computes the loss of a request and the outputs of its rows. `predicted` and `target_class` are
+    /// Computes the loss of a request and the outputs of its rows.
+    ///
+    /// `predicted` and `target_class` are numbers of keys:
     ///
     /// | Form | Number |
     /// |---|---|
     /// | `moco` | 0 for the positive, then the row's own negatives, then the common ones |
     /// | others | the row of the keys (of NT-Xent in both views, one after the other); own negatives behind all keys |
     ///
-    /// Where rows have several positives, `target_class`, `target_rank` and `correct` are of the first, and a negative's
-    /// label tells whether `predicted` is one of the others. Of a batch whose two sides are compared the rows are those of
-    /// the first view.
+    /// Where rows have several positives, `target_class`, `target_rank` and `correct` are about the first of them; the
+    /// label of the key `predicted` tells whether that is another positive. Where the two sides of a batch are compared,
+    /// the rows are the first view's.
     ///
-    /// [`SupCon::In`] has the outputs of [`SupCon::Out`], from a pass of its own over the similarities, but for `log_prob`, which
-    /// is minus its own loss of the row.
+    /// [`SupCon::In`] has the outputs of [`SupCon::Out`], from a pass of its own over the similarities, but for
+    /// `log_prob`, which is minus its own loss of the row.
     ///
     /// # Panics
     ///

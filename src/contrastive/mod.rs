@@ -1,8 +1,9 @@
 //! Contrastive learning, built on the loss.
 //!
-//! [`InfoNceLoss`] is the loss of queries, their positives and their negatives, [`SigLipLoss`] that of pairs each
-//! apart, [`GradientCache`] the way to batches that are too large for one graph. The keys of earlier steps are the negatives of a step ([`NegativeQueue`]), and the encoder that makes
-//! them follows the one that is trained ([`momentum_update`]).
+//! [`InfoNceLoss`] compares queries with their positives and negatives, [`SigLipLoss`] asks for each pair apart, and
+//! [`GradientCache`] has the gradients of batches that are too large for one graph. In momentum contrast the keys of
+//! earlier steps are the negatives ([`NegativeQueue`]), and the encoder that makes them follows the trained one
+//! ([`momentum_update`]).
 
 mod autodiff;
 mod error;

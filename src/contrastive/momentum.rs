@@ -13,8 +13,9 @@ use self::parameters::check_same_parameters;
 use super::autodiff::in_autodiff;
 use super::error::{ContrastiveError, unwrap};
 
-/// Momentum of a target, see [`momentum_update`]. A number converts into a momentum with the default for
-/// buffers.
+/// Momentum of a target, for [`momentum_update`].
+///
+/// A number converts into a momentum with the defaults of the other fields.
 ///
 /// ```
 /// use burn_cross_entropy::contrastive::{Buffers, Momentum};
@@ -24,7 +25,7 @@ use super::error::{ContrastiveError, unwrap};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Momentum {
-    /// Share of itself that the target keeps, in `[0, 1]`.
+    /// Share of itself that the target keeps, in `[0, 1]`: the update refuses any other.
     pub value: f64,
     /// Update of the tensors that are not trained. Default: [`Buffers::Average`].
     pub buffers: Buffers,
@@ -65,8 +66,9 @@ impl From<f64> for Momentum {
 
 /// Update of buffers, the tensors of a module that are not trained.
 ///
-/// Buffers are running statistics, such as in [`burn::nn::BatchNorm`], float parameters whose gradients
+/// Buffers are running statistics, such as in `burn::nn::BatchNorm`, float parameters whose gradients
 /// are turned off in the online module (`no_grad`, `freeze`), integers and booleans.
+/// [`Momentum::with_buffers`] takes the choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Buffers {
     /// The buffers of the target move as parameters do. Integers, booleans and quantized tensors have no
@@ -80,16 +82,17 @@ pub enum Buffers {
     Keep,
 }
 
-/// The target moved towards the online module, of which it takes the share `1 - momentum`:
+/// Moves the target towards the online module, and returns it.
+///
+/// Each float parameter becomes
 ///
 /// ```text
 /// target = momentum * target + (1 - momentum) * online
 /// ```
 ///
-/// for each float parameter, computed as `target + (1 - momentum) * (online - target)`, so that a parameter
-/// on which both agree stays the same bit for bit. The key encoder of MoCo follows its query encoder
-/// with a momentum of 0.999. A [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives a momentum
-/// for each step.
+/// It is computed as `target + (1 - momentum) * (online - target)`, so that a parameter on which both agree stays
+/// the same bit for bit. The key encoder of MoCo follows its query encoder with a momentum of 0.999. A
+/// [`MomentumSchedule`](crate::contrastive::MomentumSchedule) gives a momentum for each step.
 ///
 /// Parameters are paired in the order of visiting, not by ids. Parameters of the target keep id, device,
 /// dtype and whether they require gradients: values of the online module are moved and cast. No graph is
@@ -108,8 +111,8 @@ pub enum Buffers {
 ///
 /// # Edge cases
 ///
-/// - A momentum of 1 leaves the bits of every parameter, 0 gives those of the online module (cast, if the
-///   dtypes differ), whatever they hold, NaN included (but with `finite_only`).
+/// - A momentum of 1 leaves the bits of every parameter, 0 copies the online module's (cast, if the dtypes
+///   differ), whatever they hold, NaN included (but with `finite_only`).
 /// - f16 and bf16 are computed in f32 and rounded. Steps of less than half a unit of the last place are
 ///   lost, so that a target in bf16 stands still at a high momentum: keep the target in f32.
 /// - Infinities in buffers, such as masks, are averaged by the formula: equal infinities stay.
@@ -136,13 +139,13 @@ pub enum Buffers {
 /// assert_eq!(target.weight.val().mean().into_scalar::<f32>(), 0.4375);
 /// ```
 ///
-/// # Panics
-///
-/// With the text of a [`ContrastiveError`] if the momentum is outside `[0, 1]`, or if the modules have
-/// other parameters or parameters of other shapes.
-///
 /// Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2019,
 /// <https://arxiv.org/abs/1911.05722>, equation 2.
+///
+/// # Panics
+///
+/// With the text of a [`ContrastiveError`] if the momentum is outside `[0, 1]`, or if the modules differ in their
+/// parameters or in the shapes of these.
 pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Momentum>) -> M {
     unwrap(try_momentum_update(online, target, momentum))
 }
@@ -152,8 +155,7 @@ pub fn momentum_update<M: Module>(online: &M, target: M, momentum: impl Into<Mom
 /// # Errors
 ///
 /// [`ContrastiveError::InvalidConfig`] if the momentum is outside `[0, 1]`,
-/// [`ContrastiveError::DifferentModules`] if the modules have other parameters or parameters of other
-/// shapes.
+/// [`ContrastiveError::DifferentModules`] if the modules differ in their parameters or in the shapes of these.
 ///
 /// ```
 /// use burn::nn::LinearConfig;

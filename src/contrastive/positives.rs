@@ -8,22 +8,27 @@ use super::ids::{check_id_dtypes, check_ids};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{CrossEntropyLoss, RangeCheck, Target};
 
-/// Positives of rows that may have several.
+/// Keys that belong to each row, where a row may have several or none.
+///
+/// A row without a positive is ignored in [`Contrast::several`](super::Contrast::several); its pairs count as the others
+/// in [`SigLipLoss::forward_positives`](super::SigLipLoss::forward_positives).
+/// [`Contrast::without_themselves`](super::Contrast::without_themselves) has an example.
 // A call moves it a few times, and a box would be an allocation.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Positives {
     /// The keys with the label of the row.
     Labels {
-        /// One label for each row.
+        /// One label for each row, `[rows]`.
         rows: Tensor<1, Int>,
-        /// One label for each key, in the same dtype.
+        /// One label for each key, `[keys]`, in the same dtype.
         keys: Tensor<1, Int>,
     },
-    /// The keys with these numbers, `[rows, n]`; -100 fills rows that have fewer.
+    /// The keys with these numbers, `[rows, n]`; -100 fills rows that have fewer. On the CPU backends another number that
+    /// is not a key is an error.
     Indices(Tensor<2, Int>),
-    /// The keys at which this is true, `[rows, keys]`. The only form that holds a number for each pair: four bytes beside
-    /// those of the mask.
+    /// The keys at which this is true, `[rows, keys]`. The only form that holds a number for each pair: four bytes besides
+    /// the mask.
     Mask(Tensor<2, Bool>),
 }
 

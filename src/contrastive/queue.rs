@@ -100,8 +100,8 @@ fn check_size(field: &'static str, size: usize) -> Result<(), ContrastiveError> 
 ///
 /// # Dtypes and devices
 ///
-/// An empty queue takes on the dtype of the keys (and of the ids) that are pushed first; later ones have
-/// to be of the same. Keys are on the device of the queue. They are constants: what is pushed is detached
+/// An empty queue takes on the dtype of the keys (and of the ids) that are pushed first; later ones must
+/// have the same. Keys are on the device of the queue. They are constants: what is pushed is detached
 /// from its graph, and [`keys`](Self::keys) are outside autodiff, to be combined with tensors that have it.
 ///
 /// # In a module

@@ -22,15 +22,16 @@ use crate::operation::Excluded;
 
 /// The sigmoid loss of all pairs of rows and keys: SigLIP.
 ///
-/// With `s` the similarity of row `i` and key `j`, the scale `t`, the bias `b`, and `z = 1` where they belong together,
-/// `z = -1` elsewhere,
+/// With `s[i, j]` the similarity of row `i` and key `j`, the scale `t`, the bias `b`, and `z[i, j]` 1 where they belong
+/// together and -1 elsewhere, the loss of a row is
 ///
 /// ```text
-/// loss of a row = -sum_j ln sigmoid( z[i, j] (t s[i, j] + b) )
+/// l[i] = -sum_j ln sigmoid( z[i, j] (t s[i, j] + b) )
 /// ```
 ///
-/// and the mean over the rows is the loss. Each pair is asked for apart, so that no sum over a row joins them: a row may
-/// have several keys that belong to it, or none, and the loss of a batch is the sum of the losses of its parts.
+/// The mean over the rows is the loss. Each pair is asked for apart, so that no sum over a row joins them: a row may
+/// have several keys that belong to it, or none, and with the sum over the rows the losses of the parts of a batch add
+/// up to its loss.
 ///
 /// # Forms
 ///
@@ -42,7 +43,7 @@ use crate::operation::Excluded;
 ///
 /// # Parameters
 ///
-/// The logarithm of `t` and `b` are parameters of the module, in f32. They begin at `ln 10` and -10, as in the paper:
+/// The logarithm of `t`, and `b`, are parameters of the module, in f32. They begin at `ln 10` and -10, as in the paper:
 /// most pairs do not belong together, and the bias says so before anything is learnt.
 ///
 /// # Memory and digits
@@ -54,8 +55,7 @@ use crate::operation::Excluded;
 ///
 /// # Edge cases
 ///
-/// Without rows the mean is NaN; without keys the loss of a row is an error. The gradient of the scale is that of every
-/// pair. Features of length 0 have similarity 0.
+/// Without rows the mean is NaN; without keys a call is an error. Features of length 0 have similarity 0.
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, Tensor};
@@ -63,9 +63,9 @@ use crate::operation::Excluded;
 ///
 /// let device = Device::flex().autodiff();
 /// let loss = SigLipLossConfig::new().init(&device);
-/// let random = || Tensor::<2>::random([8, 16], Distribution::Normal(0.0, 1.0), &device).require_grad();
-/// let (images, texts) = (random(), random());
-/// let gradients = loss.forward(images.clone(), texts.clone()).backward();
+/// let random = || Tensor::<2>::random([8, 16], Distribution::Normal(0.0, 1.0), &device);
+/// let (images, texts) = (random().require_grad(), random().require_grad());
+/// let gradients = loss.forward(images.clone(), texts).backward();
 /// assert_eq!(images.grad(&gradients).unwrap().dims(), [8, 16]);
 /// ```
 ///
@@ -164,8 +164,9 @@ impl<B: CrossEntropyBackend> SigLipLoss<B> {
         self.try_forward_pairs(a, b, themselves)
     }
 
-    /// Computes the mean loss of rows `[N, F]` and keys `[K, F]`, of which row `i` belongs to `positive[i]`. A row that
-    /// belongs to no key has the number -100; its pairs count as the others.
+    /// Computes the mean loss of rows `[N, F]` and keys `[K, F]`, of which row `i` belongs to key `positive[i]`.
+    ///
+    /// A row that belongs to no key has the number -100; its pairs count as the others.
     ///
     /// # Panics
     ///
@@ -202,17 +203,20 @@ impl<B: CrossEntropyBackend> SigLipLoss<B> {
     /// use burn_cross_entropy::contrastive::{Positives, SigLipLossConfig};
     ///
     /// let device = Device::flex();
-    /// let loss = SigLipLossConfig::new().with_learnable(false).with_scale(1.0).with_bias(0.0).init(&device);
+    /// let config = SigLipLossConfig::new().with_scale(1.0).with_bias(0.0);
+    /// let loss = config.init(&device);
     /// let features = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
     /// let labels = Tensor::<1, Int>::from_ints([7, 7], &device);
     /// let positives = Positives::Labels { rows: labels.clone(), keys: labels };
-    /// let value = loss.forward_positives(features.clone(), features, positives).into_scalar::<f32>();
-    /// assert!((value - ((-1f32).exp().ln_1p() + 2f32.ln())).abs() < 1e-6);
+    /// let value = loss.forward_positives(features.clone(), features, positives);
+    /// let expected = (-1f32).exp().ln_1p() + 2f32.ln();
+    /// assert!((value.into_scalar::<f32>() - expected).abs() < 1e-6);
     /// ```
     ///
     /// # Panics
     ///
-    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other.
+    /// With the text of a [`ContrastiveError`] if the tensors do not fit each other, or, on the CPU backends, if a number
+    /// is not a row of the keys.
     pub fn forward_positives(
         &self,
         query: Tensor<2>,

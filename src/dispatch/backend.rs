@@ -9,7 +9,7 @@ use crate::operation::{Forward, Inputs, Logits, Options, Role, Wanted};
 
 /// Backend that a [`CrossEntropyLoss`](crate::CrossEntropyLoss) can be bound to.
 ///
-/// [`Dispatch`], the default of the loss, finds the backend in the device of the tensors. Flex, NdArray and
+/// `Dispatch`, the default of the loss, finds the backend in the device of the tensors. Flex, NdArray and
 /// every CubeCL runtime (each behind the feature of its name), and `Autodiff` of each of them, with and
 /// without gradient checkpointing, are bound at compile time: the loss calls their implementation
 /// statically, and refuses the tensors of other backends.

@@ -49,7 +49,8 @@ pub struct CrossEntropyLossConfig {
     #[config(default = "vec![-100]")]
     pub ignore_indices: Vec<i64>,
     /// Share `e` of every target that is spread evenly over the `C` classes, in `[0, 1]`:
-    /// `q = (1 - e) p + e / C`, the definition of Szegedy et al. (2016) and PyTorch. Default: 0.
+    /// `q = (1 - e) p + e / C`, the definition of [Szegedy et al.](https://arxiv.org/abs/1512.00567) and PyTorch.
+    /// Default: 0.
     ///
     /// `smoothing_over` has other definitions.
     #[config(default = 0.0)]
@@ -80,19 +81,19 @@ pub struct CrossEntropyLossConfig {
     /// Factor of the logits, applied first: one over the temperature. Finite, above 0. Default: 1.
     #[config(default = 1.0)]
     pub logit_scale: f64,
-    /// Bends the scaled logits to `cap * tanh(x / cap)`. Infinite logits are masks, not numbers: they stay.
-    /// Finite, above 0. Default: off.
+    /// Bound of the scaled logits, which are bent to `cap * tanh(x / cap)`. Infinite logits are masks, not numbers:
+    /// they stay. Finite, above 0. Default: off.
     pub logit_softcap: Option<f64>,
-    /// Adds `z_loss * lse^2` to every counted row, which keeps the logits from drifting (PaLM,
-    /// Chowdhery et al. 2022). Under `Mean` it is averaged over the counted rows, whatever their classes
-    /// weigh. Finite, at least 0. Default: 0.
+    /// Factor of `lse^2`, which is added to every counted row and keeps the logits from drifting
+    /// ([PaLM](https://arxiv.org/abs/2204.02311), section 5). Under `Mean` it is averaged over the counted rows,
+    /// whatever their classes weigh. Finite, at least 0. Default: 0.
     #[config(default = 0.0)]
     pub z_loss: f64,
     /// Factor of a row's loss by the probability of its index target, as in the focal loss. Default:
     /// [`RowFactor::None`].
     #[config(default = "RowFactor::None")]
     pub row_factor: RowFactor,
-    /// Value of an empty mean. Default: [`EmptyReduction::Nan`].
+    /// Value of a mean over no counted row, or over a total weight of 0. Default: [`EmptyReduction::Nan`].
     #[config(default = "EmptyReduction::Nan")]
     pub empty: EmptyReduction,
 }

@@ -179,7 +179,7 @@ impl CrossEntropyLossConfig {
     }
 }
 
-/// The mean cross-entropy with the defaults of [`CrossEntropyLossConfig`].
+/// Computes the mean cross-entropy with the defaults of [`CrossEntropyLossConfig`].
 ///
 /// The classes are in dimension 1 (0 for logits of rank 1), the target -100 is ignored.
 ///
@@ -196,7 +196,8 @@ impl CrossEntropyLossConfig {
 ///
 /// # Panics
 ///
-/// With the text of a [`CrossEntropyError`] if the tensors do not fit each other.
+/// With the text of a [`CrossEntropyError`] if the tensors do not fit each other, or, on the CPU backends, if a target is
+/// not a class.
 pub fn cross_entropy<const D: usize>(
     logits: Tensor<D>,
     target: impl CrossEntropyTarget<D>,

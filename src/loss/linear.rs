@@ -107,17 +107,18 @@ impl LinearCrossEntropyLossConfig {
 }
 
 /// Cross-entropy of the logits of a projection, `input weight + bias`, without a tensor of all logits.
-/// Value and gradients are those of
+///
+/// Value and gradients are the same as of
 ///
 /// ```text
 /// CrossEntropyLoss::forward(input.matmul(weight) + bias, target)
 /// ```
 ///
-/// but only [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) of logits exist at a time. With 50
+/// Only [`chunk_bytes`](LinearCrossEntropyLossConfig::chunk_bytes) of logits exist at a time. With 50
 /// thousand classes the logits of 4096 tokens and the gradient of these take 1.6 GB; here they take 64 MiB
 /// for any number of rows. On a GPU peak memory is a few chunks plus one tensor of the weight's size.
 ///
-/// [`CrossEntropyLoss`] does the same with [`ProjectedLogits`] in all of its methods, such as
+/// [`CrossEntropyLoss`] does the same with [`ProjectedLogits`], also in its other methods, such as
 /// [`forward_with_output`](CrossEntropyLoss::forward_with_output) and
 /// [`log_prob`](CrossEntropyLoss::log_prob).
 ///
@@ -126,18 +127,20 @@ impl LinearCrossEntropyLossConfig {
 /// | Tensor | Shape |
 /// |---|---|
 /// | input | `[.., features]`, of rank 1 to 8 |
-/// | weight | `[features, classes]`, as in [`burn::nn::Linear`], or the transposed view of an embedding |
+/// | weight | `[features, classes]`, as in `burn::nn::Linear`, or the transposed view of an embedding |
 /// | bias | `[classes]` |
 /// | target | indices `[..]`, or distributions `[.., classes]`, as in [`CrossEntropyTarget`] |
 ///
 /// # Dtypes
 ///
-/// Input, weight, bias and all gradients have one dtype, or the input is of f16 or bf16 beside an f32 weight (and bias), as
-/// under mixed precision: products and the weight's gradient are then of f32, and the input's gradient is of its own
-/// dtype. A quantised weight is refused; `dequantize()` makes it one of floats. The gradients of weight and bias are added up over
-/// the chunks in f32 (f64 for f64). On Flex and NdArray all of the arithmetic is in f32 or f64: f16 and bf16
-/// are widened, the weight as a whole. On other backends Burn computes each product of f16 and bf16, and
-/// the result has that dtype: the logits of a chunk, as in a layer, and a chunk's part of the gradients.
+/// Input, weight, bias and all gradients have one dtype, or the input is of f16 or bf16 beside an f32 weight (and
+/// bias), as under mixed precision: products and the weight's gradient are then of f32, and the input's gradient is of
+/// its own dtype. A quantised weight is refused; `dequantize()` makes it one of floats.
+///
+/// The gradients of weight and bias are added up over the chunks in f32 (f64 for f64). On Flex and NdArray all of the
+/// arithmetic is in f32 or f64: f16 and bf16 are widened, the weight as a whole. On other backends Burn computes each
+/// product of f16 and bf16, and the result has that dtype: the logits of a chunk, as in a layer, and a chunk's part of
+/// the gradients.
 ///
 /// # What is computed
 ///
@@ -259,7 +262,8 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
     ///
     /// # Errors
     ///
-    /// As [`CrossEntropyLoss::try_forward`].
+    /// As [`CrossEntropyLoss::try_forward`], and a [`ProjectionError`](crate::ProjectionError) if input, weight and bias
+    /// do not fit each other.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -267,7 +271,8 @@ impl<B: CrossEntropyBackend> LinearCrossEntropyLoss<B> {
     ///
     /// let device = Device::flex();
     /// let loss = LinearCrossEntropyLossConfig::new().init(&device);
-    /// let (input, weight) = (Tensor::<2>::zeros([3, 4], &device), Tensor::<2>::zeros([5, 9], &device));
+    /// let input = Tensor::<2>::zeros([3, 4], &device);
+    /// let weight = Tensor::<2>::zeros([5, 9], &device);
     /// let targets = Tensor::<1, Int>::zeros([3], &device);
     /// let error = loss.try_forward(input, weight, None, targets).unwrap_err();
     /// assert!(error.to_string().contains("4 features"));

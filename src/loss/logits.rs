@@ -15,6 +15,9 @@ use crate::operation::{
 use crate::portable::chunks;
 
 /// Logits of rank `D`: a `Tensor<D>`, or [`ProjectedLogits<D>`](ProjectedLogits).
+///
+/// The methods of [`CrossEntropyLoss`](crate::CrossEntropyLoss) take either, but for those of a
+/// [`VocabularyShard`](crate::VocabularyShard), which take a tensor.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a source of logits of rank {D}",
     note = "expected `Tensor<D>` or `ProjectedLogits<D>`"
@@ -37,16 +40,19 @@ impl<const D: usize> LogitsSource<D> for Tensor<D> {}
 
 /// Logits of a projection, `hidden weight + bias`, of which only a chunk of rows exists at a time.
 ///
-/// Every method of [`CrossEntropyLoss`](crate::CrossEntropyLoss) takes projected logits in place of a
-/// tensor. The classes are in the last dimension for every rank: `class_dim` of the configuration must be
-/// 1, the default, or -1. [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss) is a shorter form for
-/// the loss alone, and documents computation and memory.
+/// The methods of [`CrossEntropyLoss`](crate::CrossEntropyLoss) take projected logits in place of a
+/// tensor, but for those of a [`VocabularyShard`](crate::VocabularyShard). The classes are in the last
+/// dimension for every rank: `class_dim` of the configuration must be 1, the default, or -1.
+/// [`LinearCrossEntropyLoss`](crate::LinearCrossEntropyLoss) is a shorter form for the loss alone, and
+/// documents computation and memory.
 ///
 /// | Tensor | Shape |
 /// |---|---|
 /// | hidden | `[.., features]`, of rank 1 to 8 |
-/// | weight | `[features, classes]`, as in [`burn::nn::Linear`], or the transposed view of an embedding |
+/// | weight | `[features, classes]`, as in `burn::nn::Linear`, or the transposed view of an embedding |
 /// | bias | `[classes]` |
+///
+/// The call that takes the logits checks that the tensors fit each other ([`ProjectionError`]).
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, Int, Tensor};
@@ -74,7 +80,7 @@ impl<const D: usize> ProjectedLogits<D> {
     /// Default number of bytes of logits that exist at one time: 64 MiB.
     pub const CHUNK_BYTES: usize = 64 << 20;
 
-    /// Makes the logits `hidden weight`.
+    /// Makes the logits `hidden weight`, without a bias.
     pub fn new(hidden: Tensor<D>, weight: Tensor<2>) -> Self {
         Self {
             hidden,
@@ -84,7 +90,7 @@ impl<const D: usize> ProjectedLogits<D> {
         }
     }
 
-    /// Makes the logits of a layer.
+    /// Makes the logits of a layer, of its weight and bias.
     pub fn linear(hidden: Tensor<D>, linear: &Linear) -> Self {
         let bias = linear.bias.as_ref().map(|bias| bias.val());
         Self::new(hidden, linear.weight.val()).with_bias(bias)

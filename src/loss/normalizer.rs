@@ -46,7 +46,8 @@ use crate::error::CrossEntropyError;
 ///
 /// let mut accumulator = GradientsAccumulator::new();
 /// for (features, targets) in micro_batches {
-///     let share = loss.forward_normalized(model.forward(features), targets, normalizer.clone());
+///     let logits = model.forward(features);
+///     let share = loss.forward_normalized(logits, targets, normalizer.clone());
 ///     accumulator.accumulate(&model, GradientsParams::from_grads(share.backward(), &model));
 /// }
 /// let gradients = accumulator.grads(); // for the optimizer's step
@@ -56,10 +57,10 @@ use crate::error::CrossEntropyError;
 /// # Several devices
 ///
 /// Each device has a part of the batch. Where the gradients of the devices are added (as by Burn's
-/// `ExecutionStrategy::multi`), the normalizer of every device is that of the whole batch, as above.
-/// Where they are averaged over `n` devices (as by Burn's distributed data parallel), it is that of
-/// the whole batch over `n`. The numbers are tensors without gradient, so that an `all_reduce` can
-/// add them up without a wait for the host.
+/// `ExecutionStrategy::multi`), every device takes the normalizer of the whole batch, as above. Where
+/// they are averaged over `n` devices (as by Burn's distributed data parallel), every device takes its
+/// `n`-th part. The numbers are tensors without gradient, so that an `all_reduce` can add them up
+/// without a wait for the host.
 #[derive(Clone, Debug)]
 pub struct Normalizer {
     total_weight: Tensor<1>,
@@ -126,6 +127,7 @@ fn in_f32(number: Tensor<1>) -> Tensor<1> {
 }
 
 impl From<Tensor<1>> for Normalizer {
+    /// Takes one number for both divisors.
     fn from(number: Tensor<1>) -> Self {
         Self::new(number.clone(), number)
     }
@@ -145,6 +147,8 @@ impl Add for Normalizer {
 }
 
 impl Sum for Normalizer {
+    /// Adds all normalizers, on the device of the first.
+    ///
     /// # Panics
     ///
     /// If there are no normalizers, because then the device is unknown.

@@ -12,7 +12,7 @@ use crate::portable::cast_int;
 /// [`CrossEntropyLoss::forward_with_output`](crate::CrossEntropyLoss::forward_with_output) returns an output.
 /// `R` is the rank of the rows, 1 below the rank of the logits (1 for logits of rank 1). Gradients flow only
 /// through `loss`; the other tensors are constants, and the host does not wait for the device. With the
-/// feature `train` a `TrainStep` and the metrics of `burn-train` take an output. (On a GPU the largest
+/// feature `train` a `TrainStep` and the metrics of burn-train take an output. (On a GPU the largest
 /// classes of distributions take further passes over them, with tensors of their size.)
 ///
 /// | | ignored row | row whose target is not a class (on a GPU) |
@@ -27,13 +27,15 @@ use crate::portable::cast_int;
 ///
 /// let device = Device::flex();
 /// let loss = CrossEntropyLossConfig::new().init(&device);
-/// let logits = Tensor::<2>::from_floats([[1.0, 4.0, 2.0], [3.0, 0.0, 0.0], [0.0, 0.0, 9.0]], &device);
+/// let rows = [[1.0, 4.0, 2.0], [3.0, 0.0, 0.0], [0.0, 0.0, 9.0]];
+/// let logits = Tensor::<2>::from_floats(rows, &device);
 /// let targets = Tensor::<1, Int>::from_ints([2, 0, -100], &device);
 ///
 /// let output = loss.forward_with_output(logits, targets);
-/// assert_eq!(output.predicted.to_data().iter::<i32>().collect::<Vec<_>>(), [1, 0, 2]);
-/// assert_eq!(output.target_rank.to_data().iter::<i32>().collect::<Vec<_>>(), [1, 0, -1]);
-/// assert_eq!(output.correct().to_data().iter::<bool>().collect::<Vec<_>>(), [false, true, false]);
+/// let integers = |tensor: &Tensor<1, Int>| tensor.to_data().iter::<i32>().collect::<Vec<_>>();
+/// assert_eq!(integers(&output.predicted), [1, 0, 2]);
+/// assert_eq!(integers(&output.target_rank), [1, 0, -1]);
+/// assert_eq!(integers(&output.correct().int()), [0, 1, 0]);
 /// assert_eq!(output.total_weight.clone().into_scalar::<f32>(), 2.0);
 ///
 /// // Without class weights and smoothing the loss is minus the mean of the log-probabilities.
@@ -161,16 +163,17 @@ impl<const R: usize> CrossEntropyOutput<R> {
         }
     }
 
-    /// The z-losses' part of `loss`, in its reduction: a tensor of one element without gradient, so that
-    /// `loss - z_loss` is the cross-entropy. It is `z_loss * lse^2`, times the weight of the row, summed over the
-    /// counted rows; for `Mean` over [`counted_rows`](Self::counted_rows), for `BatchMean` over the batch. 0
-    /// where the configuration has no [`z_loss`](crate::CrossEntropyLossConfig::z_loss). Where `loss` has the
-    /// value of [`empty`](crate::CrossEntropyLossConfig::empty) over no counted row, or the NaN of a target that
-    /// is not a class, the z-loss has it too.
+    /// The z-losses' part of `loss`, in its reduction: a tensor of one element without gradient.
     ///
-    /// A number to watch the training by (PaLM, Chowdhery et al. 2022, section 5). It is computed here from
-    /// `lse`, so that nobody pays for it who does not ask, and may differ from the part that `loss` has by the
-    /// rounding of a sum.
+    /// `loss - z_loss` is the cross-entropy: a number to watch the training by ([PaLM](https://arxiv.org/abs/2204.02311),
+    /// section 5). It is computed here from `lse`, so that nobody pays for it who does not ask, and may differ from the
+    /// part that `loss` has by the rounding of a sum.
+    ///
+    /// It is `z_loss * lse^2`, times the weight of the row, summed over the counted rows; for `Mean` divided by
+    /// [`counted_rows`](Self::counted_rows), for `BatchMean` by the size of the batch. 0 where the configuration has no
+    /// [`z_loss`](crate::CrossEntropyLossConfig::z_loss). Where `loss` has the value of
+    /// [`empty`](crate::CrossEntropyLossConfig::empty) over no counted row, or the NaN of a target that is not a class,
+    /// the z-loss has it too.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -242,7 +245,8 @@ impl<const R: usize> CrossEntropyOutput<R> {
     /// let device = Device::flex();
     /// let loss = CrossEntropyLossConfig::new().init(&device);
     /// let logits = Tensor::<2>::from_floats([[1.0, 4.0, 2.0], [3.0, 0.0, 0.0]], &device);
-    /// let output = loss.forward_with_output(logits, Tensor::<1, Int>::from_ints([2, 2], &device));
+    /// let targets = Tensor::<1, Int>::from_ints([2, 2], &device);
+    /// let output = loss.forward_with_output(logits, targets);
     /// assert_eq!(output.in_top(2).to_data().iter::<bool>().collect::<Vec<_>>(), [true, false]);
     /// ```
     pub fn in_top(&self, k: usize) -> Tensor<R, Bool> {

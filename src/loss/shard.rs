@@ -26,8 +26,7 @@ use crate::portable::{combined_statistics, statistics_per_row};
 /// 3. each device computes the loss from them, [`CrossEntropyLoss::forward_shard`]: the same number on
 ///    every device, with the gradient of its own logits.
 ///
-/// Targets are class indices of the whole vocabulary, the same on every device, and class weights are
-/// those of the whole vocabulary.
+/// Targets are class indices of the whole vocabulary, the same on every device. So are the class weights.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -35,7 +34,8 @@ use crate::portable::{combined_statistics, statistics_per_row};
 ///
 /// let device = Device::flex().autodiff();
 /// let loss = CrossEntropyLossConfig::new().with_label_smoothing(0.1).init(&device);
-/// let logits = Tensor::<2>::from_floats([[2.0, -1.0, 0.5, 4.0, 0.0], [1.0, 3.0, 0.0, 0.0, 1.0]], &device);
+/// let rows = [[2.0, -1.0, 0.5, 4.0, 0.0], [1.0, 3.0, 0.0, 0.0, 1.0]];
+/// let logits = Tensor::<2>::from_floats(rows, &device);
 /// let targets = Tensor::<1, Int>::from_ints([3, 0], &device);
 ///
 /// // Here on one device; elsewhere each shard is the output of a device's own layer.
@@ -46,7 +46,8 @@ use crate::portable::{combined_statistics, statistics_per_row};
 ///     .collect();
 ///
 /// let pairs = || shards.iter().zip(&parts);
-/// let statistics = pairs().map(|(shard, part)| loss.shard_statistics(part.clone(), targets.clone(), shard));
+/// let statistics = pairs()
+///     .map(|(shard, part)| loss.shard_statistics(part.clone(), targets.clone(), shard));
 /// let combined = ShardStatistics::combined(statistics);
 ///
 /// let whole = loss.forward(logits, targets.clone()).into_scalar::<f32>();
@@ -81,7 +82,7 @@ impl VocabularyShard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Range`].
+    /// [`ShardError::Range`] if the range is empty or reaches beyond the classes.
     pub fn try_new(range: Range<usize>, classes: usize) -> Result<Self, CrossEntropyError> {
         if range.is_empty() || range.end > classes {
             let Range { start, end } = range;
@@ -100,7 +101,8 @@ impl VocabularyShard {
     /// ```
     /// use burn_cross_entropy::VocabularyShard;
     ///
-    /// let ranges = VocabularyShard::split(7, 3).iter().map(|shard| shard.range()).collect::<Vec<_>>();
+    /// let shards = VocabularyShard::split(7, 3);
+    /// let ranges: Vec<_> = shards.iter().map(|shard| shard.range()).collect();
     /// assert_eq!(ranges, [0..3, 3..5, 5..7]);
     /// ```
     ///
@@ -115,7 +117,7 @@ impl VocabularyShard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Count`].
+    /// [`ShardError::Count`] if there are no shards, or more than classes.
     pub fn try_split(classes: usize, shards: usize) -> Result<Vec<Self>, CrossEntropyError> {
         if !(1..=classes).contains(&shards) {
             return Err(ShardError::Count { shards, classes }.into());
@@ -140,14 +142,13 @@ impl VocabularyShard {
     }
 }
 
-/// Contribution of the logits of some classes to the loss of every row: a tensor of shape
-/// `[numbers, rows]`, in f32 (f64 for logits of f64), without gradient.
+/// Contribution of the logits of some classes to the loss of every row.
 ///
-/// With `x` the logits of a row (with a `logit_softcap` the capped ones), `s` the `logit_scale` (1 with a
-/// softcap, which has applied it), `m` the largest `x`, `y` the target and `w` the class weights (1 without),
-/// its lines are
+/// It is a tensor of shape `[numbers, rows]`, in f32 (f64 for logits of f64), without gradient. With `x` the
+/// logits of a row (with a `logit_softcap` the capped ones), `s` the `logit_scale` (1 with a softcap, which has
+/// applied it), `m` the largest `x`, `y` the target and `w` the class weights (1 without), its lines are
 ///
-/// | Line | | |
+/// | Line | Number | Remark |
 /// |---|---|---|
 /// | 0 | `m` | |
 /// | 1 | `sum_c exp((x[c] - m) s) - 1` | without the 1 of the largest, so that confident rows keep their digits |
@@ -222,7 +223,7 @@ impl ShardStatistics {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Statistics`].
+    /// [`ShardError::Statistics`] or [`ShardError::Scale`] if they are not of the same rows or the same configuration.
     pub fn try_combine(self, other: Self) -> Result<Self, CrossEntropyError> {
         let [numbers, rows] = self.lines.dims();
         // Statistics from elsewhere may have any shape.

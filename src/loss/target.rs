@@ -18,17 +18,6 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 /// | [`TeacherLogits`](crate::TeacherLogits) | the logits of a teacher, whose probabilities are the target |
 /// | [`WeightedTarget`] | any of these with a weight per row, from [`weighted`](TargetTensor::weighted) |
 ///
-/// The compiler refuses a target of any other type:
-///
-/// ```compile_fail
-/// use burn::tensor::{Device, Int, Tensor};
-///
-/// let device = Device::flex();
-/// let logits = Tensor::<2>::zeros([4, 3], &device);
-/// let target = Tensor::<3, Int>::zeros([4, 1, 1], &device);
-/// burn_cross_entropy::cross_entropy(logits, target);
-/// ```
-///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
 /// use burn_cross_entropy::cross_entropy;
@@ -39,16 +28,28 @@ use super::output::{CrossEntropyOutput, OutputTensors};
 /// cross_entropy(logits.clone(), Tensor::<2, Int>::zeros([4, 1], &device));
 /// cross_entropy(logits, Tensor::<2>::full([4, 3], 1.0 / 3.0, &device));
 /// ```
+///
+/// The compiler refuses a target of any other type:
+///
+/// ```compile_fail
+/// use burn::tensor::{Device, Int, Tensor};
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::zeros([4, 3], &device);
+/// let target = Tensor::<3, Int>::zeros([4, 1, 1], &device);
+/// burn_cross_entropy::cross_entropy(logits, target);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no target for logits of rank {D}",
     note = "expected class indices `Tensor<{{D - 1}}, Int>` or `Tensor<D, Int>` (class dimension of size 1), distributions `Tensor<D>`, `SparseDistribution<D>`, or `TeacherLogits` of logits of rank D"
 )]
 pub trait CrossEntropyTarget<const D: usize>: TargetTensor {}
 
-/// Target of any kind and rank, and what can be made of it.
+/// Target of any kind and rank, which can get row weights.
 ///
-/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), where its example is, and
-/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take it.
+/// Bring it into scope for [`weighted`](Self::weighted).
+/// [`CrossEntropyLoss::total_weight`](crate::CrossEntropyLoss::total_weight), which has an example, and
+/// [`CrossEntropyLoss::normalizer`](crate::CrossEntropyLoss::normalizer) take any target.
 pub trait TargetTensor: sealed::IntoTarget + Sized {
     /// Gives every row a weight `r`, in the shape of the unreduced loss: the loss `l` of a row becomes `r l`.
     ///
@@ -83,14 +84,39 @@ pub trait TargetTensor: sealed::IntoTarget + Sized {
     }
 }
 
-/// Target with a weight per row, see [`weighted`](TargetTensor::weighted).
+/// Target with a weight per row, made by [`weighted`](TargetTensor::weighted).
 #[derive(Clone, Debug)]
 pub struct WeightedTarget<T, const R: usize> {
     target: T,
     weights: Tensor<R>,
 }
 
-/// Rank that logits can have, with the type of an unreduced loss for that rank.
+/// Rank that logits can have, 1 to 8, as a bound on `Tensor<D>` in generic code.
+///
+/// It knows the types [`RowLosses<D>`](RowLosses) and [`OutputOf<D>`](OutputOf), because the rank `D - 1` cannot be
+/// written there.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_cross_entropy::{CrossEntropyLoss, CrossEntropyLossConfig, LogitsRank};
+/// use burn_cross_entropy::{CrossEntropyTarget, RowLosses};
+///
+/// fn rows<const D: usize>(
+///     loss: &CrossEntropyLoss,
+///     logits: Tensor<D>,
+///     target: impl CrossEntropyTarget<D>,
+/// ) -> RowLosses<D>
+/// where
+///     Tensor<D>: LogitsRank,
+/// {
+///     loss.forward_no_reduction(logits, target)
+/// }
+///
+/// let device = Device::flex();
+/// let loss = CrossEntropyLossConfig::new().init(&device);
+/// let targets = Tensor::<1, Int>::zeros([4], &device);
+/// assert_eq!(rows(&loss, Tensor::<2>::zeros([4, 3], &device), targets).dims(), [4]);
+/// ```
 pub trait LogitsRank: sealed::FromRows {}
 
 /// Type of the losses of the rows of logits of rank `D`: `Tensor<{D - 1}>`, for `D = 1` a `Tensor<1>` of
@@ -103,7 +129,8 @@ pub trait LogitsRank: sealed::FromRows {}
 /// let device = Device::flex();
 /// let loss = CrossEntropyLossConfig::new().init(&device);
 /// let logits = Tensor::<3>::zeros([2, 5, 4], &device);
-/// let rows: RowLosses<3> = loss.forward_no_reduction(logits, Tensor::<2, Int>::zeros([2, 4], &device));
+/// let targets = Tensor::<2, Int>::zeros([2, 4], &device);
+/// let rows: RowLosses<3> = loss.forward_no_reduction(logits, targets);
 /// let rows: Tensor<2> = rows;
 /// assert_eq!(rows.dims(), [2, 4]);
 /// ```

@@ -16,32 +16,32 @@ use crate::operation::{InputValues, Outputs};
 
 /// Logits of a teacher as a target: the student learns the teacher's probabilities.
 ///
-/// With `t` the logits of the teacher, `x` those of the student after scale and softcap, and `T` the temperature, the
-/// target is the distribution `q = softmax(t / T)`, and the loss of a row
+/// With `t` the logits of the teacher, `x` the student's after scale and softcap, and `T` the temperature, the target is
+/// the distribution `q = softmax(t / T)`, and the loss of a row is the cross-entropy with it:
 ///
 /// ```text
 /// l = sum_c q[c] (lse(x / T) - x[c] / T)
 /// ```
 ///
-/// the cross-entropy with `q`. With [`with_kl_divergence`](Self::with_kl_divergence) it is less by the entropy of
-/// `q`, `KL(q || softmax(x / T))`: another number, 0, within its rounding, where the student agrees, with the same gradient. With
-/// [`with_squared_temperature`](Self::with_squared_temperature) it is multiplied by `T^2`.
+/// [`with_kl_divergence`](Self::with_kl_divergence) subtracts the entropy of `q`: the loss is then
+/// `KL(q || softmax(x / T))`, which is 0, within its rounding, where the student agrees, and has the same gradient.
+/// [`with_squared_temperature`](Self::with_squared_temperature) multiplies the loss by `T^2`.
 ///
-/// - **Shapes**: those of the student's logits; class weights, label smoothing, row weights, reductions and outputs
-///   have the meaning that they have for distributions, outputs at the temperature
+/// - **Shapes**: as the student's logits; class weights, label smoothing, row weights, reductions and outputs have the
+///   meaning that they have for distributions, outputs at the temperature
 /// - **Gradients**: of the student alone: the teacher's tensors are constants
-/// - **Dtypes**: any float dtype; the softmax is computed in that of the arithmetic
-/// - **Memory**: on Flex and NdArray no tensor of rows x classes besides the given logits: each row's softmax is made
-///   while its loss is computed. On a GPU neither: two numbers per row are computed first, the probabilities beside
-///   the student's. A copy is made there of a teacher of f64 beside a student of another dtype, of any other beside
-///   one of f64, and of a view whose strides the kernels do not take
+/// - **Dtypes**: any float dtype; the softmax is computed in the dtype of the arithmetic
+/// - **Memory**: no tensor of rows x classes besides the given logits. On Flex and NdArray each row's softmax is made
+///   while its loss is computed; on a GPU two numbers per row are computed first, the probabilities beside the
+///   student's. A copy is made there of a teacher of f64 beside a student of another dtype, of any other beside one of
+///   f64, and of a view whose strides the kernels do not take
 ///
-/// A teacher that is given as [`ProjectedLogits`](crate::ProjectedLogits) beside a student that is so too has logits for
-/// a chunk of rows only: the chunk size of the student applies, for both together (its own in the pass for a
-/// divergence). Its softcap, if it has one, cannot be applied. Beside a student's tensor of logits its own are made as one tensor. Its hidden size is its
-/// own.
+/// A teacher may be [`ProjectedLogits`](crate::ProjectedLogits), with a hidden size of its own. Beside a student that is
+/// so too it has logits for a chunk of rows only: the chunk size of the student applies, for both together (in the pass
+/// for a divergence the teacher's own). Beside a student's tensor of logits its own are made as one tensor. A softcap
+/// of a projected teacher cannot be applied.
 ///
-/// Source: Hinton et al., Distilling the Knowledge in a Neural Network, <https://arxiv.org/abs/1503.02531>.
+/// Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, <https://arxiv.org/abs/1503.02531>.
 /// (The Jensen-Shannon divergence, which mixes both distributions in one logarithm, is another loss and not here.)
 ///
 /// ```
@@ -61,11 +61,13 @@ use crate::operation::{InputValues, Outputs};
 ///
 /// # Errors
 ///
-/// Where the call is made: [`InvalidConfig`](CrossEntropyError::InvalidConfig) for a temperature that is not a
-/// positive number, for a divergence beside class weights or label smoothing, which change the distribution,
-/// and for a loss that takes probabilities; [`ShapeMismatch`](CrossEntropyError::ShapeMismatch) where the logits have
-/// other shapes; as for distributions, a `row_factor` and targets to ignore are refused; and a projection beside a
-/// tensor whose classes are not its last dimension ([`ProjectionError::ClassDim`]).
+/// The call that takes the target refuses
+///
+/// - a temperature that is not a positive number, a divergence beside class weights or label smoothing, which change the
+///   distribution, and a loss of probabilities: [`InvalidConfig`](CrossEntropyError::InvalidConfig),
+/// - logits of another shape than the student's: [`ShapeMismatch`](CrossEntropyError::ShapeMismatch),
+/// - a projection beside a tensor whose classes are not its last dimension: [`ProjectionError::ClassDim`],
+/// - a `row_factor` and targets to ignore, as for all distributions.
 #[derive(Clone, Debug)]
 pub struct TeacherLogits<L> {
     logits: L,
@@ -95,7 +97,7 @@ impl<L> TeacherLogits<L> {
     }
 
     /// Multiplies the loss by the square of the temperature, so that its gradients keep their size when the
-    /// temperature grows: those of the divided logits are smaller by that square.
+    /// temperature grows: without it they are smaller by that square.
     pub fn with_squared_temperature(self) -> Self {
         Self {
             is_squared: true,
@@ -103,7 +105,7 @@ impl<L> TeacherLogits<L> {
         }
     }
 
-    /// Subtracts the entropy of the teacher's distribution from the loss of each row. Takes one more pass over the
+    /// Subtracts the entropy of the teacher's distribution from the loss of each row. It takes one more pass over the
     /// teacher's logits.
     pub fn with_kl_divergence(self) -> Self {
         Self {

@@ -7,17 +7,24 @@ use burn::config::Config;
 /// With `l` the loss of the row, label smoothing and class weight included, and `w` the class weight of its
 /// target, the loss becomes
 ///
-/// | | loss | what it does | source |
-/// |---|---|---|---|
-/// | `None` | `l` | | |
-/// | `Focal` | `(1 - p)^gamma l` | rows that are learned weigh less | Lin et al., Focal Loss, <https://arxiv.org/abs/1708.02002>; here for softmax |
-/// | `Poly` | `l + epsilon w (1 - p)` | changes the first term of the loss's series in `1 - p` | Leng et al., PolyLoss, <https://arxiv.org/abs/2204.12511>, Poly-1 |
-/// | `TargetProbability` | `p l`, where no gradient flows through `p` | fine-tuning whose gradient does not grow as `1 / p` | Wu et al., Dynamic Fine-Tuning, <https://arxiv.org/abs/2508.05629> |
+/// ```text
+/// None                l
+/// Focal               (1 - p)^gamma l
+/// Poly                l + epsilon w (1 - p)
+/// TargetProbability   p l                     no gradient flows through p
+/// ```
+///
+/// | Factor | What it does | Source |
+/// |---|---|---|
+/// | `Focal` | rows that are learned weigh less | Lin et al., Focal Loss, <https://arxiv.org/abs/1708.02002>; here for softmax |
+/// | `Poly` | changes the first term of the loss's series in `1 - p` | Leng et al., PolyLoss, <https://arxiv.org/abs/2204.12511>, Poly-1 |
+/// | `TargetProbability` | fine-tuning whose gradient does not grow as `1 / p` | Wu et al., Dynamic Fine-Tuning, <https://arxiv.org/abs/2508.05629> |
 ///
 /// Gradients flow through the factor, but for `TargetProbability`. Each of them multiplies the gradient `p[c] - y[c]` of
 /// the row by a number, so a call costs no more than the plain one. `1 - p` keeps its digits where `p` is near 1:
 /// it is the sum of the other probabilities. At `p = 1` loss and gradient are 0, whatever `gamma` is. An infinite loss
-/// stays infinite under `Focal`, whose derivative is taken as 0 there; under `TargetProbability` it is 0 where `p` is.
+/// stays infinite under `Focal`, whose derivative is taken as 0 there; under `TargetProbability` the loss is 0 where
+/// `p` is 0.
 ///
 /// The z-loss has no factor; the weight of a row multiplies both. A mean divides by what it divides without a factor.
 /// Distributions have no such `p`, and are refused.
@@ -30,7 +37,8 @@ use burn::config::Config;
 /// let focal = RowFactor::Focal { gamma: 2.0 };
 /// let loss = CrossEntropyLossConfig::new().with_row_factor(focal).init(&device);
 /// let logits = Tensor::<2>::zeros([1, 2], &device);
-/// let value = loss.forward(logits, Tensor::<1, Int>::zeros([1], &device)).into_scalar::<f32>();
+/// let target = Tensor::<1, Int>::zeros([1], &device);
+/// let value = loss.forward(logits, target).into_scalar::<f32>();
 /// assert!((value - 0.25 * 2f32.ln()).abs() < 1e-6);
 /// ```
 #[derive(Config, Debug, Copy, PartialEq)]

@@ -53,7 +53,7 @@ impl EmptyReduction {
 /// ValidClasses   q[c] = (1 - e) p[c] + e / V       at a masked class (1 - e) p[c]
 /// ```
 ///
-/// Class weights multiply `q`, and row factors and z-losses are added, in the same way in all three.
+/// Class weights, row factors and z-losses apply in the same way to all three.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -61,7 +61,8 @@ impl EmptyReduction {
 ///
 /// let device = Device::flex();
 /// let loss = |over, logits| {
-///     let config = CrossEntropyLossConfig::new().with_label_smoothing(0.3).with_smoothing_over(over);
+///     let config = CrossEntropyLossConfig::new().with_label_smoothing(0.3);
+///     let config = config.with_smoothing_over(over);
 ///     let logits = Tensor::<2>::from_floats([logits], &device);
 ///     let target = Tensor::<1, Int>::zeros([1], &device);
 ///     config.init(&device).forward(logits, target).into_scalar::<f32>()
@@ -77,7 +78,7 @@ impl EmptyReduction {
 /// ```
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum SmoothingOver {
-    /// All classes, the target among them: Szegedy et al. (2016), PyTorch.
+    /// All classes, the target among them: Szegedy et al. (2016), <https://arxiv.org/abs/1512.00567>, and PyTorch.
     Classes,
     /// The classes besides the target, which keeps `1 - e`; each other class gets `e / (C - 1)`. Of a distribution
     /// every class keeps `1 - e` of its share, and the others get the rest: what its formula says for shares that

@@ -11,7 +11,7 @@ use burn::train::metric::{
 use super::{entry, of_batch};
 use crate::CrossEntropyOutput;
 
-/// Input of [`CalibrationErrorMetric`].
+/// Input of [`CalibrationErrorMetric`], which a [`CrossEntropyOutput`] adapts to.
 #[derive(Clone, Debug)]
 pub struct CalibrationErrorInput {
     /// The largest log-probabilities of all rows, NaN where a row is left out; then 1 where the predicted class
@@ -75,7 +75,7 @@ impl Bins {
 }
 
 /// Metric of the expected calibration error, in per cent, over the whole epoch: how far the confidence of a
-/// model is from its accuracy (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
+/// model is from its accuracy.
 ///
 /// ```text
 /// ECE = sum_b rows[b] / rows |accuracy[b] - confidence[b]|
@@ -98,7 +98,8 @@ impl Bins {
 ///
 /// let device = Device::flex();
 /// let loss = CrossEntropyLossConfig::new().with_logits(false).init(&device);
-/// let probabilities = Tensor::<2>::from_floats([[0.25, 0.75], [0.25, 0.75], [0.5, 0.5]], &device);
+/// let rows = [[0.25, 0.75], [0.25, 0.75], [0.5, 0.5]];
+/// let probabilities = Tensor::<2>::from_floats(rows, &device);
 /// let targets = Tensor::<1, Int>::from_ints([1, 0, 0], &device);
 /// let metadata = MetricMetadata {
 ///     progress: burn::data::dataloader::Progress::new(1, 1, None),
@@ -107,11 +108,14 @@ impl Bins {
 /// };
 ///
 /// let mut metric = CalibrationErrorMetric::new();
-/// metric.update(&loss.forward_with_output(probabilities, targets).adapt(), &metadata).unwrap();
+/// let output = loss.forward_with_output(probabilities, targets);
+/// metric.update(&output.adapt(), &metadata).unwrap();
 /// // Two rows of 0.75, of which one is right, and one of 0.5, which is.
 /// let expected = 100.0 * (2.0 * 0.25 + 0.5) / 3.0;
 /// assert!((metric.final_value().current() - expected).abs() < 1e-4);
 /// ```
+///
+/// Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, <https://arxiv.org/abs/1706.04599>, equation 3.
 #[derive(Clone)]
 pub struct CalibrationErrorMetric {
     name: MetricName,

@@ -11,7 +11,7 @@ use burn::train::metric::{
 use super::{entry, of_batch};
 use crate::CrossEntropyOutput;
 
-/// Input of [`IouMetric`].
+/// Input of [`IouMetric`], which a [`CrossEntropyOutput`] adapts to.
 #[derive(Clone, Debug)]
 pub struct IouInput {
     /// The predicted classes of all rows, -1 where a row has no distribution; then the classes of their
@@ -103,7 +103,7 @@ impl Counts {
 /// ```
 ///
 /// The counts of all batches are added up before the division, as PASCAL VOC and Cityscapes define it: a mean
-/// of the values of batches would be another number. The value is the mean over the classes, or that of
+/// of the values of batches would be another number. The value is the mean over the classes, or the `IoU` of
 /// [one class](Self::of_class). A class that the epoch has neither as prediction nor as target has no value
 /// and is left out of the mean; an epoch without any is NaN.
 ///
@@ -121,7 +121,8 @@ impl Counts {
 ///
 /// let device = Device::flex();
 /// let loss = CrossEntropyLossConfig::new().init(&device);
-/// let logits = Tensor::<2>::from_floats([[3.0, 0.0], [0.0, 3.0], [0.0, 3.0], [3.0, 0.0]], &device);
+/// let [first, second] = [[3.0, 0.0], [0.0, 3.0]];
+/// let logits = Tensor::<2>::from_floats([first, second, second, first], &device);
 /// let targets = Tensor::<1, Int>::from_ints([0, 0, 1, -100], &device);
 /// let metadata = MetricMetadata {
 ///     progress: burn::data::dataloader::Progress::new(1, 1, None),

@@ -1,5 +1,6 @@
-//! [`CrossEntropyOutput`] as the item of a `burn-train` step: adaptors for its metrics, and metrics of this
-//! crate (feature `train`).
+//! Adaptors to the metrics of burn-train, and metrics of this crate (feature `train`).
+//!
+//! [`CrossEntropyOutput`] is the item of a step, and every metric takes it:
 //!
 //! ```
 //! use burn::module::Module;
@@ -51,7 +52,7 @@
 //! assert!(output.item.loss.into_scalar::<f32>() > 0.0);
 //! ```
 //!
-//! No logits are kept for a metric. Every metric leaves ignored rows out, so `with_pad_token` is not needed.
+//! Metrics need no logits, so none are kept. Every metric leaves ignored rows out, so `with_pad_token` is not needed.
 //!
 //! | Metric | Remark |
 //! |---|---|
@@ -69,7 +70,7 @@
 //!
 //! # Two classes
 //!
-//! Precision, recall, F-beta and AUROC ask for the probability of every class. The output has that of the
+//! Precision, recall, F-beta and AUROC ask for the probability of every class. The output has one, of the
 //! predicted class, [`max_log_prob`](CrossEntropyOutput::max_log_prob), and the adaptor leaves 0 to the
 //! others: enough for the predicted class and for thresholds from a half on, which no other class exceeds.
 //! Of two classes the other has what is missing of 1, so the adaptor gives both. There every threshold is
@@ -171,8 +172,9 @@ impl<const R: usize> Adaptor<AccuracyInput> for CrossEntropyOutput<R> {
     }
 }
 
-/// Largest `k` of Burn's `TopKAccuracyMetric` over a [`CrossEntropyOutput`]; the metric panics for a larger
-/// `k`. [`CrossEntropyOutput::in_top`] has no such bound.
+/// Largest `k` of Burn's `TopKAccuracyMetric` over a [`CrossEntropyOutput`].
+///
+/// The metric panics for a larger `k`. [`CrossEntropyOutput::in_top`] has no such bound.
 pub const LARGEST_TOP_K: usize = 128;
 
 impl<const R: usize> Adaptor<TopKAccuracyInput> for CrossEntropyOutput<R> {

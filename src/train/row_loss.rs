@@ -11,7 +11,7 @@ use burn::train::metric::{
 use super::{entry, of_batch};
 use crate::CrossEntropyOutput;
 
-/// Input of [`RowLossMetric`].
+/// Input of [`RowLossMetric`], which a [`CrossEntropyOutput`] adapts to.
 #[derive(Clone, Debug)]
 pub struct RowLossInput {
     /// Mean loss of the batch.
@@ -22,6 +22,7 @@ pub struct RowLossInput {
 }
 
 impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
+    /// Takes the mean loss and its divisors over. Does not wait for the device.
     fn adapt(&self) -> RowLossInput {
         RowLossInput {
             mean: self.mean(),
@@ -32,6 +33,10 @@ impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
 }
 
 /// Metric of the loss, whose mean over an epoch is the mean over the rows of the epoch.
+///
+/// ```text
+/// value = sum_b weight[b] mean[b] / sum_b weight[b]      over the batches b of the epoch
+/// ```
 ///
 /// Burn's `LossMetric` takes the mean over batches, in which a row of a batch with many ignored rows
 /// weighs more than a row of another. Here the weight of a batch is the number of counted rows, or with
@@ -59,7 +64,8 @@ impl<const R: usize> Adaptor<RowLossInput> for CrossEntropyOutput<R> {
 /// let mut metric = RowLossMetric::new();
 /// for (logits, targets) in [([9.0, 0.0], [1, 1, 1]), ([0.0, 0.0], [1, -100, -100])] {
 ///     let logits = Tensor::<1>::from_floats(logits, &device).unsqueeze::<2>().expand([3, 2]);
-///     let output = loss.forward_with_output(logits, Tensor::<1, Int>::from_ints(targets, &device));
+///     let targets = Tensor::<1, Int>::from_ints(targets, &device);
+///     let output = loss.forward_with_output(logits, targets);
 ///     metric.update(&output.adapt(), &metadata).unwrap();
 /// }
 /// // Three rows of 9.0001 and one of ln 2, not one batch of each.

@@ -1,6 +1,6 @@
 //! Runs the kernels in every way of spreading a row over units, whatever a device would choose: a unit, a
 //! plane, a cube or several cubes per row; with sums by plane operations or in shared memory; with rows in
-//! parts; with a launch for each gradient; and with loss and gradient in one kernel.
+//! parts; with a launch for each gradient; with loss and gradient in one kernel; and with vectors that rows share.
 //!
 //! A choice applies to the whole process, so these tests are a binary of their own: other tests in it would
 //! compile every kernel of theirs in every way.
@@ -68,6 +68,8 @@ fn ways(device: &Device) -> Vec<Forced> {
         planes,
         few_buffers: in_parts,
         one_pass: false,
+        shared_vectors: true,
+        parked: false,
     })
     .collect()
 }
@@ -155,9 +157,84 @@ fn loss_and_gradient_in_one_kernel(device: &Device) {
     });
 }
 
+/// Rows that begin or end within vectors, in every way. In all their rows they have multiples of 16 logits, or gaps behind them.
+/// Options, targets and layouts take turns, because each is another set of kernels.
+fn rows_that_share_vectors(device: &Device) {
+    let short = Problem::random(&[16, 37], 1, false, 21).with_ignored(2);
+    let indices = Problem::random(&[48, 5003], 1, false, 22).with_ignored(7);
+    let shares = Problem::random(&[2, 53, 8], 1, true, 23);
+    let everything = shares.clone().with_every_option().with_row_weights();
+    let gaps = Problem::random(&[5, 517], 1, true, 27);
+    let moved = Layout::Moved;
+    let turns = [
+        (
+            short.with_every_option().with_row_weights(),
+            Layout::Contiguous,
+            true,
+        ),
+        (indices.clone(), Layout::Contiguous, true),
+        (indices.unreduced(), Layout::Contiguous, false),
+        (shares.with_weights(), moved, false),
+        (everything, moved, true),
+        // A gap behind every row.
+        (gaps.clone(), Layout::Gaps, true),
+        (gaps.with_every_option(), Layout::Gaps, false),
+    ];
+    let ways = [ways(device), ways_of_one_kernel(device)].concat();
+    in_ways(ways, || {
+        for (problem, layout, owned) in &turns {
+            let form = Form {
+                layout: *layout,
+                target_layout: *layout,
+                owned: *owned,
+                ..Form::default()
+            };
+            assert_agrees(problem, form, device);
+        }
+    });
+}
+
+/// Rows that wait in shared memory for their gradient, between whole vectors and vectors that they share.
+fn rows_parked_in_shared_memory(device: &Device) {
+    let ways = ways_of_one_kernel(device).into_iter();
+    let ways = ways.filter(|way| way.strategy == Strategy::Cube);
+    let ways = ways.map(|way| Forced {
+        parked: true,
+        ..way
+    });
+    let mut indices = Problem::random(&[5, 5004], 1, false, 24).with_ignored(7);
+    let mut shared = Problem::random(&[16, 5003], 1, false, 25).with_every_option();
+    shared.upstream = vec![-1.75];
+    for logit in indices.logits.iter_mut().chain(&mut shared.logits) {
+        // A number that bf16 holds.
+        *logit = (*logit * 16.0).round() / 16.0;
+    }
+    let floats = match is_processor(device) {
+        true => vec![DType::F32, DType::BF16],
+        false => vec![DType::F32],
+    };
+    in_ways(ways.collect(), || {
+        for float in &floats {
+            for (problem, owned) in [(&indices, true), (&shared, false)] {
+                let form = Form {
+                    float: *float,
+                    owned,
+                    ..Form::default()
+                };
+                assert_agrees(problem, form, device);
+            }
+        }
+    });
+}
+
 /// Entries of sparse distributions, with tails and without, against the definition.
 fn entries_and_tails(device: &Device) {
-    let shapes: [(&[usize], usize); 3] = [(&[9, 130], 1), (&[2, 301, 4], 1), (&[5, 5003], 1)];
+    let shapes: [(&[usize], usize); 4] = [
+        (&[9, 130], 1),
+        (&[16, 37], 1),
+        (&[2, 301, 4], 1),
+        (&[5, 5003], 1),
+    ];
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
         for (shape, class_dim) in shapes {
@@ -219,7 +296,7 @@ where
 fn entries_with_smoothing_and_outputs(device: &Device) {
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
-        for (shape, count) in [([9, 130, 1], 4), ([2, 301, 4], 5)] {
+        for (shape, count) in [([9, 130, 1], 4), ([16, 37, 1], 3), ([2, 301, 4], 5)] {
             for (smoothing, over) in [
                 (0.0, SmoothingOver::Classes),
                 (0.2, SmoothingOver::Classes),
@@ -247,7 +324,7 @@ fn entries_with_smoothing_and_outputs(device: &Device) {
 fn teachers(device: &Device) {
     let ways = [ways(device), ways_of_one_kernel(device)].concat();
     in_ways(ways, || {
-        for (shape, class_dim) in [(&[9, 130][..], 1), (&[2, 301, 4], 1)] {
+        for (shape, class_dim) in [(&[9, 130][..], 1), (&[16, 53], 1), (&[2, 301, 4], 1)] {
             let problem = Problem::random(shape, class_dim, false, 16);
             let teacher = Teacher {
                 logits: Problem::random(shape, class_dim, false, 17).logits,
@@ -406,6 +483,8 @@ fn more_rows_than_cubes_in_one_dimension(device: &Device) {
             planes: false,
             few_buffers: false,
             one_pass: true,
+            shared_vectors: true,
+            parked: false,
         };
         forcing(forced, || {
             assert_agrees(&problem, Form::default(), device);
@@ -434,6 +513,7 @@ fn details(device: &Device) {
         for (shape, class_dim) in [
             ([5, 2, 1], 1),
             ([3, 1031, 1], 1),
+            ([16, 37, 1], 1),
             ([2, 301, 3], 1),
             ([516, 7, 1], 0),
         ] {
@@ -529,6 +609,8 @@ tests_on! {
     bad_targets,
     random_problems,
     loss_and_gradient_in_one_kernel,
+    rows_that_share_vectors,
+    rows_parked_in_shared_memory,
     entries_and_tails,
     entries_with_smoothing_and_outputs,
     teachers,

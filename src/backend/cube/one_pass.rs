@@ -6,7 +6,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Destination, Operands, buffer_of, cast, new_like};
+use super::{Destination, Operands, buffer_of, cast};
 use crate::kernel::cube::{FromForwardBuffers, multiply_by_upstream};
 use crate::operation::{Forward, Gradients, Saved, accumulation_dtype};
 use crate::portable::chunks;
@@ -64,9 +64,9 @@ pub(super) fn multiplied(
     gradient: CubeTensor,
     upstream: FloatTensor<CubeBackend>,
 ) -> Gradients<CubeBackend> {
-    // Nobody reads what is between the rows of a buffer that nobody else holds.
+    // What is between the rows of a buffer is multiplied too, and read by nobody.
     let is_in_place = gradient.can_mut() && !gradient.meta.is_tiled();
-    if !is_in_place && !lies_side_by_side(&gradient) {
+    if !is_in_place && !fills_its_buffer(&gradient) {
         return chunks::multiplied(Gradients::of_loss(Some(gradient), None), &upstream);
     }
     let upstream = into_contiguous(cast(upstream, accumulation_dtype(gradient.dtype)));
@@ -77,7 +77,7 @@ pub(super) fn multiplied(
         multiply_by_upstream(&client, given, &upstream, None);
         gradient
     } else {
-        let products = new_like(&gradient);
+        let products = with_places_of(&gradient);
         let target = buffer_of(&products);
         multiply_by_upstream(&client, given, &upstream, Some(&target));
         products
@@ -85,11 +85,18 @@ pub(super) fn multiplied(
     Gradients::of_loss(Some(gradient), None)
 }
 
-/// Whether the elements of a tensor lie side by side from the beginning of its buffer, in any order of the dimensions.
-fn lies_side_by_side(tensor: &CubeTensor) -> bool {
+/// Whether most of a tensor's buffer are its elements.
+fn fills_its_buffer(tensor: &CubeTensor) -> bool {
     let elements = tensor.meta.num_elements();
-    let sizes = tensor.meta.shape().iter().zip(tensor.meta.strides().iter());
-    let last: usize = sizes.map(|(size, stride)| (size - 1) * stride).sum();
-    let is_whole = buffer_of(tensor).length == elements;
-    tensor.is_nonoverlapping() && last + 1 == elements && is_whole && !tensor.meta.is_tiled()
+    tensor.is_nonoverlapping()
+        && !tensor.meta.is_tiled()
+        && buffer_of(tensor).length <= 2 * elements
+}
+
+/// New tensor without values, with the places of another tensor.
+fn with_places_of(tensor: &CubeTensor) -> CubeTensor {
+    let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    let handle = client.empty(tensor.handle.size_in_used() as usize);
+    let meta = (*tensor.meta).clone();
+    CubeTensor::new(client, handle, meta, device, tensor.dtype)
 }

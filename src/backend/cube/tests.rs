@@ -178,6 +178,8 @@ fn a_gradient_in_the_forward_is_marked_and_is_what_fusion_is_told_of() {
             in_parts: false,
             planes: false,
             few_buffers: false,
+            shared_vectors: true,
+            parked: false,
             one_pass,
         };
         forcing(forced, || {

@@ -8,21 +8,27 @@ use crate::contrastive::error::{ContrastiveError, check_positive, invalid};
 use crate::dispatch::CrossEntropyBackend;
 use crate::loss::{Chunk, CrossEntropyLoss, CrossEntropyLossConfig};
 
-/// Choice of the rows of a batch that are the negatives of a row, see [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch).
+/// Choice of the rows of a batch that are the negatives of a row, for
+/// [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch).
+///
+/// Sources: Chen, Xie and He (MoCo v3), <https://arxiv.org/abs/2104.02057>; Radford et al. (CLIP),
+/// <https://arxiv.org/abs/2103.00020>; Chen et al. (SimCLR), <https://arxiv.org/abs/2002.05709>.
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
 pub enum InBatch {
-    /// A row of the first view has all other rows of the second as negatives. The loss of MoCo v3, with the
-    /// queries `q1` and `q2` of two views and the keys `k1` and `k2` of the momentum encoder, is
-    /// `2 t (loss(q1, k2) + loss(q2, k1))`.
+    /// A row of the first view has all other rows of the second as negatives: `N - 1` in views of `N` rows.
+    ///
+    /// The loss of MoCo v3, with the queries `q1` and `q2` of two views and the keys `k1` and `k2` of the momentum
+    /// encoder, is `2 t (loss(q1, k2) + loss(q2, k1))`.
     OneSided,
     /// The mean of [`OneSided`](Self::OneSided) and of the same with the views exchanged, as in CLIP.
     Symmetric,
-    /// NT-Xent of SimCLR: a row of either view has all other rows of both views as negatives.
+    /// NT-Xent of SimCLR: a row of either view has all other rows of both views as negatives, `2 N - 2`.
     NtXent,
 }
 
-/// Way from the several positives of a row to its loss: with `x` the logits of all keys but the row itself, and `P` its
-/// positives,
+/// Way from the several positives of a row to its loss.
+///
+/// With `x` the logits of the keys that a row is compared with, and `P` the positives among these, the loss of the row is
 ///
 /// ```text
 /// Out   -1/|P| sum_{p in P} ( x[p] - lse(x) )
@@ -30,7 +36,7 @@ pub enum InBatch {
 /// ```
 ///
 /// With one positive they are the same. `Out` wants every positive alike, `In` is content with one that is. `In` takes
-/// twice the products, since it is no cross-entropy.
+/// twice the products, since it is no cross-entropy, and needs positives by label.
 ///
 /// Source: Khosla et al., "Supervised Contrastive Learning", 2020, <https://arxiv.org/abs/2004.11362>, equations 2 and 3.
 #[derive(Config, Copy, Debug, PartialEq, Eq)]
@@ -57,40 +63,45 @@ pub enum SupCon {
 /// ```
 #[derive(Config, Debug)]
 pub struct InfoNceLossConfig {
-    /// Divisor of the similarities: positive and finite. A learnable temperature starts with this value.
-    /// Default: 0.07, from MoCo and CLIP.
+    /// Divisor of the similarities: positive and finite. A learnable temperature starts with this value, within its
+    /// bounds. Default: 0.07, from MoCo and CLIP.
     #[config(default = 0.07)]
     pub temperature: f64,
     /// Whether the temperature is learnt: the logarithm of one over the temperature is then a parameter.
     /// Default: `false`.
     #[config(default = false)]
     pub learnable: bool,
-    /// Largest factor of the similarities, one over the temperature, of a learnable temperature. Default:
-    /// 100, from CLIP.
+    /// Largest factor of the similarities, one over the temperature, where that is learnt: positive and finite.
+    /// Default: 100, from CLIP.
     #[config(default = 100.0)]
     pub max_scale: f64,
-    /// Smallest factor of the similarities of a learnable temperature; 0 for none. Where keys cannot be told apart yet,
-    /// an optimizer may drive the factor down until nothing is learnt any more; CLIP keeps it at 1. Default: 0.
+    /// Smallest factor of the similarities where the temperature is learnt, at most `max_scale`; 0 for none. Where keys
+    /// cannot be told apart yet, an optimizer may drive the factor down until nothing is learnt any more; CLIP keeps it
+    /// at 1 or more. Default: 0.
     #[config(default = 0.0)]
     pub min_scale: f64,
     /// Number that is subtracted from the similarity of the positive, before the temperature: a positive has to be more
-    /// similar than the negatives by that much. 0 or more. Default: 0. Source: Wang et al., "CosFace", 2018,
-    /// <https://arxiv.org/abs/1801.09414>. Rows of one positive only.
+    /// similar than the negatives by that much. 0 or more, finite; for forms of one positive only. Default: 0.
+    ///
+    /// Source: Wang et al., "CosFace", 2018, <https://arxiv.org/abs/1801.09414>.
     #[config(default = 0.0)]
     pub margin: f64,
-    /// Leaves out negatives whose similarity is larger than that of the positive plus this number (without the margin):
-    /// they are likely positives that nobody has told so. May be negative. Rows of one positive only. Default: `None`.
-    /// Source: Solatorio, "GISTEmbed", 2024, <https://arxiv.org/abs/2402.16829>, and Moreira et al., "NV-Retriever", 2024,
-    /// <https://arxiv.org/abs/2407.15831>, with the encoder itself as the guide.
+    /// Bound for negatives: one that is more similar than the positive plus this number (without the margin) is left
+    /// out, since it is likely a positive that has no label. May be negative; for forms of one positive only.
+    /// Default: `None`.
+    ///
+    /// Sources: Solatorio, "GISTEmbed", 2024, <https://arxiv.org/abs/2402.16829>, and Moreira et al., "NV-Retriever",
+    /// 2024, <https://arxiv.org/abs/2407.15831>, with the encoder itself as the guide.
     #[config(default = "None")]
     pub exclude_above: Option<f64>,
-    /// Way from several positives to a row's loss, where rows have such. Default: [`SupCon::Out`].
+    /// Way from several positives to a row's loss, in the forms whose rows may have several. Default: [`SupCon::Out`].
     #[config(default = "SupCon::Out")]
     pub sup_con: SupCon,
     /// Whether features are brought to length 1, queries, positives and negatives alike. Default: `true`.
     #[config(default = true)]
     pub normalize: bool,
-    /// Choice of the negatives in [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch). Default: [`InBatch::Symmetric`].
+    /// Choice of the negatives in [`InfoNceLoss::forward_in_batch`](crate::InfoNceLoss::forward_in_batch).
+    /// Default: [`InBatch::Symmetric`].
     #[config(default = "InBatch::Symmetric")]
     pub in_batch: InBatch,
     /// Way from the losses of the rows to the result: `Mean` (or `Auto`, the same), or `Sum`. Default:

@@ -18,20 +18,21 @@ use crate::contrastive::positives::Positives;
 ///
 /// | Part | Forms |
 /// |---|---|
-/// | [`with_ids`](Self::with_ids) | those of one positive |
-/// | [`with_own_negatives`](Self::with_own_negatives) | those of one positive; of `in_batch` only one-sided |
+/// | [`with_ids`](Self::with_ids) | `moco`, `in_batch`, `pairs` |
+/// | [`with_own_negatives`](Self::with_own_negatives) | `moco`, `in_batch` one-sided, `pairs` |
 /// | [`with_log_q`](Self::with_log_q) | all |
 /// | [`with_memory`](Self::with_memory) | `labels` |
 /// | [`without_themselves`](Self::without_themselves) | `several`; `labels` never compares a row with itself |
 ///
-/// Another combination is an error that says so.
+/// Shapes and combinations are checked by the call that takes the request. A combination that the table does not have
+/// is an error that says so.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
 /// use burn_cross_entropy::InfoNceLossConfig;
 /// use burn_cross_entropy::contrastive::Contrast;
 ///
-/// // A query with the negatives [0, 1] and [-1, 0] of its own, the second of which is only there to fill the row.
+/// // A query with two negatives of its own, the second of which only fills the row.
 /// let device = Device::flex();
 /// let features = || Tensor::<2>::from_floats([[1.0, 0.0]], &device);
 /// let own = Tensor::<3>::from_floats([[[0.0, 1.0], [-1.0, 0.0]]], &device);
@@ -120,7 +121,7 @@ impl Contrast {
         Self::of(Form::InBatch { a, b })
     }
 
-    /// Compares rows `[N, F]` with keys `[K, F]`, of which row `i` has `positive[i]`; -100 for a row without.
+    /// Compares rows `[N, F]` with keys `[K, F]`: the positive of row `i` is key `positive[i]`; -100 for a row without.
     pub fn pairs(query: Tensor<2>, keys: Tensor<2>, positive: Tensor<1, Int>) -> Self {
         Self::of(Form::Pairs {
             query,
@@ -129,14 +130,16 @@ impl Contrast {
         })
     }
 
-    /// Compares the rows `[N, F]` of a batch with each other: those of the same label are positives, and a row is never
+    /// Compares the rows `[N, F]` of a batch with each other: rows of the same label are positives, and a row is never
     /// compared with itself.
     pub fn labels(features: Tensor<2>, labels: Tensor<1, Int>) -> Self {
         Self::of(Form::Labels { features, labels })
     }
 
-    /// Compares rows `[N, F]` with keys `[K, F]`, of which several may be positives of a row. A row without a positive is
-    /// ignored. Where the keys are the rows of one batch, [`without_themselves`](Self::without_themselves) belongs to it.
+    /// Compares rows `[N, F]` with keys `[K, F]`, of which several may be positives of a row.
+    ///
+    /// A row without a positive is ignored. Where rows and keys are one batch, add
+    /// [`without_themselves`](Self::without_themselves).
     pub fn several(query: Tensor<2>, keys: Tensor<2>, positives: Positives) -> Self {
         Self::of(Form::Several {
             query,
@@ -148,8 +151,8 @@ impl Contrast {
     /// Leaves out negatives that are of the sample of their query: an old key in a queue, a second view in the
     /// batch. The positive of a query stays.
     ///
-    /// In a batch `ids.queries` are those of the first view, and `ids.negatives` those of the second
-    /// ([`SampleIds::same`] where they are the same samples).
+    /// In a batch `ids.queries` belong to the first view, and `ids.negatives` to the second ([`SampleIds::same`] where
+    /// they are the same samples).
     pub fn with_ids(self, ids: SampleIds) -> Self {
         Self {
             ids: Some(ids),
@@ -157,8 +160,9 @@ impl Contrast {
         }
     }
 
-    /// Adds negatives `[N, M, F]` of each row alone, such as the hard negatives of a query. `mask` `[N, M]` is true where
-    /// there is a negative; without a mask all are.
+    /// Adds negatives `[N, M, F]` of each row alone, such as the hard negatives of a query.
+    ///
+    /// `mask` `[N, M]` is true where there is a negative; without a mask all are. [`Contrast`] has an example.
     pub fn with_own_negatives(self, features: Tensor<3>, mask: Option<Tensor<2, Bool>>) -> Self {
         Self {
             own_negatives: Some(OwnNegatives { features, mask }),
@@ -166,13 +170,20 @@ impl Contrast {
         }
     }
 
-    /// Corrects for keys that were drawn with other probabilities than evenly: `log_q`, the logarithm of the probability
-    /// that a key is drawn, is subtracted from its logit (similarity over temperature). A frequent key then loses the
-    /// advantage of being a negative more often: the loss estimates the softmax over all keys there are.
+    /// Corrects for keys that are not drawn evenly.
     ///
-    /// One tensor for each tensor of keys of the form: `[log_q_positive, log_q_negatives]` for `moco`, `[log_q_keys]` for
-    /// `pairs` and `several`, `[log_q_features]` (and of a memory) for `labels`, `[log_q_a, log_q_b]` for `in_batch`, where
-    /// the keys of the first view count only as far as they are keys.
+    /// `log_q`, the logarithm of the probability that a key is drawn, is subtracted from its logit (similarity over
+    /// temperature). A frequent key is then not pushed away for being a negative more often: the loss estimates the
+    /// softmax over all keys there are.
+    ///
+    /// There is one tensor for each tensor of keys of the form:
+    ///
+    /// | Form | `log_q` |
+    /// |---|---|
+    /// | `moco` | `[of_positive, of_negatives]` |
+    /// | `pairs`, `several` | `[of_keys]` |
+    /// | `labels` | `[of_features]`, with a memory `[of_features, of_memory]` |
+    /// | `in_batch` | `[of_a, of_b]`; one-sided `of_a` is not used |
     ///
     /// Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", 2019,
     /// <https://doi.org/10.1145/3298689.3346996>.
@@ -185,12 +196,14 @@ impl Contrast {
     /// let device = Device::flex();
     /// let row = |x: [f32; 2]| Tensor::<2>::from_floats([x], &device);
     /// let negatives = Tensor::<2>::from_floats([[0.0, 1.0], [0.0, -1.0]], &device);
-    /// let contrast = Contrast::moco(row([1.0, 0.0]), row([1.0, 0.0]), negatives).with_log_q(vec![
+    /// let log_q = vec![
     ///     Tensor::<1>::from_floats([0.5f32.ln()], &device),
     ///     Tensor::<1>::from_floats([0.25f32.ln(), 0.25f32.ln()], &device),
-    /// ]);
+    /// ];
+    /// let contrast = Contrast::moco(row([1.0, 0.0]), row([1.0, 0.0]), negatives);
     /// let loss = InfoNceLossConfig::new().with_temperature(1.0).init(&device);
-    /// assert!((loss.forward_contrast(contrast).into_scalar::<f32>() - 0.9048324).abs() < 1e-6);
+    /// let value = loss.forward_contrast(contrast.with_log_q(log_q)).into_scalar::<f32>();
+    /// assert!((value - 0.9048324).abs() < 1e-6);
     /// ```
     pub fn with_log_q(self, log_q: Vec<Tensor<1>>) -> Self {
         Self {
@@ -199,8 +212,9 @@ impl Contrast {
         }
     }
 
-    /// Leaves out key `i` of row `i`, which is the row itself where rows and keys are of one batch: neither a positive,
-    /// whatever the positives say, nor a negative. There are at least as many keys as rows.
+    /// Leaves out key `i` of row `i`, which is the row itself where rows and keys are of one batch.
+    ///
+    /// It is neither a positive, whatever the positives say, nor a negative. There are at least as many keys as rows.
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
@@ -225,9 +239,10 @@ impl Contrast {
         }
     }
 
-    /// Adds keys of earlier steps with their labels, such as the keys and ids of a
-    /// [`NegativeQueue`](super::super::NegativeQueue) that keeps labels as ids: a memory across batches. They are positives
-    /// and negatives of the rows, and no rows themselves.
+    /// Adds keys of earlier steps `[K, F]` with their labels `[K]`: a memory across batches.
+    ///
+    /// They are positives and negatives of the rows, and no rows themselves. A
+    /// [`NegativeQueue`](super::super::NegativeQueue) that keeps labels as its ids is such a memory.
     ///
     /// Source: Wang et al., "Cross-Batch Memory for Embedding Learning", 2020, <https://arxiv.org/abs/1912.06798>.
     pub fn with_memory(self, keys: Tensor<2>, labels: Tensor<1, Int>) -> Self {

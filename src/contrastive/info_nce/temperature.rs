@@ -60,7 +60,9 @@ impl<B: CrossEntropyBackend> InfoNceLoss<B> {
     }
 
     /// Moves the parameter of the temperature back to its bounds, as CLIP does after every step of the
-    /// optimizer. Without this the parameter may move beyond a bound, where it has no effect.
+    /// optimizer.
+    ///
+    /// Without this the parameter may move beyond a bound, where it has no effect.
     pub fn clamp_scale(mut self) -> Self {
         let log_scale = self.log_scale.take();
         self.log_scale = log_scale.map(|parameter| {

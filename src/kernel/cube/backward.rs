@@ -16,15 +16,14 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::classes::Classes;
 use super::elementary::{ln, ln_1p, tanh_slope};
 use super::from_forward::{FromForward, Statistics};
-use super::plan::{Along, Tile};
+use super::plan::{Along, SharedVectors, Tile};
 use super::spec::{Extent, Factor, Numbers, Span, Spec, Uniforms, Values, ZLoss, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{ones, zeros};
-use super::targets::{
-    Inputs, RowShares, classes_of_lanes, first_class, lines, share_of_target, target_of,
-};
+use super::targets::{Inputs, RowShares, lines, share_of_target, target_of};
 use super::walk::{Block, RowPlace, Step, Walk, steps_of_block};
 use crate::operation::RowValue;
 
@@ -94,7 +93,29 @@ pub(crate) fn gradients_of_rows<F: Float, A: Float, P: Float, I: Int, K: Int, N:
             spec.clone(),
         );
     }
-    lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+    match comptime!(tile.shared) {
+        SharedVectors::None | SharedVectors::Gaps | SharedVectors::Rows => {
+            lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+        }
+        SharedVectors::Alone(size) => {
+            let start = lanes.place.of_step::<N>(0usize.runtime(), tile.along);
+            let (classes, size) = (uniforms.extent.classes, comptime!(size as usize));
+            let before = (size - start % size) % size;
+            let mut span = span;
+            span.end = before;
+            lanes.write_row(
+                logits,
+                &inputs,
+                &mut gradients,
+                &span,
+                &uniforms,
+                spec.clone(),
+            );
+            span.begin = classes - (start + classes) % size;
+            span.end = classes;
+            lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+        }
+    }
 }
 
 #[cube]
@@ -111,23 +132,23 @@ impl<A: Float, N: Size> Lanes<A, N> {
     ) {
         let tile = comptime!(spec.tile);
         let counts = self.begin_row(inputs, gradients, span, uniforms, comptime!(&spec));
-        let mut walk = Walk::new(span, counts, &uniforms.extent, tile);
+        let mut walk = Walk::new::<N>(span, counts, &uniforms.extent, tile);
         let numbers = &uniforms.numbers;
         let spec = comptime!(&spec);
         if comptime!(tile.is_single_block) {
             if walk.base < walk.end {
-                let block = walk.load(logits, inputs, comptime!(tile.unroll - 1), tile);
+                let block = walk.load(logits, inputs, uniforms, comptime!(tile.unroll - 1), tile);
                 self.write_block(&block, &walk, inputs, gradients, numbers, spec);
             }
         } else {
             let end_of_blocks = walk.end_of_blocks(tile);
             while walk.base < end_of_blocks {
-                let block = walk.load(logits, inputs, tile.unroll, tile);
+                let block = walk.load(logits, inputs, uniforms, tile.unroll, tile);
                 self.write_block(&block, &walk, inputs, gradients, numbers, spec);
                 walk.base += comptime!(steps_of_block(tile));
             }
             if walk.base < walk.end {
-                let block = walk.load(logits, inputs, 0u32, tile);
+                let block = walk.load(logits, inputs, uniforms, 0u32, tile);
                 self.write_block(&block, &walk, inputs, gradients, numbers, spec);
             }
         }
@@ -149,7 +170,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         if comptime!(tile.along == Along::Classes && spec.may_drop_rows()) {
             counts = self.counts.extract(0usize) == A::new(1.0);
             if !counts {
-                self.drop_row(gradients, span, tile);
+                self.drop_row(gradients, span, &uniforms.extent, tile);
             }
         }
         counts
@@ -179,8 +200,24 @@ impl<A: Float, N: Size> Lanes<A, N> {
         }
     }
 
-    /// Writes the gradients of a step.
+    /// Writes the gradients of a step, unless it holds classes of another row.
     fn write<F: Float, P: Float, I: Int>(
+        &self,
+        step: &Step<F, P, N>,
+        inputs: &Inputs<A, P, I, N>,
+        gradients: &mut Gradients<F, P, N>,
+        numbers: &Numbers,
+        #[comptime] spec: &Spec,
+    ) {
+        #[allow(clippy::if_same_then_else)]
+        if comptime!(!spec.tile.shares_vectors()) {
+            self.write_all(step, inputs, gradients, numbers, spec);
+        } else if step.classes(spec.tile).are_whole::<N>(spec.tile) {
+            self.write_all(step, inputs, gradients, numbers, spec);
+        }
+    }
+
+    fn write_all<F: Float, P: Float, I: Int>(
         &self,
         step: &Step<F, P, N>,
         inputs: &Inputs<A, P, I, N>,
@@ -195,16 +232,16 @@ impl<A: Float, N: Size> Lanes<A, N> {
             let are_probabilities = comptime!(spec.values == Values::Probabilities);
             let own = inputs.own_shares(step.targets, &self.shares, numbers);
             let even = inputs.even_shares(x, &self.shares, numbers, are_probabilities);
-            shares = inputs.shares(own, even, step.at, numbers, along);
+            shares = inputs.shares(own, even, step.classes(spec.tile), numbers, spec.tile);
         }
         #[comptime]
         if let ComptimeOption::Some(gradient) = &mut gradients.logits {
             let mut slope = match comptime!(spec.values) {
                 Values::Probabilities => {
-                    self.slope_of_probabilities(x, shares, step.at, numbers, along)
+                    self.slope_of_probabilities(x, shares, step.classes(spec.tile), numbers, along)
                 }
                 Values::Logits | Values::Scaled | Values::Capped => match comptime!(spec.value) {
-                    RowValue::Loss => self.slope(x, shares, step.at, numbers, spec),
+                    RowValue::Loss => self.slope(x, shares, step, numbers, spec),
                     // Pairs have kernels of their own.
                     RowValue::LogSumExp | RowValue::Entropy | RowValue::PairSigmoid => {
                         self.slope_of_value(x, numbers, spec)
@@ -220,7 +257,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         #[comptime]
         if let ComptimeOption::Some(gradient) = &mut gradients.targets {
             let surprisal = self.surprisal(x, numbers, spec);
-            let weights = inputs.weights(first_class::<N>(step.at, along), along);
+            let weights = inputs.weights(step.classes(spec.tile), spec.tile);
             let factor = Vector::new(numbers.remaining.get::<A>()) * weights;
             // The scale comes first, so that the product overflows only where the gradient does. For a mean
             // over nothing the scale is 0.
@@ -241,30 +278,49 @@ impl<A: Float, N: Size> Lanes<A, N> {
         &self,
         gradients: &mut Gradients<F, P, N>,
         span: &Span,
+        extent: &Extent,
         #[comptime] tile: Tile,
     ) {
         let mut step = span.begin + span.unit;
         while step < span.end {
-            #[comptime]
-            if let ComptimeOption::Some(gradient) = &mut gradients.logits {
-                gradient[self.place.of_step::<N>(step, tile.along)] =
-                    Vector::cast_from(self.dropped);
-            }
-            #[comptime]
-            if let ComptimeOption::Some(gradient) = &mut gradients.targets {
-                gradient[self.targets_place.of_step::<N>(step, tile.along)] =
-                    Vector::cast_from(self.dropped);
+            #[allow(clippy::if_same_then_else)]
+            if comptime!(!tile.shares_vectors()) {
+                self.drop_step(gradients, step, tile);
+            } else if self
+                .place
+                .classes(extent)
+                .of_step::<N>(step, tile)
+                .are_whole::<N>(tile)
+            {
+                self.drop_step(gradients, step, tile);
             }
             step += comptime!(tile.units as usize);
         }
     }
 
+    fn drop_step<F: Float, P: Float>(
+        &self,
+        gradients: &mut Gradients<F, P, N>,
+        step: usize,
+        #[comptime] tile: Tile,
+    ) {
+        #[comptime]
+        if let ComptimeOption::Some(gradient) = &mut gradients.logits {
+            gradient[self.place.of_step::<N>(step, tile.along)] = Vector::cast_from(self.dropped);
+        }
+        #[comptime]
+        if let ComptimeOption::Some(gradient) = &mut gradients.targets {
+            gradient[self.targets_place.of_step::<N>(step, tile.along)] =
+                Vector::cast_from(self.dropped);
+        }
+    }
+
     /// The gradient of logits with the scores `x`.
-    fn slope(
+    fn slope<F: Float, P: Float>(
         &self,
         x: Vector<A, N>,
         shares: Vector<A, N>,
-        step: usize,
+        step: &Step<F, P, N>,
         numbers: &Numbers,
         #[comptime] spec: &Spec,
     ) -> Vector<A, N> {
@@ -279,14 +335,14 @@ impl<A: Float, N: Size> Lanes<A, N> {
         if comptime!(!spec.has_distributions) {
             match comptime!(along) {
                 Along::Positions => {
-                    slope = self.with_target(slope, is_dominant, step, along);
+                    slope = self.with_target(slope, is_dominant, step, spec.tile);
                 }
                 Along::Classes => {
                     // One vector of the row holds the target.
-                    let step_of_target =
-                        self.class.extract(0usize) as usize / N::value().comptime();
-                    if step == step_of_target {
-                        slope = self.with_target(slope, is_dominant, step, along);
+                    let class = self.class.extract(0usize) as usize;
+                    let step_of_target = self.place.step_of_class::<N>(class, spec.tile);
+                    if step.at == step_of_target {
+                        slope = self.with_target(slope, is_dominant, step, spec.tile);
                     }
                 }
             }
@@ -344,15 +400,15 @@ impl<A: Float, N: Size> Lanes<A, N> {
     }
 
     /// Subtracts the target's share from the slope.
-    fn with_target(
+    fn with_target<F: Float, P: Float>(
         &self,
         slope: Vector<A, N>,
         is_dominant: Vector<bool, N>,
-        step: usize,
-        #[comptime] along: Along,
+        step: &Step<F, P, N>,
+        #[comptime] tile: Tile,
     ) -> Vector<A, N> {
-        let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
-        let is_target = is_target.equal(&self.class);
+        let classes = step.classes(tile).of_lanes::<N>(tile.along);
+        let is_target = classes.equal(&self.class);
         let less = slope - self.at_target;
         let at_target = select_many(is_dominant, self.dominant_at_target, less);
         select_many(is_target, at_target, slope)
@@ -365,7 +421,7 @@ impl<A: Float, N: Size> Lanes<A, N> {
         exponential: Vector<A, N>,
         #[comptime] tile: Tile,
     ) -> Vector<bool, N> {
-        let is_largest = match comptime!(tile.is_single_block) {
+        let is_largest = match comptime!(tile.holds_row()) {
             // With another exponential of 1 the others would not be below 1. A block that is held need not keep the
             // scores.
             true => exponential.equal(&ones()),
@@ -379,12 +435,11 @@ impl<A: Float, N: Size> Lanes<A, N> {
         &self,
         s: Vector<A, N>,
         shares: Vector<A, N>,
-        step: usize,
+        classes: Classes,
         numbers: &Numbers,
         #[comptime] along: Along,
     ) -> Vector<A, N> {
-        let is_target = classes_of_lanes::<N>(first_class::<N>(step, along), along);
-        let is_target = is_target.equal(&self.class);
+        let is_target = classes.of_lanes::<N>(along).equal(&self.class);
         let shares = shares + select_many(is_target, self.at_target, zeros());
         self.slope_of_shares(shares, s, numbers)
     }
@@ -447,8 +502,8 @@ impl<A: Float, N: Size> Lanes<A, N> {
             class: Vector::new(0u32),
             counts: zeros(),
             dropped: zeros(),
-            place: RowPlace::new(slot, extent.gradient, extent, tile),
-            targets_place: RowPlace::new(slot, extent.targets_gradient, extent, tile),
+            place: RowPlace::new::<N>(slot, extent.gradient, extent, tile),
+            targets_place: RowPlace::new::<N>(slot, extent.targets_gradient, extent, tile),
         }
     }
 

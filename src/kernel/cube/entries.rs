@@ -23,7 +23,7 @@ use cubecl::prelude::*;
 use super::elementary::ln;
 use super::launch::{Buffer, Call, Full};
 use super::layout::{place_of_class, start_of_row, strides_in_vectors};
-use super::plan::{Along, Tile};
+use super::plan::{Along, SharedVectors, Tile};
 use super::spec::{Extent, ExtentLaunch, Numbers, Spec, Uniforms, UniformsLaunch, Values};
 use super::state::{scaled_difference, scores};
 use super::tail::{BITS, Marks, MarksLaunch, Sums};
@@ -498,6 +498,9 @@ impl Call<'_> {
                 planes: None,
                 has_positions: false,
                 in_parts: false,
+                shared: SharedVectors::None,
+                parked: 0,
+                certain_of_last: 0,
             },
             ..self.spec(&plan)
         }

@@ -28,7 +28,7 @@ fn evens_of_rows<F: Float, A: Float, N: Size>(
 ) {
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
     let span = span(extent, tile);
-    let place = RowPlace::new(span.slot, extent.logits, extent, tile);
+    let place = RowPlace::new::<N>(span.slot, extent.logits, extent, tile);
     let masked = masked_number::<A, N>(numbers.lowest.get::<A>(), are_probabilities);
     let mut count = zeros::<A, N>();
     let mut base = span.begin;
@@ -47,7 +47,7 @@ fn evens_of_rows<F: Float, A: Float, N: Size>(
 impl Call<'_> {
     /// Even share of each row's valid classes, in the dtype of the arithmetic.
     pub(crate) fn evens_of_rows(&self) -> Buffer {
-        let plan = self.plan([]).without_parts();
+        let plan = self.plan_of_whole_vectors();
         let evens = Buffer::new(&self.client, self.arithmetic(), self.geometry.rows());
         // SAFETY: rows and classes are clamped, as in the launch of the losses.
         unsafe {

@@ -14,13 +14,13 @@ use cubecl::prelude::*;
 
 use super::finish::{OfTarget, Results, finish};
 use super::group::Group;
-use super::layout::{place_of_class, start_of_row};
 use super::outputs::RowOutputs;
 use super::plan::Along;
 use super::scan::scan;
 use super::spec::{Extent, Numbers, Span, Spec, Uniforms, span};
 use super::state::{Row, State, scores};
 use super::targets::{Inputs, lines, share_of_target, target_of};
+use super::walk::RowPlace;
 use crate::operation::Outputs;
 
 /// Computes losses from logits, or the sums of parts of rows. Where `parts` are given, computes the
@@ -186,19 +186,14 @@ fn score_of<F: Float, A: Float, N: Size>(
     #[comptime] spec: &Spec,
 ) -> A {
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
-    let has_positions = comptime!(spec.tile.has_positions);
-    let start = start_of_row(place.slot, extent.inner, &extent.logits, has_positions);
+    let tile = comptime!(spec.tile);
+    let of_row = RowPlace::new::<N>(place.slot, extent.logits, extent, tile);
     let class = class as usize;
-    match comptime!(spec.tile.along) {
-        Along::Positions => {
-            let at = place_of_class(start, class, &extent.logits);
-            scores::<F, A, N>(logits[at], numbers, spec.values).extract(place.lane)
-        }
-        Along::Classes => {
-            let lanes = N::value().comptime();
-            let at = place_of_class(start, class / lanes, &extent.logits);
-            scores::<F, A, N>(logits[at], numbers, spec.values).extract_dynamic(class % lanes)
-        }
+    let at = of_row.of_class::<N>(class, tile);
+    let scores = scores::<F, A, N>(logits[at], numbers, spec.values);
+    match comptime!(tile.along) {
+        Along::Positions => scores.extract(place.lane),
+        Along::Classes => scores.extract_dynamic(of_row.lane_of_class::<N>(class, tile)),
     }
 }
 

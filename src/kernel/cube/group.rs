@@ -35,6 +35,11 @@ fn entries_of_cube(size: GroupSize) -> usize {
     }
 }
 
+/// Shared memory of the groups of a cube, for numbers of a type.
+pub(crate) fn bytes_of_group<A>(size: GroupSize) -> usize {
+    FIELDS * entries_of_cube(size) * size_of::<A>()
+}
+
 /// Entries of one group.
 fn entries_of_group(size: GroupSize) -> u32 {
     size.units / size.planes.unwrap_or(1)

@@ -262,11 +262,43 @@ impl Call<'_> {
         from_forward: &FromForwardBuffers,
         places: [Option<GradientBuffer>; 2],
     ) {
+        let plan = self.plan(self.gradients_in(&places).into_iter().flatten());
+        self.launch_gradients_by(&plan, from_forward, &places);
+        self.gradients_in_shared_vectors(&plan, from_forward, &places);
+    }
+
+    /// Writes the gradients of the classes in vectors of several rows, which a kernel of this plan has left out.
+    pub(super) fn gradients_in_shared_vectors(
+        &self,
+        plan: &Plan,
+        from_forward: &FromForwardBuffers,
+        places: &[Option<GradientBuffer>; 2],
+    ) {
+        let problem = self.problem([]);
+        if let Some(plan) = plan.of_shared_vectors(&problem, &hardware(&self.client)) {
+            self.launch_gradients_by(&plan, from_forward, places);
+        }
+    }
+
+    /// The tensors of the gradients, or of what they are the gradients of.
+    fn gradients_in<'a>(
+        &'a self,
+        places: &'a [Option<GradientBuffer>; 2],
+    ) -> [Option<&'a Full>; 2] {
         let inputs = [Some(&self.logits), self.distributions()];
-        let layout = |at: usize| match &places[at] {
-            Some(GradientBuffer::New(full)) => Some(full.layout),
-            Some(GradientBuffer::InPlace) | None => inputs[at].map(|full| full.layout),
-        };
+        [0, 1].map(|at| match &places[at] {
+            Some(GradientBuffer::New(full)) => Some(full),
+            Some(GradientBuffer::InPlace) | None => inputs[at],
+        })
+    }
+
+    fn launch_gradients_by(
+        &self,
+        plan: &Plan,
+        from_forward: &FromForwardBuffers,
+        places: &[Option<GradientBuffer>; 2],
+    ) {
+        let inputs = [Some(&self.logits), self.distributions()];
         let argument = |at: usize| match &places[at] {
             None => None,
             Some(GradientBuffer::New(full)) => Some(full.buffer.argument()),
@@ -278,9 +310,8 @@ impl Call<'_> {
             Some(GradientBuffer::New(full)) => full.buffer.length,
             Some(GradientBuffer::InPlace) | None => 0,
         };
-        let layouts = [layout(0), layout(1)];
-        let plan = self.plan(layouts.into_iter().flatten());
         let lengths = places.iter().map(length).chain(from_forward.lengths());
+        let layouts = self.gradients_in(places).map(|full| Some(full?.layout));
         // SAFETY: rows and classes are clamped, as in the launch of the losses. A gradient replaces its
         // own tensor only where nobody else holds that tensor. Each element is written by the unit that
         // read it, after the read.
@@ -295,26 +326,36 @@ impl Call<'_> {
                 self.inputs(true),
                 GradientsLaunch::new(argument(0).into(), argument(1).into()),
                 from_forward.arguments(),
-                UniformsLaunch::new(self.numbers(), self.extent(&plan, layouts)),
-                self.spec(&plan),
+                UniformsLaunch::new(self.numbers(), self.extent(plan, layouts)),
+                self.spec(plan),
                 self.dtypes(),
             );
         }
     }
 
-    pub(super) fn plan(&self, gradients: impl IntoIterator<Item = Layout>) -> Plan {
+    pub(super) fn plan<'a>(&self, gradients: impl IntoIterator<Item = &'a Full>) -> Plan {
         let problem = self.problem(gradients);
         Plan::new(&problem, &hardware(&self.client), super::plan::forced())
     }
 
-    pub(super) fn problem(&self, gradients: impl IntoIterator<Item = Layout>) -> Problem {
-        let mut layouts = vec![self.logits.layout];
+    /// Plan of a kernel that takes whole rows, and cannot mask what else a vector holds.
+    pub(super) fn plan_of_whole_vectors(&self) -> Plan {
+        let problem = Problem {
+            masks_others: false,
+            ..self.problem([])
+        };
+        Plan::new(&problem, &hardware(&self.client), super::plan::forced()).without_parts()
+    }
+
+    pub(super) fn problem<'a>(&self, gradients: impl IntoIterator<Item = &'a Full>) -> Problem {
+        let of_full = |full: &Full| (full.layout, full.buffer.length);
+        let mut layouts = vec![of_full(&self.logits)];
         let mut widest = self.logits.buffer.dtype.size();
         if let Some(targets) = self.distributions() {
-            layouts.push(targets.layout);
+            layouts.push(of_full(targets));
             widest = widest.max(targets.buffer.dtype.size());
         }
-        layouts.extend(gradients);
+        layouts.extend(gradients.into_iter().map(of_full));
         Problem {
             rows: self.geometry.rows(),
             classes: self.geometry.classes,
@@ -325,6 +366,8 @@ impl Call<'_> {
             is_half: self.logits.buffer.dtype.size() == 2,
             has_distributions: self.has_distributions(),
             has_outputs: self.wanted.outputs != Outputs::None,
+            // A probability of 0 is a class like any other for the outputs.
+            masks_others: self.options.values != InputValues::Probabilities,
         }
     }
 
@@ -361,7 +404,11 @@ impl Call<'_> {
         let logits = self.logits.layout;
         let targets = self.distributions().map_or(logits, |full| full.layout);
         let [gradient, targets_gradient] = gradients;
-        let strides = |layout: Layout| strides_in_vectors(&layout, plan.vector_size);
+        let size = match plan.tile.shares_vectors() {
+            true => 1,
+            false => plan.vector_size,
+        };
+        let strides = |layout: Layout| strides_in_vectors(&layout, size);
         let rows_of_a_slot = self.geometry.rows() / plan.slots;
         ExtentLaunch::new(
             self.geometry.rows(),
@@ -566,6 +613,7 @@ pub(super) fn hardware(client: &Client) -> Hardware {
         plane_operations,
         units_per_cube: hardware.max_units_per_cube.min(hardware.max_cube_dim.0),
         multiprocessors: hardware.num_streaming_multiprocessors,
+        shared_memory: hardware.max_shared_memory_size,
         is_cpu: hardware.num_cpu_cores.is_some() || is_software,
     }
 }

@@ -51,7 +51,7 @@ fn one_stride(shape: &[usize], strides: &[usize]) -> Option<usize> {
     Some(*stride)
 }
 
-/// Strides as a kernel takes them, in vectors.
+/// Strides as a kernel takes them, in vectors; where rows share vectors, in elements.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct Strides {

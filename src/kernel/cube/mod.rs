@@ -10,7 +10,8 @@
 //! | [`scan`], [`finish`] | the forward's parts: logits into the state, the state to what is written |
 //! | [`factor`] | the factor of a row's loss by its target's probability |
 //! | [`state`], [`outputs`] | the sums over the classes of a row: for its loss, for its outputs |
-//! | [`walk`] | the way of a unit through a row, in blocks of vectors |
+//! | [`walk`], [`parked`] | the way of a unit through a row, in blocks of vectors; blocks in shared memory |
+//! | [`classes`] | the classes of a vector's lanes |
 //! | [`targets`], [`evens`] | which rows count, the classes' shares; those of label smoothing beside masked classes |
 //! | [`entries`], [`tail`] | sparse distributions, before and after the kernels over the rows |
 //! | [`pairs`] | a loss of each pair of a row and a column apart |
@@ -23,6 +24,7 @@
 //! number of classes; `N` the logits of a vector, `M` the rows that they belong to.
 
 mod backward;
+mod classes;
 mod elementary;
 mod entries;
 mod evens;
@@ -38,6 +40,7 @@ mod numbers;
 mod one_pass;
 mod outputs;
 mod pairs;
+mod parked;
 pub(crate) mod plan;
 mod scan;
 mod spec;

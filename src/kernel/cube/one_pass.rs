@@ -6,7 +6,8 @@
 //! backward has still to do is in [`upstream`](super::upstream).
 //!
 //! No unit waits for another between the sums of a row and its gradients, which may replace the logits. So a unit reads
-//! no logits but its own after the sums: the one that holds the target's logit concludes the row.
+//! no logits but its own after the sums: the one that holds the target's logit concludes the row. Vectors of two rows keep
+//! their logits until a kernel of their own writes their gradients.
 
 use burn_cubecl::cubecl;
 use cubecl::ir::{ElemType, FloatKind};
@@ -18,15 +19,15 @@ use super::forward::{RowOfUnit, conclude, sums_below, sums_of_group};
 use super::from_forward::{FromForward, Statistics};
 use super::group::Group;
 use super::launch::{
-    Buffer, Call, FromForwardBuffers, GradientBuffer, Reduction, RowResults, hardware,
+    Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, hardware,
 };
-use super::layout::Layout;
+use super::parked::Parked;
 use super::plan::{self, Along, Plan};
 use super::scan::{begin, scan};
-use super::spec::{Spec, Uniforms, UniformsLaunch, Values, span};
+use super::spec::{Span, Spec, Uniforms, UniformsLaunch, Values, span};
 use super::state::{Row, State, others_of};
 use super::targets::{Inputs, target_of};
-use super::walk::Walk;
+use super::walk::{RowPlace, Walk};
 use crate::operation::{RowFactor, RowValue, WantedGradients};
 
 /// Computes losses and gradients from logits.
@@ -41,48 +42,19 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
     #[comptime] spec: Spec,
     #[define(F, A, P, I, K)] _dtypes: [ElemType; 5],
 ) {
-    let tile = comptime!(spec.tile);
-    let numbers = &uniforms.numbers;
-    let span = span(&uniforms.extent, tile);
-    let mut state = State::<A, N, M>::new(numbers);
-    if comptime!(tile.is_single_block) {
-        // The unit holds what it has read. A row that does not count is read for nothing.
-        let walk = Walk::new(&span, true, &uniforms.extent, tile);
-        let block = walk.load(logits, &inputs, comptime!(tile.unroll - 1), tile);
-        let ranked = begin::<F, A, P, I, K, N, M>(
+    let span = span(&uniforms.extent, spec.tile);
+    if comptime!(spec.tile.holds_row()) {
+        of_held_row::<F, A, P, I, K, N, M>(
             logits,
             &inputs,
-            &mut state,
+            (&mut results, &mut gradients),
+            &from_forward,
             &span,
             &uniforms,
-            spec.clone(),
+            spec,
         );
-        // All units of the row have its maximum first, so that an exponential is that of the gradient too.
-        state.rise_to_block(&block, numbers, comptime!(&spec));
-        if comptime!(tile.along == Along::Classes) {
-            let mut group = Group::<A>::new(comptime!(tile.group()));
-            let maximum = group.maximum(state.maximum.extract(0usize));
-            state.maximum = Vector::new(maximum);
-        }
-        state.take_below(&block, &walk, &ranked, &inputs, numbers, comptime!(&spec));
-        let mut lanes = concluded::<F, A, P, I, K, N, M>(
-            logits,
-            &inputs,
-            &from_forward,
-            state,
-            &mut results,
-            &uniforms,
-            spec.clone(),
-        );
-        if span.exists {
-            let counts =
-                lanes.begin_row(&inputs, &mut gradients, &span, &uniforms, comptime!(&spec));
-            if counts {
-                let spec = comptime!(&spec);
-                lanes.write_block(&block, &walk, &inputs, &mut gradients, numbers, spec);
-            }
-        }
     } else {
+        let mut state = State::<A, N, M>::new(&uniforms.numbers);
         scan::<F, A, P, I, K, N, M>(logits, &inputs, &mut state, &span, &uniforms, spec.clone());
         let mut lanes = concluded::<F, A, P, I, K, N, M>(
             logits,
@@ -95,6 +67,91 @@ fn losses_and_gradients<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M
         );
         if span.exists {
             lanes.write_row(logits, &inputs, &mut gradients, &span, &uniforms, spec);
+        }
+    }
+}
+
+/// Computes loss and gradient of a row that its units hold, in registers and in shared memory. A row that does not count is
+/// read for nothing.
+#[cube]
+fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
+    written: (&mut Results<A>, &mut Gradients<F, P, N>),
+    from_forward: &FromForward<A>,
+    span: &Span,
+    uniforms: &Uniforms,
+    #[comptime] spec: Spec,
+) {
+    let (results, gradients) = written;
+    let (tile, numbers) = (comptime!(spec.tile), &uniforms.numbers);
+    let mut walk = Walk::new::<N>(span, true, &uniforms.extent, tile);
+    let mut state = State::<A, N, M>::new(numbers);
+    let first = walk.load(
+        logits,
+        inputs,
+        uniforms,
+        comptime!(tile.certain_of_first()),
+        tile,
+    );
+    let ranked =
+        begin::<F, A, P, I, K, N, M>(logits, inputs, &mut state, span, uniforms, spec.clone());
+    // All units of the row have its maximum first, so that an exponential is that of the gradient too.
+    state.rise_to_block(&first, numbers, comptime!(&spec));
+    let mut parked = Parked::<F, N>::new(tile);
+    if comptime!(tile.parked > 0) {
+        for nth in 1..tile.parked as usize {
+            let block = parked.load(
+                nth,
+                tile.unroll,
+                (logits, inputs),
+                &mut walk,
+                uniforms,
+                tile,
+            );
+            state.rise_to_block(&block, numbers, comptime!(&spec));
+        }
+        let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+        let block = parked.load(last, certain, (logits, inputs), &mut walk, uniforms, tile);
+        state.rise_to_block(&block, numbers, comptime!(&spec));
+    }
+    if comptime!(tile.along == Along::Classes) {
+        let mut group = Group::<A>::new(comptime!(tile.group()));
+        let maximum = group.maximum(state.maximum.extract(0usize));
+        state.maximum = Vector::new(maximum);
+    }
+    state.take_below(&first, &walk, &ranked, inputs, numbers, comptime!(&spec));
+    if comptime!(tile.parked > 0) {
+        for nth in 1..tile.parked as usize {
+            let block = parked.block::<P>(nth, tile.unroll, &mut walk, uniforms, tile);
+            state.take_below(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+        }
+        let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+        let block = parked.block::<P>(last, certain, &mut walk, uniforms, tile);
+        state.take_below(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+    }
+    let mut lanes = concluded::<F, A, P, I, K, N, M>(
+        logits,
+        inputs,
+        from_forward,
+        state,
+        results,
+        uniforms,
+        spec.clone(),
+    );
+    if span.exists {
+        let counts = lanes.begin_row(inputs, gradients, span, uniforms, comptime!(&spec));
+        if counts {
+            lanes.write_block(&first, &walk, inputs, gradients, numbers, comptime!(&spec));
+            if comptime!(tile.parked > 0) {
+                for nth in 1..tile.parked as usize {
+                    let block = parked.block::<P>(nth, tile.unroll, &mut walk, uniforms, tile);
+                    lanes.write_block(&block, &walk, inputs, gradients, numbers, comptime!(&spec));
+                }
+                let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+                let block = parked.block::<P>(last, certain, &mut walk, uniforms, tile);
+                lanes.write_block(&block, &walk, inputs, gradients, numbers, comptime!(&spec));
+            }
         }
     }
 }
@@ -144,7 +201,7 @@ fn concluded<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
             }
         }
         Along::Classes => {
-            let sums = match comptime!(tile.is_single_block) {
+            let sums = match comptime!(tile.holds_row()) {
                 true => {
                     let group = Group::<A>::new(comptime!(tile.group()));
                     sums_below::<A, N, M>(state, group, comptime!(&spec))
@@ -153,7 +210,8 @@ fn concluded<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
             };
             let place = RowOfUnit::new(&span, 1usize, 0usize);
             let target = target_of::<A, P, I, K, N>(inputs, span.slot, extent);
-            let step_of_target = target.class as usize / N::value().comptime();
+            let of_row = RowPlace::new::<N>(span.slot, extent.logits, extent, tile);
+            let step_of_target = of_row.step_of_class::<N>(target.class as usize, tile);
             let holder = step_of_target % comptime!(tile.units as usize);
             if span.unit == holder && span.exists {
                 conclude::<F, A, P, I, K, N>(
@@ -230,7 +288,7 @@ impl Call<'_> {
             && plan.takes_one_pass(&self.problem([]), &hardware(&self.client), plan::forced())
     }
 
-    fn plan_of_one_pass(&self, gradient: Layout) -> Plan {
+    fn plan_of_one_pass(&self, gradient: &Full) -> Plan {
         let problem = self.problem([gradient]);
         Plan::of_one_pass(&problem, &hardware(&self.client), plan::forced())
     }
@@ -241,7 +299,7 @@ impl Call<'_> {
         let outputs = outputs.into_iter().filter(|count| *count > 0).count();
         let weights = usize::from(self.weights.is_some());
         let labels = usize::from(self.labels.is_some());
-        let statistics = usize::from(self.weighed.entries);
+        let statistics = usize::from(self.weighed.entries || self.plan([]).tile.shares_vectors());
         // Logits, targets, losses, divisors, gradient.
         5 + outputs + weights + labels + statistics
     }
@@ -252,17 +310,18 @@ impl Call<'_> {
         place: &GradientBuffer,
         from_forward: &FromForwardBuffers,
     ) -> RowResults {
-        let layout = match place {
-            GradientBuffer::InPlace => self.logits.layout,
-            GradientBuffer::New(full) => full.layout,
+        let gradient = match place {
+            GradientBuffer::InPlace => &self.logits,
+            GradientBuffer::New(full) => full,
         };
         let (argument, length) = match place {
             GradientBuffer::InPlace => (BufferArg::alias(0, self.logits.buffer.length), 0),
             GradientBuffer::New(full) => (full.buffer.argument(), full.buffer.length),
         };
-        let plan = self.plan_of_one_pass(layout);
+        let plan = self.plan_of_one_pass(gradient);
         let spec = self.spec(&plan);
-        let results = self.new_results(&spec, self.weighed.entries);
+        let keeps = self.weighed.entries || plan.tile.shares_vectors();
+        let results = self.new_results(&spec, keeps);
         let optional = |buffer: &Option<Buffer>| buffer.as_ref().map(Buffer::argument);
         let losses = results.losses.as_ref().expect("the kernel writes losses");
         let all = [
@@ -293,11 +352,19 @@ impl Call<'_> {
                 ),
                 GradientsLaunch::new(Some(argument).into(), ComptimeOptionArgs::None),
                 from_forward.arguments(),
-                UniformsLaunch::new(self.numbers(), self.extent(&plan, [Some(layout), None])),
+                UniformsLaunch::new(
+                    self.numbers(),
+                    self.extent(&plan, [Some(gradient.layout), None]),
+                ),
                 spec,
                 self.dtypes(),
             );
         }
+        let from_forward = FromForwardBuffers {
+            statistics: results.statistics.clone(),
+            ..from_forward.clone()
+        };
+        self.gradients_in_shared_vectors(&plan, &from_forward, &[Some(place.clone()), None]);
         results
     }
 }

@@ -12,7 +12,6 @@ use super::group::Group;
 use super::lanes::sum_of_rows;
 use super::spec::{Numbers, Spec};
 use super::sum::{Sum, times, zeros};
-use super::targets::{classes_of_lanes, first_class};
 use super::walk::Step;
 use crate::operation::Outputs;
 
@@ -125,8 +124,7 @@ impl<A: Float, N: Size, M: Size> OutputSums<A, N, M> {
         #[comptime] spec: &Spec,
     ) {
         if comptime!(spec.outputs != Outputs::None) {
-            let along = comptime!(spec.tile.along);
-            let classes = classes_of_lanes::<N>(first_class::<N>(step.at, along), along);
+            let classes = step.classes(spec.tile).of_lanes::<N>(spec.tile.along);
             let x = Vector::<A, N>::cast_from(step.logits);
             let mut x = or_lowest(x, numbers.lowest.get::<A>());
             if comptime!(spec.target_loses) {

@@ -34,7 +34,7 @@ fn pairs_of_rows<A: Float, N: Size>(
 ) {
     let extent = &uniforms.extent;
     let span = span(extent, tile);
-    let place = RowPlace::new(span.slot, extent.logits, extent, tile);
+    let place = RowPlace::new::<N>(span.slot, extent.logits, extent, tile);
     let mut loss = zeros::<A, N>();
     let mut above = zeros::<A, N>();
     let mut product = zeros::<A, N>();
@@ -83,7 +83,7 @@ impl Call<'_> {
     /// Loss of each row, in the dtype of the arithmetic, which is that of the logits. Slopes replace the logits, which
     /// nobody else may hold.
     pub(crate) fn pairs_of_rows(&self) -> Buffer {
-        let plan = self.plan([]).without_parts();
+        let plan = self.plan_of_whole_vectors();
         let losses = Buffer::new(&self.client, self.arithmetic(), self.geometry.rows());
         // SAFETY: rows and classes are clamped, as in the launch of the losses.
         unsafe {

@@ -12,7 +12,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::group::GroupSize;
+use super::group::{GroupSize, bytes_of_group};
 use super::layout::Layout;
 
 /// Direction of the elements of a vector.
@@ -22,6 +22,20 @@ pub(crate) enum Along {
     Classes,
     /// One class of consecutive rows.
     Positions,
+}
+
+/// Vectors of a row that also hold numbers that are not the row's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum SharedVectors {
+    /// There are none.
+    None,
+    /// The last vector of a row ends in a gap before the next, which nobody reads.
+    Gaps,
+    /// Rows begin anywhere in a vector. The first and the last of a row are read by its neighbours too, each of which masks
+    /// the classes of the other, and not written: two units may not write one vector.
+    Rows,
+    /// Only the classes in such vectors of this size are visited, one by one.
+    Alone(u32),
 }
 
 /// Units that compute a row together.
@@ -42,8 +56,8 @@ pub(crate) struct Problem {
     pub(crate) classes: usize,
     /// Number of rows side by side behind the class dimension.
     pub(crate) inner: usize,
-    /// Layouts of every tensor of the logits' size.
-    pub(crate) layouts: Vec<Layout>,
+    /// Layouts of every tensor of the logits' size, each with the number of elements of its buffer.
+    pub(crate) layouts: Vec<(Layout, usize)>,
     /// Vector sizes that the device loads at once, the largest first.
     pub(crate) vector_sizes: Vec<usize>,
     /// Whether the arithmetic is in f64.
@@ -53,6 +67,8 @@ pub(crate) struct Problem {
     pub(crate) has_distributions: bool,
     /// Whether numbers of the rows besides their losses are wanted.
     pub(crate) has_outputs: bool,
+    /// Whether the kernel can mask numbers of a vector that are not the row's.
+    pub(crate) masks_others: bool,
 }
 
 /// Limits of a device.
@@ -64,6 +80,8 @@ pub(crate) struct Hardware {
     pub(crate) units_per_cube: u32,
     /// Number of multiprocessors, where known.
     pub(crate) multiprocessors: Option<u32>,
+    /// Bytes of shared memory that a cube can have.
+    pub(crate) shared_memory: usize,
     /// Whether the device is a CPU, which reads a row fastest from one end to the other.
     pub(crate) is_cpu: bool,
 }
@@ -81,6 +99,10 @@ pub struct Forced {
     pub few_buffers: bool,
     /// Whether a kernel computes loss and gradient where it can.
     pub one_pass: bool,
+    /// Whether rows share vectors where they can.
+    pub shared_vectors: bool,
+    /// Whether a row of several blocks waits in shared memory for its gradient, if it fits there.
+    pub parked: bool,
 }
 
 static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
@@ -130,9 +152,38 @@ pub(crate) struct Tile {
     pub(crate) has_positions: bool,
     /// Whether a cube takes one of several parts of a row.
     pub(crate) in_parts: bool,
+    pub(crate) shared: SharedVectors,
+    /// Blocks of a row that wait in shared memory for its gradient, behind the first, which waits in registers; 0 where the
+    /// row has no other or is read twice.
+    pub(crate) parked: u32,
+    /// Vectors of the last parked block that exist for every unit.
+    pub(crate) certain_of_last: u32,
 }
 
 impl Tile {
+    /// Whether the units of a row hold it from its sums to its gradient, and have its maximum before its sums.
+    pub(crate) fn holds_row(&self) -> bool {
+        self.is_single_block || self.parked > 0
+    }
+
+    /// Whether vectors hold numbers that are not the row's, and are masked.
+    pub(crate) fn masks_others(&self) -> bool {
+        matches!(self.shared, SharedVectors::Gaps | SharedVectors::Rows)
+    }
+
+    /// Whether rows have vectors in common, and begin anywhere in one.
+    pub(crate) fn shares_vectors(&self) -> bool {
+        self.shared == SharedVectors::Rows
+    }
+
+    /// Vectors of the first block that exist for every unit, where the units hold a row.
+    pub(crate) fn certain_of_first(&self) -> u32 {
+        match self.parked {
+            0 => self.unroll - 1,
+            _ => self.unroll,
+        }
+    }
+
     /// Groups of units that share a row.
     pub(crate) fn group(&self) -> GroupSize {
         GroupSize {
@@ -149,7 +200,7 @@ pub(crate) struct Plan {
     pub(crate) tile: Tile,
     /// Number of elements of a vector.
     pub(crate) vector_size: usize,
-    /// Vectors (or rows) from the first to the last class.
+    /// Vectors (or rows) from the first to the last class; where rows share vectors, of the row that has the most.
     pub(crate) steps: usize,
     /// Number of parts of a row.
     pub(crate) parts: usize,
@@ -178,8 +229,15 @@ const UNITS_OF_A_MULTIPROCESSOR: usize = 512;
 /// Least blocks of a unit that make parts worthwhile: with fewer, it ends before a second kernel starts.
 const BLOCKS_WORTH_PARTS: usize = 8;
 const MOST_PARTS: usize = 256;
+/// Least logits of a vector in shared memory: smaller ones take as many instructions as the second read of the row.
+const LEAST_VECTOR_TO_PARK: usize = 4;
 /// Least logits whose second read takes longer than two launches: some 10 microseconds at 3 TB/s.
 const LOGITS_WORTH_ONE_PASS: usize = 8_000_000;
+/// Least vectors of a row that are worth the mask of the last.
+const VECTORS_WORTH_A_MASK: usize = 8;
+/// Least logits, and vectors of a row, whose reads one by one take longer than a launch for the gradients in shared vectors.
+const LOGITS_WORTH_SHARING: usize = 2_000_000;
+const VECTORS_WORTH_SHARING: usize = 64;
 /// Number of multiprocessors where the device does not report it.
 const MULTIPROCESSORS: usize = 32;
 
@@ -211,7 +269,8 @@ impl Plan {
         };
         let strategy = choice.strategy(problem);
         let plain = choice.plan(strategy).without_parts();
-        if strategy != Strategy::Cube || plain.tile.is_single_block {
+        let is_forced = forced.is_some_and(|forced| forced.parked);
+        if strategy != Strategy::Cube || plain.tile.is_single_block && !is_forced {
             return plain;
         }
         let held = problem.elements_held();
@@ -221,9 +280,9 @@ impl Plan {
             ..choice
         };
         let holding = holding.plan(strategy).without_parts();
-        match holding.tile.is_single_block {
+        match holding.tile.is_single_block && !is_forced {
             true => holding,
-            false => plain,
+            false => choice.parking(problem).unwrap_or(plain),
         }
     }
 
@@ -233,6 +292,7 @@ impl Plan {
             along: Along::Classes,
             vector_size: 1,
             steps: self.parts,
+            shared: SharedVectors::None,
             slots: problem.rows,
             inner: problem.inner,
             ..Choice::new(problem, hardware, None)
@@ -273,6 +333,22 @@ impl Plan {
         is_worth && self.parts == 1
     }
 
+    /// Plan of the kernel that writes the gradients in the vectors that rows share; none where there are no such vectors.
+    pub(crate) fn of_shared_vectors(&self, problem: &Problem, hardware: &Hardware) -> Option<Self> {
+        let size = self.vector_size as u32;
+        let choice = Choice {
+            vector_size: 1,
+            steps: problem.classes,
+            shared: SharedVectors::Alone(size),
+            ..Choice::new(problem, hardware, None)
+        };
+        let mut plan = choice.plan(Strategy::Unit).without_parts();
+        // A row has fewer classes than a vector on either side.
+        plan.tile.unroll = size - 1;
+        plan.tile.is_single_block = false;
+        self.tile.shares_vectors().then_some(plan)
+    }
+
     /// Plan in which one group of units computes a whole row.
     pub(crate) fn without_parts(mut self) -> Self {
         self.tile.in_parts = false;
@@ -301,8 +377,8 @@ impl Plan {
 
 impl Problem {
     fn along(&self) -> Along {
-        let along_classes = self.layouts.iter().all(|layout| layout.class == 1);
-        let along_positions = self.layouts.iter().all(|layout| layout.inner == 1);
+        let along_classes = self.layouts.iter().all(|(layout, _)| layout.class == 1);
+        let along_positions = self.layouts.iter().all(|(layout, _)| layout.inner == 1);
         if !along_classes && along_positions && self.inner > 1 {
             Along::Positions
         } else {
@@ -319,7 +395,7 @@ impl Problem {
             (false, false, _) => 32,
             (false, true, Along::Classes) => 16,
             (false, true, Along::Positions) => 12,
-            (true, false, _) => 8,
+            (true, false, _) => 4,
             (true, true, _) => 2,
         }
     }
@@ -336,11 +412,67 @@ impl Problem {
         }
     }
 
+    /// Largest vectors that the kernel can take, and what else they hold.
+    fn vectors(&self, along: Along, forced: Option<Forced>) -> (usize, SharedVectors) {
+        let whole = (self.vector_size(along), SharedVectors::None);
+        if along == Along::Positions || !self.masks_others {
+            return whole;
+        }
+        let largest = |fits: &dyn Fn(usize) -> bool| {
+            let sizes = self.vector_sizes.iter().copied();
+            sizes.filter(|size| fits(*size)).max().unwrap_or(1)
+        };
+        let gaps = largest(&|size| self.has_gaps_for(size, forced));
+        let rows = largest(&|size| self.shares_vectors_of(size, forced));
+        [(gaps, SharedVectors::Gaps), (rows, SharedVectors::Rows)]
+            .into_iter()
+            .fold(whole, |best, other| match other.0 > best.0 {
+                true => other,
+                false => best,
+            })
+    }
+
+    /// Whether the rows of every tensor begin with vectors of this size, with gaps behind them that end with a vector.
+    fn has_gaps_for(&self, size: usize, forced: Option<Forced>) -> bool {
+        let is_worth = match forced {
+            Some(forced) => forced.shared_vectors && self.classes >= size,
+            None => self.classes >= VECTORS_WORTH_A_MASK * size,
+        };
+        is_worth && self.ends_in_vectors(size, |stride, _| stride.is_multiple_of(size))
+    }
+
+    /// Whether every tensor has a row's classes at the same lanes of vectors of this size, wherever the row begins, and the
+    /// gradients in the vectors of two rows are worth another launch.
+    fn shares_vectors_of(&self, size: usize, forced: Option<Forced>) -> bool {
+        let is_worth = match forced {
+            Some(forced) => forced.shared_vectors && self.classes >= 2 * size,
+            None => {
+                self.classes >= VECTORS_WORTH_SHARING * size
+                    && self.rows * self.classes >= LOGITS_WORTH_SHARING
+            }
+        };
+        is_worth && self.ends_in_vectors(size, |stride, of_first| stride % size == of_first % size)
+    }
+
+    /// Whether the classes of every tensor lie side by side, its rows at strides that suit those of the first tensor, and all
+    /// vectors of this size within its buffer.
+    fn ends_in_vectors(&self, size: usize, suits: impl Fn(usize, usize) -> bool) -> bool {
+        let outer = self.rows / self.inner;
+        let (first, _) = &self.layouts[0];
+        self.layouts.iter().all(|(layout, length)| {
+            let last_row = (outer - 1) * layout.outer + (self.inner - 1) * layout.inner;
+            layout.class == 1
+                && layout.offset.is_multiple_of(size)
+                && (outer == 1 || suits(layout.outer, first.outer))
+                && (self.inner == 1 || suits(layout.inner, first.inner))
+                && (last_row + self.classes).next_multiple_of(size) <= *length
+        })
+    }
     fn vector_size(&self, along: Along) -> usize {
         let outer = self.rows / self.inner;
         let fits = |size: &usize| {
             let size = *size;
-            self.layouts.iter().all(|layout| {
+            self.layouts.iter().all(|(layout, _)| {
                 let fits = |stride: usize, count: usize| count == 1 || stride.is_multiple_of(size);
                 layout.offset.is_multiple_of(size)
                     && fits(layout.outer, outer)
@@ -376,15 +508,21 @@ struct Choice {
     most_units: u32,
     /// Most vectors in flight in a unit.
     unroll: usize,
+    shared: SharedVectors,
 }
 
 impl Choice {
     fn new(problem: &Problem, hardware: &Hardware, forced: Option<Forced>) -> Self {
         let along = problem.along();
-        let vector_size = problem.vector_size(along);
-        let (steps, slots) = match along {
-            Along::Classes => (problem.classes / vector_size, problem.rows),
-            Along::Positions => (problem.classes, problem.rows / vector_size),
+        let (vector_size, shared) = problem.vectors(along, forced);
+        let (steps, slots) = match (along, shared) {
+            (Along::Positions, _) => (problem.classes, problem.rows / vector_size),
+            // The first class may be the last of a vector.
+            (Along::Classes, SharedVectors::Rows) => (
+                1 + (problem.classes + vector_size - 2) / vector_size,
+                problem.rows,
+            ),
+            (Along::Classes, _) => (problem.classes.div_ceil(vector_size), problem.rows),
         };
         Self {
             hardware: *hardware,
@@ -400,12 +538,13 @@ impl Choice {
             },
             most_units: UNITS_PER_CUBE,
             unroll: UNROLL,
+            shared,
         }
     }
 
     fn strategy(&self, problem: &Problem) -> Strategy {
         let enough_rows = self.slots >= ROWS_OF_A_MULTIPROCESSOR * self.multiprocessors();
-        let is_strided = problem.layouts.iter().any(|layout| layout.class != 1);
+        let is_strided = problem.layouts.iter().any(|(layout, _)| layout.class != 1);
         // Neighbouring units read neighbouring positions.
         let is_along = self.along == Along::Positions;
         if let Some(forced) = self.forced
@@ -453,12 +592,66 @@ impl Choice {
                 planes: (planes && plane > 1 && units >= plane).then_some(plane),
                 has_positions: self.inner > 1,
                 in_parts: parts > 1,
+                shared: self.shared,
+                parked: 0,
+                certain_of_last: 0,
             },
             vector_size: self.vector_size,
             steps: self.steps,
             parts,
             slots: self.slots,
         }
+    }
+
+    /// Plan in which the units of a cube hold a row of several blocks, the first in registers and the others in shared memory.
+    ///
+    /// On an H100 that took 0.92 of the time of a second read out of the caches in half precision, and in f32 0.97
+    /// (docs/performance.md, the prototype), so that only half precision has it. Two small cubes of a multiprocessor are
+    /// faster than a large one: while the units of one add up, those of the other read.
+    fn parking(&self, problem: &Problem) -> Option<Plan> {
+        let is_worth = match self.forced {
+            Some(forced) => forced.parked,
+            None => problem.is_half,
+        };
+        let is_taken = !problem.has_distributions && !problem.has_outputs && !problem.is_double;
+        if !is_worth || !is_taken || self.vector_size < LEAST_VECTOR_TO_PARK {
+            return None;
+        }
+        let memory = self.hardware.shared_memory;
+        let cubes = [(UNITS_PER_CUBE, memory / 2), (UNITS_OF_ONE_PASS, memory)];
+        cubes
+            .into_iter()
+            .filter_map(|(most_units, memory)| self.parking_in(most_units, memory, problem))
+            .next()
+    }
+
+    fn parking_in(&self, most_units: u32, memory: usize, problem: &Problem) -> Option<Plan> {
+        let unroll = match self.forced {
+            // Short rows of tests have several blocks too.
+            Some(_) => 2,
+            // The masks take registers.
+            None if self.shared != SharedVectors::None => UNROLL - 2,
+            None => UNROLL,
+        };
+        let choice = Choice {
+            elements_in_flight: unroll * self.vector_size,
+            most_units,
+            unroll,
+            ..*self
+        };
+        let mut plan = choice.plan(Strategy::Cube).without_parts();
+        let tile = &mut plan.tile;
+        let vectors = self.steps.div_ceil(tile.units as usize) as u32;
+        let parked = vectors.div_ceil(tile.unroll) - 1;
+        let size_of_vector = self.vector_size * if problem.is_half { 2 } else { 4 };
+        let bytes = (parked * tile.unroll * tile.units) as usize * size_of_vector;
+        // The maximum and the sums of the units have a place each.
+        let fits = bytes + 2 * bytes_of_group::<f32>(tile.group()) <= memory;
+        // All vectors but the last of each unit exist, and lie in the last block or before it.
+        let certain_of_last = (vectors - 1).checked_sub(parked * tile.unroll)?;
+        tile.parked = parked;
+        tile.certain_of_last = certain_of_last;
+        (fits && parked > 0).then_some(plan)
     }
 
     fn multiprocessors(&self) -> usize {

@@ -3,14 +3,13 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::layout::{place_of_class, start_of_row};
 use super::outputs::{RankedClass, lowered, or_lowest};
 use super::plan::Along;
 use super::spec::{Span, Spec, Uniforms};
 use super::state::State;
 use super::sum::zeros;
 use super::targets::{Inputs, target_of};
-use super::walk::{Walk, steps_of_block};
+use super::walk::{RowPlace, Walk, steps_of_block};
 use crate::operation::Outputs;
 
 /// Blocks that one run of a sum adds up, see [`State::end_run`].
@@ -35,10 +34,10 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
         takes_any = takes_any && target.counts;
     }
     let ranked = begin::<F, A, P, I, K, N, M>(logits, inputs, state, span, uniforms, spec.clone());
-    let mut walk = Walk::new(span, takes_any, extent, tile);
+    let mut walk = Walk::new::<N>(span, takes_any, extent, tile);
     if comptime!(tile.is_single_block) {
         if walk.base < walk.end {
-            let block = walk.load(logits, inputs, comptime!(tile.unroll - 1), tile);
+            let block = walk.load(logits, inputs, uniforms, comptime!(tile.unroll - 1), tile);
             state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
         }
     } else {
@@ -47,14 +46,14 @@ pub(crate) fn scan<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Siz
         while walk.base < end_of_blocks {
             let end_of_run = end_of_blocks.min(walk.base + BLOCKS_OF_A_RUN * length);
             while walk.base < end_of_run {
-                let block = walk.load(logits, inputs, tile.unroll, tile);
+                let block = walk.load(logits, inputs, uniforms, tile.unroll, tile);
                 state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
                 walk.base += length;
             }
             state.end_run();
         }
         if walk.base < walk.end {
-            let block = walk.load(logits, inputs, 0u32, tile);
+            let block = walk.load(logits, inputs, uniforms, 0u32, tile);
             state.take(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
         }
     }
@@ -94,12 +93,8 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
         class: Vector::new(0u32),
     };
     if comptime!(spec.outputs != Outputs::None) {
-        let start = start_of_row(
-            span.slot,
-            extent.inner,
-            &extent.logits,
-            comptime!(spec.tile.has_positions),
-        );
+        let tile = comptime!(spec.tile);
+        let of_row = RowPlace::new::<N>(span.slot, extent.logits, extent, tile);
         let lanes = N::value().comptime();
         match comptime!(spec.tile.along) {
             Along::Positions =>
@@ -109,7 +104,7 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                     let row = span.slot * lanes + lane;
                     let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                     let class = inputs.class_to_rank(row, &target, extent);
-                    let place = place_of_class(start, class as usize, &extent.logits);
+                    let place = of_row.of_class::<N>(class as usize, tile);
                     let score = Vector::<A, N>::cast_from(logits[place]);
                     ranked.score.insert(lane, score.extract(lane));
                     ranked.class.insert(lane, class);
@@ -119,9 +114,11 @@ fn class_of_rank<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size>(
                 let row = span.slot;
                 let target = target_of::<A, P, I, K, N>(inputs, row, extent);
                 let class = inputs.class_to_rank(row, &target, extent);
-                let place = place_of_class(start, class as usize / lanes, &extent.logits);
-                let score = Vector::<A, N>::cast_from(logits[place]);
-                ranked.score = Vector::new(score.extract_dynamic(class as usize % lanes));
+                let score =
+                    Vector::<A, N>::cast_from(logits[of_row.of_class::<N>(class as usize, tile)]);
+                ranked.score = Vector::new(
+                    score.extract_dynamic(of_row.lane_of_class::<N>(class as usize, tile)),
+                );
                 ranked.class = Vector::new(class);
             }
         }

@@ -310,7 +310,13 @@ impl<A: Float, N: Size> BlockSums<A, N> {
         if comptime!(spec.is_spread) {
             let are_probabilities = comptime!(spec.values == Values::Probabilities);
             let even = inputs.even_shares(x, rows, numbers, are_probabilities);
-            shares = inputs.shares(own_shares, even, step.at, numbers, spec.tile.along);
+            shares = inputs.shares(
+                own_shares,
+                even,
+                step.classes(spec.tile),
+                numbers,
+                spec.tile,
+            );
         }
         if comptime!(spec.values == Values::Probabilities) {
             let surprisal = surprisal(x);

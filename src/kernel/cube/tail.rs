@@ -15,6 +15,7 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
+use super::classes::Classes;
 use super::elementary::{ln, ln_1p};
 use super::group::Group;
 use super::launch::{Buffer, Call};
@@ -22,7 +23,7 @@ use super::plan::{Along, Tile};
 use super::spec::{Numbers, Spec, Uniforms, UniformsLaunch, span};
 use super::state::{scale_of_scores, scaled_difference, scores};
 use super::sum::{Sum, ones, zeros};
-use super::targets::{classes_of_lanes, first_class, lines};
+use super::targets::lines;
 use super::walk::RowPlace;
 
 /// Steps that one run of a sum adds up.
@@ -99,7 +100,7 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
     let (numbers, extent) = (&uniforms.numbers, &uniforms.extent);
     let tile = comptime!(spec.tile);
     let span = span(extent, tile);
-    let place = RowPlace::new(span.slot, extent.logits, extent, tile);
+    let place = RowPlace::new::<N>(span.slot, extent.logits, extent, tile);
     let mut rest = Sums::<A, N>::nothing(numbers);
     let mut of_run = 0u32;
     let mut base = span.begin;
@@ -108,7 +109,8 @@ fn tails_of_rows<F: Float, A: Float, N: Size>(
         if step < span.end {
             let x = logits[place.of_step::<N>(step, tile.along)];
             let x = scores::<F, A, N>(x, numbers, spec.values);
-            let x = without_entries::<A, N>(x, marks, span.slot, step, &uniforms, tile);
+            let classes = place.classes(extent).of_step::<N>(step, tile);
+            let x = without_entries::<A, N>(x, marks, span.slot, classes, &uniforms, tile);
             rest.take(x, numbers, comptime!(&spec));
         }
         of_run += 1;
@@ -156,14 +158,14 @@ fn without_entries<A: Float, N: Size>(
     x: Vector<A, N>,
     marks: &[u32],
     slot: usize,
-    step: usize,
+    classes: Classes,
     uniforms: &Uniforms,
     #[comptime] tile: Tile,
 ) -> Vector<A, N> {
     let along = comptime!(tile.along);
     let lanes = N::value().comptime();
     let words = uniforms.extent.classes.div_ceil(comptime!(BITS));
-    let classes = classes_of_lanes::<N>(first_class::<N>(step, along), along);
+    let classes = classes.of_lanes::<N>(along);
     let lowest = uniforms.numbers.lowest.get::<A>();
     let mut kept = x;
     #[unroll]
@@ -269,7 +271,7 @@ impl Call<'_> {
 
     /// Completes the lines of the rows, see [`lines`], of sparse distributions with tails, whose entries are marked.
     pub(super) fn tails_of_rows(&self, marks: &Buffer, of_rows: &Buffer) {
-        let plan = self.plan([]).without_parts();
+        let plan = self.plan_of_whole_vectors();
         // SAFETY: rows and classes are clamped, as in the launch of the losses, and a word of marks is one of its row.
         unsafe {
             tails_of_rows::launch_unchecked(

@@ -3,7 +3,8 @@
 use burn_cubecl::cubecl;
 use cubecl::prelude::*;
 
-use super::plan::Along;
+use super::classes::Classes;
+use super::plan::{Along, Tile};
 use super::spec::{Extent, Numbers, Uniforms};
 use super::sum::{ones, zeros};
 
@@ -305,6 +306,14 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         }
     }
 
+    /// Number of a class without a share in the distributions: a masked logit of a teacher, or 0.
+    pub(crate) fn masked_share(&self, lowest: A) -> P {
+        match comptime!(self.weighed.teacher) {
+            true => P::cast_from(lowest),
+            false => P::new(0.0),
+        }
+    }
+
     /// Vector of the distributions at a place; zeros without distributions.
     pub(crate) fn distribution(&self, place: usize) -> Vector<P, N> {
         #[comptime]
@@ -315,21 +324,22 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
     }
 
     /// Spread shares of a step, `w[c] ((1 - e) p[c] + even[c])`: shares that distributions (whose [own
-    /// shares](Self::own_shares) are `own`) and label smoothing give to every class.
+    /// shares](Self::own_shares) are `own`) and label smoothing give to every class of the row.
     pub(crate) fn shares(
         &self,
         own: Vector<A, N>,
         even: Vector<A, N>,
-        step: usize,
+        classes: Classes,
         numbers: &Numbers,
-        #[comptime] along: Along,
+        #[comptime] tile: Tile,
     ) -> Vector<A, N> {
         let mut shares = even;
         #[comptime]
         if let ComptimeOption::Some(_) = &self.distributions {
             shares += Vector::new(numbers.remaining.get::<A>()) * own;
         }
-        shares * self.weights(first_class::<N>(step, along), along)
+        let shares = shares * self.weights(classes, tile);
+        classes.masked::<A, N>(shares, A::new(0.0), tile)
     }
 
     /// Shares of a step in the distributions alone, without smoothing and weights. Of a teacher they are the
@@ -354,19 +364,23 @@ impl<A: Float, P: Float, I: Int, N: Size> Inputs<A, P, I, N> {
         shares
     }
 
-    /// Weights of the classes in a vector that begins with `class`.
-    pub(crate) fn weights(&self, class: usize, #[comptime] along: Along) -> Vector<A, N> {
+    /// Weights of the classes of a step; any for those of other rows.
+    pub(crate) fn weights(&self, classes: Classes, #[comptime] tile: Tile) -> Vector<A, N> {
         let mut weights = Vector::<A, N>::new(A::new(1.0));
         if comptime!(self.weighed.classes) {
             #[comptime]
             if let ComptimeOption::Some(given) = &self.weights {
-                match comptime!(along) {
-                    Along::Positions => weights = Vector::new(given[class]),
+                match comptime!(tile.along) {
+                    Along::Positions => weights = Vector::new(given[classes.first]),
                     Along::Classes =>
                     {
                         #[unroll]
                         for lane in 0..N::value().comptime() {
-                            weights.insert(lane, given[class + lane]);
+                            let mut class = classes.first + lane;
+                            if comptime!(tile.masks_others()) {
+                                class = class.min(classes.of_row - 1);
+                            }
+                            weights.insert(lane, given[class]);
                         }
                     }
                 }
@@ -405,32 +419,6 @@ impl<A: Float, N: Size> RowShares<A, N> {
             self.even = inputs.numbers_of_slot(slot, line, extent, along);
         }
     }
-}
-
-/// First class of a step.
-#[cube]
-pub(crate) fn first_class<N: Size>(step: usize, #[comptime] along: Along) -> usize {
-    match comptime!(along) {
-        Along::Classes => step * N::value().comptime(),
-        Along::Positions => step,
-    }
-}
-
-/// Classes of the lanes of a vector that begins with `class`.
-#[cube]
-pub(crate) fn classes_of_lanes<N: Size>(class: usize, #[comptime] along: Along) -> Vector<u32, N> {
-    let mut classes = Vector::<u32, N>::new(class as u32);
-    match comptime!(along) {
-        Along::Positions => {}
-        Along::Classes =>
-        {
-            #[unroll]
-            for lane in 0..N::value().comptime() {
-                classes.insert(lane, class as u32 + comptime!(lane as u32));
-            }
-        }
-    }
-    classes
 }
 
 /// Number of a masked class: a logit of minus infinity, a probability of 0.

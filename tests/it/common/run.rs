@@ -24,13 +24,21 @@ pub enum Layout {
     Moved,
     /// A window of a larger tensor.
     Sliced,
+    /// A window of a tensor whose last dimension is longer, by as much as makes it a multiple of 16.
+    Gaps,
     /// A view that runs backwards through every dimension.
     Flipped,
 }
 
 impl Layout {
     /// All but the contiguous one.
-    pub const VIEWS: [Self; 4] = [Self::Permuted, Self::Moved, Self::Sliced, Self::Flipped];
+    pub const VIEWS: [Self; 5] = [
+        Self::Permuted,
+        Self::Moved,
+        Self::Sliced,
+        Self::Gaps,
+        Self::Flipped,
+    ];
 }
 
 /// The form in which the tensors of a problem are made.
@@ -268,7 +276,7 @@ impl<const D: usize> Logits<D> {
         if form.owned {
             let leaf = leaf(straight);
             let given = match form.layout {
-                Layout::Contiguous => placed(leaf.clone(), 0),
+                Layout::Contiguous => placed(leaf.clone(), 0, [0; D]),
                 view => arranged(leaf.clone(), view),
             };
             Self { leaf, given }
@@ -425,7 +433,7 @@ pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) 
     let reversed: [isize; D] = core::array::from_fn(|axis| (D - 1 - axis) as isize);
     match layout {
         Layout::Contiguous => tensor,
-        Layout::Permuted => placed(tensor.permute(reversed), 0).permute(reversed),
+        Layout::Permuted => placed(tensor.permute(reversed), 0, [0; D]).permute(reversed),
         Layout::Moved if D > 2 => {
             // Dimension 1 goes to the end and comes back.
             let there = core::array::from_fn(|axis| match axis {
@@ -440,26 +448,37 @@ pub fn arranged<const D: usize, K: Basic>(tensor: Tensor<D, K>, layout: Layout) 
             });
             let there: [isize; D] = there;
             let back: [isize; D] = back;
-            placed(tensor.permute(there), 0).permute(back)
+            placed(tensor.permute(there), 0, [0; D]).permute(back)
         }
-        Layout::Moved => placed(tensor, 0),
-        Layout::Sliced => placed(tensor, 1),
-        Layout::Flipped => placed(tensor.flip(axes), 0).flip(axes),
+        Layout::Moved => placed(tensor, 0, [0; D]),
+        Layout::Sliced => placed(tensor, 1, [1; D]),
+        Layout::Gaps => {
+            let mut gaps = [0; D];
+            let size = tensor.dims()[D - 1];
+            gaps[D - 1] = (size + 1).next_multiple_of(16) - size;
+            placed(tensor, 0, gaps)
+        }
+        Layout::Flipped => placed(tensor.flip(axes), 0, [0; D]).flip(axes),
     }
 }
 
-/// Copies a tensor into the middle of a new one that is larger by the margin on every side.
-fn placed<const D: usize, K: Basic>(tensor: Tensor<D, K>, margin: usize) -> Tensor<D, K> {
+/// Copies a tensor into a new one that is larger in every dimension, before it and behind it.
+fn placed<const D: usize, K: Basic>(
+    tensor: Tensor<D, K>,
+    before: usize,
+    behind: [usize; D],
+) -> Tensor<D, K> {
     let shape = tensor.dims();
     if tensor.shape().num_elements() == 0 {
         // Burn does not fill an empty window, and so records nothing.
         return tensor;
     }
     let options = (&tensor.device(), tensor.dtype());
-    let filler = Tensor::<D, K>::full(shape.map(|size| size + 2 * margin), 99, options);
-    let window: [core::ops::Range<usize>; D] = shape.map(|size| margin..margin + size);
+    let larger: [usize; D] = core::array::from_fn(|axis| before + shape[axis] + behind[axis]);
+    let window: [core::ops::Range<usize>; D] = shape.map(|size| before..before + size);
+    let filler = Tensor::<D, K>::full(larger, 99, options);
     let placed = filler.slice_assign(window.clone(), tensor);
-    if margin == 0 {
+    if larger == shape {
         placed
     } else {
         placed.slice(window)

@@ -32,6 +32,7 @@ const fn cuda(multiprocessors: u32) -> Hardware {
         plane_size: 32,
         plane_operations: true,
         units_per_cube: 1024,
+        shared_memory: 227 << 10,
         multiprocessors: Some(multiprocessors),
         is_cpu: false,
     }
@@ -42,6 +43,7 @@ const fn wgpu(plane_size: u32) -> Hardware {
         plane_size,
         plane_operations: false,
         units_per_cube: 1024,
+        shared_memory: 32 << 10,
         multiprocessors: None,
         is_cpu: false,
     }
@@ -69,17 +71,21 @@ fn problem(outer: usize, classes: usize, inner: usize) -> Problem {
         rows: outer * inner,
         classes,
         inner,
-        layouts: vec![Layout {
-            outer: classes * inner,
-            class: inner,
-            inner: 1,
-            offset: 0,
-        }],
+        layouts: vec![(
+            Layout {
+                outer: classes * inner,
+                class: inner,
+                inner: 1,
+                offset: 0,
+            },
+            outer * classes * inner,
+        )],
         vector_sizes: vec![4, 2, 1],
         is_double: false,
         is_half: false,
         has_distributions: false,
         has_outputs: false,
+        masks_others: true,
     }
 }
 
@@ -122,9 +128,81 @@ fn a_thousand_classes_take_a_plane() {
     assert_eq!(shape(&plan), (32, 8, 1));
     assert_eq!(plan.tile.planes, Some(32));
     assert_eq!((plan.vector_size, plan.tile.unroll), (4, 8));
-    // 997 classes do not divide into vectors.
-    let odd = Plan::new(&problem(65536, 997, 1), &H200, None);
+    // 997 classes do not divide into vectors, but 65536 rows of them do.
+    let shared = Plan::new(&problem(65536, 997, 1), &H200, None);
+    assert_eq!((shared.vector_size, shape(&shared)), (4, (32, 8, 1)));
+    let odd = Plan::new(&problem(65535, 997, 1), &H200, None);
     assert_eq!((odd.vector_size, odd.tile.units), (1, 128));
+}
+
+#[test]
+fn rows_with_gaps_end_in_a_vector_of_their_own() {
+    // Rows as CUDA allocates them.
+    let mut pitched = problem(2048, 50_257, 1);
+    pitched.layouts = vec![(
+        Layout {
+            outer: 50_304,
+            ..pitched.layouts[0].0
+        },
+        2048 * 50_304,
+    )];
+    let gaps = plan(&pitched, &H200);
+    assert_eq!(gaps.tile.shared, SharedVectors::Gaps);
+    assert_eq!((gaps.vector_size, gaps.steps), (4, 12_565));
+    assert!(gaps.of_shared_vectors(&pitched, &H200).is_none());
+    // The last gap is not in the buffer.
+    pitched.layouts[0].1 -= 47;
+    assert_eq!(plan(&pitched, &H200).vector_size, 1);
+    // A gradient without gaps.
+    pitched.layouts[0].1 += 47;
+    let gradient = problem(2048, 50_257, 1).layouts[0];
+    pitched.layouts.push(gradient);
+    assert_eq!(plan(&pitched, &H200).vector_size, 1);
+    pitched.layouts.pop();
+    // A kernel that counts every number of a vector.
+    pitched.masks_others = false;
+    assert_eq!(plan(&pitched, &H200).vector_size, 1);
+}
+
+#[test]
+fn rows_share_vectors_where_these_hold_the_same_classes_of_every_tensor() {
+    let rows = problem(2048, 50_257, 1);
+    let shared = plan(&rows, &H200);
+    assert!(shared.tile.shares_vectors());
+    // A row of 50257 classes that begins with the last lane of a vector has 12565 vectors.
+    assert_eq!((shared.vector_size, shared.steps), (4, 12_565));
+    let of_edges = shared.of_shared_vectors(&rows, &H200);
+    let of_edges = of_edges.expect("the gradients are written by themselves");
+    assert_eq!(of_edges.tile.shared, SharedVectors::Alone(4));
+    assert_eq!((of_edges.vector_size, of_edges.steps), (1, 50_257));
+    assert_eq!((of_edges.tile.units, of_edges.tile.unroll), (1, 3));
+    assert!(of_edges.cubes() * of_edges.tile.rows as usize >= 2048);
+
+    let is_shared = |change: &dyn Fn(&mut Problem)| {
+        let mut rows = rows.clone();
+        change(&mut rows);
+        plan(&rows, &H200).tile.shares_vectors()
+    };
+    // Rows of a wider tensor, and a gradient whose rows lie as those do, or at other places of the vectors.
+    let wider = |by: usize| {
+        let (layout, length) = rows.layouts[0];
+        let outer = 50_257 + by;
+        (Layout { outer, ..layout }, length + 2048 * by)
+    };
+    assert!(is_shared(&|rows| rows.layouts.push(wider(0))));
+    assert!(is_shared(&|rows| rows.layouts.push(wider(4))));
+    assert!(!is_shared(&|rows| rows.layouts.push(wider(1))));
+    assert!(!is_shared(&|rows| rows.layouts[0].0.offset = 1));
+    // The last vector would reach beyond the tensor.
+    assert!(!is_shared(&|rows| rows.layouts[0].1 -= 1));
+    let odd = problem(2047, 50_257, 1);
+    assert_eq!(plan(&odd, &H200).vector_size, 1);
+    assert!(!is_shared(&|rows| rows.masks_others = false));
+    // Rows that begin with vectors share none.
+    assert!(!plan(&problem(2048, 50_256, 1), &H200).tile.masks_others());
+    // A launch more is not worth it for few logits, nor for a few vectors.
+    assert!(!plan(&problem(16, 50_257, 1), &H200).tile.masks_others());
+    assert!(!plan(&problem(1 << 20, 33, 1), &H200).tile.masks_others());
 }
 
 #[test]
@@ -153,6 +231,8 @@ fn without_plane_operations_the_sums_meet_in_shared_memory() {
         planes: true,
         few_buffers: false,
         one_pass: false,
+        shared_vectors: false,
+        parked: false,
     };
     let plan = Plan::new(&problem(512, 1000, 1), &PLANELESS, Some(forced));
     assert_eq!(plan.tile.planes, Some(8));
@@ -166,6 +246,7 @@ fn a_processor_takes_a_unit_per_row() {
         plane_operations: false,
         units_per_cube: 6,
         multiprocessors: None,
+        shared_memory: 32 << 10,
         is_cpu: true,
     };
     let of_rows = plan(&problem(512, 32000, 1), &cpu);
@@ -191,18 +272,19 @@ fn a_processor_takes_a_unit_per_row() {
 fn vectors_stay_inside_rows_and_on_their_boundaries() {
     let mut cut = problem(16, 64, 1);
     assert_eq!(plan(&cut, &H200).vector_size, 4);
-    cut.layouts[0].outer = 66;
+    cut.layouts[0].0.outer = 66;
     assert_eq!(plan(&cut, &H200).vector_size, 2);
-    cut.layouts[0].offset = 1;
+    cut.layouts[0].0.offset = 1;
     assert_eq!(plan(&cut, &H200).vector_size, 1);
     // The distributions have another order in memory.
     let mut mixed = problem(16, 64, 4);
-    mixed.layouts.push(Layout {
+    let moved = Layout {
         outer: 256,
         class: 1,
         inner: 64,
         offset: 0,
-    });
+    };
+    mixed.layouts.push((moved, 16 * 256));
     let plan = plan(&mixed, &H200);
     assert_eq!((plan.vector_size, plan.tile.along), (1, Along::Classes));
 }
@@ -242,7 +324,7 @@ const OF_H200: Planned = [
     (32, 8, 8, 4, 1, true),
     (256, 1, 8, 4, 1, true),
     (256, 1, 8, 4, 1, true),
-    (256, 1, 8, 1, 1, true),
+    (256, 1, 8, 4, 1, true),
     (256, 1, 5, 4, 15, false),
     (256, 1, 8, 4, 32, false),
     (1, 256, 7, 4, 1, true),
@@ -265,7 +347,7 @@ const OF_LLVMPIPE: Planned = [
     (1, 256, 8, 4, 1, false),
     (1, 64, 8, 4, 1, false),
     (1, 128, 8, 4, 1, false),
-    (1, 32, 8, 1, 1, false),
+    (1, 32, 8, 4, 1, false),
     (1, 8, 8, 4, 1, false),
     (1, 8, 8, 4, 1, false),
     (1, 256, 7, 4, 1, false),
@@ -279,7 +361,7 @@ const OF_PROCESSOR: Planned = [
     (1, 8, 8, 4, 1, false),
     (1, 8, 8, 4, 1, false),
     (1, 8, 8, 4, 1, false),
-    (1, 8, 8, 1, 1, false),
+    (1, 8, 8, 4, 1, false),
     (1, 1, 8, 4, 1, false),
     (1, 1, 8, 4, 1, false),
     (1, 8, 7, 4, 1, false),
@@ -325,38 +407,65 @@ fn recorded_hardware_has_the_recorded_plans() {
     }
 }
 
-/// Units and vectors of each that hold a row from its sums to its gradient; none where it is read twice.
+/// Units, vectors of each in registers and blocks of as many in shared memory that hold a row from its sums to its gradient;
+/// none where it is read twice.
 #[test]
 fn rows_are_held_as_long_as_they_fit() {
     for (classes, is_half, expected) in [
-        (1000, false, Some((32, 8))),
-        (4096, false, Some((128, 8))),
-        (8192, false, Some((256, 8))),
-        (16_384, false, Some((512, 8))),
-        (32_000, false, Some((512, 16))),
+        (1000, false, Some((32, 8, 0))),
+        (4096, false, Some((128, 8, 0))),
+        (8192, false, Some((256, 8, 0))),
+        (16_384, false, Some((512, 8, 0))),
+        (32_000, false, Some((512, 16, 0))),
         (128_256, false, None),
-        (1000, true, Some((32, 4))),
-        (8192, true, Some((256, 4))),
-        (16_384, true, Some((256, 8))),
-        (32_000, true, None),
+        (1000, true, Some((32, 4, 0))),
+        (8192, true, Some((256, 4, 0))),
+        (16_384, true, Some((256, 8, 0))),
+        (32_000, true, Some((256, 8, 1))),
+        (50_257, true, Some((256, 5, 4))),
+        (128_256, true, Some((512, 8, 3))),
+        (262_144, true, None),
     ] {
         let mut problem = problem(8192, classes, 1);
         problem.is_half = is_half;
         if is_half {
             problem.vector_sizes.insert(0, 8);
         }
-        let Tile {
-            units,
-            unroll,
-            is_single_block,
-            ..
-        } = Plan::of_one_pass(&problem, &H200, None).tile;
-        let found = is_single_block.then_some((units, unroll));
+        let tile = Plan::of_one_pass(&problem, &H200, None).tile;
+        let found = tile
+            .holds_row()
+            .then_some((tile.units, tile.unroll, tile.parked));
         assert_eq!(
             found, expected,
             "{classes} classes, half precision {is_half}"
         );
     }
+    // What is left in the last block: 126 of 128 vectors, of which all but the last of each unit exist.
+    let mut wide = problem(8192, 128_256, 1);
+    wide.is_half = true;
+    wide.vector_sizes.insert(0, 8);
+    let tile = Plan::of_one_pass(&wide, &H200, None).tile;
+    assert_eq!((tile.certain_of_last, tile.certain_of_first()), (7, 8));
+    // An A100 has less shared memory, and distributions have no place there.
+    let less = Hardware {
+        shared_memory: 163 << 10,
+        ..A100
+    };
+    assert!(!Plan::of_one_pass(&wide, &less, None).tile.holds_row());
+    wide.has_distributions = true;
+    assert!(!Plan::of_one_pass(&wide, &H200, None).tile.holds_row());
+    // The tests of a software adapter have such rows where planes add up, and room beside the numbers of their units.
+    let forced = Forced {
+        strategy: Strategy::Cube,
+        in_parts: false,
+        planes: true,
+        few_buffers: false,
+        one_pass: true,
+        shared_vectors: true,
+        parked: true,
+    };
+    let tile = Plan::of_one_pass(&problem(5, 5004, 1), &LLVMPIPE, Some(forced)).tile;
+    assert_eq!((tile.units, tile.unroll, tile.parked), (512, 2, 1));
     // Where a device has few units for a cube, longer rows are read twice.
     let small = Hardware {
         units_per_cube: 128,
