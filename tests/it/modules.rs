@@ -158,5 +158,6 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.logit_scale, 1.0);
     assert_eq!(config.logit_softcap, None);
     assert_eq!(config.z_loss, 0.0);
+    assert_eq!(config.row_factor, None);
     assert_eq!(config.empty, EmptyReduction::Nan);
 }

@@ -199,3 +199,31 @@ fn without_autodiff_and_for_the_total_weight_it_works_too() {
     let value = loss.forward(Tensor::<2>::zeros([3, 3], &device), labels());
     assert!((value.into_scalar::<f32>() - 3f32.ln()).abs() < 1e-6);
 }
+
+/// Autodiff multiplies a logit by its gradient there, and 0 times infinity would be NaN.
+#[test]
+fn a_logit_that_is_not_finite_gets_a_gradient_of_zero() {
+    let gradient = |device: Device, first: [f32; 3]| {
+        let device = device.autodiff();
+        let logits = Tensor::<2>::from_floats([first, [1.0, 0.0, 3.0]], &device).require_grad();
+        let labels = Tensor::<1, Int>::from_ints([0, 2], &device);
+        let loss = CrossEntropyLossConfig::new().init(&device);
+        let gradients = (loss.forward(logits.clone(), labels) * 1.5).backward();
+        floats(logits.grad(&gradients).expect("they require it"))
+    };
+    // A masked class.
+    let masked = [0.5, f32::NEG_INFINITY, 2.0];
+    let found = gradient(Device::ndarray(), masked);
+    for (found, expected) in found.iter().zip(gradient(Device::flex(), masked)) {
+        assert!((found - expected).abs() < 1e-6, "{found}, {expected}");
+    }
+    assert_eq!(found[1], 0.0);
+    for spoiled in [f32::NAN, f32::INFINITY] {
+        let found = gradient(Device::ndarray(), [0.5, spoiled, 2.0]);
+        assert_eq!(found[1], 0.0);
+        assert!(
+            found[3..].iter().all(|slope| slope.is_finite()),
+            "{found:?}"
+        );
+    }
+}
