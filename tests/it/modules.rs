@@ -5,7 +5,8 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 use burn_cross_entropy::{
-    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction, SmoothingOver,
+    CrossEntropyBackend, CrossEntropyLoss, CrossEntropyLossConfig, EmptyReduction, RowFactor,
+    SmoothingOver,
 };
 
 use crate::common::backends::tests_on;
@@ -158,6 +159,6 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(config.logit_scale, 1.0);
     assert_eq!(config.logit_softcap, None);
     assert_eq!(config.z_loss, 0.0);
-    assert_eq!(config.row_factor, None);
+    assert_eq!(config.row_factor, RowFactor::None);
     assert_eq!(config.empty, EmptyReduction::Nan);
 }

@@ -21,6 +21,7 @@ use super::group::Group;
 use super::launch::{
     Buffer, Call, FromForwardBuffers, Full, GradientBuffer, Reduction, RowResults, hardware,
 };
+use super::outputs::RankedClass;
 use super::parked::Parked;
 use super::plan::{self, Along, Plan};
 use super::scan::{begin, scan};
@@ -100,20 +101,15 @@ fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     state.rise_to_block(&first, numbers, comptime!(&spec));
     let mut parked = Parked::<F, N>::new(tile);
     if comptime!(tile.parked > 0) {
-        for nth in 1..tile.parked as usize {
-            let block = parked.load(
-                nth,
-                tile.unroll,
-                (logits, inputs),
-                &mut walk,
-                uniforms,
-                tile,
-            );
-            state.rise_to_block(&block, numbers, comptime!(&spec));
-        }
-        let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-        let block = parked.load(last, certain, (logits, inputs), &mut walk, uniforms, tile);
-        state.rise_to_block(&block, numbers, comptime!(&spec));
+        let read = (logits, inputs);
+        rise_to_parked(
+            &mut state,
+            &mut parked,
+            read,
+            &mut walk,
+            uniforms,
+            comptime!(&spec),
+        );
     }
     if comptime!(tile.along == Along::Classes) {
         let mut group = Group::<A>::new(comptime!(tile.group()));
@@ -122,13 +118,8 @@ fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     }
     state.take_below(&first, &walk, &ranked, inputs, numbers, comptime!(&spec));
     if comptime!(tile.parked > 0) {
-        for nth in 1..tile.parked as usize {
-            let block = parked.block::<P>(nth, tile.unroll, &mut walk, uniforms, tile);
-            state.take_below(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
-        }
-        let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-        let block = parked.block::<P>(last, certain, &mut walk, uniforms, tile);
-        state.take_below(&block, &walk, &ranked, inputs, numbers, comptime!(&spec));
+        let read = (&ranked, inputs);
+        take_parked(&mut state, &parked, read, &walk, uniforms, comptime!(&spec));
     }
     let mut lanes = concluded::<F, A, P, I, K, N, M>(
         logits,
@@ -144,16 +135,73 @@ fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
         if counts {
             lanes.write_block(&first, &walk, inputs, gradients, numbers, comptime!(&spec));
             if comptime!(tile.parked > 0) {
-                for nth in 1..tile.parked as usize {
-                    let block = parked.block::<P>(nth, tile.unroll, &mut walk, uniforms, tile);
-                    lanes.write_block(&block, &walk, inputs, gradients, numbers, comptime!(&spec));
-                }
-                let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-                let block = parked.block::<P>(last, certain, &mut walk, uniforms, tile);
-                lanes.write_block(&block, &walk, inputs, gradients, numbers, comptime!(&spec));
+                let written = (&lanes, gradients);
+                write_parked(written, &parked, inputs, &walk, uniforms, comptime!(&spec));
             }
         }
     }
+}
+
+/// Loads the blocks of a row that wait in shared memory, for its maximum.
+#[cube]
+fn rise_to_parked<F: Float, A: Float, P: Float, I: Int, N: Size, M: Size>(
+    state: &mut State<A, N, M>,
+    parked: &mut Parked<F, N>,
+    read: (&[Vector<F, N>], &Inputs<A, P, I, N>),
+    walk: &mut Walk,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) {
+    let tile = comptime!(spec.tile);
+    for nth in 1..tile.parked as usize {
+        let block = parked.load(nth, tile.unroll, read, walk, uniforms, tile);
+        state.rise_to_block(&block, &uniforms.numbers, spec);
+    }
+    let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+    let block = parked.load(last, certain, read, walk, uniforms, tile);
+    state.rise_to_block(&block, &uniforms.numbers, spec);
+}
+
+/// Adds them up, under the maximum of the row.
+#[cube]
+fn take_parked<F: Float, A: Float, P: Float, I: Int, N: Size, M: Size>(
+    state: &mut State<A, N, M>,
+    parked: &Parked<F, N>,
+    read: (&RankedClass<A, N>, &Inputs<A, P, I, N>),
+    walk: &Walk,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) {
+    let (tile, numbers) = (comptime!(spec.tile), &uniforms.numbers);
+    let (ranked, inputs) = read;
+    for nth in 1..tile.parked as usize {
+        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms, tile);
+        state.take_below(&block, walk, ranked, inputs, numbers, spec);
+    }
+    let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+    let block = parked.block::<P>(last, certain, walk, uniforms, tile);
+    state.take_below(&block, walk, ranked, inputs, numbers, spec);
+}
+
+/// Writes their gradients.
+#[cube]
+fn write_parked<F: Float, A: Float, P: Float, I: Int, N: Size>(
+    written: (&Lanes<A, N>, &mut Gradients<F, P, N>),
+    parked: &Parked<F, N>,
+    inputs: &Inputs<A, P, I, N>,
+    walk: &Walk,
+    uniforms: &Uniforms,
+    #[comptime] spec: &Spec,
+) {
+    let (tile, numbers) = (comptime!(spec.tile), &uniforms.numbers);
+    let (lanes, gradients) = written;
+    for nth in 1..tile.parked as usize {
+        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms, tile);
+        lanes.write_block(&block, walk, inputs, gradients, numbers, spec);
+    }
+    let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
+    let block = parked.block::<P>(last, certain, walk, uniforms, tile);
+    lanes.write_block(&block, walk, inputs, gradients, numbers, spec);
 }
 
 /// Concludes the rows of the unit, and tells what their gradients share.

@@ -62,17 +62,21 @@ impl<F: Float, N: Size> Parked<F, N> {
         &self,
         block: usize,
         #[comptime] certain: u32,
-        walk: &mut Walk,
+        walk: &Walk,
         uniforms: &Uniforms,
         #[comptime] tile: Tile,
     ) -> Block<F, P, N> {
-        walk.go_to(block, tile);
         let mut steps = Sequence::<Step<F, P, N>>::new();
         #[unroll]
         for nth in 0..tile.unroll {
             let logits = self.vectors[place_of(block, nth, tile)];
             let row = walk.classes(&uniforms.extent);
-            steps.push(Step::new(walk.step(nth, tile), row, logits, zeros()));
+            steps.push(Step::new(
+                walk.step_of_block(block, nth, tile),
+                row,
+                logits,
+                zeros(),
+            ));
         }
         Block::<F, P, N> { steps, certain }
     }

@@ -10,10 +10,14 @@
 //! Where the rows are few and the classes very many, each of these takes only a part of a row, and a
 //! second kernel merges the parts.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::group::{GroupSize, bytes_of_group};
-use super::layout::Layout;
+
+mod forced;
+mod problem;
+
+pub(crate) use forced::forced;
+pub use forced::{Forced, forcing};
+pub(crate) use problem::Problem;
 
 /// Direction of the elements of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,28 +53,6 @@ pub enum Strategy {
     Cube,
 }
 
-/// Facts of a call that its plan depends on.
-#[derive(Clone, Debug)]
-pub(crate) struct Problem {
-    pub(crate) rows: usize,
-    pub(crate) classes: usize,
-    /// Number of rows side by side behind the class dimension.
-    pub(crate) inner: usize,
-    /// Layouts of every tensor of the logits' size, each with the number of elements of its buffer.
-    pub(crate) layouts: Vec<(Layout, usize)>,
-    /// Vector sizes that the device loads at once, the largest first.
-    pub(crate) vector_sizes: Vec<usize>,
-    /// Whether the arithmetic is in f64.
-    pub(crate) is_double: bool,
-    /// Whether the logits are of half precision.
-    pub(crate) is_half: bool,
-    pub(crate) has_distributions: bool,
-    /// Whether numbers of the rows besides their losses are wanted.
-    pub(crate) has_outputs: bool,
-    /// Whether the kernel can mask numbers of a vector that are not the row's.
-    pub(crate) masks_others: bool,
-}
-
 /// Limits of a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hardware {
@@ -84,52 +66,6 @@ pub(crate) struct Hardware {
     pub(crate) shared_memory: usize,
     /// Whether the device is a CPU, which reads a row fastest from one end to the other.
     pub(crate) is_cpu: bool,
-}
-
-/// Choices that replace those of a plan, for tests.
-#[derive(Clone, Copy, Debug)]
-pub struct Forced {
-    /// Units that compute a row, or a part of one.
-    pub strategy: Strategy,
-    /// Whether a row has several parts.
-    pub in_parts: bool,
-    /// Whether planes add up, even where the device does not report plane operations.
-    pub planes: bool,
-    /// Whether each gradient has a launch of its own, as on a device that takes few buffers.
-    pub few_buffers: bool,
-    /// Whether a kernel computes loss and gradient where it can.
-    pub one_pass: bool,
-    /// Whether rows share vectors where they can.
-    pub shared_vectors: bool,
-    /// Whether a row of several blocks waits in shared memory for its gradient, if it fits there.
-    pub parked: bool,
-}
-
-static FORCED: Mutex<Option<Forced>> = Mutex::new(None);
-
-/// Choices that now replace those of every plan.
-pub(crate) fn forced() -> Option<Forced> {
-    *locked(&FORCED)
-}
-
-/// Runs a function while `choice` replaces the choices of every plan. One such function runs at a time.
-pub fn forcing<R>(choice: Forced, run: impl FnOnce() -> R) -> R {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    struct GivenBack;
-    impl Drop for GivenBack {
-        fn drop(&mut self) {
-            *locked(&FORCED) = None;
-        }
-    }
-    let _alone = locked(&ONE_AT_A_TIME);
-    *locked(&FORCED) = Some(choice);
-    let _given_back = GivenBack;
-    run()
-}
-
-/// Locks a mutex, also after a panic: the value behind it is always complete.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Part of a plan that is compiled into the kernels.
@@ -233,11 +169,6 @@ const MOST_PARTS: usize = 256;
 const LEAST_VECTOR_TO_PARK: usize = 4;
 /// Least logits whose second read takes longer than two launches: some 10 microseconds at 3 TB/s.
 const LOGITS_WORTH_ONE_PASS: usize = 8_000_000;
-/// Least vectors of a row that are worth the mask of the last.
-const VECTORS_WORTH_A_MASK: usize = 8;
-/// Least logits, and vectors of a row, whose reads one by one take longer than a launch for the gradients in shared vectors.
-const LOGITS_WORTH_SHARING: usize = 2_000_000;
-const VECTORS_WORTH_SHARING: usize = 64;
 /// Number of multiprocessors where the device does not report it.
 const MULTIPROCESSORS: usize = 32;
 
@@ -372,125 +303,6 @@ impl Plan {
     /// Number of units of a cube.
     pub(crate) fn units_per_cube(&self) -> u32 {
         self.tile.units * self.tile.rows
-    }
-}
-
-impl Problem {
-    fn along(&self) -> Along {
-        let along_classes = self.layouts.iter().all(|(layout, _)| layout.class == 1);
-        let along_positions = self.layouts.iter().all(|(layout, _)| layout.inner == 1);
-        if !along_classes && along_positions && self.inner > 1 {
-            Along::Positions
-        } else {
-            Along::Classes
-        }
-    }
-
-    /// Number of logits that a unit loads before it computes. They wait in registers as numbers of the
-    /// arithmetic. A number of f64 takes two registers, its exponential a dozen more.
-    fn elements_in_flight(&self) -> usize {
-        // Distributions are loaded beside the logits and have three more sums, along positions in
-        // every lane. With these numbers the kernels for CUDA do not spill.
-        match (self.is_double, self.has_distributions, self.along()) {
-            (false, false, _) => 32,
-            (false, true, Along::Classes) => 16,
-            (false, true, Along::Positions) => 12,
-            (true, false, _) => 4,
-            (true, true, _) => 2,
-        }
-    }
-
-    /// Number of logits that a unit holds from the sums of a row to its gradient. With these numbers the kernels for
-    /// CUDA do not spill.
-    fn elements_held(&self) -> usize {
-        match (self.is_double, self.has_distributions, self.has_outputs) {
-            (false, false, false) => 64,
-            (false, false, true) => 32,
-            (false, true, _) => 16,
-            (true, false, _) => 8,
-            (true, true, _) => 2,
-        }
-    }
-
-    /// Largest vectors that the kernel can take, and what else they hold.
-    fn vectors(&self, along: Along, forced: Option<Forced>) -> (usize, SharedVectors) {
-        let whole = (self.vector_size(along), SharedVectors::None);
-        if along == Along::Positions || !self.masks_others {
-            return whole;
-        }
-        let largest = |fits: &dyn Fn(usize) -> bool| {
-            let sizes = self.vector_sizes.iter().copied();
-            sizes.filter(|size| fits(*size)).max().unwrap_or(1)
-        };
-        let gaps = largest(&|size| self.has_gaps_for(size, forced));
-        let rows = largest(&|size| self.shares_vectors_of(size, forced));
-        [(gaps, SharedVectors::Gaps), (rows, SharedVectors::Rows)]
-            .into_iter()
-            .fold(whole, |best, other| match other.0 > best.0 {
-                true => other,
-                false => best,
-            })
-    }
-
-    /// Whether the rows of every tensor begin with vectors of this size, with gaps behind them that end with a vector.
-    fn has_gaps_for(&self, size: usize, forced: Option<Forced>) -> bool {
-        let is_worth = match forced {
-            Some(forced) => forced.shared_vectors && self.classes >= size,
-            None => self.classes >= VECTORS_WORTH_A_MASK * size,
-        };
-        is_worth && self.ends_in_vectors(size, |stride, _| stride.is_multiple_of(size))
-    }
-
-    /// Whether every tensor has a row's classes at the same lanes of vectors of this size, wherever the row begins, and the
-    /// gradients in the vectors of two rows are worth another launch.
-    fn shares_vectors_of(&self, size: usize, forced: Option<Forced>) -> bool {
-        let is_worth = match forced {
-            Some(forced) => forced.shared_vectors && self.classes >= 2 * size,
-            None => {
-                self.classes >= VECTORS_WORTH_SHARING * size
-                    && self.rows * self.classes >= LOGITS_WORTH_SHARING
-            }
-        };
-        is_worth && self.ends_in_vectors(size, |stride, of_first| stride % size == of_first % size)
-    }
-
-    /// Whether the classes of every tensor lie side by side, its rows at strides that suit those of the first tensor, and all
-    /// vectors of this size within its buffer.
-    fn ends_in_vectors(&self, size: usize, suits: impl Fn(usize, usize) -> bool) -> bool {
-        let outer = self.rows / self.inner;
-        let (first, _) = &self.layouts[0];
-        self.layouts.iter().all(|(layout, length)| {
-            let last_row = (outer - 1) * layout.outer + (self.inner - 1) * layout.inner;
-            layout.class == 1
-                && layout.offset.is_multiple_of(size)
-                && (outer == 1 || suits(layout.outer, first.outer))
-                && (self.inner == 1 || suits(layout.inner, first.inner))
-                && (last_row + self.classes).next_multiple_of(size) <= *length
-        })
-    }
-    fn vector_size(&self, along: Along) -> usize {
-        let outer = self.rows / self.inner;
-        let fits = |size: &usize| {
-            let size = *size;
-            self.layouts.iter().all(|(layout, _)| {
-                let fits = |stride: usize, count: usize| count == 1 || stride.is_multiple_of(size);
-                layout.offset.is_multiple_of(size)
-                    && fits(layout.outer, outer)
-                    && match along {
-                        Along::Classes => {
-                            layout.class == 1
-                                && self.classes.is_multiple_of(size)
-                                && fits(layout.inner, self.inner)
-                        }
-                        Along::Positions => {
-                            layout.inner == 1
-                                && self.inner.is_multiple_of(size)
-                                && fits(layout.class, self.classes)
-                        }
-                    }
-            })
-        };
-        self.vector_sizes.iter().copied().find(fits).unwrap_or(1)
     }
 }
 

@@ -204,9 +204,15 @@ impl Walk {
         self.base = self.begin + block * comptime!(steps_of_block(tile));
     }
 
-    /// Step of the unit in the next block.
-    pub(crate) fn step(&self, #[comptime] nth: u32, #[comptime] tile: Tile) -> usize {
-        self.base + self.unit + comptime!((nth * tile.units) as usize)
+    /// Step of the unit in a block, counted from 0.
+    pub(crate) fn step_of_block(
+        &self,
+        block: usize,
+        #[comptime] nth: u32,
+        #[comptime] tile: Tile,
+    ) -> usize {
+        let base = self.begin + block * comptime!(steps_of_block(tile));
+        base + self.unit + comptime!((nth * tile.units) as usize)
     }
 
     /// Classes of the row.
@@ -228,7 +234,7 @@ impl Walk {
         let mut loaded = Sequence::<Step<F, P, N>>::new();
         #[unroll]
         for nth in 0..tile.unroll {
-            let at = self.step(nth, tile);
+            let at = self.base + self.unit + comptime!((nth * tile.units) as usize);
             let mut read = at;
             if comptime!(nth >= certain) {
                 read = at.min(self.end - 1);

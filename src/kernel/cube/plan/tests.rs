@@ -1,6 +1,7 @@
 //! Plans for recorded hardware, and what holds for every plan.
 
 use super::*;
+use crate::kernel::cube::Layout;
 
 /// Limits of devices: of NVIDIA's as CUDA reports them, of the others as wgpu does, where a plane whose size may vary
 /// has no operations, and multiprocessors are not known.
