@@ -2,7 +2,9 @@
 
 #[cfg(feature = "cube")]
 use burn::backend::DispatchDevice;
-use burn::backend::{BackendTensor, DispatchTensor, DispatchTensorKind, TensorMetadata};
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::{DType, Device};
 
 #[cfg(feature = "cube")]
@@ -18,6 +20,14 @@ pub(crate) fn device_of(tensor: &DispatchTensor) -> Device {
 /// First index target that is neither a class nor ignored: its row and its value. Checks only targets in
 /// the host's memory.
 #[allow(clippy::needless_return)] // By feature.
+#[cfg_attr(
+    not(any(feature = "flex", feature = "ndarray")),
+    allow(
+        unused_macros,
+        unused_variables,
+        reason = "no backend has its tensors in the host's memory"
+    )
+)]
 pub(crate) fn first_bad_index(
     indices: &DispatchTensor,
     classes: usize,
@@ -44,6 +54,7 @@ pub(crate) fn first_bad_index(
 /// Result of a check of values in the host's memory.
 pub(crate) enum HostCheck {
     /// The first bad row, if any.
+    #[cfg_attr(not(any(feature = "flex", feature = "ndarray")), allow(dead_code))]
     Done(Option<(usize, i128)>),
     /// The values lie on a device.
     Elsewhere,

@@ -101,11 +101,11 @@ fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
     state.rise_to_block(&first, numbers, comptime!(&spec));
     let mut parked = Parked::<F, N>::new(tile);
     if comptime!(tile.parked > 0) {
-        let read = (logits, inputs);
         rise_to_parked(
             &mut state,
             &mut parked,
-            read,
+            logits,
+            inputs,
             &mut walk,
             uniforms,
             comptime!(&spec),
@@ -147,18 +147,19 @@ fn of_held_row<F: Float, A: Float, P: Float, I: Int, K: Int, N: Size, M: Size>(
 fn rise_to_parked<F: Float, A: Float, P: Float, I: Int, N: Size, M: Size>(
     state: &mut State<A, N, M>,
     parked: &mut Parked<F, N>,
-    read: (&[Vector<F, N>], &Inputs<A, P, I, N>),
+    logits: &[Vector<F, N>],
+    inputs: &Inputs<A, P, I, N>,
     walk: &mut Walk,
     uniforms: &Uniforms,
     #[comptime] spec: &Spec,
 ) {
     let tile = comptime!(spec.tile);
     for nth in 1..tile.parked as usize {
-        let block = parked.load(nth, tile.unroll, read, walk, uniforms, tile);
+        let block = parked.load(nth, tile.unroll, logits, inputs, walk, uniforms);
         state.rise_to_block(&block, &uniforms.numbers, spec);
     }
     let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-    let block = parked.load(last, certain, read, walk, uniforms, tile);
+    let block = parked.load(last, certain, logits, inputs, walk, uniforms);
     state.rise_to_block(&block, &uniforms.numbers, spec);
 }
 
@@ -175,11 +176,11 @@ fn take_parked<F: Float, A: Float, P: Float, I: Int, N: Size, M: Size>(
     let (tile, numbers) = (comptime!(spec.tile), &uniforms.numbers);
     let (ranked, inputs) = read;
     for nth in 1..tile.parked as usize {
-        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms, tile);
+        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms);
         state.take_below(&block, walk, ranked, inputs, numbers, spec);
     }
     let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-    let block = parked.block::<P>(last, certain, walk, uniforms, tile);
+    let block = parked.block::<P>(last, certain, walk, uniforms);
     state.take_below(&block, walk, ranked, inputs, numbers, spec);
 }
 
@@ -196,11 +197,11 @@ fn write_parked<F: Float, A: Float, P: Float, I: Int, N: Size>(
     let (tile, numbers) = (comptime!(spec.tile), &uniforms.numbers);
     let (lanes, gradients) = written;
     for nth in 1..tile.parked as usize {
-        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms, tile);
+        let block = parked.block::<P>(nth, tile.unroll, walk, uniforms);
         lanes.write_block(&block, walk, inputs, gradients, numbers, spec);
     }
     let (last, certain) = (tile.parked as usize, comptime!(tile.certain_of_last));
-    let block = parked.block::<P>(last, certain, walk, uniforms, tile);
+    let block = parked.block::<P>(last, certain, walk, uniforms);
     lanes.write_block(&block, walk, inputs, gradients, numbers, spec);
 }
 

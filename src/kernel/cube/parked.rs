@@ -14,6 +14,8 @@ use super::walk::{Block, Step, Walk};
 #[derive(CubeType)]
 pub(crate) struct Parked<F: Float, N: Size> {
     vectors: Shared<[Vector<F, N>]>,
+    #[cube(comptime)]
+    tile: Tile,
 }
 
 /// Number of vectors that the units of a cube park; an array has at least one.
@@ -33,6 +35,7 @@ impl<F: Float, N: Size> Parked<F, N> {
     pub(crate) fn new(#[comptime] tile: Tile) -> Parked<F, N> {
         Parked::<F, N> {
             vectors: Shared::new_slice(comptime!(vectors_of_cube(tile))),
+            tile,
         }
     }
 
@@ -41,12 +44,12 @@ impl<F: Float, N: Size> Parked<F, N> {
         &mut self,
         block: usize,
         #[comptime] certain: u32,
-        read: (&[Vector<F, N>], &Inputs<A, P, I, N>),
+        logits: &[Vector<F, N>],
+        inputs: &Inputs<A, P, I, N>,
         walk: &mut Walk,
         uniforms: &Uniforms,
-        #[comptime] tile: Tile,
     ) -> Block<F, P, N> {
-        let (logits, inputs) = read;
+        let tile = comptime!(self.tile);
         walk.go_to(block, tile);
         let loaded = walk.load(logits, inputs, uniforms, certain, tile);
         #[unroll]
@@ -64,8 +67,8 @@ impl<F: Float, N: Size> Parked<F, N> {
         #[comptime] certain: u32,
         walk: &Walk,
         uniforms: &Uniforms,
-        #[comptime] tile: Tile,
     ) -> Block<F, P, N> {
+        let tile = comptime!(self.tile);
         let mut steps = Sequence::<Step<F, P, N>>::new();
         #[unroll]
         for nth in 0..tile.unroll {
