@@ -35,8 +35,9 @@ const INTERRUPTED: u8 = 130;
 ///
 /// A small convolutional network learns from 1297 images of 8 x 8 pixels; 500 others, always the
 /// same, are held out for the metrics and the confusion matrix. The data is part of the program.
-/// Built with `--features tui` and run in a terminal it shows burn-train's dashboard, in which the
-/// key `q` takes the place of Ctrl-C; elsewhere it prints a line per epoch.
+/// Built with `--features tui` and run in a terminal it shows burn-train's dashboard: there `q`, then
+/// `s`, stops it and keeps what is saved, `k` aborts, and Ctrl-C does nothing. Elsewhere (with `| cat`
+/// behind the command, too) it prints a line per epoch, and Ctrl-C ends it.
 #[derive(Parser)]
 #[command(name = "classify", version)]
 struct Arguments {
@@ -47,7 +48,8 @@ struct Arguments {
     #[command(flatten)]
     settings: Settings,
 
-    /// Folder for the checkpoints, burn-train's metric logs and the picture.
+    /// Folder for the checkpoints, burn-train's metric logs and the picture. Without --resume the
+    /// checkpoints of an earlier run in it are removed.
     #[arg(long, value_name = "FOLDER", default_value = "classify-output")]
     output: PathBuf,
 
@@ -142,4 +144,19 @@ fn watch_for_interrupts(interrupter: Interrupter) -> Result<(), String> {
         interrupter.stop(Some("Ctrl-C"));
     })
     .map_err(|error| format!("Ctrl-C cannot be watched for: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_option_has_the_type_of_its_field() {
+        Arguments::command().debug_assert();
+        // A default of another type panics here.
+        let arguments = Arguments::try_parse_from(["classify"]).expect("no option is needed");
+        assert!(!arguments.resume);
+    }
 }

@@ -58,8 +58,8 @@ fn learning_rate(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "it must be a finite number above 0".to_string())
 }
 
-fn share(text: &str) -> Result<f32, String> {
-    let share: f32 = text.parse().map_err(|error| format!("{error}"))?;
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
     let fits = (0.0..=1.0).contains(&share);
     fits.then_some(share)
         .ok_or_else(|| "it must be from 0 to 1".to_string())

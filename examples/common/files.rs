@@ -4,9 +4,21 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// Makes the folder if it does not exist.
+///
+/// Shows that a file can be written there, which otherwise only the end of a long run would tell.
 pub fn make_folder(path: &Path) -> Result<(), String> {
+    let folder = path.display();
+    if path.is_file() {
+        return Err(format!(
+            "{folder} is a file, not a folder; name another --output"
+        ));
+    }
     fs::create_dir_all(path)
-        .map_err(|error| format!("the folder {} cannot be made: {error}", path.display()))
+        .map_err(|error| format!("the folder {folder} cannot be made: {error}"))?;
+    let trial = path.join("unfinished-trial");
+    fs::write(&trial, "")
+        .and_then(|()| fs::remove_file(&trial))
+        .map_err(|error| format!("cannot write into the folder {folder}: {error}"))
 }
 
 /// Lets `write` fill a temporary file next to `path`, then puts it in the place of `path`.

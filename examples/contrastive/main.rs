@@ -174,7 +174,7 @@ fn where_it_goes_on(trainer: &Trainer) -> String {
     let done = trainer.progress.epochs_done();
     let epochs = trainer.settings.epochs;
     if done < epochs {
-        format!("Resuming after epoch {done} of {epochs}.")
+        format!("Resuming in epoch {} of {epochs}.", done + 1)
     } else {
         format!("The {done} epochs of the checkpoint are over; a larger --epochs prolongs them.")
     }

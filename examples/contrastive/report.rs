@@ -107,11 +107,11 @@ impl Report<'_> {
         } else if trained > best {
             "Without having seen a label, the encoder places images of one class near each other"
         } else {
-            "The encoder is not yet better than both the pixels and the untrained encoder; more --epochs may help"
+            "The encoder is not better than both the pixels and the untrained encoder; a longer run may help"
         };
         println!(
             "{found}: given {LABELLED_PER_CLASS} labelled images per class, the nearest neighbours name {} of \
-             the held-out images rightly, by their pixels {}, by the untrained encoder {}. Of the \
+             the held-out images rightly, by their pixels {}, by the features of the untrained encoder {}. Of the \
              {SHOWN_NEIGHBOURS} nearest training images, {} are of the class of the image.",
             percent(trained),
             percent(of(self.baselines.raw_pixels)),

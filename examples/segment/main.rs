@@ -9,6 +9,8 @@ mod canvas;
 mod evaluate;
 #[path = "../common/files.rs"]
 mod files;
+#[path = "../common/interrupt.rs"]
+mod interrupt;
 mod network;
 mod picture;
 #[path = "../common/random.rs"]
@@ -17,6 +19,7 @@ mod shapes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
@@ -29,6 +32,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::BackendName;
 use crate::evaluate::Segmentation;
+use crate::interrupt::INTERRUPTED;
 use crate::network::Network;
 use crate::shapes::{CLASSES, IGNORED, NAMES, Purpose, Scene};
 
@@ -44,7 +48,8 @@ const REPORT_EVERY: usize = 100;
 ///
 /// The loss takes logits of [images, classes, height, width]. The pixels along an outline have the label 255
 /// and are ignored, and rarer classes weigh more. The images are generated: the training never sees one
-/// twice, and 96 others measure the result.
+/// twice, and 96 others measure the result. Ctrl-C ends the training, and what it has learned is measured
+/// and drawn.
 #[derive(Parser)]
 #[command(name = "segment", version)]
 struct Arguments {
@@ -75,7 +80,7 @@ fn at_least_1() -> RangedU64ValueParser<usize> {
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(sentence) => {
             eprintln!("error: {sentence}");
             ExitCode::FAILURE
@@ -83,11 +88,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), String> {
+fn run(arguments: &Arguments) -> Result<ExitCode, String> {
+    let interrupted = interrupt::watch()?;
     let device = arguments.backend.device()?;
     files::make_folder(&arguments.output)?;
     let weights = class_weights(arguments.seed);
-    println!("class weights, one over how often a class is seen:");
+    println!("class weights, 1 / (share of the pixels x number of classes):");
     for (name, weight) in NAMES.iter().zip(weights) {
         println!("  {name:<10}  {weight:.2}");
     }
@@ -95,7 +101,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         .with_ignore_indices(vec![i64::from(IGNORED)])
         .with_weight(Some(weights.to_vec()))
         .init(&device);
-    let network = train(arguments, &loss, &device)?;
+    let network = train(arguments, &loss, &interrupted, &device)?;
+    let code = match interrupted.load(Ordering::SeqCst) {
+        true => ExitCode::from(INTERRUPTED),
+        false => ExitCode::SUCCESS,
+    };
 
     let held_out: Vec<Scene> = (0..HELD_OUT_SCENES)
         .map(|number| shapes::scene(arguments.seed, Purpose::HeldOut, number))
@@ -115,12 +125,14 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         "Some of them as the network sees them: {}",
         picture.display()
     );
-    Ok(())
+    Ok(code)
 }
 
+/// Trains up to the last step or the interruption.
 fn train(
     arguments: &Arguments,
     loss: &CrossEntropyLoss,
+    interrupted: &AtomicBool,
     device: &Device,
 ) -> Result<Network, String> {
     device.seed(arguments.seed);
@@ -129,6 +141,7 @@ fn train(
     let mut optimizer = AdamWConfig::new().init();
     let bar = progress_bar(arguments.steps);
     let start = Instant::now();
+    let mut done = 0;
     for step in 0..arguments.steps {
         let first = (step * arguments.batch_size) as u64;
         let scenes: Vec<Scene> = (first..first + arguments.batch_size as u64)
@@ -152,13 +165,19 @@ fn train(
         if (step + 1).is_multiple_of(REPORT_EVERY) {
             bar.suspend(|| println!("step {:4}  loss {value:.3}", step + 1));
         }
+        done = step + 1;
+        if interrupted.load(Ordering::SeqCst) {
+            let all = arguments.steps;
+            bar.suspend(|| {
+                println!(
+                    "Interrupted after step {done} of {all}; what there is will be drawn. A second Ctrl-C ends at once."
+                );
+            });
+            break;
+        }
     }
     bar.finish_and_clear();
-    println!(
-        "{} steps in {:.1} s.",
-        arguments.steps,
-        start.elapsed().as_secs_f64()
-    );
+    println!("{done} steps in {:.1} s.", start.elapsed().as_secs_f64());
     Ok(network)
 }
 
@@ -198,7 +217,8 @@ mod tests {
         let loss = CrossEntropyLossConfig::new()
             .with_ignore_indices(vec![255])
             .init(&device);
-        let network = train(&arguments, &loss, &device).unwrap().valid();
+        let never = AtomicBool::new(false);
+        let network = train(&arguments, &loss, &never, &device).unwrap().valid();
         let scenes = [0, 1, 2].map(|number| shapes::scene(1, Purpose::HeldOut, number));
         let result = Segmentation::of(&network, &loss, &scenes, &device).unwrap();
         let pixels: Vec<usize> = result.predicted.iter().map(Vec::len).collect();
