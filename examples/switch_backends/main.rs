@@ -26,7 +26,7 @@ const STEPS: usize = 5;
 ///
 /// Each backend runs the step twice: with the loss that finds the backend in its tensors at run time ("any"),
 /// and with the loss that is bound to the backend at compile time ("bound"). The code of the step is the
-/// same. Cargo features add backends: `--features ndarray,cpu,wgpu,cuda,rocm`.
+/// same. Cargo features add backends, any of ndarray, cpu, wgpu, cuda and rocm: `--features ndarray,wgpu`.
 #[derive(Parser)]
 #[command(name = "switch_backends", version)]
 struct Arguments {
