@@ -130,7 +130,7 @@ pub(crate) fn largest_buffer(device: &CubeDevice) -> usize {
 
 /// Tensors of a call, each in an order of memory that the kernels take.
 struct Operands<'a> {
-    /// Those of the call; beside entries their own, since the index targets that stand for them are classes, all of them.
+    /// Options of the call. Over entries a copy that ignores no index: the index targets that stand for entries are classes.
     options: Cow<'a, Options>,
     wanted: Wanted,
     logits: CubeTensor,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `call` | a whole call: parts, reduction |
 //! | `threads`, `helpers` | the parts on several threads; threads that help the calling one |
-//! | `part` | one part of the rows, one unit of rows after the other |
+//! | `part`, `slots` | one part of the rows, one unit of rows after the other; where their results go |
 //! | `unit` | the steps of the computation over the rows of a unit |
 //! | `row_loss`; `softmax`, `finish`, `logits`, `softcap`, `probabilities` | what a loss has to compute; the maths |
 //! | `factor` | the factor of a row's loss by its target's probability |
@@ -53,6 +53,7 @@ mod row_loss;
 mod row_value;
 mod rows;
 mod shares;
+mod slots;
 mod softcap;
 mod softmax;
 mod sparse;

@@ -433,8 +433,7 @@ impl Choice {
         let cubes = [(UNITS_PER_CUBE, memory / 2), (UNITS_OF_ONE_PASS, memory)];
         cubes
             .into_iter()
-            .filter_map(|(most_units, memory)| self.parking_in(most_units, memory, problem))
-            .next()
+            .find_map(|(most_units, memory)| self.parking_in(most_units, memory, problem))
     }
 
     fn parking_in(&self, most_units: u32, memory: usize, problem: &Problem) -> Option<Plan> {

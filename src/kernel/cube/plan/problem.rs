@@ -3,9 +3,9 @@
 use super::{Along, Forced, SharedVectors};
 use crate::kernel::cube::layout::Layout;
 
-/// Least vectors of a row that are worth the mask of the last.
+/// Least vectors of a row that are worth the mask of the last; chosen, not measured.
 const VECTORS_WORTH_A_MASK: usize = 8;
-/// Least logits, and vectors of a row, whose reads one by one take longer than a launch for the gradients in shared vectors.
+/// Least logits, and vectors of a row, that are worth a launch for the gradients in shared vectors; chosen, not measured.
 const LOGITS_WORTH_SHARING: usize = 2_000_000;
 const VECTORS_WORTH_SHARING: usize = 64;
 
