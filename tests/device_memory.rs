@@ -135,7 +135,7 @@ const CHUNK: usize = 1 << 20;
 fn the_graph_of_a_contrastive_loss_holds_no_similarities() {
     let pools = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
     let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
-    let config = || InfoNceLossConfig::new().with_chunk_bytes(CHUNK);
+    let config = || InfoNceLossConfig::new().with_chunk_bytes(Some(CHUNK));
     let labels = || {
         let plain = device.clone().without_autodiff();
         Tensor::<1, Int>::arange(0..BATCH[0] as i64, &plain).remainder_scalar(100)
@@ -145,7 +145,7 @@ fn the_graph_of_a_contrastive_loss_holds_no_similarities() {
         Box::new(|a, b| config().init(&device).forward_in_batch(a, b)),
         Box::new(|a, _| config().init(&device).forward_labels(a, labels())),
         Box::new(|a, b| {
-            let loss = SigLipLossConfig::new().with_chunk_bytes(CHUNK);
+            let loss = SigLipLossConfig::new().with_chunk_bytes(Some(CHUNK));
             loss.init(&device).forward(a, b)
         }),
     ];

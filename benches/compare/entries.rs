@@ -53,6 +53,16 @@ pub enum Precision {
     F16,
 }
 
+impl Precision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -169,11 +179,7 @@ impl Entry {
     }
 
     pub fn dtype(&self) -> DType {
-        match self.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-            Precision::F16 => DType::F16,
-        }
+        self.precision.dtype()
     }
 
     /// Logits, uniform in [-6, 6).

@@ -28,7 +28,7 @@
 //! - **Projection**: hidden states times a weight, and the loss of these logits, by `LinearCrossEntropyLoss`
 //!   beside PyTorch's eager product and loss and its `linear_cross_entropy` in chunks. **Memory** is the peak
 //!   of resident pages during one step after a first one, less the pages before it and the two gradients, on
-//!   all sides.
+//!   all sides. On a device it is timed beside its three matrix products alone (`device/projection.rs`).
 //! - **Sigmoid pairs**: the sigmoid loss of all pairs of two views, by `SigLipLoss` beside PyTorch's plain form, which
 //!   holds the matrix of pairs, and beside the three matrix products alone.
 //! - **Copy**: the bytes of the logits read and written once, by as many threads or on the device.
@@ -63,7 +63,6 @@ use crate::device::{Runtime, Set, identify};
 use crate::entries::{beside_pytorch, named};
 use crate::machine::warn_if_busy;
 use crate::pairs::pairs;
-use crate::projections::projections;
 use crate::report::Files;
 use crate::rounds::{Plan, at_least_one};
 
@@ -167,8 +166,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         plan, quartiles, ..
     } = *arguments;
     let (entries, projections, pairs) = match arguments.device {
-        Some(_) => (arguments.set.entries(), Vec::new(), Vec::new()),
-        None => (beside_pytorch(), projections(), pairs()),
+        Some(_) => {
+            let set = arguments.set;
+            (set.entries(), set.projections(), Vec::new())
+        }
+        None => (beside_pytorch(), projections::beside_pytorch(), pairs()),
     };
     let chosen = named(entries, projections, pairs, &arguments.only)?;
     warn_if_busy();
@@ -180,7 +182,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
                 quartiles,
                 command: command("compare", &format!(" --features {}", runtime.name)),
             };
-            request.run(&chosen.entries, &arguments.files)
+            request.run(&chosen, &arguments.files)
         }
         None => {
             let request = pytorch::Request {

@@ -6,24 +6,25 @@ use std::fmt::{self, Display};
 use burn::tensor::TensorData;
 use serde::Serialize;
 
-use crate::entries::{TARGETS, hash};
+use crate::entries::{Precision, TARGETS, hash};
 
 // `pytorch/pytorch.py` has the same numbers.
 const INPUT: u32 = 0x4000_0004;
 const WEIGHT: u32 = 0x5000_0005;
 
-/// Sizes of the heads of language models.
-const SIZES: [Projection; 2] = [
-    Projection {
-        rows: 2048,
-        features: 512,
-        classes: 32000,
-    },
-    Projection {
-        rows: 4096,
-        features: 256,
-        classes: 50257,
-    },
+/// Heads of language models beside PyTorch.
+const BESIDE_PYTORCH: [Projection; 2] = [
+    Projection::new([2048, 512, 32000], Precision::F32),
+    Projection::new([4096, 256, 50257], Precision::F32),
+];
+/// A head that fits into every device.
+const SMALL: [Projection; 1] = [Projection::new([512, 256, 32000], Precision::F32)];
+/// Heads that keep a large device busy: that of GPT-2, and those that are timed by others in bf16.
+const LARGE: [Projection; 4] = [
+    Projection::new([8192, 768, 50257], Precision::F32),
+    Projection::new([8192, 768, 50257], Precision::Bf16),
+    Projection::new([2048, 4096, 128256], Precision::Bf16),
+    Projection::new([8192, 4096, 128256], Precision::Bf16),
 ];
 
 /// `input [rows, features]` times `weight [features, classes]`.
@@ -32,13 +33,43 @@ pub struct Projection {
     pub rows: usize,
     pub features: usize,
     pub classes: usize,
+    #[serde(skip)]
+    pub precision: Precision,
 }
 
-pub fn projections() -> Vec<Projection> {
-    SIZES.to_vec()
+pub fn beside_pytorch() -> Vec<Projection> {
+    BESIDE_PYTORCH.to_vec()
+}
+
+pub fn small() -> Vec<Projection> {
+    SMALL.to_vec()
+}
+
+pub fn large() -> Vec<Projection> {
+    LARGE.to_vec()
 }
 
 impl Projection {
+    const fn new([rows, features, classes]: [usize; 3], precision: Precision) -> Self {
+        Self {
+            rows,
+            features,
+            classes,
+            precision,
+        }
+    }
+
+    /// Rows, features and classes.
+    pub fn size(&self) -> String {
+        let Self {
+            rows,
+            features,
+            classes,
+            ..
+        } = self;
+        format!("{rows}x{features}x{classes}")
+    }
+
     /// The input, uniform in [-1, 1).
     pub fn input(&self) -> TensorData {
         uniform([self.rows, self.features], INPUT, 1.0)
@@ -90,11 +121,6 @@ pub fn uniform(shape: [usize; 2], salt: u32, size: f32) -> TensorData {
 
 impl Display for Projection {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let Self {
-            rows,
-            features,
-            classes,
-        } = self;
-        write!(formatter, "{rows}x{features}x{classes} projection")
+        write!(formatter, "{} projection {}", self.size(), self.precision)
     }
 }

@@ -216,7 +216,10 @@ impl Case {
             true => Reduction::Sum,
             false => Reduction::Mean,
         };
-        code.one_of(&mut config.chunk_bytes, &[64 << 20, 1, 150, 4096]);
+        code.one_of(
+            &mut config.chunk_bytes,
+            &[None, Some(1), Some(150), Some(4096)],
+        );
         code.option(
             &mut self.upstream,
             &[1.0, -1.75, 2.5, 0.0, 1024.0],

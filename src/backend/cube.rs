@@ -13,6 +13,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, FloatDType, IntDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::numeric::{empty_device_contiguous_dtype, empty_device_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
@@ -75,7 +76,9 @@ impl CrossEntropyOperation for CubeBackend {
                     projection, inputs, upstream, &options, wanted,
                 );
             }
-            Saved::Gradients { gradients, .. } => return chunks::multiplied(gradients, &upstream),
+            Saved::Gradients { gradients, .. } => {
+                return one_pass::multiplied(gradients, &upstream);
+            }
             Saved::Nothing => return Gradients::default(),
         };
         if is_empty(&logits) {
@@ -85,7 +88,8 @@ impl CrossEntropyOperation for CubeBackend {
         if let Some((statistics, _)) = &statistics
             && one_pass::are_of_gradient(statistics)
         {
-            return one_pass::multiplied(logits, upstream);
+            let gradient = Gradients::of_loss(Some(logits), None);
+            return one_pass::multiplied(gradient, &upstream);
         }
         let operands = Operands::new(logits, inputs, &options, Wanted::gradients(wanted));
         operands.gradients(statistics, upstream)
@@ -113,6 +117,45 @@ impl chunks::OnLogits<CubeBackend> for Fused {
         wanted: WantedGradients,
     ) -> Gradients<CubeBackend> {
         CubeBackend::cross_entropy_backward(saved, inputs, upstream, options.clone(), wanted)
+    }
+
+    fn gradients(
+        forward: (Saved<CubeBackend>, &CubeTensor),
+        inputs: Inputs<CubeBackend>,
+        options: &Options,
+        wanted: WantedGradients,
+    ) -> Gradients<CubeBackend> {
+        let (saved, loss) = forward;
+        match saved {
+            // The forward has computed them, and a factor of 1 is nothing to launch a kernel for.
+            Saved::Statistics {
+                logits, statistics, ..
+            } if one_pass::are_of_gradient(&statistics) => Gradients::of_loss(Some(logits), None),
+            saved => {
+                let one = CubeBackend::float_ones(
+                    loss.meta.shape().clone(),
+                    &loss.device,
+                    loss.dtype.into(),
+                );
+                Self::backward(saved, inputs, one, options, wanted)
+            }
+        }
+    }
+
+    /// The product of a chunk is not rounded to half precision before it is added to the sum.
+    fn product(lhs: CubeTensor, rhs: CubeTensor, float: FloatDType) -> CubeTensor {
+        let product = matmul(lhs, rhs, None, MatmulStrategy::default(), float.into());
+        product.expect("a product of two matrices has a kernel")
+    }
+
+    /// A product with ones reads half precision as it is; a sum would need a copy of the matrix in the other dtype.
+    fn column_sums(matrix: CubeTensor, float: FloatDType) -> CubeTensor {
+        if matrix.dtype == float.into() {
+            return CubeBackend::float_sum_dim(matrix, 0);
+        }
+        let ones = Shape::new([1, matrix.meta.shape()[0]]);
+        let ones = CubeBackend::float_ones(ones, &matrix.device, matrix.dtype.into());
+        Self::product(ones, matrix, float)
     }
 }
 

@@ -77,16 +77,13 @@ pub struct ProjectedLogits<const D: usize> {
 }
 
 impl<const D: usize> ProjectedLogits<D> {
-    /// Default number of bytes of logits that exist at one time: 64 MiB.
-    pub const CHUNK_BYTES: usize = 64 << 20;
-
     /// Makes the logits `hidden weight`, without a bias.
     pub fn new(hidden: Tensor<D>, weight: Tensor<2>) -> Self {
         Self {
             hidden,
             weight,
             bias: None,
-            chunk: Chunk::Bytes(Self::CHUNK_BYTES),
+            chunk: Chunk::ByDevice,
         }
     }
 
@@ -166,15 +163,36 @@ pub(crate) enum Chunk {
     Rows(usize),
     /// The rows that fit into a number of bytes; at least one.
     Bytes(usize),
+    /// As many rows as the device needs to be busy with the products.
+    ByDevice,
 }
 
 impl Chunk {
-    fn rows(self, bytes_of_row: usize, largest_buffer: Option<usize>) -> usize {
-        match self {
-            Self::Rows(rows) => rows,
-            Self::Bytes(bytes) => {
-                let bytes = bytes.min(largest_buffer.unwrap_or(usize::MAX));
-                (bytes / bytes_of_row.max(1)).max(1)
+    /// Bytes that suit every device.
+    const BYTES: usize = 64 << 20;
+    /// Rows per feature, and rows, from which on a device is busy with the products: each chunk goes through the
+    /// weight and its gradient six times, and six times through its own logits, which are as much memory for as many
+    /// rows as the weight has features.
+    const ROWS_PER_FEATURE: usize = 4;
+    const BUSY_ROWS: usize = 4096;
+
+    pub(crate) fn of_bytes(bytes: Option<usize>) -> Self {
+        bytes.map_or(Self::ByDevice, Self::Bytes)
+    }
+
+    /// Rows of a chunk whose rows have so many bytes of logits, made from so many features. A largest buffer is that
+    /// of a device other than the host.
+    fn rows(self, bytes_of_row: usize, features: usize, largest_buffer: Option<usize>) -> usize {
+        let largest = largest_buffer.unwrap_or(usize::MAX);
+        let fitting = |bytes: usize| (bytes.min(largest) / bytes_of_row.max(1)).max(1);
+        match (self, largest_buffer) {
+            (Self::Rows(rows), _) => rows,
+            (Self::Bytes(bytes), _) => fitting(bytes),
+            (Self::ByDevice, None) => fitting(Self::BYTES),
+            (Self::ByDevice, Some(largest)) => {
+                let busy = features.saturating_mul(Self::ROWS_PER_FEATURE);
+                let busy = busy.min(Self::BUSY_ROWS);
+                fitting(Self::BYTES).max(busy.min(fitting(largest)))
             }
         }
     }
@@ -448,7 +466,11 @@ impl ProjectedTensors {
             ..inputs
         };
         let projection = Projection {
-            rows_per_chunk: (this.chunk).rows(tensors * classes * float.size(), largest_buffer),
+            rows_per_chunk: (this.chunk).rows(
+                tensors * classes * float.size(),
+                features,
+                largest_buffer,
+            ),
             hidden: Dispatch::float_reshape(this.hidden, Shape::new([outer, features])),
             weight: this.weight,
             bias: this.bias.into(),
@@ -466,15 +488,34 @@ mod tests {
     #[test]
     fn a_chunk_fits_its_budget_and_the_largest_buffer() {
         let of_bytes = Chunk::Bytes(1000);
-        assert_eq!(of_bytes.rows(100, None), 10);
-        assert_eq!(of_bytes.rows(101, Some(4000)), 9);
-        assert_eq!(of_bytes.rows(100, Some(250)), 2);
+        assert_eq!(of_bytes.rows(100, 8, None), 10);
+        assert_eq!(of_bytes.rows(101, 8, Some(4000)), 9);
+        assert_eq!(of_bytes.rows(100, 8, Some(250)), 2);
         // A chunk has at least one row.
-        assert_eq!(of_bytes.rows(1001, None), 1);
-        assert_eq!(of_bytes.rows(100, Some(99)), 1);
-        assert_eq!(of_bytes.rows(0, None), 1000);
-        assert_eq!(Chunk::Bytes(0).rows(4, None), 1);
-        assert_eq!(Chunk::Rows(7).rows(100, Some(250)), 7);
+        assert_eq!(of_bytes.rows(1001, 8, None), 1);
+        assert_eq!(of_bytes.rows(100, 8, Some(99)), 1);
+        assert_eq!(of_bytes.rows(0, 8, None), 1000);
+        assert_eq!(Chunk::Bytes(0).rows(4, 8, None), 1);
+        assert_eq!(Chunk::Rows(7).rows(100, 8, Some(250)), 7);
+    }
+
+    #[test]
+    fn a_chunk_is_as_large_as_the_device_needs() {
+        let rows = |classes: usize, features, largest| {
+            Chunk::ByDevice.rows(4 * classes, features, largest)
+        };
+        let gigabytes = Some(8 << 30);
+        // On the host, 64 MiB.
+        assert_eq!(rows(32000, 4096, None), 524);
+        // Four rows per feature, at most 4096, and no fewer than are in 64 MiB.
+        assert_eq!(rows(32000, 512, gigabytes), 2048);
+        assert_eq!(rows(128256, 8192, gigabytes), 4096);
+        assert_eq!(rows(1000, 64, gigabytes), 16777);
+        assert_eq!(rows(32000, usize::MAX, gigabytes), 4096);
+        // No more than a buffer has room for.
+        assert_eq!(rows(32000, 512, Some(128 << 20)), 1048);
+        assert_eq!(rows(32000, 512, Some(1 << 20)), 8);
+        assert_eq!(rows(32000, 0, gigabytes), 524);
     }
 
     /// The largest buffer of the device bounds a chunk for which 1 TiB is requested.
@@ -483,7 +524,7 @@ mod tests {
     fn the_largest_buffer_is_that_of_the_device() {
         let wgpu = burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
         let largest = device::largest_buffer(&wgpu).expect("a device has a bound");
-        let rows = Chunk::Bytes(1 << 40).rows(1 << 20, Some(largest));
+        let rows = Chunk::Bytes(1 << 40).rows(1 << 20, 8, Some(largest));
         assert!(rows << 20 <= largest && (rows + 1) << 20 > largest);
     }
 }

@@ -61,21 +61,43 @@ pub(crate) fn counted_rows_of<B: Backend>(
     classes: usize,
     options: &Options,
 ) -> FloatTensor<B> {
-    let shape = tensor.shape();
-    let rows = Shape::new([shape[0], 1]);
+    let dropped = dropped_rows::<B>(inputs, [tensor.shape()[0], classes], options);
+    without_rows::<B>(tensor, dropped)
+}
+
+/// Mask `[rows, 1]` of the rows that do not count; `None` where all count.
+pub(crate) fn dropped_rows<B: Backend>(
+    inputs: &Inputs<B>,
+    [rows, classes]: [usize; 2],
+    options: &Options,
+) -> Option<BoolTensor<B>> {
+    let rows = Shape::new([rows, 1]);
     let row_weights = RowWeights::<B>::new(&inputs.row_weights, rows.clone(), FloatDType::F32);
-    let dropped = match (&inputs.targets, row_weights) {
-        (Targets::Indices(indices), row_weights) => {
+    match &inputs.targets {
+        Targets::Indices(indices) => {
             let ignored = Ignored {
                 indices: &options.ignore_indices,
                 weights: row_weights.as_ref(),
             };
-            Counting::<B>::new(indices.clone(), rows, Some(classes), ignored).dropped()
+            let counting = Counting::<B>::new(indices.clone(), rows, Some(classes), ignored);
+            Some(counting.dropped())
         }
-        (_, Some(row_weights)) => row_weights.none,
-        (_, None) => return tensor,
-    };
-    B::float_mask_fill(tensor, B::bool_expand(dropped, shape), 0.0.into())
+        _ => row_weights.map(|weights| weights.none),
+    }
+}
+
+/// Rows of a tensor `[rows, _]`, replaced by 0 where the mask `[rows, 1]` drops them.
+pub(crate) fn without_rows<B: Backend>(
+    tensor: FloatTensor<B>,
+    dropped: Option<BoolTensor<B>>,
+) -> FloatTensor<B> {
+    match dropped {
+        None => tensor,
+        Some(dropped) => {
+            let dropped = B::bool_expand(dropped, tensor.shape());
+            B::float_mask_fill(tensor, dropped, 0.0.into())
+        }
+    }
 }
 
 /// Weights of the rows.

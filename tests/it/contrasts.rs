@@ -123,7 +123,7 @@ impl Case {
                 .with_learnable(way.learnable)
                 .with_normalize(self.normalize)
                 .with_reduction(reduction)
-                .with_chunk_bytes(way.chunk_bytes);
+                .with_chunk_bytes(Some(way.chunk_bytes));
             return Loss::SigLip(Box::new(config.init(device)));
         }
         let config = InfoNceLossConfig::new()
@@ -142,7 +142,7 @@ impl Case {
             .with_learnable(way.learnable)
             .with_normalize(self.normalize)
             .with_reduction(reduction)
-            .with_chunk_bytes(way.chunk_bytes);
+            .with_chunk_bytes(Some(way.chunk_bytes));
         Loss::InfoNce(Box::new(config.init(device)))
     }
 

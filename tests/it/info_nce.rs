@@ -287,7 +287,7 @@ fn every_form_agrees(device: &Device) {
         Problem::new(form, config()).assert_agrees(device);
         // Chunks of three rows.
         let options = config()
-            .with_chunk_bytes(150)
+            .with_chunk_bytes(Some(150))
             .with_learnable(true)
             .with_normalize(false)
             .with_reduction(Reduction::Sum);

@@ -21,7 +21,7 @@ fn ids(device: &Device) -> Tensor<1, Int> {
 }
 
 fn config() -> InfoNceLossConfig {
-    InfoNceLossConfig::new().with_chunk_bytes(CHUNK)
+    InfoNceLossConfig::new().with_chunk_bytes(Some(CHUNK))
 }
 
 fn in_batch(a: Tensor<2>, b: Tensor<2>, in_batch: InBatch, with_ids: bool) -> Tensor<1> {
@@ -80,14 +80,14 @@ const FORMS: [Form; 11] = [
     ("sigmoid", |a, b| {
         let device = a.device();
         let loss = SigLipLossConfig::new()
-            .with_chunk_bytes(CHUNK)
+            .with_chunk_bytes(Some(CHUNK))
             .init(&device);
         loss.forward(a, b)
     }),
     ("sigmoid of labels", |a, b| {
         let device = a.device();
         let loss = SigLipLossConfig::new()
-            .with_chunk_bytes(CHUNK)
+            .with_chunk_bytes(Some(CHUNK))
             .init(&device);
         let positives = Positives::Labels {
             rows: ids(&device),

@@ -32,7 +32,7 @@ fn beyond_gradients(rows: usize, ignored: bool, form: Form, device: &Device) -> 
         _ => device.clone(),
     };
     let loss: LinearCrossEntropyLoss = LinearCrossEntropyLossConfig::new()
-        .with_chunk_bytes(CHUNK)
+        .with_chunk_bytes(Some(CHUNK))
         .init(&device);
     let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
     let (input, weight) = (random([rows, FEATURES]), random([FEATURES, CLASSES]));
@@ -99,7 +99,7 @@ fn peak_does_not_grow_with_the_queue(device: &Device) {
     const BATCH: usize = 64;
     let loss: InfoNceLoss = InfoNceLossConfig::new()
         .with_normalize(false)
-        .with_chunk_bytes(CHUNK)
+        .with_chunk_bytes(Some(CHUNK))
         .init(device);
     for queue in [1 << 12, 1 << 14] {
         let random = |rows: usize, device: &Device| {
@@ -180,7 +180,7 @@ fn a_tied_weight_is_not_copied(device: &Device) {
     const VOCABULARY: usize = 20_000;
     const WIDE: usize = 64;
     let loss: LinearCrossEntropyLoss = LinearCrossEntropyLossConfig::new()
-        .with_chunk_bytes(CHUNK)
+        .with_chunk_bytes(Some(CHUNK))
         .init(device);
     let random = |shape| Tensor::<2>::random(shape, Distribution::Default, device);
     let (input, table) = (

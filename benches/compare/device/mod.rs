@@ -3,6 +3,7 @@
 mod exact;
 mod hardware;
 mod panics;
+mod projection;
 mod runtimes;
 mod sides;
 #[path = "../../../examples/common/start.rs"]
@@ -15,8 +16,9 @@ use burn::tensor::Device;
 use clap::ValueEnum;
 
 use crate::calls::{Calls, Way};
-use crate::entries::{self, Entry, Phase};
+use crate::entries::{self, Chosen, Entry, Phase};
 use crate::phases::tables;
+use crate::projections::{self, Projection};
 use crate::report::{Files, Report, Row};
 use crate::rounds::{Contender, Plan, Spread};
 use crate::table::duration;
@@ -36,10 +38,11 @@ const MOST_QUEUED: usize = 16;
 /// The rows of the comparison.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Set {
-    /// 256x1000, 4096x10 and 512x32000 in f32.
+    /// 256x1000, 4096x10, 512x32000 and 512x50257 in f32, and a projection to 32000 classes.
     Small,
-    /// 4096x32000, 8192x128256, 65536x1000 and 8x21x512x512 in f32 and bf16: up to 4.2 GB of logits. The
-    /// device needs about five times as much memory, the host twice as much.
+    /// 4096x32000, 4096x50257, 8192x128256, 65536x1000 and 8x21x512x512 in f32 and bf16, and projections to 50257 and
+    /// 128256 classes: up to 4.2 GB of logits. The device needs about five times as much memory, the host twice as
+    /// much.
     Large,
 }
 
@@ -48,6 +51,13 @@ impl Set {
         match self {
             Set::Small => entries::small(),
             Set::Large => entries::large(),
+        }
+    }
+
+    pub fn projections(self) -> Vec<Projection> {
+        match self {
+            Set::Small => projections::small(),
+            Set::Large => projections::large(),
         }
     }
 }
@@ -62,7 +72,7 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn run(&self, entries: &[Entry], files: &Files) -> Result<(), String> {
+    pub fn run(&self, chosen: &Chosen, files: &Files) -> Result<(), String> {
         listen();
         let Opened {
             device,
@@ -79,7 +89,7 @@ impl Request {
         );
         let mut report = Report::new(&introduction, files)?;
         let mut notes = Vec::new();
-        tables(&mut report, entries, columns, |entry| {
+        tables(&mut report, &chosen.entries, columns, |entry| {
             let row = guarded(|| {
                 free(&device)?;
                 possible(entry, &device, &hardware)?;
@@ -90,6 +100,20 @@ impl Request {
                     notes.push(format!("{entry} is not timed: {reason}"));
                 }
                 without_times(entry, &reason)
+            }))
+        })?;
+        report.table(&projection::head(), &chosen.projections, |given| {
+            let row = guarded(|| {
+                free(&device)?;
+                projection::possible(given, &device, &hardware)?;
+                let how = (self.plan, self.quartiles);
+                projection::row(given, &device, how, &mut notes)
+            });
+            Ok(row.unwrap_or_else(|reason| {
+                if reason.contains('\n') {
+                    notes.push(format!("{given} is not timed: {reason}"));
+                }
+                projection::without_times(given, &reason)
             }))
         })?;
         for note in notes {

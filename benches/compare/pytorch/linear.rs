@@ -138,7 +138,7 @@ pub fn row(
         plan.measure(&mut [&mut eager, &mut chunked, &mut here, &mut tied])?
     };
     let median = |at: usize| spreads[at].median;
-    let mut cells = vec![projection.to_string().replace(" projection", "")];
+    let mut cells = vec![projection.size()];
     cells.extend(spreads.iter().map(|spread| time(spread, quartiles)));
     cells.push(three_digits(median(2) / median(0)));
     cells.push(three_digits(median(2) / median(1)));

@@ -59,30 +59,36 @@ pub(super) fn are_of_gradient(statistics: &CubeTensor) -> bool {
     statistics.meta.strides().iter().all(|stride| *stride == 0)
 }
 
-/// The gradients of a loss from that for an upstream gradient of 1.
+/// Gradients of a loss from those for an upstream gradient of 1.
 pub(super) fn multiplied(
-    gradient: CubeTensor,
-    upstream: FloatTensor<CubeBackend>,
+    gradients: Gradients<CubeBackend>,
+    upstream: &FloatTensor<CubeBackend>,
 ) -> Gradients<CubeBackend> {
+    gradients.map(|gradient, _| match gradient.meta.num_elements() {
+        0 => gradient,
+        _ => product(gradient, upstream),
+    })
+}
+
+/// Gradient for an upstream gradient from that for 1: where nobody else holds it, 1 is nothing to do.
+fn product(gradient: CubeTensor, upstream: &FloatTensor<CubeBackend>) -> CubeTensor {
     // What is between the rows of a buffer is multiplied too, and read by nobody.
     let is_in_place = gradient.can_mut() && !gradient.meta.is_tiled();
     if !is_in_place && !fills_its_buffer(&gradient) {
-        return chunks::multiplied(Gradients::of_loss(Some(gradient), None), &upstream);
+        return chunks::product::<CubeBackend>(gradient, upstream);
     }
-    let upstream = into_contiguous(cast(upstream, accumulation_dtype(gradient.dtype)));
+    let upstream = cast(upstream.clone(), accumulation_dtype(gradient.dtype));
+    let upstream = into_contiguous(upstream);
     let (client, upstream) = (gradient.client.clone(), buffer_of(&upstream));
     let offset = gradient.handle.offset_start.unwrap_or(0) as usize / gradient.dtype.size();
     let given = (&buffer_of(&gradient), offset);
-    let gradient = if is_in_place {
+    if is_in_place {
         multiply_by_upstream(&client, given, &upstream, None);
-        gradient
-    } else {
-        let products = with_places_of(&gradient);
-        let target = buffer_of(&products);
-        multiply_by_upstream(&client, given, &upstream, Some(&target));
-        products
-    };
-    Gradients::of_loss(Some(gradient), None)
+        return gradient;
+    }
+    let products = with_places_of(&gradient);
+    multiply_by_upstream(&client, given, &upstream, Some(&buffer_of(&products)));
+    products
 }
 
 /// Whether most of a tensor's buffer are its elements.

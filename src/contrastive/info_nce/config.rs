@@ -110,9 +110,8 @@ pub struct InfoNceLossConfig {
     pub reduction: Reduction,
     /// Number of bytes that similarities may take at one time, see
     /// [`LinearCrossEntropyLossConfig::chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
-    /// Default: 64 MiB.
-    #[config(default = "64 << 20")]
-    pub chunk_bytes: usize,
+    /// Default: `None`, by the device.
+    pub chunk_bytes: Option<usize>,
 }
 
 impl Default for InfoNceLossConfig {
@@ -215,7 +214,7 @@ impl InfoNceLossConfig {
             sup_con: self.sup_con,
             normalize: self.normalize,
             in_batch: self.in_batch,
-            chunk: Chunk::Bytes(self.chunk_bytes),
+            chunk: Chunk::of_bytes(self.chunk_bytes),
             reduction: self.reduction.clone(),
         }
     }

@@ -36,9 +36,8 @@ pub struct SigLipLossConfig {
     pub reduction: Reduction,
     /// Number of bytes that similarities may take at one time, see
     /// [`LinearCrossEntropyLossConfig::chunk_bytes`](crate::LinearCrossEntropyLossConfig::chunk_bytes).
-    /// Default: 64 MiB.
-    #[config(default = "64 << 20")]
-    pub chunk_bytes: usize,
+    /// Default: `None`, by the device.
+    pub chunk_bytes: Option<usize>,
 }
 
 impl Default for SigLipLossConfig {
@@ -97,7 +96,7 @@ impl SigLipLossConfig {
             scale: self.scale,
             bias: self.bias,
             normalize: self.normalize,
-            chunk: Chunk::Bytes(self.chunk_bytes),
+            chunk: Chunk::of_bytes(self.chunk_bytes),
             reduction: self.reduction.clone(),
         }
     }

@@ -7,7 +7,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{FloatDType, Slice};
 
-use super::window::rows_slice;
+use super::OnLogits;
+use super::window::{are_all, slices};
 use crate::operation::{
     Gradients, Inputs, MaybeFloat, Projection, RowOutputs, Targets, WantedGradients,
     accumulation_dtype,
@@ -118,7 +119,7 @@ impl<B: Backend> Accumulated<B> {
     }
 
     /// Adds the gradients of the projection, computed from the gradient of a chunk's logits.
-    pub(super) fn add(
+    pub(super) fn add<L: OnLogits<B>>(
         &mut self,
         rows: &Range<usize>,
         hidden: FloatTensor<B>,
@@ -152,12 +153,11 @@ impl<B: Backend> Accumulated<B> {
             put::<B>(&mut self.hidden, rows, Some(gradient));
         }
         if self.wanted.weight && features > 0 {
-            let gradient = B::float_matmul(B::float_transpose(hidden), logits.clone());
-            add::<B>(&mut self.weight, gradient, self.float);
+            let gradient = L::product(B::float_transpose(hidden), logits.clone(), self.float);
+            add::<B>(&mut self.weight, gradient);
         }
         if self.wanted.bias {
-            let logits = B::float_cast(logits, self.float);
-            add::<B>(&mut self.bias, B::float_sum_dim(logits, 0), self.float);
+            add::<B>(&mut self.bias, L::column_sums(logits, self.float));
         }
     }
 
@@ -184,8 +184,7 @@ impl<B: Backend> Accumulated<B> {
     }
 }
 
-fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, term: FloatTensor<B>, float: FloatDType) {
-    let term = B::float_cast(term, float);
+fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, term: FloatTensor<B>) {
     *sum = Some(match sum.take() {
         None => term,
         Some(sum) => B::float_add(sum, term),
@@ -200,9 +199,10 @@ fn put<B: Backend>(
 ) {
     let Some(part) = part else { return };
     *whole = whole.take().map(|all| {
-        let mut window = vec![Slice::full(); all.shape().num_dims()];
-        window[0] = rows_slice(rows);
         let part = B::float_cast(part, all.dtype().into());
-        B::float_slice_assign(all, &window, part)
+        match all.shape() {
+            shape if are_all(rows, &shape) => part,
+            shape => B::float_slice_assign(all, &slices(rows, &shape), part),
+        }
     });
 }

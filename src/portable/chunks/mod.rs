@@ -13,20 +13,21 @@ mod window;
 
 use std::ops::Range;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{FloatDType, Shape};
 
 use self::collected::{Accumulated, Parts};
 pub(crate) use self::pairs::alike_counts;
-use self::window::{int_window, ranges, window};
-use super::counting::{counted_rows_of, divisors_of_mean};
+use self::window::{bool_window, int_window, ranges, window};
+use super::counting::{divisors_of_mean, dropped_rows, without_rows};
 use crate::operation::{
     Forward, Gradients, Ids, Inputs, Logits, MaybeFloat, Options, Projection, RowReduction,
     RowValue, Saved, Targets, Wanted, WantedGradients, accumulation_dtype, has_gradient_in_f16,
 };
 
-/// Implementation of the operation over the logits of a chunk.
+/// Implementation of the operation over the logits of a chunk, and of the sums over rows that a backend has in a wider
+/// dtype than its operands.
 pub(crate) trait OnLogits<B: Backend> {
     fn forward(
         logits: Logits<B>,
@@ -42,6 +43,28 @@ pub(crate) trait OnLogits<B: Backend> {
         options: &Options,
         wanted: WantedGradients,
     ) -> Gradients<B>;
+
+    /// Gradients for an upstream gradient of 1 of a reduced loss.
+    fn gradients(
+        forward: (Saved<B>, &FloatTensor<B>),
+        inputs: Inputs<B>,
+        options: &Options,
+        wanted: WantedGradients,
+    ) -> Gradients<B> {
+        let (saved, loss) = forward;
+        let one = B::float_ones(loss.shape(), &loss.device(), loss.dtype().into());
+        Self::backward(saved, inputs, one, options, wanted)
+    }
+
+    /// Product of two matrices in the dtype `float`.
+    fn product(lhs: FloatTensor<B>, rhs: FloatTensor<B>, float: FloatDType) -> FloatTensor<B> {
+        B::float_cast(B::float_matmul(lhs, rhs), float)
+    }
+
+    /// Sums of the columns of a matrix, `[1, columns]`, in the dtype `float`.
+    fn column_sums(matrix: FloatTensor<B>, float: FloatDType) -> FloatTensor<B> {
+        B::float_sum_dim(B::float_cast(matrix, float), 0)
+    }
 }
 
 pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
@@ -64,6 +87,7 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
         return forward;
     }
     let chunks = Chunks::new(&projection, inputs, options);
+    let dropped = chunks.dropped(gradients);
     let mut parts = Parts::default();
     let mut sums = Accumulated::new(&projection, &chunks.inputs, gradients);
     let over_logits = Wanted {
@@ -78,11 +102,11 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
             options,
             over_logits,
         );
-        let hidden = chunks.counted(chunk.hidden, &chunk.inputs, gradients);
-        let one = ones_like::<B>(&forward.loss);
+        let hidden = counted::<B>(chunk.hidden, &dropped, &rows);
         let wanted = over_logits.gradients;
-        let of_logits = L::backward(forward.saved, chunk.inputs, one, options, wanted);
-        sums.add(&rows, hidden, &projection, of_logits);
+        let of_forward = (forward.saved, &forward.loss);
+        let of_logits = L::gradients(of_forward, chunk.inputs, options, wanted);
+        sums.add::<L>(&rows, hidden, &projection, of_logits);
         parts.add(forward.loss, forward.outputs);
     }
     let (loss, outputs) = parts.finish(true);
@@ -128,6 +152,7 @@ pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
     wanted: WantedGradients,
 ) -> Gradients<B> {
     let chunks = Chunks::new(&projection, inputs, options);
+    let dropped = chunks.dropped(wanted);
     let mut sums = Accumulated::new(&projection, &chunks.inputs, wanted);
     let over_logits = wanted.over_logits();
     for rows in chunks.ranges() {
@@ -136,7 +161,7 @@ pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
             true => upstream.clone(),
             false => window::<B>(upstream.clone(), &rows),
         };
-        let hidden = chunks.counted(chunk.hidden, &chunk.inputs, wanted);
+        let hidden = counted::<B>(chunk.hidden, &dropped, &rows);
         let Forward { saved, .. } = L::forward(
             Logits::Tensor(chunk.logits),
             chunk.inputs.clone(),
@@ -144,7 +169,7 @@ pub(crate) fn backward<B: Backend, L: OnLogits<B>>(
             Wanted::gradients(over_logits),
         );
         let of_logits = L::backward(saved, chunk.inputs, upstream, options, over_logits);
-        sums.add(&rows, hidden, &projection, of_logits);
+        sums.add::<L>(&rows, hidden, &projection, of_logits);
     }
     sums.finish(&projection)
 }
@@ -155,30 +180,36 @@ pub(crate) fn multiplied<B: Backend>(
     gradients: Gradients<B>,
     upstream: &FloatTensor<B>,
 ) -> Gradients<B> {
-    gradients.map(|gradient, _| {
+    gradients.map(|gradient, _| match gradient.shape().num_elements() {
         // CubeCL cannot fill tensors without elements.
-        if gradient.shape().num_elements() == 0 {
-            return gradient;
-        }
-        let mut shape = vec![1; gradient.shape().num_dims()];
-        shape[0] = upstream.shape().num_elements();
-        let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
-        let dtype = gradient.dtype();
-        let float = accumulation_dtype(dtype);
-        let gradient = B::float_cast(gradient, float);
-        let upstream = B::float_cast(upstream, float);
-        // A gradient of 0, to which no counted row has contributed, stays 0 for any upstream gradient. Nothing
-        // of an infinite one arrives through an upstream gradient of 0.
-        let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
-        let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
-        let none = B::float_equal_elem(upstream.clone(), 0.0.into(), bool_dtype);
-        let none = B::bool_expand(none, gradient.shape());
-        let lost = B::bool_and(B::float_is_inf(gradient.clone(), bool_dtype), none);
-        let nothing = B::bool_or(nothing, lost);
-        let product = B::float_mul(gradient, upstream);
-        let product = B::float_mask_fill(product, nothing, 0.0.into());
-        B::float_cast(product, dtype.into())
+        0 => gradient,
+        _ => product::<B>(gradient, upstream),
     })
+}
+
+/// Gradient, or those of rows, for upstream gradients other than 1.
+pub(crate) fn product<B: Backend>(
+    gradient: FloatTensor<B>,
+    upstream: &FloatTensor<B>,
+) -> FloatTensor<B> {
+    let mut shape = vec![1; gradient.shape().num_dims()];
+    shape[0] = upstream.shape().num_elements();
+    let upstream = B::float_reshape(upstream.clone(), Shape::from(shape));
+    let dtype = gradient.dtype();
+    let float = accumulation_dtype(dtype);
+    let gradient = B::float_cast(gradient, float);
+    let upstream = B::float_cast(upstream, float);
+    // A gradient of 0, to which no counted row has contributed, stays 0 for any upstream gradient. Nothing
+    // of an infinite one arrives through an upstream gradient of 0.
+    let bool_dtype = get_or_init_device_settings::<B>(&gradient.device()).bool_dtype;
+    let nothing = B::float_equal_elem(gradient.clone(), 0.0.into(), bool_dtype);
+    let none = B::float_equal_elem(upstream.clone(), 0.0.into(), bool_dtype);
+    let none = B::bool_expand(none, gradient.shape());
+    let lost = B::bool_and(B::float_is_inf(gradient.clone(), bool_dtype), none);
+    let nothing = B::bool_or(nothing, lost);
+    let product = B::float_mul(gradient, upstream);
+    let product = B::float_mask_fill(product, nothing, 0.0.into());
+    B::float_cast(product, dtype.into())
 }
 
 /// Call over a projection, and the division of its rows into chunks.
@@ -255,18 +286,13 @@ impl<'a, B: Backend> Chunks<'a, B> {
         }
     }
 
-    /// Hidden states for the gradient of the weight, with 0 for rows that do not count: such a row would add
-    /// 0 times its numbers, NaN where the numbers are not finite.
-    fn counted(
-        &self,
-        hidden: FloatTensor<B>,
-        inputs: &Inputs<B>,
-        wanted: WantedGradients,
-    ) -> FloatTensor<B> {
+    /// Mask of all rows that do not count, for the gradient of the weight. It takes a dozen operations, which are made
+    /// once.
+    fn dropped(&self, wanted: WantedGradients) -> Option<BoolTensor<B>> {
         let is_pairs = self.options.value == RowValue::PairSigmoid;
         match wanted.weight && self.rows > 0 && !is_pairs {
-            true => counted_rows_of::<B>(hidden, inputs, self.classes, self.options),
-            false => hidden,
+            true => dropped_rows::<B>(&self.inputs, [self.rows, self.classes], self.options),
+            false => None,
         }
     }
 
@@ -299,6 +325,20 @@ impl<'a, B: Backend> Chunks<'a, B> {
             ..self.inputs.clone()
         }
     }
+}
+
+/// Hidden states of a chunk for the gradient of the weight, with 0 for rows that do not count: such a row would add 0
+/// times its numbers, NaN where the numbers are not finite.
+fn counted<B: Backend>(
+    hidden: FloatTensor<B>,
+    dropped: &Option<BoolTensor<B>>,
+    rows: &Range<usize>,
+) -> FloatTensor<B> {
+    let dropped = dropped.clone();
+    without_rows::<B>(
+        hidden,
+        dropped.map(|dropped| bool_window::<B>(dropped, rows)),
+    )
 }
 
 /// Logits of rows with these hidden states.
@@ -361,8 +401,4 @@ fn weights_of_alike<B: Backend>(
             B::float_mul(weights, B::float_reshape(given, Shape::new([rows])))
         }
     }
-}
-
-fn ones_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
-    B::float_ones(tensor.shape(), &tensor.device(), tensor.dtype().into())
 }

@@ -50,7 +50,9 @@ pub fn add_all<B: CrossEntropyBackend>(results: &mut Results, device: &Device) {
         ("fixed", config()),
         (
             "learnt, in chunks",
-            config().with_learnable(true).with_chunk_bytes(chunk_bytes),
+            config()
+                .with_learnable(true)
+                .with_chunk_bytes(Some(chunk_bytes)),
         ),
     ] {
         let loss = config.init_for::<B>(device);
@@ -189,7 +191,7 @@ fn add_requests<B: CrossEntropyBackend>(
 /// Adds the methods of the sigmoid loss.
 fn add_sig_lip<B: CrossEntropyBackend>(results: &mut Results, chunk_bytes: usize, device: &Device) {
     let loss = SigLipLossConfig::new()
-        .with_chunk_bytes(chunk_bytes)
+        .with_chunk_bytes(Some(chunk_bytes))
         .init_for::<B>(device);
     let leaves = [rows(5, 1, device), rows(5, 2, device), rows(7, 3, device)];
     let of_leaves = |of: &Gradients| {

@@ -45,7 +45,7 @@ fn the_loss_of_a_batch_is_that_of_its_parts(device: &Device) {
     let (query, keys) = (random(7), random(11));
     let loss = apart(2.0, -1.0)
         .with_reduction(burn::nn::loss::Reduction::Sum)
-        .with_chunk_bytes(200)
+        .with_chunk_bytes(Some(200))
         .init(device);
     let labels = [2, 0, 4, 4, 9, 2, 2, 1, 0, 9, 3];
     let of = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {

@@ -94,7 +94,7 @@ fn every_case_agrees(device: &Device) {
         };
         // Chunks of two or three rows.
         let chunked = Problem {
-            config: problem.config.clone().with_chunk_bytes(150),
+            config: problem.config.clone().with_chunk_bytes(Some(150)),
             ..problem.clone()
         };
         for problem in [&problem, &learnable] {

@@ -119,7 +119,7 @@ fn a_larger_queue_agrees(device: &Device) {
             let allowed = of_projection(dtype, device);
             let config = InfoNceLossConfig::new()
                 .with_temperature(TEMPERATURE)
-                .with_chunk_bytes(chunk_bytes);
+                .with_chunk_bytes(Some(chunk_bytes));
             let loss = config.init(device);
             let leaves = given.each_ref().map(|rows| {
                 let shape = [rows.len(), FEATURES];

@@ -208,6 +208,40 @@ fn half_precision_on_a_device_is_that_of_its_products(device: &Device) {
     }
 }
 
+/// The sums over the rows of all chunks are rounded to half precision once: in chunks they are the same as in one piece,
+/// but for a few that lie between two numbers. A chunk's part that were rounded would change most.
+#[cfg(any(feature = "cpu", feature = "wgpu", feature = "cuda"))]
+fn sums_over_chunks_are_rounded_once(device: &Device) {
+    for dtype in [DType::F16, DType::BF16] {
+        if !device.supports_dtype(dtype) {
+            continue;
+        }
+        let projected = Projected::random([45, 11, 37], false, 3).rounded_to(dtype);
+        assert!(projected.bias.is_some());
+        let found = |rows| {
+            let form = Form {
+                dtype,
+                ..Form::chunked(Some(rows))
+            };
+            projected.found(form, device)
+        };
+        let (whole, chunks) = (found(45), found(3));
+        for (name, whole, chunks) in [
+            ("weight", Some(&whole.weight), Some(&chunks.weight)),
+            ("bias", whole.bias.as_ref(), chunks.bias.as_ref()),
+        ] {
+            let pairs = whole.expect(name).iter().zip(chunks.expect(name));
+            let (count, others) = pairs.fold((0, 0), |(count, others), (one, other)| {
+                (count + 1, others + usize::from(one != other))
+            });
+            assert!(
+                others * 20 <= count,
+                "{dtype:?} {name}: {others} of {count} differ"
+            );
+        }
+    }
+}
+
 tests_on! {
     every_backend: [
         an_ignored_row_has_no_part_beside_an_output,
@@ -224,5 +258,6 @@ tests_on! {
     ],
     cubecl: [
         half_precision_on_a_device_is_that_of_its_products,
+        sums_over_chunks_are_rounded_once,
     ],
 }

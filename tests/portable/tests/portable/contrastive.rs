@@ -182,7 +182,7 @@ const CHUNKS: [usize; 2] = [60, 64 << 20];
 fn config(chunk_bytes: usize) -> InfoNceLossConfig {
     InfoNceLossConfig::new()
         .with_temperature(0.3)
-        .with_chunk_bytes(chunk_bytes)
+        .with_chunk_bytes(Some(chunk_bytes))
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn several_positives_agree_with_flex() {
 #[test]
 fn pairs_apart_agree_with_flex() {
     for chunk_bytes in CHUNKS {
-        let config = SigLipLossConfig::new().with_chunk_bytes(chunk_bytes);
+        let config = SigLipLossConfig::new().with_chunk_bytes(Some(chunk_bytes));
         assert_agree("apart", &APART, |device| config.init(device));
     }
 }
