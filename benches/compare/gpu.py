@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Times the cross-entropy losses of PyTorch and Liger on an NVIDIA GPU, beside a copy of the logits,
-on the shapes of `compare --device cuda --set large`, and prints the medians as markdown tables.
+on the shapes of `compare --device cuda --set large`, and prints the medians as markdown tables. Then it times
+projections with their losses beside their three matrix products alone.
 
 Needs PyTorch with CUDA; torch.compile needs Triton, which comes with it. Liger (pip install
 liger-kernel) is left out where it is missing. The clock starts and stops when the GPU is idle, with the same
@@ -22,15 +23,28 @@ DEVICE = "cuda"
 # entries.rs has the same shapes.
 SHAPES = [(4096, 32000), (4096, 50257), (8192, 128256), (65536, 1000), (8, 21, 512, 512)]
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+# projections.rs has the same sizes: rows, features and classes.
+PROJECTIONS = [
+    ((8192, 768, 50257), "f32"),
+    ((8192, 768, 50257), "bf16"),
+    ((2048, 4096, 128256), "bf16"),
+    ((8192, 4096, 128256), "bf16"),
+]
+PROJECTION = "projection"
 # Allowed differences, as shares of PyTorch's value, of the loss and of the sum of the gradient's absolute
 # values.
 TOLERANCES = {"f32": 1e-4, "bf16": 2e-2}
 # Passes of a loss over the bytes of the logits, at least.
 PASSES = {"forward+backward": 3, "forward alone": 1}
 COPY_PASSES = 2
-TITLES = {"forward+backward": "Forward and backward", "forward alone": "Forward alone"}
+TITLES = {
+    "forward+backward": "Forward and backward",
+    "forward alone": "Forward alone",
+    PROJECTION: "Projection and loss, forward and backward",
+}
 # Names of the columns.
 EAGER, COMPILED, LIGER, COPY = "PyTorch", "torch.compile", "Liger", "copy"
+PRODUCTS = "three products"
 IDLE_SYNCS = 100
 # As in compare, device/mod.rs.
 QUEUED_BYTES, MOST_QUEUED = 2 << 30, 16
@@ -75,6 +89,7 @@ def positive(text):
 def rows_of(only):
     """Phase, shape and dtype of the rows, in the order of the tables."""
     rows = [(phase, shape, dtype) for phase in PASSES for dtype in DTYPES for shape in SHAPES]
+    rows += [(PROJECTION, sizes, dtype) for sizes, dtype in PROJECTIONS]
     chosen = [row for row in rows if only in name_of(*row)]
     if not chosen:
         names = [name_of(*row) for row in rows]
@@ -84,6 +99,8 @@ def rows_of(only):
 
 def name_of(phase, shape, dtype):
     """As in compare."""
+    if phase == PROJECTION:
+        return f"{'x'.join(map(str, shape))} projection {dtype}"
     return f"{'x'.join(map(str, shape))} index {dtype} {phase}"
 
 
@@ -126,6 +143,46 @@ class Contender:
         return [loss.item(), sum(part.abs().sum(dtype=torch.float64).item() for part in parts)]
 
 
+class Projected:
+    """A projection with its loss, which gives the gradients of input and weight."""
+
+    def __init__(self, loss, head):
+        self.loss, self.head = loss, head
+
+    def once(self):
+        inputs, weight, targets = self.head
+        leaves = [tensor.detach().requires_grad_() for tensor in (inputs, weight)]
+        loss = self.loss(*leaves, targets)
+        loss.backward()
+        return loss, [leaf.grad for leaf in leaves]
+
+    def seconds(self):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        results = self.once()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        del results
+        return seconds
+
+    def outcome(self):
+        loss, gradients = self.once()
+        parts = [part for gradient in gradients for part in gradient.chunk(16)]
+        return [loss.item(), sum(part.abs().sum(dtype=torch.float64).item() for part in parts)]
+
+
+class Products(Projected):
+    """The three products alone: the logits stand for their gradient."""
+
+    def __init__(self, head):
+        super().__init__(None, head)
+
+    def once(self):
+        inputs, weight, _ = self.head
+        logits = inputs @ weight.t()
+        return logits @ weight, logits.t() @ inputs
+
+
 class Copy:
     """The floor: the bytes of the logits read and written once."""
 
@@ -152,10 +209,14 @@ def eager(logits, targets):
     return torch.nn.functional.cross_entropy(logits, targets)
 
 
+def eager_projected(inputs, weight, targets):
+    return torch.nn.functional.cross_entropy(inputs @ weight.t(), targets)
+
+
 def liger():
-    """Liger's loss and version, or None and the reason."""
+    """Liger's losses, over logits and over a projection, and its version; or None and the reason."""
     try:
-        from liger_kernel.transformers.functional import liger_cross_entropy
+        from liger_kernel.transformers.functional import liger_cross_entropy, liger_fused_linear_cross_entropy
 
         version = importlib.metadata.version("liger-kernel")
     except ImportError as error:
@@ -165,10 +226,15 @@ def liger():
         # Liger's loss takes rows of classes only; its users move the classes to the end.
         if logits.dim() > 2:
             logits = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-        result = liger_cross_entropy(logits, targets.flatten())
+        return first(liger_cross_entropy(logits, targets.flatten()))
+
+    def projected(inputs, weight, targets):
+        return first(liger_fused_linear_cross_entropy(inputs, weight, targets))
+
+    def first(result):
         return result[0] if isinstance(result, tuple) else result
 
-    return loss, version
+    return (loss, projected), version
 
 
 def data(shape, dtype):
@@ -176,6 +242,18 @@ def data(shape, dtype):
     torch.manual_seed(7)
     logits = torch.empty(shape, device=DEVICE).uniform_(-6, 6).to(getattr(torch, DTYPES[dtype]))
     return logits, torch.randint(shape[1], shape[:1] + shape[2:], device=DEVICE)
+
+
+def head_of(sizes, dtype):
+    """Input, weight with the features side by side, as `torch.nn.Linear` has it, and a class per row."""
+    rows, features, classes = sizes
+    torch.manual_seed(7)
+
+    def uniform(shape, size):
+        return torch.empty(shape, device=DEVICE).uniform_(-size, size).to(getattr(torch, DTYPES[dtype]))
+
+    weight = uniform((classes, features), 6 / math.sqrt(features))
+    return uniform((rows, features), 1), weight, torch.randint(classes, (rows,), device=DEVICE)
 
 
 def warm_up(contender, turn):
@@ -244,6 +322,23 @@ def timed(phase, shape, dtype, losses, options):
     return {**dict(zip(agreeing, spreads)), COPY: copy}, reasons
 
 
+def timed_projection(sizes, dtype, losses, options):
+    """As `timed`, of a projection and its products."""
+    head = head_of(sizes, dtype)
+    contenders = {side: Projected(loss, head) for side, loss in losses.items()}
+    agreeing, reasons = right(contenders, dtype)
+    products, *spreads = measure([Products(head), *agreeing.values()], options)
+    return {**dict(zip(agreeing, spreads)), PRODUCTS: products}, reasons
+
+
+def cells_of_projection(sizes, losses, spreads):
+    times = {side: spread["median"] for side, spread in spreads.items()}
+    shares = [f"{100 * times[PRODUCTS] / times[side]:.0f} %" if side in times else "" for side in losses]
+    cells = [duration(times[side]) if side in times else "not timed" for side in losses]
+    rate = 6 * math.prod(sizes) / times[PRODUCTS]
+    return [*cells, duration(times[PRODUCTS]), *shares, digits(rate / 1e12)]
+
+
 def cells_of(phase, shape, dtype, losses, spreads):
     """The cells of a row behind the names."""
     times = {side: spread["median"] for side, spread in spreads.items()}
@@ -260,7 +355,10 @@ def line(cells):
     return f"| {' | '.join(cells)} |"
 
 
-def columns_of(losses):
+def columns_of(phase, losses):
+    if phase == PROJECTION:
+        shares = [f"three products / {side}" for side in losses]
+        return ["rows x features x classes", "kind", *losses, PRODUCTS, *shares, "TFLOP/s of the products"]
     shares = [f"of the copy's bandwidth, {side}" for side in losses]
     return ["logits", "kind", *losses, COPY, *shares, "bandwidth of the copy"]
 
@@ -331,12 +429,13 @@ def main():
             "machine with an NVIDIA GPU and its driver, with a PyTorch that has CUDA."
         )
     gc.disable()
-    losses, notes = {EAGER: eager}, []
+    losses, projected, notes = {EAGER: eager}, {EAGER: eager_projected}, []
     if not options.no_compile:
         losses[COMPILED] = torch.compile(eager, dynamic=False)
+        projected[COMPILED] = torch.compile(eager_projected, dynamic=False)
     loss, version = liger()
     if loss:
-        losses[LIGER] = loss
+        losses[LIGER], projected[LIGER] = loss
         version = f"Liger {version}"
     introduction = (
         f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}. {version}"
@@ -345,15 +444,21 @@ def main():
         f"Medians of `{' '.join(['gpu.py', *sys.argv[1:]])}`."
     )
     report = Report(introduction, options.json)
-    columns, last_phase = columns_of(losses), None
+    last_phase = None
     for phase, shape, dtype in rows:
         if COMPILED in losses:
             torch.compiler.reset()
-        names = [" x ".join(map(str, shape)), f"index, {dtype}"]
+        columns = columns_of(phase, losses)
+        is_projection = phase == PROJECTION
+        names = [" x ".join(map(str, shape)), dtype if is_projection else f"index, {dtype}"]
         try:
-            spreads, reasons = timed(phase, shape, dtype, losses, options)
+            if is_projection:
+                spreads, reasons = timed_projection(shape, dtype, projected, options)
+                cells = cells_of_projection(shape, projected, spreads)
+            else:
+                spreads, reasons = timed(phase, shape, dtype, losses, options)
+                cells = cells_of(phase, shape, dtype, losses, spreads)
             figures = {"seconds": spreads}
-            cells = cells_of(phase, shape, dtype, losses, spreads)
         except RuntimeError as error:  # Out of memory, above all.
             figures, reasons = {"seconds": {}, "not_timed": reason_of(error)}, []
             cells = [f"not timed: {reason_of(error)}"]

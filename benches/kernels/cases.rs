@@ -159,6 +159,27 @@ impl Case {
         self.shape[1]
     }
 
+    /// The same step with `burn::nn`'s loss, which takes index targets; none where it has nothing of the kind.
+    pub fn prepared_with_burn(&self, device: &Device) -> Result<Option<Step>, String> {
+        let is_forward = match (self.targets, self.what, self.shape.len()) {
+            (Targets::Index, What::Step, 2) => false,
+            (Targets::Index, What::Forward, 2) => true,
+            _ => return Ok(None),
+        };
+        let on = match is_forward {
+            true => device.clone(),
+            false => device.clone().autodiff(),
+        };
+        let loss = burn::nn::loss::CrossEntropyLossConfig::new().init(&on);
+        let logits = Tensor::<2>::empty(self.shape.clone(), (&on, self.dtype));
+        let targets = Tensor::<1, Int>::empty([self.shape[0]], &on);
+        crate::sync(device)?;
+        Ok(Some(Box::new(move || match is_forward {
+            true => Box::new(loss.forward(logits, targets)),
+            false => Box::new(loss.forward(logits.require_grad(), targets).backward()),
+        })))
+    }
+
     /// Makes the tensors. They hold what was in memory before, because nothing is computed with them.
     pub fn prepared(&self, device: &Device) -> Result<Step, String> {
         let step = match self.shape.len() {

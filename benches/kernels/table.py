@@ -292,11 +292,16 @@ def print_mix(kernels):
 
 
 def print_times(path):
-    print("\n| the host's time | until the calls return | until the device has nothing left to do |")
-    print("|---|---|---|")
+    sides = ("here", "burn_nn")
+    titles = [f"{side}, {until}" for side in ("here", "burn::nn") for until in ("until the calls return", "in all")]
+    print(f"\n| the host's time | {' | '.join(titles)} |")
+    print("|---|---|---|---|---|")
     for time in json.loads(path.read_text())["times"]:
-        calls, in_all = time["microseconds_of_calls"], time["microseconds"]
-        print(f"| {time['name']} | {calls:.0f} us | {in_all:.0f} us |")
+        cells = []
+        for side in sides:
+            for number in ("microseconds_of_calls", "microseconds"):
+                cells.append(f"{time[side][number]:.0f} us" if time[side] else "")
+        print(f"| {time['name']} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
