@@ -6,7 +6,6 @@
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::{Backend, BackendTypes};
 use burn::tensor::{DType, Device, DeviceKind, Distribution, Int, Tensor, TensorData};
-use burn_cross_entropy::InfoNceLossConfig;
 use burn_cross_entropy::backend::CrossEntropyOperation;
 use burn_cross_entropy::contrastive::SigLipLossConfig;
 use burn_cross_entropy::operation::{
@@ -14,6 +13,7 @@ use burn_cross_entropy::operation::{
     Wanted, WantedGradients,
 };
 use burn_cross_entropy::testing::{Forced, Strategy, forcing};
+use burn_cross_entropy::{InfoNceLossConfig, LinearCrossEntropyLossConfig};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -124,15 +124,16 @@ fn measure(call: &Measured, device: &CubeDevice) {
 #[test]
 fn a_loss_holds_little() {
     besides_the_logits_a_loss_holds_little();
-    the_graph_of_a_contrastive_loss_holds_no_similarities();
+    the_graph_of_a_loss_in_chunks_holds_no_logits();
 }
 
 /// Rows and features of a batch, and bytes of a chunk of its similarities.
 const BATCH: [usize; 2] = [2048, 16];
 const CHUNK: usize = 1 << 20;
 
-/// What a contrastive loss keeps for the backward, and what comes out of it, are less than two chunks.
-fn the_graph_of_a_contrastive_loss_holds_no_similarities() {
+/// What a loss over a projection or over similarities keeps for the backward, and what comes out of it, are less than two
+/// chunks.
+fn the_graph_of_a_loss_in_chunks_holds_no_logits() {
     let pools = CubeDevice::Wgpu(burn_wgpu::WgpuDevice::default());
     let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
     let config = || InfoNceLossConfig::new().with_chunk_bytes(Some(CHUNK));
@@ -140,13 +141,17 @@ fn the_graph_of_a_contrastive_loss_holds_no_similarities() {
         let plain = device.clone().without_autodiff();
         Tensor::<1, Int>::arange(0..BATCH[0] as i64, &plain).remainder_scalar(100)
     };
-    let forms: [Box<dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>>; 4] = [
+    let forms: [Box<dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<1>>; 5] = [
         Box::new(|a, b| config().init(&device).forward(a, b.clone(), b)),
         Box::new(|a, b| config().init(&device).forward_in_batch(a, b)),
         Box::new(|a, _| config().init(&device).forward_labels(a, labels())),
         Box::new(|a, b| {
             let loss = SigLipLossConfig::new().with_chunk_bytes(Some(CHUNK));
             loss.init(&device).forward(a, b)
+        }),
+        Box::new(|a, b| {
+            let loss = LinearCrossEntropyLossConfig::new().with_chunk_bytes(Some(CHUNK));
+            loss.init(&device).forward(a, b.transpose(), None, labels())
         }),
     ];
     let random =
