@@ -443,7 +443,7 @@ pub enum ProjectionError {
         "cross-entropy: the projection {tensor} is quantised ({dtype:?}), and a loss needs its numbers as floats; \
          give it after `dequantize()`"
     )]
-    Quantised {
+    Quantized {
         /// Name of the tensor.
         tensor: &'static str,
         /// Dtype of the tensor.

@@ -342,7 +342,7 @@ impl ProjectedTensors {
         for (tensor, given) in self.tensors() {
             let dtype = given.dtype();
             if matches!(dtype, DType::QFloat(_)) {
-                return Err(ProjectionError::Quantised { tensor, dtype }.into());
+                return Err(ProjectionError::Quantized { tensor, dtype }.into());
             }
         }
         let [input, weight] = [self.hidden.dtype(), self.weight.dtype()];

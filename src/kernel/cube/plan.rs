@@ -200,6 +200,9 @@ impl Plan {
         };
         let strategy = choice.strategy(problem);
         let plain = choice.plan(strategy).without_parts();
+        if choice.along == Along::Positions && !plain.tile.is_single_block {
+            return choice.holding_positions(problem).unwrap_or(plain);
+        }
         let is_forced = forced.is_some_and(|forced| forced.parked);
         if strategy != Strategy::Cube || plain.tile.is_single_block && !is_forced {
             return plain;
@@ -413,6 +416,29 @@ impl Choice {
             parts,
             slots: self.slots,
         }
+    }
+
+    /// Plan in which a unit holds all classes of positions side by side, of fewer positions than the largest vectors have.
+    /// The rows of all units together are more than a GPU's caches hold, so a second read would be one of the memory.
+    fn holding_positions(&self, problem: &Problem) -> Option<Plan> {
+        // Each position has numbers of its own beside its logits, and a multiprocessor is to have room for several cubes.
+        let held = problem.elements_held() * 3 / 4;
+        let fits = |size: &usize| *size <= self.vector_size && size * problem.classes <= held;
+        let vector_sizes = Vec::from_iter(problem.vector_sizes.iter().copied().filter(fits));
+        if vector_sizes.is_empty() {
+            return None;
+        }
+        let narrow = Problem {
+            vector_sizes,
+            ..problem.clone()
+        };
+        let choice = Choice {
+            elements_in_flight: held,
+            most_units: self.most_units,
+            unroll: problem.classes,
+            ..Choice::new(&narrow, &self.hardware, self.forced)
+        };
+        Some(choice.plan(Strategy::Unit).without_parts())
     }
 
     /// Plan in which the units of a cube hold a row of several blocks, the first in registers and the others in shared memory.

@@ -441,6 +441,25 @@ fn rows_are_held_as_long_as_they_fit() {
             "{classes} classes, half precision {is_half}"
         );
     }
+    // Strided classes, in vectors of the positions whose classes a unit has room for.
+    for (classes, is_half, expected) in [
+        (8, false, Some((4, 8))),
+        (12, false, Some((4, 12))),
+        (21, false, Some((2, 21))),
+        (48, false, Some((1, 48))),
+        (49, false, None),
+        (21, true, Some((2, 21))),
+    ] {
+        let mut problem = problem(8, classes, 512 * 512);
+        problem.is_half = is_half;
+        if is_half {
+            problem.vector_sizes.insert(0, 8);
+        }
+        let plan = Plan::of_one_pass(&problem, &H200, None);
+        let found = (plan.tile.holds_row()).then_some((plan.vector_size, plan.tile.unroll));
+        assert_eq!(found, expected, "{classes} strided classes");
+        assert_eq!(plan.slots * plan.vector_size, 8 * 512 * 512);
+    }
     // What is left in the last block: 126 of 128 vectors, of which all but the last of each unit exist.
     let mut wide = problem(8192, 128_256, 1);
     wide.is_half = true;
