@@ -119,26 +119,14 @@ impl chunks::OnLogits<CubeBackend> for Fused {
         CubeBackend::cross_entropy_backward(saved, inputs, upstream, options.clone(), wanted)
     }
 
-    fn gradients(
-        forward: (Saved<CubeBackend>, &CubeTensor),
-        inputs: Inputs<CubeBackend>,
-        options: &Options,
-        wanted: WantedGradients,
-    ) -> Gradients<CubeBackend> {
-        let (saved, loss) = forward;
+    fn computed(saved: Saved<CubeBackend>) -> Result<Gradients<CubeBackend>, Saved<CubeBackend>> {
         match saved {
-            // The forward has computed them, and a factor of 1 is nothing to launch a kernel for.
             Saved::Statistics {
                 logits, statistics, ..
-            } if one_pass::are_of_gradient(&statistics) => Gradients::of_loss(Some(logits), None),
-            saved => {
-                let one = CubeBackend::float_ones(
-                    loss.meta.shape().clone(),
-                    &loss.device,
-                    loss.dtype.into(),
-                );
-                Self::backward(saved, inputs, one, options, wanted)
+            } if one_pass::are_of_gradient(&statistics) => {
+                Ok(Gradients::of_loss(Some(logits), None))
             }
+            saved => Err(saved),
         }
     }
 

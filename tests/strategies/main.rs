@@ -120,10 +120,13 @@ fn every_number_of_classes(device: &Device) {
 /// Loss and gradient in one kernel, with the logits held by nobody and by the test, for upstream gradients of every
 /// kind, with outputs and without.
 fn loss_and_gradient_in_one_kernel(device: &Device) {
-    let shapes: [(&[usize], usize); 5] = [
+    let shapes: [(&[usize], usize); 7] = [
         (&[7, 10], 1),
         (&[5, 516], 1),
         (&[2, 301, 4], 1),
+        // Held in vectors of fewer positions, the second with distributions too.
+        (&[2, 21, 8], 1),
+        (&[2, 11, 6], 1),
         (&[516, 7], 0),
         (&[3, 5003], 1),
     ];

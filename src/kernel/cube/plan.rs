@@ -419,7 +419,7 @@ impl Choice {
     }
 
     /// Plan in which a unit holds all classes of positions side by side, of fewer positions than the largest vectors have.
-    /// The rows of all units together are more than a GPU's caches hold, so a second read would be one of the memory.
+    /// The rows of all units together are tens of megabytes, which may have left a GPU's caches before a second read.
     fn holding_positions(&self, problem: &Problem) -> Option<Plan> {
         // Each position has numbers of its own beside its logits, and a multiprocessor is to have room for several cubes.
         let held = problem.elements_held() * 3 / 4;

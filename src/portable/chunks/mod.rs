@@ -44,16 +44,10 @@ pub(crate) trait OnLogits<B: Backend> {
         wanted: WantedGradients,
     ) -> Gradients<B>;
 
-    /// Gradients for an upstream gradient of 1 of a reduced loss.
-    fn gradients(
-        forward: (Saved<B>, &FloatTensor<B>),
-        inputs: Inputs<B>,
-        options: &Options,
-        wanted: WantedGradients,
-    ) -> Gradients<B> {
-        let (saved, loss) = forward;
-        let one = B::float_ones(loss.shape(), &loss.device(), loss.dtype().into());
-        Self::backward(saved, inputs, one, options, wanted)
+    /// Gradients for an upstream gradient of 1, where the forward of a reduced loss has computed them; else what it
+    /// saved.
+    fn computed(saved: Saved<B>) -> Result<Gradients<B>, Saved<B>> {
+        Err(saved)
     }
 
     /// Product of two matrices in the dtype `float`.
@@ -104,8 +98,13 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
         );
         let hidden = counted::<B>(chunk.hidden, &dropped, &rows);
         let wanted = over_logits.gradients;
-        let of_forward = (forward.saved, &forward.loss);
-        let of_logits = L::gradients(of_forward, chunk.inputs, options, wanted);
+        let of_logits = match L::computed(forward.saved) {
+            Ok(gradients) => gradients,
+            Err(saved) => {
+                let one = ones_like::<B>(&forward.loss);
+                L::backward(saved, chunk.inputs, one, options, wanted)
+            }
+        };
         sums.add::<L>(&rows, hidden, &projection, of_logits);
         parts.add(forward.loss, forward.outputs);
     }
@@ -119,6 +118,10 @@ pub(crate) fn forward<B: Backend, L: OnLogits<B>>(
             upstream: 1.0,
         },
     }
+}
+
+fn ones_like<B: Backend>(tensor: &FloatTensor<B>) -> FloatTensor<B> {
+    B::float_ones(tensor.shape(), &tensor.device(), tensor.dtype().into())
 }
 
 /// Losses of the chunks, without gradients.
