@@ -18,7 +18,7 @@ use crate::agreement::{Outcome, Tolerance};
 use crate::entries::Precision;
 use crate::projections::Projection;
 use crate::report::{Figures, Row};
-use crate::rounds::{Contender, Plan};
+use crate::rounds::{Contender, Plan, Spread};
 use crate::table::{line, three_digits, time, titled};
 
 /// Bytes of chunks that are timed beside the default.
@@ -126,6 +126,11 @@ pub fn row(
         Err(reason) => notes.push(format!("{projection} without burn::nn: {reason}")),
     }
     let spreads = plan.measure(&mut contenders)?;
+    Ok(row_of(projection, &spreads, quartiles))
+}
+
+/// The row of the times of this crate's three ways, of the products, and of `burn::nn` if it was timed.
+fn row_of(projection: &Projection, spreads: &[Spread], quartiles: bool) -> Row {
     let (times, burn_nn) = (&spreads[..4], spreads.get(4));
     let median = |at: usize| times[at].median;
     let mut cells = names(projection);
@@ -137,16 +142,13 @@ pub fn row(
     }));
     cells.push(format!("{:.0} %", 100.0 * median(3) / median(0)));
     cells.push(three_digits(projection.operations() / median(3) / 1e12));
-    let titled = [(2, Some(0)), (3, Some(1)), (4, Some(2)), (6, Some(3))];
-    let mut seconds: Vec<_> = titled
-        .iter()
-        .filter_map(|&(title, at)| Some((COLUMNS[title], times[at?])))
-        .collect();
-    seconds.extend(burn_nn.map(|&spread| (COLUMNS[5], spread)));
-    Ok(Row {
+    // The columns of the times, in the order of the sides.
+    let titles = [2, 3, 4, 6, 5].map(|column| COLUMNS[column]);
+    let seconds = titles.into_iter().zip(spreads.iter().copied());
+    Row {
         line: line(cells),
         figures: Figures::new(projection, seconds),
-    })
+    }
 }
 
 /// The tensors that all sides share.

@@ -408,6 +408,29 @@ fn recorded_hardware_has_the_recorded_plans() {
     }
 }
 
+/// Positions of a vector, and classes of each, where a unit has room for them.
+#[test]
+fn strided_rows_are_held_as_long_as_they_fit() {
+    for (classes, is_half, expected) in [
+        (8, false, Some((4, 8))),
+        (12, false, Some((4, 12))),
+        (21, false, Some((2, 21))),
+        (48, false, Some((1, 48))),
+        (49, false, None),
+        (21, true, Some((2, 21))),
+    ] {
+        let mut problem = problem(8, classes, 512 * 512);
+        problem.is_half = is_half;
+        if is_half {
+            problem.vector_sizes.insert(0, 8);
+        }
+        let plan = Plan::of_one_pass(&problem, &H200, None);
+        let found = (plan.tile.holds_row()).then_some((plan.vector_size, plan.tile.unroll));
+        assert_eq!(found, expected, "{classes} strided classes");
+        assert_eq!(plan.slots * plan.vector_size, 8 * 512 * 512);
+    }
+}
+
 /// Units, vectors of each in registers and blocks of as many in shared memory that hold a row from its sums to its gradient;
 /// none where it is read twice.
 #[test]
@@ -440,25 +463,6 @@ fn rows_are_held_as_long_as_they_fit() {
             found, expected,
             "{classes} classes, half precision {is_half}"
         );
-    }
-    // Strided classes, in vectors of the positions whose classes a unit has room for.
-    for (classes, is_half, expected) in [
-        (8, false, Some((4, 8))),
-        (12, false, Some((4, 12))),
-        (21, false, Some((2, 21))),
-        (48, false, Some((1, 48))),
-        (49, false, None),
-        (21, true, Some((2, 21))),
-    ] {
-        let mut problem = problem(8, classes, 512 * 512);
-        problem.is_half = is_half;
-        if is_half {
-            problem.vector_sizes.insert(0, 8);
-        }
-        let plan = Plan::of_one_pass(&problem, &H200, None);
-        let found = (plan.tile.holds_row()).then_some((plan.vector_size, plan.tile.unroll));
-        assert_eq!(found, expected, "{classes} strided classes");
-        assert_eq!(plan.slots * plan.vector_size, 8 * 512 * 512);
     }
     // What is left in the last block: 126 of 128 vectors, of which all but the last of each unit exist.
     let mut wide = problem(8192, 128_256, 1);
