@@ -3,6 +3,9 @@
 //! `cargo run --release --example switch_backends --features ndarray,wgpu -- --help` explains the
 //! options.
 
+#[path = "../common/numbers.rs"]
+#[allow(dead_code)] // This example has no whole numbers but the seed.
+mod numbers;
 #[path = "../common/random.rs"]
 mod random;
 #[path = "../common/start.rs"]
@@ -16,6 +19,7 @@ use burn::tensor::{Device, Tensor};
 use burn_cross_entropy::{CrossEntropyBackend, CrossEntropyLossConfig};
 use clap::Parser;
 
+use crate::numbers::seed;
 use crate::start::started;
 use crate::step::{CLASSES, Outcome, Start};
 
@@ -26,29 +30,33 @@ const STEPS: usize = 5;
 ///
 /// Each backend runs the step twice: with the loss that finds the backend in its tensors at run time ("any"),
 /// and with the loss that is bound to the backend at compile time ("bound"). The code of the step is the
-/// same. Cargo features add backends, any of ndarray, cpu, wgpu, cuda and rocm: `--features ndarray,wgpu`.
+/// same. Cargo features add backends, any of ndarray, cpu, wgpu, cuda and rocm: `--features ndarray,wgpu`. A
+/// backend that fails is named with the reason, and the others are tried. It takes some seconds, and on a
+/// device longer, because its kernels are compiled first; Ctrl-C ends it.
 #[derive(Parser)]
 #[command(name = "switch_backends", version)]
 struct Arguments {
     /// Allowed difference of the numbers from those of the first line, as a share of the loss and of the
     /// largest entry of the gradient.
-    #[arg(long, value_name = "SHARE", default_value_t = 1e-5, value_parser = tolerance)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1e-5)]
+    #[arg(value_parser = tolerance, allow_negative_numbers = true)]
     tolerance: f64,
 
     /// Seed of the weights and the data.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = seed, allow_negative_numbers = true)]
     seed: u64,
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
-    let tolerance: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    let fits = tolerance.is_finite() && tolerance >= 0.0;
-    fits.then_some(tolerance)
+    let tolerance = text.parse().ok();
+    tolerance
+        .filter(|tolerance: &f64| tolerance.is_finite() && *tolerance >= 0.0)
         .ok_or_else(|| "it must be a finite number of at least 0".to_string())
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    match run(&Arguments::parse(), &candidates()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => {
             eprintln!("error: {sentence}");
@@ -150,72 +158,88 @@ fn shortest(step: impl Fn() -> Result<Outcome, String>) -> Result<Outcome, Strin
     Ok(shortest)
 }
 
-fn run(arguments: &Arguments) -> Result<(), String> {
+/// Tries every backend, prints a line for each outcome and each failure, and ends in an error if there was one.
+fn run(arguments: &Arguments, candidates: &[Candidate]) -> Result<(), String> {
+    if candidates.is_empty() {
+        return Err("this build has no backend; build with --features flex".to_string());
+    }
     let start = Start::new(arguments.seed);
-    let mut complaints = Vec::new();
     let mut first: Option<Outcome> = None;
+    let mut failed = Vec::new();
     println!(
         "{:<9} {:<6} {:>12} {:>12} {:>14} {:>12} {:>10}",
         "backend", "loss", "before", "after", "gradient norm", "difference", "time"
     );
-    let candidates = candidates();
-    for Candidate {
-        name,
-        device,
-        steps,
-    } in &candidates
-    {
-        let device = match opened(*device) {
-            Ok(device) => device,
-            Err(reason) => {
-                complaints.push(format!(
-                    "the backend {name} does not start on this machine ({reason}); build without \
-                     --features {name} to leave it out"
-                ));
-                continue;
-            }
-        };
-        let outcomes =
-            steps(&start, &device).map_err(|error| format!("the backend {name} fails: {error}"))?;
-        for (form, outcome) in ["any", "bound"].into_iter().zip(outcomes) {
-            let difference = first
-                .as_ref()
-                .map_or(0.0, |first| outcome.difference(first));
-            println!(
-                "{name:<9} {form:<6} {:>12.7} {:>12.7} {:>14.7} {difference:>12.1e} {:>7.2} ms",
-                outcome.loss_before,
-                outcome.loss_after,
-                outcome.gradient_norm(),
-                1e3 * outcome.time.as_secs_f64(),
-            );
-            if difference > arguments.tolerance {
-                complaints.push(format!(
-                    "{name} ({form}) differs from the first line by {difference:.1e}, more than the \
-                     tolerance of {:.1e}",
-                    arguments.tolerance
-                ));
-            }
-            first.get_or_insert(outcome);
+    for candidate in candidates {
+        let tried = outcomes(candidate, &start).and_then(|outcomes| {
+            compare(candidate.name, outcomes, &mut first, arguments.tolerance)
+        });
+        if let Err(reason) = tried {
+            println!("{:<9} failed: {reason}", candidate.name);
+            failed.push(candidate.name);
         }
     }
-    if !complaints.is_empty() {
-        return Err(complaints.join("; "));
+    if !failed.is_empty() {
+        return Err(format!(
+            "{} of {} backends failed: {}; the lines above say why",
+            failed.len(),
+            candidates.len(),
+            failed.join(", ")
+        ));
     }
     match candidates.len() {
-        0 => Err("this build has no backend; build with --features flex".to_string()),
-        1 => {
-            println!("This build has one backend; --features ndarray,wgpu,cuda adds others.");
-            Ok(())
-        }
-        _ => {
-            println!("All agree to {:.1e}.", arguments.tolerance);
-            Ok(())
-        }
+        1 => println!("This build has one backend; --features ndarray,wgpu,cuda adds others."),
+        _ => println!("All agree to {:.1e}.", arguments.tolerance),
     }
+    Ok(())
+}
+
+/// The outcomes of both forms of the loss, or why there are none. Burn panics where a device fails.
+fn outcomes(candidate: &Candidate, start: &Start) -> Result<[Outcome; 2], String> {
+    let device = opened(candidate.device).map_err(|reason| {
+        format!(
+            "it does not start on this machine ({reason}); build without --features {} to leave it out",
+            candidate.name
+        )
+    })?;
+    started(|| (candidate.steps)(start, &device))
+        .map_err(|reason| format!("it starts, but its step fails ({reason})"))
+}
+
+/// Prints the outcomes of a backend beside the first of all, and refuses those that differ from it.
+fn compare(
+    name: &str,
+    outcomes: [Outcome; 2],
+    first: &mut Option<Outcome>,
+    tolerance: f64,
+) -> Result<(), String> {
+    let mut largest: f64 = 0.0;
+    for (form, outcome) in ["any", "bound"].into_iter().zip(outcomes) {
+        let difference = first
+            .as_ref()
+            .map_or(0.0, |first| outcome.difference(first));
+        println!(
+            "{name:<9} {form:<6} {:>12.7} {:>12.7} {:>14.7} {difference:>12.1e} {:>7.2} ms",
+            outcome.loss_before,
+            outcome.loss_after,
+            outcome.gradient_norm(),
+            1e3 * outcome.time.as_secs_f64(),
+        );
+        largest = largest.max(difference);
+        first.get_or_insert(outcome);
+    }
+    if largest > tolerance {
+        return Err(format!(
+            "it differs from the first line by {largest:.1e}, more than the tolerance of {tolerance:.1e}"
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -237,5 +261,48 @@ mod tests {
         bound.loss_after = any.loss_after;
         bound.gradient[0] = f32::NAN;
         assert_eq!(bound.difference(&any), f64::INFINITY);
+    }
+    /// A backend that is Flex but for its step.
+    fn candidate(
+        name: &'static str,
+        steps: fn(&Start, &Device) -> Result<[Outcome; 2], String>,
+    ) -> Candidate {
+        Candidate {
+            name,
+            device: Device::flex,
+            steps,
+        }
+    }
+
+    #[test]
+    fn a_backend_that_fails_is_named_and_the_others_are_tried() {
+        static TRIED: AtomicUsize = AtomicUsize::new(0);
+        let works = |start: &Start, device: &Device| {
+            TRIED.fetch_add(1, Ordering::SeqCst);
+            both_forms::<Autodiff<burn::backend::Flex>>(start, device)
+        };
+        let missing = Candidate {
+            device: || panic!("no such device"),
+            ..candidate("missing", works)
+        };
+        let arguments = Arguments::parse_from(["switch_backends"]);
+        let all = [
+            missing,
+            candidate("refusing", |_, _| Err("out of memory".to_string())),
+            candidate("panicking", |_, _| panic!("lost")),
+            candidate("one", works),
+            candidate("other", works),
+        ];
+        let error = run(&arguments, &all).unwrap_err();
+        let expected = "3 of 5 backends failed: missing, refusing, panicking;";
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(TRIED.load(Ordering::SeqCst), 2);
+        assert_eq!(run(&arguments, &all[3..]), Ok(()));
+
+        let start = Start::new(1);
+        for (candidate, part) in all.iter().zip(["no such device", "out of memory", "lost"]) {
+            let error = outcomes(candidate, &start).err().unwrap();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }
