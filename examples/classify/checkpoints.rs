@@ -28,6 +28,18 @@ impl Checkpoints {
         }
     }
 
+    /// Refuses a folder that has checkpoints, because a new run would remove them.
+    pub fn must_not_exist(&self) -> Result<(), String> {
+        if self.epochs().is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{} has the checkpoints of an earlier run; --resume continues that run, --overwrite replaces it, \
+             and another --output leaves it alone",
+            self.folder.display()
+        ))
+    }
+
     /// Removes the checkpoints of an earlier run, and saves the settings of the new one.
     pub fn start(&self, settings: &Settings) -> Result<(), String> {
         make_folder(&self.folder)?;
@@ -60,7 +72,7 @@ impl Checkpoints {
         if *settings != same {
             return Err(format!(
                 "the run to resume has --batch-size {} --learning-rate {} --label-smoothing {} \
-                 --seed {}; repeat these, or start anew without --resume",
+                 --seed {}; repeat these, or start anew with --overwrite in place of --resume",
                 saved.batch_size, saved.learning_rate, saved.label_smoothing, saved.seed
             ));
         }
@@ -116,5 +128,27 @@ impl Checkpoints {
 
     fn file(&self, part: &str, epoch: usize) -> PathBuf {
         self.folder.join(format!("{part}-{epoch}.bpk"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::TestFolder;
+
+    #[test]
+    fn checkpoints_are_not_removed_without_being_asked_for() {
+        let output = TestFolder::new("earlier-run");
+        let checkpoints = Checkpoints::in_folder(&output.0);
+        // A run that ended in its first epoch leaves its settings, which may be replaced.
+        fs::write(&checkpoints.settings, "{}").unwrap();
+        assert_eq!(checkpoints.must_not_exist(), Ok(()));
+        fs::create_dir(&checkpoints.folder).unwrap();
+        fs::write(checkpoints.file("model", 3), "").unwrap();
+        let error = checkpoints.must_not_exist().unwrap_err();
+        let folder = checkpoints.folder.display().to_string();
+        for part in [&folder, "--resume", "--overwrite", "--output"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

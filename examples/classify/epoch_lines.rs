@@ -15,6 +15,9 @@ pub struct EpochLines {
     metrics: Vec<Column>,
     epochs: usize,
     started: Option<Instant>,
+    /// Whether the line above the table is printed, which waits for the first epoch: a finished run that is
+    /// resumed has none.
+    headed: bool,
 }
 
 /// A metric and its last values.
@@ -76,10 +79,12 @@ impl TrainingProgressLogger for EpochLines {
     fn start(&mut self, epochs: usize, _: usize, _: Option<usize>, _: Option<&str>) {
         self.epochs = epochs;
         self.started = Some(Instant::now());
-        println!("Of the training images | of the held-out images:");
     }
 
     fn update_epoch(&mut self, epoch: usize) {
+        if !std::mem::replace(&mut self.headed, true) {
+            println!("Of the training images | of the held-out images:");
+        }
         println!("{}", self.line(epoch));
     }
 

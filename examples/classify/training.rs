@@ -13,12 +13,12 @@ use burn::train::metric::{AccuracyMetric, TopKAccuracyMetric};
 use burn::train::renderer::{MetricsRenderer, default_renderer};
 use burn::train::{Interrupter, Learner, SupervisedTraining};
 use burn_cross_entropy::train::RowLossMetric;
-use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
 
 use crate::digits::{Digits, Split};
 use crate::epoch_lines::EpochLines;
 use crate::model::{Batch, Classifier, DigitBatcher};
+use crate::numbers::{MILLION, seed, whole};
 
 /// Checkpoints to keep: if a power failure cuts off the last one, the one before it is left.
 const KEPT_CHECKPOINTS: usize = 2;
@@ -27,53 +27,62 @@ const KEPT_CHECKPOINTS: usize = 2;
 #[derive(clap::Args, Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// Passes over the training images.
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = at_least_1())]
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
     pub epochs: usize,
 
     /// Images in a step.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = at_least_1())]
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
     pub batch_size: usize,
 
     /// Step size of the optimizer, above 0.
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3, value_parser = learning_rate)]
+    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    #[arg(value_parser = learning_rate, allow_negative_numbers = true)]
     pub learning_rate: f64,
 
     /// Share of each target that is spread evenly over all digits, from 0 to 1.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    #[arg(value_parser = share, allow_negative_numbers = true)]
     pub label_smoothing: f64,
 
     /// Seed of the initial weights and of the order of the images.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
-fn at_least_1() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
-}
-
 fn learning_rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    let fits = rate.is_finite() && rate > 0.0;
-    fits.then_some(rate)
+    let rate = text.parse().ok();
+    rate.filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| "it must be a finite number above 0".to_string())
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    let fits = (0.0..=1.0).contains(&share);
-    fits.then_some(share)
-        .ok_or_else(|| "it must be from 0 to 1".to_string())
+    let share = text.parse().ok();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "it must be a number from 0 to 1".to_string())
 }
 
-/// Trains up to the last epoch or the interruption, and returns the model. If `done` epochs are over, it
-/// continues from their checkpoint in the folder.
+/// What a run needs to know besides the options that decide the result.
+pub struct Course<'a> {
+    pub folder: &'a Path,
+    /// The epochs that are over: the training continues from their checkpoint in the folder.
+    pub done: Option<usize>,
+    /// Whether to show burn-train's dashboard, where the build and the terminal have it.
+    pub dashboard: bool,
+    pub interrupter: Interrupter,
+}
+
+/// Trains up to the last epoch or the interruption, and returns the model.
 pub fn train(
     settings: &Settings,
     split: &Split,
-    (folder, done): (&Path, Option<usize>),
-    interrupter: Interrupter,
+    course: Course,
     device: &Device,
 ) -> Result<Classifier, String> {
+    let Course { folder, done, .. } = course;
     device.seed(settings.seed);
     let model = Classifier::new(settings.label_smoothing, &device.clone().autodiff());
     // Each start of burn-train shuffles from its seed on. With the seed of the whole run, a resumed run would
@@ -90,8 +99,8 @@ pub fn train(
             TopKAccuracyMetric::new(2),
         ))
         .num_epochs(settings.epochs)
-        .renderer(renderer(&interrupter, done))
-        .with_interrupter(interrupter)
+        .renderer(renderer(&course))
+        .with_interrupter(course.interrupter)
         // The last model is the result. Choosing the best one on the held-out images would mean learning from
         // them.
         .with_checkpointing_strategy(KeepLastNCheckpoints::new(KEPT_CHECKPOINTS))
@@ -110,10 +119,10 @@ pub fn train(
     }
 }
 
-/// The dashboard, if the build has it and stdout is a terminal; otherwise lines.
-fn renderer(interrupter: &Interrupter, done: Option<usize>) -> Box<dyn MetricsRenderer> {
-    if cfg!(feature = "tui") && std::io::stdout().is_terminal() {
-        default_renderer(interrupter.clone(), done)
+/// The dashboard, if it is wanted, the build has it and stdout is a terminal; otherwise lines.
+fn renderer(course: &Course) -> Box<dyn MetricsRenderer> {
+    if course.dashboard && cfg!(feature = "tui") && std::io::stdout().is_terminal() {
+        default_renderer(course.interrupter.clone(), course.done)
     } else {
         Box::new(EpochLines::default())
     }
@@ -153,13 +162,13 @@ mod tests {
             seed: 5,
         };
         let train = |settings: &Settings, done| {
-            let model = train(
-                settings,
-                &split,
-                (&folder.0, done),
-                Interrupter::new(),
-                &device,
-            );
+            let course = Course {
+                folder: &folder.0,
+                done,
+                dashboard: false,
+                interrupter: Interrupter::new(),
+            };
+            let model = train(settings, &split, course, &device);
             let confusion = Confusion::of(&model.unwrap(), &split.held_out, &device);
             confusion.unwrap().accuracy()
         };
