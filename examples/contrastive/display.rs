@@ -24,7 +24,7 @@ impl Display {
         }
         bar.set_position(done as u64);
         bar.reset_eta();
-        let batch = trainer.settings.batch;
+        let batch = trainer.settings.batch_size;
         Self {
             bar,
             batch,

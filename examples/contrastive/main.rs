@@ -24,6 +24,8 @@ mod folders;
 mod interrupt;
 mod log;
 mod method;
+#[path = "../common/numbers.rs"]
+mod numbers;
 mod pca;
 mod pictures;
 #[path = "../common/probe.rs"]
@@ -36,6 +38,7 @@ mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
@@ -45,6 +48,7 @@ use crate::data::Dataset;
 use crate::encoder::{Encoder, Layer};
 use crate::evaluate::{Measured, Protocol, Represented};
 use crate::interrupt::INTERRUPTED;
+use crate::numbers::{MILLION, whole};
 use crate::report::{Baselines, Report};
 use crate::settings::Settings;
 use crate::train::{Ending, Trainer};
@@ -56,7 +60,10 @@ use crate::train::{Ending, Trainer};
 /// that is a cross-entropy loss in which the positive is at index 0, so that every label is 0. The result is
 /// measured with 10 labelled images per class and by a linear probe, and compared with raw pixels and the
 /// untrained encoder. Without --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part of
-/// the program.
+/// the program. The default run takes half a minute on two CPU cores.
+///
+/// Ctrl-C ends the training and saves a checkpoint, from which --resume continues; what was learnt so far is then
+/// measured and drawn. A second Ctrl-C ends the program at once.
 #[derive(Parser)]
 #[command(name = "contrastive", version)]
 struct Arguments {
@@ -69,6 +76,7 @@ struct Arguments {
 
     /// Passes over the training images [default: 200 for the digits, fewer for more images].
     #[arg(long, value_name = "N")]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
     epochs: Option<usize>,
 
     /// Folder for the pictures, the metrics and the checkpoint.
@@ -115,6 +123,7 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
         arguments.settings = arguments.settings.continuing(&saved.settings, given)?;
         epochs = epochs.or(Some(saved.settings.epochs));
     }
+    arguments.settings.refuse_unused(given)?;
 
     let dataset = data::load(&arguments.settings.source)?;
     let settings = arguments
@@ -138,7 +147,15 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
         trainer.encoder.parameters(),
         arguments.backend,
     );
+    println!("Measuring the raw pixels and the untrained encoder, to compare with.");
     let baselines = measure_baselines(&trainer.encoder, &protocol)?;
+    if interrupted.load(Ordering::SeqCst) {
+        println!(
+            "Interrupted before the training; nothing was written to {}.",
+            arguments.output.display()
+        );
+        return Ok(Ending::Interrupted);
+    }
     if let Some(saved) = saved {
         trainer.restore(saved)?;
         println!("{}", where_it_goes_on(&trainer));
@@ -158,9 +175,7 @@ fn run(mut arguments: Arguments, given: &ArgMatches) -> Result<Ending, String> {
     if ending == Ending::Interrupted {
         println!();
         println!(
-            "Interrupted in epoch {} of {}. To go on, repeat the command with --resume{}.",
-            trainer.progress.epochs_done() + 1,
-            trainer.settings.epochs,
+            "To go on with the training, repeat the command with --resume{}.",
             match arguments.overwrite {
                 true => " in place of --overwrite",
                 false => "",
@@ -207,6 +222,7 @@ fn finish(
     baselines: &Baselines,
     output: &Path,
 ) -> Result<(), String> {
+    println!("Measuring and drawing what was learnt.");
     let encoder = &trainer.encoder;
     let (embeddings, trained) = measure(encoder, Layer::Embedding, protocol)?;
     let report = Report {

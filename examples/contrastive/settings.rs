@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Source;
 use crate::method::{Method, Schedule};
+use crate::numbers::{MILLION, seed, whole};
 
 /// Images seen in a run without `--epochs`; an image that is seen again counts again.
 const IMAGES_SEEN: usize = 260_000;
@@ -26,28 +27,49 @@ pub struct Settings {
 
     /// Negatives in the queue of moco. More make the task harder.
     #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
     pub queue: usize,
 
     /// Share of itself that the momentum encoder of moco keeps in each step, from 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.99)]
+    #[arg(value_parser = share, allow_negative_numbers = true)]
     pub momentum: f64,
 
-    /// Whether the momentum stays or grows over the run.
+    /// Whether the momentum of moco stays or grows over the run.
     #[arg(long, value_enum, value_name = "SCHEDULE", default_value_t = Schedule::Constant)]
     pub momentum_schedule: Schedule,
 
-    /// Divisor of the logits. Lower values look more at the closest negatives. siglip starts from it and learns
+    /// Divisor of the logits, above 0. Lower values look more at the closest negatives. siglip starts from it and learns
     /// another [default: 0.2, for supcon 0.1].
     #[arg(long, value_name = "T")]
+    #[arg(value_parser = temperature, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
 
     /// Images in a step.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub batch: usize,
+    #[arg(long, value_name = "N", default_value_t = 128, alias = "batch")]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
+    #[serde(alias = "batch")]
+    pub batch_size: usize,
 
     /// Seed of everything random in the training.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok();
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "it must be a number from 0 to 1".to_string())
+}
+
+/// The library, which has its own limits, looks at the value again.
+fn temperature(text: &str) -> Result<f64, String> {
+    let temperature = text.parse().ok();
+    temperature
+        .filter(|temperature: &f64| temperature.is_finite() && *temperature > 0.0)
+        .ok_or_else(|| "it must be a finite number above 0".to_string())
 }
 
 impl Settings {
@@ -68,12 +90,6 @@ impl Settings {
 
     /// Refuses values that leave nothing to train.
     pub fn check(&self, training_images: usize) -> Result<(), String> {
-        if self.epochs == 0 {
-            return Err("--epochs is 0; at least 1 is needed".to_string());
-        }
-        if self.method == Method::Moco && self.queue == 0 {
-            return Err("--queue is 0; without negatives there is nothing to contrast with".into());
-        }
         let least = match self.method {
             Method::Moco => 1,
             Method::Simclr | Method::Supcon | Method::Siglip => 2,
@@ -84,29 +100,41 @@ impl Settings {
                 name(self.method)
             ));
         }
-        if self.batch < least || self.batch > training_images {
+        if self.batch_size < least || self.batch_size > training_images {
             return Err(format!(
-                "--batch is {}; it must be from {least} to {training_images}, the number of training images",
-                self.batch
-            ));
-        }
-        if !(0.0..=1.0).contains(&self.momentum) {
-            return Err(format!(
-                "--momentum is {}; it must be from 0 to 1",
-                self.momentum
+                "--batch-size is {}; it must be from {least} to {training_images}, the number of training \
+                 images",
+                self.batch_size
             ));
         }
         Ok(())
     }
 
+    /// Refuses options on the command line that would have no effect.
+    pub fn refuse_unused(&self, given: &ArgMatches) -> Result<(), String> {
+        if let Some(reason) = self.source.ignores_size()
+            && on_command_line(given, "size")
+        {
+            return Err(format!("--size has no effect: {reason}"));
+        }
+        if self.method == Method::Moco {
+            return Ok(());
+        }
+        let of_moco = ["queue", "momentum", "momentum-schedule"];
+        let mut unused = of_moco.iter().filter(|name| on_command_line(given, name));
+        unused.next().map_or(Ok(()), |option| {
+            Err(format!(
+                "--{option} has no effect with --method {}; leave it away, or choose --method moco",
+                name(self.method)
+            ))
+        })
+    }
+
     /// The settings of a resumed run: those of the checkpoint. The command line may change only the epochs;
     /// any other change would make it a different run.
     pub fn continuing(&self, saved: &Self, given: &ArgMatches) -> Result<Self, String> {
-        let on_command_line =
-            |field: &str| given.value_source(field) == Some(ValueSource::CommandLine);
         for ((name, was), (_, asked)) in saved.options().into_iter().zip(self.options()) {
-            // The command line knows an option by the name of its field.
-            if on_command_line(&name.replace('-', "_")) && was != asked {
+            if on_command_line(given, name) && was != asked {
                 return Err(format!(
                     "the checkpoint was made with {}, not --{name} {asked}; leave --{name} away to \
                      resume it, or start anew with --overwrite in place of --resume",
@@ -140,10 +168,15 @@ impl Settings {
             ("momentum", self.momentum.to_string()),
             ("momentum-schedule", name(self.momentum_schedule)),
             ("temperature", self.temperature().to_string()),
-            ("batch", self.batch.to_string()),
+            ("batch-size", self.batch_size.to_string()),
             ("seed", self.seed.to_string()),
         ]
     }
+}
+
+fn on_command_line(given: &ArgMatches, option: &str) -> bool {
+    // clap knows an option by the name of its field.
+    given.value_source(&option.replace('-', "_")) == Some(ValueSource::CommandLine)
 }
 
 /// The name of an option's value on the command line.
@@ -164,7 +197,7 @@ impl Settings {
             momentum: 0.9,
             momentum_schedule: Schedule::Constant,
             temperature: None,
-            batch: 32,
+            batch_size: 32,
             seed: 5,
         }
     }
@@ -187,48 +220,97 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_trained_with_is_refused_by_name() {
+    fn numbers_that_cannot_be_are_told_what_is_expected() {
+        for (option, values, expected) in [
+            ("--epochs", ["0", "-1"], "a whole number from 1 to"),
+            ("--queue", ["0", "-1"], "a whole number from 1 to"),
+            ("--batch-size", ["0", "-1"], "a whole number from 1 to"),
+            ("--limit", ["0", "-1"], "a whole number from 1 to"),
+            ("--size", ["3", "257"], "a whole number from 4 to 256"),
+            ("--seed", ["-1", "x"], "a whole number from 0 to"),
+            ("--momentum", ["1.1", "NaN"], "a number from 0 to 1"),
+            ("--momentum", ["-0.5", "x"], "a number from 0 to 1"),
+            ("--temperature", ["0", "-1"], "a finite number above 0"),
+            ("--temperature", ["inf", "x"], "a finite number above 0"),
+        ] {
+            for value in values {
+                let line = ["contrastive", option, value];
+                let parsed = Arguments::command().try_get_matches_from(line);
+                let error = parsed.unwrap_err().to_string();
+                assert!(
+                    error.contains(option) && error.contains(expected),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_the_images_do_not_fill_is_refused_by_name() {
         for (options, images, part) in [
-            (&["--epochs", "0"][..], 300, "--epochs is 0"),
-            (&["--queue", "0"], 300, "--queue is 0"),
+            (&["--batch-size", "301"][..], 300, "--batch-size is 301"),
+            // The name that the option once had.
+            (&["--batch", "301"], 300, "from 1 to 300"),
             (
-                &["--batch", "0"],
-                300,
-                "--batch is 0; it must be from 1 to 300",
-            ),
-            (&["--batch", "301"], 300, "--batch is 301"),
-            (
-                &["--method", "simclr", "--batch", "1"],
+                &["--method", "simclr", "--batch-size", "1"],
                 300,
                 "from 2 to 300",
             ),
             (&["--method", "simclr"], 1, "--method simclr needs 2"),
             (
-                &["--method", "siglip", "--batch", "1"],
+                &["--method", "siglip", "--batch-size", "1"],
                 300,
                 "from 2 to 300",
             ),
             (&["--method", "supcon"], 1, "--method supcon needs 2"),
-            (&["--momentum", "1.1"], 300, "--momentum is 1.1"),
-            (&["--momentum", "NaN"], 300, "--momentum is NaN"),
         ] {
             let error = given(options).0.check(images).unwrap_err();
             assert!(error.contains(part), "{options:?}: {error}");
         }
         for options in [
-            &["--batch", "300", "--momentum", "1", "--queue", "1"][..],
-            &["--batch", "1", "--momentum", "0"],
-            // SimCLR does not have a queue.
-            &["--method", "simclr", "--queue", "0", "--batch", "2"],
+            &["--batch-size", "300", "--momentum", "1", "--queue", "1"][..],
+            &["--batch-size", "1", "--momentum", "0"],
+            &["--method", "simclr", "--batch-size", "2"],
         ] {
             assert_eq!(given(options).0.check(300), Ok(()), "{options:?}");
         }
     }
 
     #[test]
+    fn options_without_effect_are_refused_by_name() {
+        for options in [
+            &["--queue", "512"][..],
+            &["--momentum", "0.9"],
+            &["--momentum-schedule", "cosine"],
+        ] {
+            for method in ["simclr", "supcon", "siglip"] {
+                let all = [options, &["--method", method]].concat();
+                let (settings, matches) = given(&all);
+                let error = settings.refuse_unused(&matches).unwrap_err();
+                assert!(
+                    error.contains(options[0]) && error.contains(method),
+                    "{error}"
+                );
+            }
+            let (settings, matches) = given(options);
+            assert_eq!(settings.refuse_unused(&matches), Ok(()));
+        }
+        let (settings, matches) = given(&["--size", "28"]);
+        let error = settings.refuse_unused(&matches).unwrap_err();
+        assert!(
+            error.contains("--size") && error.contains("--data"),
+            "{error}"
+        );
+        let (settings, matches) = given(&["--size", "28", "--data", "somewhere"]);
+        assert_eq!(settings.refuse_unused(&matches), Ok(()));
+        let (settings, matches) = given(&["--method", "simclr"]);
+        assert_eq!(settings.refuse_unused(&matches), Ok(()));
+    }
+
+    #[test]
     fn a_resumed_run_keeps_its_settings_but_for_the_epochs() {
-        let (saved, _) = given(&["--batch", "64", "--momentum-schedule", "cosine"]);
-        for (option, value) in [("--batch", "32"), ("--momentum-schedule", "constant")] {
+        let (saved, _) = given(&["--batch-size", "64", "--momentum-schedule", "cosine"]);
+        for (option, value) in [("--batch-size", "32"), ("--momentum-schedule", "constant")] {
             let (settings, matches) = given(&[option, value]);
             let error = settings.continuing(&saved, &matches).unwrap_err();
             assert!(error.contains(&format!("not {option} {value}")), "{error}");
@@ -236,7 +318,7 @@ mod tests {
         // The last is the temperature of moco.
         for options in [
             &[][..],
-            &["--batch", "64"],
+            &["--batch-size", "64"],
             &["--epochs", "9"],
             &["--temperature", "0.2"],
         ] {

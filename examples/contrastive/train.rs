@@ -111,12 +111,12 @@ impl Trainer {
     ) -> Result<Ending, String> {
         let checkpoint = Checkpoint::in_folder(output);
         let mut log = TrainingLog::in_folder(output, &self.progress.history)?;
-        let display = Display::new(self, training.len() / self.settings.batch);
+        let display = Display::new(self, training.len() / self.settings.batch_size);
         let evaluate_every = (self.settings.epochs / EVALUATIONS).max(1);
         while self.progress.epochs_done() < self.settings.epochs {
             let order = self.shuffled(training.len());
             for batch in order
-                .chunks_exact(self.settings.batch)
+                .chunks_exact(self.settings.batch_size)
                 .skip(self.progress.losses.len())
             {
                 let loss = self.step(training, batch)?;
@@ -125,6 +125,11 @@ impl Trainer {
                 if interrupted.load(Ordering::SeqCst) {
                     display.close();
                     checkpoint.save(self)?;
+                    println!(
+                        "Interrupted in epoch {} of {}; the checkpoint is saved. A second Ctrl-C ends at once.",
+                        self.progress.epochs_done() + 1,
+                        self.settings.epochs
+                    );
                     return Ok(Ending::Interrupted);
                 }
             }
@@ -148,7 +153,7 @@ impl Trainer {
             Ok(protocol.neighbours(&represented).mean)
         };
         let accuracy = protocol.map(accuracy).transpose()?;
-        let steps = images / self.settings.batch;
+        let steps = images / self.settings.batch_size;
         let learning_rate = self.learning_rate(self.steps_done(steps).saturating_sub(1), steps);
         let losses = std::mem::take(&mut self.progress.losses);
         let epoch = Epoch {
@@ -162,7 +167,7 @@ impl Trainer {
 
     /// Makes one step on the images with these numbers, and returns the loss.
     fn step(&mut self, training: &Part, batch: &[usize]) -> Result<f64, String> {
-        let steps = training.len() / self.settings.batch;
+        let steps = training.len() / self.settings.batch_size;
         let done = self.steps_done(steps);
         let labels: Vec<usize> = batch.iter().map(|&at| training.labels[at]).collect();
         let batch = Batch {

@@ -1,5 +1,6 @@
 //! The curves of the training: the loss above, the accuracy below.
 
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
 use super::{LABEL, TITLE, range};
@@ -7,6 +8,10 @@ use crate::canvas::{Area, Drawn, FONT};
 use crate::evaluate::{LABELLED_PER_CLASS, NEIGHBOURS};
 use crate::report::Report;
 
+/// Lengths of a dash and of the gap behind it, in pixels.
+const DASH: (i32, i32) = (12, 8);
+/// The length of a line in the legend, in pixels.
+const KEY: i32 = 40;
 const LOSS: RGBColor = RGBColor(31, 119, 180);
 const ACCURACY: RGBColor = RGBColor(44, 140, 44);
 const PIXELS: RGBColor = RGBColor(214, 39, 40);
@@ -91,7 +96,13 @@ fn draw_accuracy(report: &Report, area: &Area) -> Drawn {
         .draw()?;
     for (level, colour) in [(pixels, PIXELS), (untrained, UNTRAINED)] {
         let line = [(0.0, level), (end, level)];
-        chart.draw_series(DashedLineSeries::new(line, 12, 8, colour.stroke_width(3)))?;
+        let (dash, gap) = DASH;
+        chart.draw_series(DashedLineSeries::new(
+            line,
+            dash,
+            gap,
+            colour.stroke_width(3),
+        ))?;
     }
     chart.draw_series(
         measured
@@ -99,18 +110,28 @@ fn draw_accuracy(report: &Report, area: &Area) -> Drawn {
             .map(|point| Circle::new(*point, 5, ACCURACY.filled())),
     )?;
     chart.draw_series(LineSeries::new(measured, ACCURACY.stroke_width(3)))?;
-    let entries = [
-        ("raw pixels", pixels, PIXELS),
-        ("untrained encoder, features", untrained, UNTRAINED),
-        ("trained encoder", trained, ACCURACY),
-    ];
-    for ((name, level, colour), left) in entries.into_iter().zip([118, 400, 820]) {
-        legend.draw(&PathElement::new(
-            [(left, 22), (left + 40, 22)],
-            colour.stroke_width(4),
-        ))?;
+    draw_legend(
+        &legend,
+        [
+            ("raw pixels", pixels, PIXELS, DASH),
+            ("untrained encoder, features", untrained, UNTRAINED, DASH),
+            ("trained encoder", trained, ACCURACY, (KEY, 0)),
+        ],
+    )
+}
+
+/// Draws the names and values beside pieces of their lines, with the lengths of dash and gap.
+fn draw_legend(legend: &Area, entries: [(&str, f64, RGBColor, (i32, i32)); 3]) -> Drawn {
+    for ((name, level, colour, (dash, gap)), left) in entries.into_iter().zip([118, 400, 820]) {
+        let line = [(left, 22), (left + KEY, 22)];
+        let style = colour.stroke_width(4);
+        legend.draw(&DashedPathElement::new(line, dash, gap, style))?;
         let text = format!("{name}  {level:.3}");
-        legend.draw(&Text::new(text, (left + 52, 13), (FONT, LABEL).into_font()))?;
+        legend.draw(&Text::new(
+            text,
+            (left + KEY + 12, 13),
+            (FONT, LABEL).into_font(),
+        ))?;
     }
     Ok(())
 }
