@@ -66,8 +66,14 @@ pub fn print_memory(sizes: &[[usize; 3]], device: &Device) {
             with / without
         );
     }
-    println!(
-        "  (On Flex, the logits tensor's number has a block of the embedding's size in it that is"
-    );
-    println!("  asked for and never written.)");
+    if let Some([_, features, classes]) = sizes.last() {
+        let untouched = (4 * features * classes) as f64 / 1e6;
+        println!(
+            "  These are the bytes that the loss asks the system for. Of those with a logits tensor, Flex"
+        );
+        println!(
+            "  leaves 4 x features x classes untouched ({untouched:.1} MB in the last line); most systems"
+        );
+        println!("  give no memory for them.");
+    }
 }

@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::model::LanguageModel;
+use crate::numbers::{MILLION, seed, whole};
 use crate::text::{Batch, IGNORED, LENGTH, Split};
 
 const LEARNING_RATE: f64 = 3e-3;
@@ -41,15 +42,18 @@ pub struct Measured {
 #[derive(clap::Args, Clone, Copy)]
 pub struct Settings {
     /// Steps of the training, at most a million.
-    #[arg(long, value_name = "N", default_value_t = 4500, value_parser = crate::within(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 4500)]
+    #[arg(value_parser = whole(1..=MILLION), allow_negative_numbers = true)]
     pub steps: usize,
 
     /// Passages of the text in a step, at most 1024.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = crate::within(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = whole(1..=1024), allow_negative_numbers = true)]
     pub batch_size: usize,
 
     /// Seed of the initial weights, the passages and the generated text.
     #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
