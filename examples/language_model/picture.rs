@@ -89,7 +89,7 @@ pub fn draw(history: &[Measured], counts: &[Guess], path: &Path) -> Result<(), S
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperRight)
             .margin(24)
-            .legend_area_size(56)
+            .legend_area_size(64)
             .label_font((FONT, LABEL))
             .background_style(WHITE)
             .draw()?;
@@ -123,9 +123,9 @@ impl ValueFormatter<f64> for PerplexityAxis {
     }
 }
 
-/// The ends of a line in the legend.
+/// The ends of a line in the legend, as long as three dashes and the gaps between them.
 fn key((x, y): (i32, i32)) -> [(i32, i32); 2] {
-    [(x, y), (x + 44, y)]
+    [(x, y), (x + 52, y)]
 }
 
 /// The label of a mark. Marks between steps, which short runs have, are not labelled.

@@ -10,8 +10,8 @@ use crate::report::Report;
 
 /// Lengths of a dash and of the gap behind it, in pixels.
 const DASH: (i32, i32) = (12, 8);
-/// The length of a line in the legend, in pixels.
-const KEY: i32 = 40;
+/// The length of a line in the legend, in pixels: three dashes and the gaps between them.
+const KEY: i32 = 52;
 const LOSS: RGBColor = RGBColor(31, 119, 180);
 const ACCURACY: RGBColor = RGBColor(44, 140, 44);
 const PIXELS: RGBColor = RGBColor(214, 39, 40);
