@@ -37,7 +37,7 @@ const INTERRUPTED: u8 = 130;
 ///
 /// A small convolutional network learns from 1297 images of 8 x 8 pixels; 500 others, always the
 /// same, are held out for the metrics and the confusion matrix. The data is part of the program. The
-/// default run takes some seconds on two CPU cores.
+/// default run takes some ten seconds on two CPU cores.
 ///
 /// It prints a line per epoch. Ctrl-C ends it, and the checkpoint of the last whole epoch is left for
 /// --resume. Built with `--features tui` and run in a terminal it shows burn-train's dashboard instead:

@@ -60,7 +60,7 @@ use crate::train::{Ending, Trainer};
 /// that is a cross-entropy loss in which the positive is at index 0, so that every label is 0. The result is
 /// measured with 10 labelled images per class and by a linear probe, and compared with raw pixels and the
 /// untrained encoder. Without --data the images are 1797 handwritten digits of 8 x 8 pixels, which are part of
-/// the program. The default run takes half a minute on two CPU cores.
+/// the program. The default run takes half a minute to a minute on two CPU cores.
 ///
 /// Ctrl-C ends the training and saves a checkpoint, from which --resume continues; what was learnt so far is then
 /// measured and drawn. A second Ctrl-C ends the program at once.
