@@ -84,7 +84,7 @@ fn targets_of_both_common_dtypes_have_the_output_of_flex() {
 }
 
 #[test]
-fn a_target_out_of_range_is_nan_there_and_named_by_try_forward() {
+fn a_target_out_of_range_is_nan_there_and_named_by_check() {
     let [device, _] = two_devices();
     let loss = CrossEntropyLossConfig::new()
         .with_empty(EmptyReduction::Zero)
@@ -92,7 +92,7 @@ fn a_target_out_of_range_is_nan_there_and_named_by_try_forward() {
     let logits = || scores([2, 3], &device);
     let bad = || targets(&[-100, 3], &device);
     assert!(floats(loss.forward(logits(), bad()))[0].is_nan());
-    let error = loss.try_forward(logits(), bad()).unwrap_err();
+    let error = loss.check(&logits(), &bad()).unwrap_err();
     assert!(
         matches!(error, CrossEntropyError::TargetOutOfRange { row: 1, .. }),
         "{error}"
