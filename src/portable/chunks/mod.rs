@@ -190,7 +190,7 @@ pub(crate) fn multiplied<B: Backend>(
     })
 }
 
-/// Gradient, or those of rows, for upstream gradients other than 1.
+/// Product of a gradient, or of those of rows, and the upstream gradient, or those of the rows.
 pub(crate) fn product<B: Backend>(
     gradient: FloatTensor<B>,
     upstream: &FloatTensor<B>,
